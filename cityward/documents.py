@@ -1,0 +1,118 @@
+"""YAML from people we may not know: no aliases, bounded in size, depth and nodes, with line numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cityward.errors import RuleError
+
+MAX_BYTES = 1_048_576
+MAX_DEPTH = 24
+MAX_NODES = 200_000
+
+Place = tuple[str | int, ...]
+"""Path of keys and list positions from the root of a document."""
+
+
+class Document(msgspec.Struct, frozen=True):
+    """One YAML document and where each of its parts stands."""
+
+    value: Any
+    file: str
+    lines: dict[Place, int]
+    """Place of every key and list item to its line, from 1."""
+
+    def line(self, *place: str | int) -> int:
+        """Line of a part, or of the nearest part around it."""
+        while place and place not in self.lines:
+            place = place[:-1]
+        return self.lines.get(place, 1)
+
+    def where(self, *place: str | int) -> str:
+        """`file:line` of a part, for messages."""
+        return f"{self.file}:{self.line(*place)}"
+
+
+def read(path: Path) -> list[Document]:
+    """Read every document of a file.
+
+    Raises:
+        RuleError: the file is too large, no UTF-8, no YAML, or uses aliases.
+    """
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    return parse(data, str(path))
+
+
+def parse(data: bytes | str, file: str = "<text>") -> list[Document]:
+    """Parse YAML text into documents; the same limits and errors as `read`."""
+    import yaml
+
+    raw = data.encode() if isinstance(data, str) else data
+    if len(raw) > MAX_BYTES:
+        raise RuleError(f"larger than {MAX_BYTES} bytes", file, "Split the file.")
+    try:
+        text = raw.decode("utf-8")
+        _guard(text, file)
+        loader = _loader()(text)
+        try:
+            found = []
+            while loader.check_node():
+                node = loader.get_node()
+                lines: dict[Place, int] = {}
+                _mark(node, (), lines)
+                found.append(Document(loader.construct_document(node), file, lines))
+            return found
+        finally:
+            loader.dispose()
+    except UnicodeDecodeError as error:
+        raise RuleError(f"no UTF-8 at byte {error.start}", file, "Save it as UTF-8.") from error
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{file}:{mark.line + 1}" if mark else file
+        what = getattr(error, "problem", None) or str(error)
+        raise RuleError(f"no YAML: {what}", where, "Mend the syntax.") from error
+
+
+def _loader() -> Any:
+    import yaml
+
+    return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def _guard(text: str, file: str) -> None:
+    """Refuse aliases, depth and number of nodes while nothing has been built yet."""
+    import yaml
+
+    depth = nodes = 0
+    for event in yaml.parse(text, Loader=_loader()):
+        nodes += 1
+        mark = event.start_mark
+        where = f"{file}:{mark.line + 1}" if mark else file
+        if isinstance(event, yaml.AliasEvent):
+            raise RuleError(f"alias *{event.anchor}", where, "Write the value out.")
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            raise RuleError(f"nested deeper than {MAX_DEPTH}", where, "Flatten it.")
+        if nodes > MAX_NODES:
+            raise RuleError(f"more than {MAX_NODES} values", where, "Split the file.")
+
+
+def _mark(node: Any, place: Place, lines: dict[Place, int]) -> None:
+    import yaml
+
+    lines.setdefault(place, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = (*place, key.value) if isinstance(key, yaml.ScalarNode) else place
+            lines[inner] = key.start_mark.line + 1
+            _mark(value, inner, lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            _mark(value, (*place, index), lines)

@@ -1,0 +1,171 @@
+"""How a part says what it is, and how all parts are found: decorators and entry points.
+
+Groups: `cityward.collectors`, `cityward.decoders`, `cityward.detectors`, `cityward.actuators`.
+Our own parts come in through the same groups as anyone's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
+from importlib.metadata import entry_points
+from typing import Any, Literal, Protocol, TypeVar
+
+import msgspec
+
+from cityward.errors import PluginError
+from cityward.event import Event, LogSource, Record
+from cityward.finding import Finding
+
+Framing = Literal["lines", "document", "packets"]
+Collect = Callable[[Iterable[Record]], Iterator[Event]]
+LooksLike = Callable[[bytes], bool]
+T = TypeVar("T")
+
+
+class CollectorSpec(msgspec.Struct, frozen=True):
+    """What `@collector` noted about a collector."""
+
+    logsource: LogSource
+    framing: Framing = "lines"
+    """`lines`: one record a line or datagram; `document`: one record a file or poll answer;
+    `packets`: chunks of a capture."""
+    looks_like: LooksLike | None = None
+    """Cheap test on the first bytes (≤ 64 KiB) by which `cityward ingest` recognises a file."""
+    strength: int = 50
+    """Who is asked first when several look alike: the more particular, the higher."""
+
+
+def collector(
+    logsource: LogSource,
+    *,
+    framing: Framing = "lines",
+    looks_like: LooksLike | None = None,
+    strength: int = 50,
+) -> Callable[[T], T]:
+    """Mark a collector: a function `records -> events`, or a class whose instances are one.
+
+    A function is called anew with each batch and remembers nothing. A class is made once a source
+    and called with each batch; it may have `tick(now) -> events`, called when time passes, and
+    `end() -> events`, called when its source ends.
+    """
+
+    def mark(part: T) -> T:
+        part.cityward_spec = CollectorSpec(logsource, framing, looks_like, strength)  # type: ignore[attr-defined]
+        return part
+
+    return mark
+
+
+class Session(msgspec.Struct):
+    """Constants of one conversation, made once: what each of its events starts with."""
+
+    base: dict[str, Any]
+    """`source.*` (who started it), `destination.*`, `network.*`; events are `{**base, own}`."""
+    client: str
+    server: str
+    """`ip:port` of both ends."""
+
+
+class Decoder(Protocol):
+    """One conversation of one application protocol; bytes in order in, fields out."""
+
+    def __init__(self, session: Session) -> None: ...
+
+    @staticmethod
+    def recognises(head: bytes) -> bool:
+        """Cheap structural test on the first bytes of either direction (TCP) or a datagram."""
+        ...
+
+    def feed(
+        self, data: bytes, from_client: bool, time_s: float, frame: int
+    ) -> tuple[int, Sequence[dict[str, Any]]]:
+        """Decode what is whole.
+
+        Args:
+            data: Bytes of this direction not yet consumed, in order; a datagram for UDP.
+            from_client: Direction: True from `session.client` to `session.server`.
+            time_s: Epoch seconds of the packet that brought the newest byte.
+            frame: Its frame number, from 1.
+
+        Returns:
+            How many bytes are done with (the rest comes again with more behind it), and the fields
+            of each message, complete (`{**session.base, …}`). A malformed message is fields with
+            `event.kind: pipeline_error` and `event.reason`. Never raises on any input.
+        """
+        ...
+
+    def gap(self, from_client: bool) -> None:
+        """Bytes of this direction are missing; find the next message boundary by structure."""
+        ...
+
+    def end(self) -> Sequence[dict[str, Any]]:
+        """The conversation is over: what was still open (a request nobody answered)."""
+        ...
+
+
+class DecoderSpec(msgspec.Struct, frozen=True):
+    """What `@decoder` noted about a decoder."""
+
+    name: str
+    logsource: LogSource
+    transport: Literal["tcp", "udp"]
+    ports: tuple[int, ...]
+    """Where it is expected; it is recognised by structure on any port."""
+
+
+def decoder(
+    name: str,
+    logsource: LogSource,
+    *,
+    transport: Literal["tcp", "udp"] = "tcp",
+    ports: Sequence[int] = (),
+) -> Callable[[T], T]:
+    """Mark a decoder class (see `Decoder`)."""
+
+    def mark(part: T) -> T:
+        part.cityward_spec = DecoderSpec(name, logsource, transport, tuple(ports))  # type: ignore[attr-defined]
+        return part
+
+    return mark
+
+
+class Detector(Protocol):
+    """Events as they come, and time as it passes; state is per key, bounded, and can be saved."""
+
+    name: str
+
+    def detect(self, events: Sequence[Event]) -> Iterator[Finding]:
+        """Look at a batch; called in the order of arrival, times may be unordered."""
+        ...
+
+    def tick(self, now: datetime) -> Iterator[Finding]:
+        """Time has come to `now` (event time of the node): silence and absence speak here."""
+        ...
+
+    def snapshot(self) -> bytes:
+        """State as bytes of our own making (JSON, npz; never a pickle)."""
+        ...
+
+    def restore(self, state: bytes) -> None:
+        """Take a snapshot back; ValueError, and no change, if it is of another version."""
+        ...
+
+
+def load(group: str) -> dict[str, Any]:
+    """Load every part of a group (`collectors`, `decoders`, `detectors`, `actuators`) by name.
+
+    Raises:
+        PluginError: an entry point cannot be imported; it is named.
+    """
+    found = {}
+    for point in sorted(entry_points(group=f"cityward.{group}"), key=lambda point: point.name):
+        try:
+            found[point.name] = point.load()
+        except Exception as error:
+            raise PluginError(
+                f"{type(error).__name__}: {error}",
+                f"entry point {point.name} = {point.value} in cityward.{group}",
+                "Mend or remove the package that brings it.",
+            ) from error
+    return found
