@@ -1,4 +1,4 @@
-"""YAML from people we may not know: no aliases, bounded in size, depth and nodes, with line numbers."""
+"""YAML from strangers: no aliases, bounded in size, depth and nodes, with line numbers."""
 
 from __future__ import annotations
 
@@ -87,9 +87,8 @@ def _guard(text: str, file: str) -> None:
     """Refuse aliases, depth and number of nodes while nothing has been built yet."""
     import yaml
 
-    depth = nodes = 0
-    for event in yaml.parse(text, Loader=_loader()):
-        nodes += 1
+    depth = 0
+    for nodes, event in enumerate(yaml.parse(text, Loader=_loader())):
         mark = event.start_mark
         where = f"{file}:{mark.line + 1}" if mark else file
         if isinstance(event, yaml.AliasEvent):

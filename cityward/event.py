@@ -84,7 +84,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
 
 def text_of(data: bytes) -> str:
-    """Raw bytes as text, capped, with bytes that are no UTF-8 shown as `\\xNN`."""
+    """Raw bytes as text, capped, with bytes that are no UTF-8 shown in hexadecimal."""
     return data[:ORIGINAL_MAX_BYTES].decode("utf-8", "backslashreplace")
 
 
