@@ -1,0 +1,188 @@
+"""What a store must do; homes fulfil it (`events.py`, `embedded.py`, later the clusters)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+Document = dict[str, Any]
+"""One stored event or finding: flat schema names, `@timestamp` (event) as an aware datetime."""
+
+TIME_MIN = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
+TIME_MAX = datetime.fromisoformat("9999-01-01T00:00:00+00:00")
+
+
+class Range(msgspec.Struct, frozen=True):
+    """A span of event time, start included, end not."""
+
+    since: datetime = TIME_MIN
+    until: datetime = TIME_MAX
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Some rows of a list and how many there are in all."""
+
+    rows: Sequence[Document]
+    total: int
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What a person changes about findings; None leaves it as it is."""
+
+    status: str | None = None
+    verdict: str | None = None
+    assignee: str | None = None
+    """Name of a person; empty string: nobody."""
+    suppressed_until: datetime | None = None
+    comment: str = ""
+    """Reason or comment, kept in the history."""
+
+
+class Events(Protocol):
+    """The events of an operator, newest first; a query is text of the query bar."""
+
+    def search(self, query: str, span: Range, limit: int = 50, offset: int = 0) -> Page: ...
+
+    def get(self, event_id: str, near: datetime | None = None) -> Document | None: ...
+
+    def histogram(
+        self, query: str, span: Range, buckets: int = 96
+    ) -> Sequence[tuple[datetime, int]]:
+        """Start of each bucket and its count; empty if nothing is in the range."""
+        ...
+
+    def top_values(
+        self, query: str, span: Range, field: str, limit: int = 10
+    ) -> tuple[Sequence[tuple[str, int]], int]:
+        """Most frequent values with their counts, and how many matching events have the field."""
+        ...
+
+    def fields(self, query: str, span: Range) -> Sequence[tuple[str, int]]:
+        """Fields that matching events have, with counts, most frequent first."""
+        ...
+
+
+class Findings(Protocol):
+    """The findings of an operator; a query is text of the query bar."""
+
+    def search(
+        self,
+        query: str,
+        span: Range,
+        sort: str = "-finding.risk",
+        limit: int = 50,
+        offset: int = 0,
+    ) -> Page: ...
+
+    def groups(
+        self,
+        query: str,
+        span: Range,
+        sort: str = "-finding.risk",
+        limit: int = 50,
+        offset: int = 0,
+    ) -> Page:
+        """Findings grouped by rule and asset.
+
+        Rows have `group` (opaque id), `rule.id`, `finding.title`, `cw.asset.asset_id`,
+        `cw.asset.zone`, `finding.severity` (worst), `finding.risk` (highest), `finding.status`
+        (set), `findings` (how many), `finding.count` (sum), `finding.first_seen`, `.last_seen`,
+        `assignee`, `marks` (`grows`, `came back`, `exercise`, `suppressed`), `hours`
+        (24 counts of the last 24 h before the end of the range).
+        """
+        ...
+
+    def members(self, group: str, query: str, span: Range, limit: int = 50) -> Page: ...
+
+    def get(self, finding_id: str) -> Document | None: ...
+
+    def events_of(self, finding_id: str) -> Sequence[Document]:
+        """Copies of the events that made it speak, newest first, at most 50."""
+        ...
+
+    def related(self, finding_id: str, within_s: float = 7200.0) -> Sequence[Document]:
+        """Findings of the same asset or source address near in time."""
+        ...
+
+    def counts(self, query: str, span: Range) -> Mapping[str, int]:
+        """How many by status, whatever status the query asks for."""
+        ...
+
+    def histogram(
+        self, query: str, span: Range, buckets: int = 48
+    ) -> Sequence[tuple[datetime, Mapping[str, int]]]:
+        """Start of each bucket and counts by severity."""
+        ...
+
+    def change(self, ids: Sequence[str], change: Change, by: str, now: datetime) -> int:
+        """Triage; raises the revision, writes history and audit; returns how many changed."""
+        ...
+
+
+Role = Literal["administrator", "engineer", "analyst"]
+
+
+class Person(msgspec.Struct, frozen=True):
+    """Somebody who may sign in."""
+
+    name: str
+    role: Role
+    password_hash: str
+    """Argon2id, as the library writes it."""
+
+
+class SourceState(msgspec.Struct, frozen=True):
+    """What a source has sent so far, for Health."""
+
+    source: str
+    collector: str
+    records: int = 0
+    events: int = 0
+    rejected: int = 0
+    malformed: int = 0
+    lost: int = 0
+    late: int = 0
+    last_event: datetime | None = None
+    """Time of the newest event."""
+    last_received: datetime | None = None
+    rate_per_min: float = 0.0
+    """Events a minute over the last five minutes."""
+    lag_s: float = 0.0
+    """Time of receipt minus event time, newest batch."""
+    state: str = "waiting"
+    """`waiting`, `running`, `ended`, `failed`."""
+    error: str = ""
+    sample: str = ""
+    """The newest record that could not be read, shortened."""
+
+
+class RuleState(msgspec.Struct, frozen=True):
+    """What the node knows of a rule, for the Rules page."""
+
+    id: str
+    title: str
+    level: str
+    state: str
+    """`on`, `not evaluated`, `refused`."""
+    reason: str = ""
+    """Why it is not evaluated: `needs %ot_writers%`, file and line of the fault."""
+    file: str = ""
+    kind: str = "rule"
+    logsource: str = ""
+    techniques: Sequence[str] = ()
+    tactics: Sequence[str] = ()
+    author: str = ""
+    license: str = ""
+    status: str = ""
+    description: str = ""
+    falsepositives: Sequence[str] = ()
+    evaluated: int = 0
+    """Events that its log source brought."""
+    matches: int = 0
+    arriving: bool = False
+    """True if its log source has brought an event since the start."""
+    text: str = ""
+    """The document as it stands in its file."""

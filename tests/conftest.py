@@ -1,0 +1,43 @@
+"""What all tests share: the real data, where it is present."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+_REAL: set[str] = set()
+
+
+def _data_dir() -> Path | None:
+    named = os.environ.get("CITYWARD_DATA")
+    for place in ([Path(named)] if named else []) + [ROOT.parent / "shared" / "data"]:
+        if (place / "SHA256SUMS").is_file():
+            return place
+    return None
+
+
+@pytest.fixture
+def data(request: pytest.FixtureRequest) -> Path:
+    """The folder of real captures and logs; the test is skipped where it is missing, never in CI."""
+    found = _data_dir()
+    if found is None:
+        why = "no real data: set CITYWARD_DATA to the folder that holds SHA256SUMS"
+        if os.environ.get("CI"):
+            pytest.fail(why)
+        pytest.skip(why)
+    request.node.user_properties.append(("real_files", "yes"))
+    return found
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Count the tests that ran on real files, also those that another worker ran."""
+    if report.when == "call" and ("real_files", "yes") in report.user_properties:
+        _REAL.add(report.nodeid)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many tests ran on real files."""
+    terminalreporter.write_line(f"{len(_REAL)} tests ran on real files")
