@@ -1,0 +1,237 @@
+"""Settings: one TOML file, read once, handed down as plain arguments.
+
+Every setting has a default that is safe for a control network: listen only, local only.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from cityward import Asset, ConfigError
+from cityward.fields import SECTORS
+
+ReaderKind = Literal["file", "folder", "capture", "interface", "syslog_udp", "syslog_tcp"]
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the file: a name it does not know is an error, not a comment."""
+
+
+class Source(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One thing that is read."""
+
+    id: str
+    """Stable name of the source; part of every event id, so do not change it."""
+    reader: ReaderKind
+    """What brings the records: `file`, `folder`, `capture`, `interface`, `syslog_udp`,
+    `syslog_tcp`."""
+    path: str = ""
+    """File, folder or capture to read."""
+    glob: str = "*"
+    """Which files of a folder."""
+    follow: bool = True
+    """Go on reading a file as it grows and is rotated."""
+    listen: str = "127.0.0.1:5514"
+    """Address and port on which syslog is received."""
+    interface: str = ""
+    """Network interface to listen on."""
+    collector: str = ""
+    """Which collector reads it; empty: recognised by the first bytes."""
+    quiet_ok: bool = False
+    """Do not report that this source is silent."""
+
+
+class Zone(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A zone of the network.
+
+    References:
+        IEC 62443-3-2, zones and conduits.
+    """
+
+    id: str
+    type: Literal[
+        "enterprise",
+        "dmz",
+        "supervisory",
+        "control",
+        "safety",
+        "field",
+        "iot",
+        "physical_security",
+        "remote_access",
+        "external",
+    ]
+    """What kind of zone it is."""
+    networks: tuple[str, ...] = ()
+    """Networks that belong to it, in CIDR form; the narrowest wins."""
+    purdue: float | None = None
+    """Purdue level, 0 to 5, 3.5 for the DMZ."""
+
+
+class Console(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The web console."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; put a TLS proxy in front before you open it to others."""
+    port: int = 8765
+    """Port to listen on; 0 takes a free one."""
+    secure_cookie: bool = False
+    """Send the session cookie over HTTPS only; set it behind a TLS proxy."""
+
+
+class Retention(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long things are kept, and how much disk they may take."""
+
+    events_days: int = 30
+    """Days that events are kept."""
+    findings_days: int = 365
+    """Days that closed findings are kept after their last match."""
+    disk_quota_gb: float = 20.0
+    """Disk for the state folder; when it is full the oldest events go first and are counted."""
+
+
+class Rules(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which Sigma documents run."""
+
+    shipped: bool = True
+    """Use the rule library that comes with cityward."""
+    folders: tuple[str, ...] = ()
+    """Folders with own rules, filters and correlations."""
+    off: tuple[str, ...] = ()
+    """Ids of rules that shall not run here."""
+
+
+class Models(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The online anomaly models."""
+
+    on: bool = True
+    """Run the models."""
+
+
+class Settings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All settings of a node."""
+
+    operator: str = "op-local"
+    """Stable id of the operator: lower case, digits, `-`, `_`, `.`."""
+    name: str = ""
+    """Name of the operator as people know it."""
+    sector: str = "other"
+    """Sector of the operator, see the schema page."""
+    site: str = ""
+    """Depot, substation, terminal, junction; for events that do not say it."""
+    state_dir: str = "~/.local/state/cityward"
+    """Folder of everything the node keeps."""
+    mode: Literal["normal", "maintenance", "exercise", "test"] = "normal"
+    """What is going on at the operator; `exercise` and `test` never leave as real."""
+    console: Console = Console()
+    retention: Retention = Retention()
+    rules: Rules = Rules()
+    models: Models = Models()
+    source: tuple[Source, ...] = ()
+    """What is read, one table a source."""
+    zone: tuple[Zone, ...] = ()
+    """Zones of the network, one table a zone."""
+    asset: tuple[Asset, ...] = ()
+    """Devices, one table a device."""
+    lists: dict[str, tuple[str, ...]] = {}
+    """Values for the `%placeholders%` of rules that the inventory cannot give."""
+
+    @property
+    def state_path(self) -> Path:
+        """Folder of the state, with `~` resolved."""
+        return Path(self.state_dir).expanduser()
+
+
+SEARCH_PATH = (
+    "cityward.toml",
+    "~/.config/cityward/cityward.toml",
+    "/etc/cityward/cityward.toml",
+)
+"""Where the file is looked for, after `--config` and `CITYWARD_CONFIG`; the first one counts."""
+
+
+def find(named: str | None, environment: Mapping[str, str] = os.environ) -> Path | None:
+    """Path of the settings file, or None if there is none.
+
+    Raises:
+        ConfigError: a file was named and is not there.
+    """
+    for origin, path in (
+        ("--config", named),
+        ("CITYWARD_CONFIG", environment.get("CITYWARD_CONFIG")),
+    ):
+        if path:
+            if not Path(path).is_file():
+                raise ConfigError(f"{path} is no file", origin, "Name an existing settings file.")
+            return Path(path)
+    for place in SEARCH_PATH:
+        if Path(place).expanduser().is_file():
+            return Path(place).expanduser()
+    return None
+
+
+def load(path: Path) -> Settings:
+    """Read a settings file.
+
+    Raises:
+        ConfigError: the file is no TOML, or a setting is unknown, of a wrong type or impossible;
+            the message names file and key.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"no TOML: {error}", str(path), "Mend the syntax.") from error
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", str(path), "Check it.") from error
+    return parse(raw, str(path))
+
+
+def parse(raw: Mapping[str, Any], where: str = "settings") -> Settings:
+    """Check a settings mapping; see `load`."""
+    try:
+        settings = msgspec.convert(raw, Settings)
+    except msgspec.ValidationError as error:
+        what, _, key = str(error).partition(" - at ")
+        place = key.strip("`").removeprefix("$.").removeprefix("$") or "top level"
+        raise ConfigError(what, f"{where}, {place}", "See docs/settings.md.") from error
+    for place, what in _impossible(settings):
+        raise ConfigError(what, f"{where}, {place}", "See docs/settings.md.")
+    return settings
+
+
+def _impossible(settings: Settings) -> Iterator[tuple[str, str]]:
+    if not NAME.fullmatch(settings.operator):
+        yield "operator", f"{settings.operator!r} is no operator id"
+    if settings.sector not in SECTORS:
+        yield "sector", f"{settings.sector!r} is no sector"
+    yield from _twice("source", [source.id for source in settings.source])
+    yield from _twice("zone", [zone.id for zone in settings.zone])
+    yield from _twice("asset", [asset.id for asset in settings.asset])
+    zones = {zone.id for zone in settings.zone}
+    for number, asset in enumerate(settings.asset):
+        if asset.zone and zones and asset.zone not in zones:
+            yield f"asset[{number}].zone", f"{asset.zone!r} is no zone of this file"
+    for number, source in enumerate(settings.source):
+        needed = {"interface": "interface", "syslog_udp": "listen", "syslog_tcp": "listen"}
+        key = needed.get(source.reader, "path")
+        if not getattr(source, key):
+            yield f"source[{number}].{key}", f"a {source.reader} source needs {key}"
+    if settings.retention.events_days < 1 or settings.retention.findings_days < 1:
+        yield "retention", "less than a day is no retention"
+
+
+def _twice(table: str, ids: list[str]) -> Iterator[tuple[str, str]]:
+    seen: set[str] = set()
+    for number, one in enumerate(ids):
+        if one in seen or not one:
+            yield f"{table}[{number}].id", f"{one!r} is there twice or empty"
+        seen.add(one)
