@@ -1,0 +1,155 @@
+"""Who may import whom: the code against the drawing."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ("cityward", "collectors", "detectors", "playbooks", "siem")
+MAY_IMPORT = {
+    "cityward": {"cityward"},
+    "collectors": {"cityward", "collectors"},
+    "detectors": {"cityward", "detectors"},
+    "playbooks": {"cityward", "playbooks"},
+    "siem": set(ROOMS),
+}
+"""The rooms do not know each other, nor siem; siem is where they meet."""
+
+OUTSIDE = {
+    "duckdb": "siem/store/",
+    "sqlite3": "siem/store/",
+    "luqum": "siem/store/",
+    "river": "detectors/anomaly/",
+    "sklearn": "detectors/anomaly/",
+    "datasketches": "detectors/anomaly/",
+    "sigma": "detectors/sigma/",
+    "re2": "detectors/sigma/",
+    "fastapi": "siem/console/",
+    "jinja2": "siem/console/",
+    "argon2": "siem/console/",
+    "itsdangerous": "siem/console/",
+    "google": "collectors/transport/",
+    "cyclopts": "siem/cli",
+    "structlog": "siem/cli",
+}
+"""Each outside library meets cityward in one folder."""
+
+VOCABULARY = {"cityward", "msgspec", "yaml"}
+GPL = {"scapy", "pyshark"}
+
+
+def _modules() -> Iterator[tuple[str, Path]]:
+    for room in ROOMS:
+        for path in sorted((ROOT / room).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            yield name.removesuffix(".__init__"), path
+
+
+def _imports(path: Path, *, at_import: bool = False) -> Iterator[str]:
+    """Modules that a file imports; with `at_import` only those of its top level."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in tree.body if at_import else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_what_the_drawing_allows(room: str) -> None:
+    wrong = [
+        f"{name} imports {imported}"
+        for name, path in _modules()
+        if name.split(".")[0] == room
+        for imported in _imports(path)
+        if (top := imported.split(".")[0]) in ROOMS and top not in MAY_IMPORT[room]
+    ]
+
+    assert wrong == []
+
+
+def test_the_vocabulary_needs_the_standard_library_and_msgspec_only() -> None:
+    import sys
+
+    wrong = [
+        f"{name} imports {imported}"
+        for name, path in _modules()
+        if name.startswith("cityward")
+        for imported in _imports(path)
+        if (top := imported.split(".")[0]) not in VOCABULARY and top not in sys.stdlib_module_names
+    ]
+
+    assert wrong == []
+
+
+def test_an_outside_library_is_met_in_one_folder() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {imported}"
+        for _, path in _modules()
+        for imported in _imports(path)
+        if (home := OUTSIDE.get(imported.split(".")[0]))
+        and not str(path.relative_to(ROOT)).startswith(home)
+    ]
+
+    assert wrong == []
+
+
+def test_no_copyleft_program_is_imported() -> None:
+    wrong = [
+        f"{name} imports {imported}"
+        for name, path in _modules()
+        for imported in _imports(path)
+        if imported.split(".")[0] in GPL
+    ]
+
+    assert wrong == []
+
+
+def test_no_module_is_in_a_circle() -> None:
+    modules = dict(_modules())
+    edges = {
+        name: {one for one in _imports(path) if one in modules and one != name}
+        for name, path in modules.items()
+    }
+
+    assert _circle(edges) == []
+
+
+def test_no_folder_is_in_a_circle() -> None:
+    modules = dict(_modules())
+
+    def folder(name: str) -> str:
+        return name if modules[name].name == "__init__.py" else name.rpartition(".")[0]
+
+    edges: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        targets = {folder(one) for one in _imports(path) if one in modules}
+        edges.setdefault(folder(name), set()).update(targets - {folder(name)})
+
+    assert _circle(edges) == []
+
+
+def _circle(edges: dict[str, set[str]]) -> list[str]:
+    """Some circle of a graph, or nothing."""
+    done: set[str] = set()
+
+    def walk(node: str, path: list[str]) -> list[str]:
+        if node in path:
+            return path[path.index(node) :]
+        if node in done:
+            return []
+        for following in sorted(edges.get(node, ())):
+            if found := walk(following, [*path, node]):
+                return found
+        done.add(node)
+        return []
+
+    for node in sorted(edges):
+        if found := walk(node, []):
+            return found
+    return []
