@@ -217,7 +217,7 @@ MEANINGS: dict[str, tuple[Says, ...]] = {
     "Connection": (
         _says(
             r"Connection (?P<reason>closed|reset) by (?:(?:authenticating|invalid) user "
-            r"(?P<user>.*) )?(?P<host>\S+)(?: port (?P<port>\d+))? \[preauth\]\s*\Z",
+            r"(?P<user>.*) (?=\S+ port \d))?(?P<host>\S+)(?: port (?P<port>\d+))? \[preauth\]\s*\Z",
             "ssh_disconnect",
             "failure",
         ),
