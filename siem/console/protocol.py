@@ -1,0 +1,67 @@
+"""What the console needs from the node behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+
+import msgspec
+
+from siem.store.protocol import Events, Findings, Person, RuleState, SourceState
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """How much of its place a part of the store takes."""
+
+    name: str
+    used_bytes: int
+    limit_bytes: int
+    """0: no limit is set."""
+
+
+class Console(Protocol):
+    """A node as its console sees it; `siem` fulfils it."""
+
+    @property
+    def operator(self) -> str:
+        """Stable id, e.g. `op-metro`."""
+        ...
+
+    @property
+    def sector(self) -> str: ...
+
+    @property
+    def secret(self) -> bytes:
+        """Signs sessions; stays the same over restarts, never leaves the state folder."""
+        ...
+
+    @property
+    def findings(self) -> Findings: ...
+
+    @property
+    def events(self) -> Events: ...
+
+    def now(self) -> datetime:
+        """The clock of the node; a demo turns it faster."""
+        ...
+
+    def person(self, name: str) -> Person | None: ...
+
+    def holder_of(self, token_sha256: str) -> Person | None:
+        """Whom a token for programs belongs to, by the hexadecimal hash of the token."""
+        ...
+
+    def sources(self) -> Sequence[SourceState]: ...
+
+    def rules(self) -> Sequence[RuleState]: ...
+
+    def disk(self) -> Sequence[Usage]: ...
+
+    def facts(self) -> Mapping[str, str]:
+        """What else Health says of store and node: name to words, in order."""
+        ...
+
+    def audit(self, by: str, action: str, about: str, now: datetime) -> None:
+        """Keep what a person did: sign-ins, exports, settings; triage is kept by the store."""
+        ...
