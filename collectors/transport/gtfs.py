@@ -55,7 +55,7 @@ def gtfs_realtime(records: Iterable[Record]) -> Iterator[Event]:
 def _events(feed: Any, record: Record) -> Iterator[Event]:
     of_feed = _time(feed.header.timestamp)
     for entity in feed.entity:
-        vendor = {"entity": clean(entity.id)}
+        vendor = {"entity": _said(entity.id)}
         if entity.is_deleted:
             vendor["is_deleted"] = "true"
         if entity.HasField("trip_update"):
@@ -103,12 +103,12 @@ def _time(epoch_s: int) -> datetime | None:
 def _trip(trip: Any, vendor: dict[str, Any]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     if trip.trip_id:
-        fields["ot.trip.id"] = clean(trip.trip_id)
+        fields["ot.trip.id"] = _said(trip.trip_id)
     if trip.route_id:
-        fields["ot.trip.route"] = clean(trip.route_id)
+        fields["ot.trip.route"] = _said(trip.route_id)
     for name in ("start_date", "start_time"):
         if value := getattr(trip, name):
-            vendor[name] = clean(value)
+            vendor[name] = _said(value)
     if trip.HasField("direction_id"):
         vendor["direction_id"] = trip.direction_id
     if trip.HasField("schedule_relationship"):
@@ -127,13 +127,13 @@ def _trip_update(update: Any, vendor: dict[str, Any]) -> tuple[dict[str, Any], d
         **_trip(update.trip, vendor),
     }
     if update.vehicle.id:
-        fields["phys.track"] = clean(update.vehicle.id)
+        fields["phys.track"] = _said(update.vehicle.id)
     stops = update.stop_time_update
     vendor["stop_time_updates"] = len(stops)
     if stops:
         vendor["first_stop"], vendor["last_stop"] = (
-            clean(stops[0].stop_id),
-            clean(stops[-1].stop_id),
+            _said(stops[0].stop_id),
+            _said(stops[-1].stop_id),
         )
     delay = _delay(update)
     if delay is not None:
@@ -162,9 +162,9 @@ def _vehicle(vehicle: Any, vendor: dict[str, Any]) -> tuple[dict[str, Any], date
         **_trip(vehicle.trip, vendor),
     }
     if track := vehicle.vehicle.id or vehicle.vehicle.label:
-        fields["phys.track"] = clean(track)
+        fields["phys.track"] = _said(track)
     if vehicle.stop_id:
-        vendor["stop"] = clean(vehicle.stop_id)
+        vendor["stop"] = _said(vehicle.stop_id)
     for name, kind in (
         ("current_status", gtfs.VehiclePosition.VehicleStopStatus),
         ("congestion_level", gtfs.VehiclePosition.CongestionLevel),
@@ -207,19 +207,24 @@ def _alert(alert: Any, vendor: dict[str, Any]) -> dict[str, Any]:
     for informed in alert.informed_entity[:1]:
         fields.update(_trip(informed.trip, vendor))
         if informed.route_id:
-            fields["ot.trip.route"] = clean(informed.route_id)
+            fields["ot.trip.route"] = _said(informed.route_id)
         if informed.stop_id:
-            vendor["stop"] = clean(informed.stop_id)
+            vendor["stop"] = _said(informed.stop_id)
     vendor["informed_entities"] = len(alert.informed_entity)
     if alert.HasField("cause"):
         vendor["cause"] = _name(gtfs.Alert.Cause, alert.cause)
     if alert.HasField("effect"):
         vendor["effect"] = _name(gtfs.Alert.Effect, alert.effect)
     for translation in alert.header_text.translation[:1]:
-        fields["message"] = clean(translation.text)
+        fields["message"] = _said(translation.text)
     for translation in alert.description_text.translation[:1]:
-        vendor["description"] = clean(translation.text)
+        vendor["description"] = _said(translation.text)
     return fields
+
+
+def _said(value: str | bytes) -> str:
+    """Text of a feed; where it is no UTF-8 the library gives the bytes."""
+    return clean(value if isinstance(value, str) else value.decode("utf-8", "backslashreplace"))
 
 
 def _name(kind: Any, value: int) -> str:

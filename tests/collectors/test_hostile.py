@@ -1,0 +1,162 @@
+"""Whatever arrives, a collector answers with events that keep its promises."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import pytest
+from google.transit import gtfs_realtime_pb2 as gtfs
+
+from tests.collectors.hostile import broken_promises, mutants, records, run
+
+
+def _feed() -> bytes:
+    feed = gtfs.FeedMessage()
+    feed.header.gtfs_realtime_version = "2.0"
+    feed.header.timestamp = 1_700_000_000
+    trip = feed.entity.add(id="1").trip_update
+    trip.trip.trip_id, trip.trip.route_id = "t1", "C4"
+    trip.stop_time_update.add(stop_id="s1").departure.delay = 30
+    bus = feed.entity.add(id="2").vehicle
+    bus.vehicle.id = "7"
+    bus.position.latitude, bus.position.longitude, bus.position.speed = 40.6, 22.9, 8.5
+    alert = feed.entity.add(id="3").alert
+    alert.header_text.translation.add(text="Strike")
+    alert.cause = gtfs.Alert.STRIKE
+    return feed.SerializeToString()
+
+
+SAMPLES: dict[str, list[bytes]] = {
+    "gtfs-realtime": [_feed()],
+    "netfilter": [
+        b"Oct 30 10:09:23 gw kernel: [  203.842973] DROP: IN=eth0 OUT= MAC=00:08:a2:0c:1f:12:"
+        b"00:c8:8b:e2:d6:87:08:00 SRC=192.0.2.1 DST=192.0.2.2 LEN=84 PROTO=TCP SPT=1 DPT=23 SYN",
+    ],
+    "river": [
+        b'{"value": {"timeSeries": [{"name": "n", "sourceInfo": {"siteName": "R", "siteCode": '
+        b'[{"value": "01"}], "geoLocation": {"geogLocation": {"latitude": 38.9, "longitude": '
+        b'-75.7}}}, "variable": {"variableCode": [{"value": "00065"}], "unit": {"unitCode": "ft"},'
+        b' "noDataValue": -999999.0}, "values": [{"value": [{"value": "6.48", "qualifiers": ["A"],'
+        b' "dateTime": "2019-02-14T00:00:00.000-05:00"}]}]}]}}',
+    ],
+    "river-readings": [
+        b'{"gauge": "G1", "time": "2026-03-01T10:00:00Z", "water_level_m": 2.41, "latitude": 40.1,'
+        b' "longitude": 22.9, "battery_v": 3.6}',
+    ],
+    "sshd": [
+        b"Feb 25 14:34:10 belka sshd[31602]: Failed password for invalid user ROOT from "
+        b"192.0.2.77 port 50273 ssh2",
+        b'<38>1 2019-07-08T17:40:16.954167-04:00 h.example sshd 57915 - [a@1 b="c"] Connection '
+        b"closed by authenticating user root 192.0.2.10 port 46038 [preauth]",
+    ],
+    "suricata": [
+        b'{"timestamp": "2022-07-12T06:22:33.415742+0000", "event_type": "alert", "src_ip": '
+        b'"1.2.3.4", "src_port": 33270, "dest_ip": "1.2.3.5", "dest_port": 80, "proto": "TCP", '
+        b'"alert": {"action": "allowed", "signature_id": 2034125, "rev": 4, "signature": "ET X", '
+        b'"category": "c", "severity": 1, "metadata": {"mitre_technique_id": ["T1190"]}}, "http": '
+        b'{"hostname": "h", "url": "/x", "status": 400}, "flow": {"pkts_toserver": 1, "start": '
+        b'"2022-07-12T06:22:33.415742+0000"}}',
+        b'{"timestamp": "2022-07-12T06:22:33.415742+0000", "event_type": "dns", "src_ip": "::1", '
+        b'"dns": {"type": "query", "id": 3, "queries": [{"rrname": "a.example", "rrtype": "A"}]}}',
+    ],
+    "syslog": [
+        b"Jun 12 16:20:12 leto sshd-session[406147]: message repeated 3 times: [ Failed password "
+        b"for root from 192.0.2.1 port 49916 ssh2]",
+        b"<13>2023-11-14T00:20:42.738197+01:00 gw app[12]: hello",
+        b'{"log": "Oct 30 10:09:23 gw app[1]: x\\n", "time": "2023-11-14T00:20:42.738197111Z"}',
+    ],
+    "zeek": [
+        b'{"_path": "conn", "ts": 1700828217.314165, "uid": "C", "id.orig_h": "192.168.1.9", '
+        b'"id.orig_p": 50820, "id.resp_h": "45.33.32.156", "id.resp_p": 443, "proto": "tcp", '
+        b'"duration": 0.2, "orig_bytes": 0, "conn_state": "REJ"}',
+        b"#fields\tts\tuid\tid.orig_h\tid.orig_p",
+        b"1677024003.714845\tC6\t192.168.1.107\t65164",
+    ],
+}
+"""Good records of each collector, from which the broken ones are made."""
+
+FIXED = [
+    b"",
+    b"\x00" * 64,
+    b"\xff" * 64,
+    b"{" * 5_000,
+    b"[" * 5_000,
+    b'{"a":' * 3_000,
+    b"A" * 1_048_576,
+    b"<13>" + b"a " * 500_000,
+    b"Feb 12 14:10:21 h sshd[1]: Failed password for " + b"from " * 200_000,
+    b"Feb 12 14:10:21 h kernel: IN= SRC=" + b"A=" * 500_000,
+    b"<38>1 - h sshd 1 - " + b'[a b="' * 150_000,
+    b'<38>1 - h sshd 1 - [a b="' + b"\\" * 1_000_000,
+    b"Feb 12 14:10:21 h sshd[1]: message repeated 999999999 times: [ x]",
+    b'{"timestamp": "2022-07-12T06:22:33Z", "event_type": "stats", "a": ['
+    + b"1," * 400_000
+    + b"1]}",
+    b"#fields" + b"\tts" * 300_000,
+    b"#separator \\xZZ",
+    b"\n",
+]
+"""Records that have broken parsers elsewhere; each a mebibyte at most."""
+
+POINTS = [pytest.param(point, id=point.name) for point in entry_points(group="cityward.collectors")]
+
+
+def _part(point: EntryPoint) -> Any:
+    part = point.load()
+    if part.cityward_spec.framing == "packets":
+        pytest.skip("captures have tests of their own")
+    return part
+
+
+def _check(point: EntryPoint, seed: int, count: int) -> None:
+    part = _part(point)
+    samples = SAMPLES.get(point.name, [b'{"time": "2026-01-01T00:00:00Z", "value": 1}'])
+    for sample in samples:
+        given = records([sample, *mutants(sample, seed, count // len(samples))])
+
+        found = run(part, given)
+
+        for record, events in zip(given, found, strict=True):
+            assert broken_promises(record, events) == [], record.data[:2_000]
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_good_record_of_each_collector_is_read(point):
+    part = _part(point)
+    given = records(SAMPLES.get(point.name, []))
+    if not given:
+        pytest.skip("no sample")
+
+    found = list((part() if isinstance(part, type) else part)(given))
+
+    assert not [event.fields["event.reason"] for event in found if event.is_malformed]
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_records_that_broke_other_parsers_become_events(point):
+    given = records(FIXED)
+
+    found = run(_part(point), given)
+
+    for record, events in zip(given, found, strict=True):
+        assert broken_promises(record, events) == [], record.data[:200]
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_damaged_records_become_events_that_keep_all_promises(point):
+    _check(point, seed=1, count=300)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", POINTS)
+def test_many_damaged_records_become_events_that_keep_all_promises(point):
+    _check(point, seed=2, count=20_000)
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_the_same_records_give_the_same_events(point):
+    part = _part(point)
+    given = records(mutants(SAMPLES.get(point.name, [b"x"])[0], 3, 100))
+
+    assert run(part, given) == run(part, given)
