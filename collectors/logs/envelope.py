@@ -64,7 +64,8 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
 # One pattern a form. Neighbouring parts never match the same sign without a bound, so each is
 # linear in the length of the line.
 _TAG = (
-    r"(?:(?P<host>[^\s\[\]]{0,254}[^\s\[\]:]) +)??"  # a host never ends with a colon
+    # A host never ends with a colon; some gateways write theirs twice.
+    r"(?:(?P<host>[^\s\[\]]{0,254}[^\s\[\]:]) +(?:(?P=host) +)?)??"
     r"(?:(?P<app>[^\s\[\]:]{1,128})(?:\[(?P<pid>[^\]\s]{0,64})\])?: ?"
     r"|\[(?P<box>[\w.-]{1,64})\]:? )"
 )

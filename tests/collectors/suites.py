@@ -1,0 +1,45 @@
+"""Conformance suites of other projects, read from their archives."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from pathlib import Path
+
+_EXPECTED = re.compile(
+    r'results\["s01-parse"\]\["[^"]+"\]\[(\d+)\]\.(?:Success == (true|false)'
+    r'|Evt\.(?:Parsed|Meta)\["([^"]+)"\] == "((?:[^"\\]|\\.)*)")'
+)
+
+
+def member(archive: Path, name: str) -> str:
+    """Text of one file of an archive."""
+    with tarfile.open(archive) as tar:
+        found = next(one for one in tar.getnames() if f"/{one}".endswith(f"/{name}"))
+        return tar.extractfile(found).read().decode()
+
+
+def members(archive: Path) -> list[str]:
+    """Names of the files of an archive."""
+    with tarfile.open(archive) as tar:
+        return [one.name for one in tar.getmembers() if one.isfile()]
+
+
+def crowdsec(archive: Path, case: str) -> tuple[list[bytes], list[dict[str, str]]]:
+    """Lines of a CrowdSec case and what its parser must find in each; `ok` says if it must."""
+    log = next(name for name in members(archive) if re.search(rf"(?:^|/){case}/[^/]*\.log$", name))
+    lines = [line.encode() for line in member(archive, log).split("\n") if line.strip()]
+    expected: list[dict[str, str]] = [{} for _ in lines]
+    for number, ok, name, value in _EXPECTED.findall(member(archive, f"{case}/parser.assert")):
+        expected[int(number)].update({"ok": ok} if ok else {name: value})
+    return lines, expected
+
+
+def wazuh(archive: Path, word: str) -> list[bytes]:
+    """Every log line of the Wazuh cases that contains a word."""
+    lines = []
+    for name in members(archive):
+        if name.endswith(".ini"):
+            found = re.findall(r"(?m)^log \d+ (?:pass|fail) = (.*)$", member(archive, name))
+            lines += [line.encode() for line in found if word in line]
+    return lines
