@@ -41,7 +41,7 @@ def _says(pattern: str, action: str, outcome: str = "unknown", reason: str = "")
 # So a name is greedy and what follows it is anchored at the end: the last address is sshd's own.
 _FROM = r"from (?P<host>\S+)(?: port (?P<port>\d+))?"
 _AT = r"(?P<host>\S+) port (?P<port>\d+)"
-_END = r"(?P<preauth> \[preauth\])?\s*\Z"
+_END = r"(?P<preauth> \[preauth\])?\Z"
 _SSH = r"(?: ssh\d?)?"
 _INVALID = r"(?:invalid|illegal) user"
 
@@ -217,7 +217,7 @@ MEANINGS: dict[str, tuple[Says, ...]] = {
     "Connection": (
         _says(
             r"Connection (?P<reason>closed|reset) by (?:(?:authenticating|invalid) user "
-            r"(?P<user>.*) (?=\S+ port \d))?(?P<host>\S+)(?: port (?P<port>\d+))? \[preauth\]\s*\Z",
+            r"(?P<user>.*) (?=\S+ port \d))?(?P<host>\S+)(?: port (?P<port>\d+))? \[preauth\]\Z",
             "ssh_disconnect",
             "failure",
         ),
@@ -227,7 +227,7 @@ MEANINGS: dict[str, tuple[Says, ...]] = {
             "ssh_disconnect",
         ),
         _says(
-            rf"Connection {_FROM}(?: on \S+ port \d+)?(?: rdomain .*)?\s*\Z",
+            rf"Connection {_FROM}(?: on \S+ port \d+)?(?: rdomain .*)?\Z",
             "ssh_connection",
         ),
         _says(rf"Connection {_FROM}: (?P<reason>.*?){_END}", "ssh_protocol_fault", "failure"),
@@ -316,7 +316,7 @@ MEANINGS: dict[str, tuple[Says, ...]] = {
     ),
     "Read": (
         _says(
-            r"Read from socket failed: (?P<reason>.*) \[preauth\]\s*\Z",
+            r"Read from socket failed: (?P<reason>.*) \[preauth\]\Z",
             "ssh_disconnect",
             "failure",
         ),
@@ -330,7 +330,7 @@ MEANINGS: dict[str, tuple[Says, ...]] = {
     "Timeout": (
         _says(
             r"Timeout before authentication for (?:connection from )?(?P<host>\S+)"
-            r"(?: port (?P<port>\d+))?(?: to .*)?\s*\Z",
+            r"(?: port (?P<port>\d+))?(?: to .*)?\Z",
             "ssh_disconnect",
             "failure",
             "timeout before authentication",
@@ -339,7 +339,7 @@ MEANINGS: dict[str, tuple[Says, ...]] = {
     "Received": (
         _says(
             r"Received disconnect from (?P<host>\S+?)(?: port (?P<port>\d+))?: ?"
-            r"(?P<code>\d+): ?(?P<reason>.*) \[preauth\]\s*\Z",
+            r"(?P<code>\d+): ?(?P<reason>.*) \[preauth\]\Z",
             "ssh_disconnect",
             "failure",
         ),
@@ -389,7 +389,7 @@ MEANINGS: dict[str, tuple[Says, ...]] = {
     "Disconnected": (
         _says(
             r"Disconnected from (?:(?:\w+ )?user (?P<user>.*) (?=\S+ port \d))?(?P<host>\S+)"
-            r"(?: port (?P<port>\d+))? \[preauth\]\s*\Z",
+            r"(?: port (?P<port>\d+))? \[preauth\]\Z",
             "ssh_disconnect",
             "failure",
             "disconnected before authentication",
@@ -482,7 +482,7 @@ def read_sshd(around: Envelope, record: Record, number: int) -> Event:
     """Read one message; one that is not known is kept as `ssh_log`."""
     message = around.message[:MESSAGE_MAX]
     start = _LEAD.match(message)
-    said = message[start.end() :] if start else message
+    said = (message[start.end() :] if start else message).rstrip()
     fields: dict[str, Any] = {
         "event.category": ["authentication"],
         "event.action": "ssh_log",
