@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -24,7 +25,9 @@ FLAT_DEPTH, FLAT_VALUES = 12, 2_048
 
 
 def read_json(data: bytes) -> dict[str, Any]:
-    """One JSON object.
+    """One JSON object, also one that is a little wrong (bytes that are no UTF-8, lone surrogates).
+
+    Whoever may write into a field could otherwise make the whole line unreadable.
 
     Raises:
         ValueError: no JSON, too deep, a number out of range, or no object; the message says which.
@@ -33,11 +36,18 @@ def read_json(data: bytes) -> dict[str, Any]:
         found = msgspec.json.decode(data)
     except RecursionError:
         raise ValueError("JSON nested too deep") from None
-    except msgspec.MsgspecError as error:
-        raise ValueError(str(error)) from None
+    except (ValueError, msgspec.MsgspecError) as error:
+        found = _read_leniently(data, why=str(error))
     if not isinstance(found, dict):
         raise ValueError(f"JSON {type(found).__name__} where an object was expected")
     return found
+
+
+def _read_leniently(data: bytes, why: str) -> Any:
+    try:
+        return json.loads(data.decode("utf-8", "replace"), strict=False)
+    except (ValueError, RecursionError):
+        raise ValueError(why) from None
 
 
 def flat(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,7 +66,7 @@ def flat(record: Mapping[str, Any]) -> dict[str, Any]:
 def _spread(part: Mapping[str, Any], prefix: str, depth: int, found: dict[str, Any]) -> int:
     cut = 0
     for key, value in part.items():
-        name = f"{prefix}{key}"[:KEYWORD_MAX]
+        name = clean(f"{prefix}{key}")
         if isinstance(value, dict) and value and depth:
             cut += _spread(value, f"{name}.", depth - 1, found)
         elif len(found) >= FLAT_VALUES:

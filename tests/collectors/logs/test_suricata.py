@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 
+import pytest
+
 from cityward import Record
 from collectors.logs.suricata import suricata
 from tests.collectors.suites import crowdsec
@@ -135,3 +137,17 @@ def test_a_broken_line_is_reported_and_the_next_is_read():
     found = _read([b'{"timestamp":', b"[]", b'{"timestamp":"x","event_type":"a"}', good])
 
     assert [event.is_malformed for event in found] == [True, True, True, False]
+
+
+@pytest.mark.parametrize("agent", [b"\\ud800", b"\xff\xfe", b"\x00", b"\x07"])
+def test_a_sender_cannot_make_an_alert_unreadable(agent):
+    line = (
+        b'{"timestamp":"2026-03-01T10:00:00Z","event_type":"alert","alert":{"signature_id":7},'
+        b'"http":{"http_user_agent":"a' + agent + b'b"}}'
+    )
+
+    (event,) = _read([line])
+
+    assert event.fields["rule.id"] == "7"
+    assert event.fields["user_agent.original"].startswith("a")
+    event.fields["user_agent.original"].encode()
