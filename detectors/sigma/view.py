@@ -1,0 +1,104 @@
+"""An event as rules see it: flat names, each with its values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import date, datetime
+from typing import Any
+
+from cityward.event import Event
+from cityward.event import text_of as record_text
+
+DEPTH_MAX = 32
+"""Nested input deeper than this is not looked into."""
+
+_OURS = "cw."
+"""What the node adds about an event is no part of what its source said: keywords skip it …"""
+_THEIRS = "cw.vendor."
+"""… except what the source says beyond the field table."""
+
+
+class View:
+    """One event: names to values, nested input flattened with dots, lists as several values."""
+
+    __slots__ = ("_flat", "_raw")
+
+    def __init__(self, fields: Mapping[str, Any], raw: str = "") -> None:
+        self._flat: Mapping[str, Any] = _flatten(fields) if _is_nested(fields) else fields
+        self._raw = raw
+
+    @classmethod
+    def of(cls, event: Event) -> View:
+        """The event's fields and its time; keywords also see the record it was read from."""
+        fields = {"@timestamp": event.time, **event.fields}
+        data = event.record.data
+        return cls(fields, record_text(data) if data and "event.original" not in fields else "")
+
+    def has(self, name: str) -> bool:
+        """True if the field is there, whatever its value (Sigma 2.1.0, modifier `exists`)."""
+        return name in self._flat
+
+    def values(self, name: str) -> tuple[Any, ...] | list[Any]:
+        """The field's values: none if it is missing, several if it is a list."""
+        if name not in self._flat:
+            return ()
+        value = self._flat[name]
+        return value if isinstance(value, (list, tuple)) else (value,)
+
+    def every_value(self) -> Iterator[Any]:
+        """Each value that the source said, for keywords."""
+        if self._raw:
+            yield self._raw
+        for name in self._flat:
+            if not name.startswith(_OURS) or name.startswith(_THEIRS):
+                yield from self.values(name)
+
+
+def text_of(value: Any) -> str:
+    """A value as rules compare it: a flag is `true`, a whole number has no point."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, (datetime, date)):
+        return value.isoformat()
+    return str(value)
+
+
+def _is_nested(fields: Mapping[str, Any]) -> bool:
+    return any(
+        isinstance(value, Mapping)
+        or (isinstance(value, (list, tuple)) and any(_is_group(one) for one in value))
+        for value in fields.values()
+    )
+
+
+def _is_group(value: Any) -> bool:
+    return isinstance(value, (Mapping, list, tuple))
+
+
+def _flatten(fields: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, list[Any]] = {}
+    several: set[str] = set()
+    _put(flat, several, "", fields, 0)
+    return {
+        name: values if name in several or len(values) != 1 else values[0]
+        for name, values in flat.items()
+    }
+
+
+def _put(flat: dict[str, list[Any]], several: set[str], name: str, value: Any, depth: int) -> None:
+    if depth > DEPTH_MAX:
+        return
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _put(flat, several, f"{name}.{key}" if name else str(key), inner, depth + 1)
+    elif isinstance(value, (list, tuple)):
+        several.add(name)
+        flat.setdefault(name, [])
+        for one in value:
+            _put(flat, several, name, one, depth + 1)
+    else:
+        flat.setdefault(name, []).append(value)
