@@ -55,9 +55,9 @@ def choose(since_word: str, until_word: str, now: datetime) -> Choice:
         CitywardError: A word is no time, or the range ends before it starts.
     """
     since_word, until_word = since_word or DEFAULT[0], until_word or DEFAULT[1]
-    since = TIME_MIN if since_word == "all" else _time(since_word, "from", now)
+    since = TIME_MIN if since_word == "all" else moment(since_word, "from", now)
     # An event of this very second belongs to a range that ends now, also with a clock ahead of us.
-    until = TIME_MAX if (since_word, until_word) == ("all", "now") else _time(until_word, "to", now)
+    until = TIME_MAX if (since_word, until_word) == ("all", "now") else moment(until_word, "to", now)
     if until_word == "now" and until is not TIME_MAX:
         until += timedelta(minutes=5)
     if until <= since:
@@ -75,7 +75,12 @@ def word(time: datetime) -> str:
     return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _time(text: str, where: str, now: datetime) -> datetime:
+def moment(text: str, where: str, now: datetime) -> datetime:
+    """A time as people write it: `now-24h`, `now/d` or ISO 8601; without a zone it is UTC.
+
+    Raises:
+        CitywardError: It is no time.
+    """
     found = _RELATIVE.fullmatch(text)
     try:
         if found is None:

@@ -234,8 +234,20 @@ def pieces(sentence: str, finding: Document) -> list[Piece]:
 # Times and numbers
 
 
+def time_of(value: Any) -> Any:
+    """A time that was stored as text, as a time; anything else as it is."""
+    if isinstance(value, str):
+        try:
+            time = datetime.fromisoformat(value)
+        except ValueError:
+            return value
+        return time if time.tzinfo else time.replace(tzinfo=UTC)
+    return value
+
+
 def clock(time: Any, form: str = "list", now: datetime | None = None) -> str:
     """A time in UTC: `list` is short and by age, `full` has all, `ms` the time of day."""
+    time = time_of(time)
     if not isinstance(time, datetime):
         return "not known" if time is None else shown(time)
     time = time.astimezone(UTC)
@@ -255,6 +267,7 @@ def clock(time: Any, form: str = "list", now: datetime | None = None) -> str:
 
 def iso(time: Any) -> str:
     """A time for `datetime` attributes."""
+    time = time_of(time)
     if not isinstance(time, datetime):
         return ""
     return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

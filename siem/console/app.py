@@ -1,0 +1,186 @@
+"""The web console: routes, headers, and what becomes of errors."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlencode
+
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cityward.errors import CitywardError
+from siem.console import formats
+from siem.console.access import LANDS_ON, Access, NotSignedIn, NotYours
+from siem.console.door import Door
+from siem.console.findings import Findings
+from siem.console.health import Health
+from siem.console.hunt import Hunt
+from siem.console.protocol import Console
+from siem.console.rules import Rules
+from siem.console.site import HERE, Fault, Site, see_other
+from siem.console.triage import Triage
+
+log = logging.getLogger(__name__)
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "x-frame-options": "DENY",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+}
+BODY_MAX = 1 << 20
+"""Largest form that is read, bytes."""
+
+ENDINGS = ("", ".json", ".ndjson", ".csv")
+
+
+def make_app(node: Console, access: Access | None = None) -> FastAPI:
+    """The console of a node, ready to be served."""
+    site = Site(node, access or Access(node))
+    app = FastAPI(title="cityward", docs_url=None, redoc_url=None, openapi_url=None)
+    _routes(app, site)
+    _errors(app, site)
+    app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
+    app.add_middleware(_Guard)
+    return app
+
+
+def _routes(app: FastAPI, site: Site) -> None:
+    findings, hunt, rules = Findings(site), Hunt(site), Rules(site)
+    triage, health, door = Triage(site, findings), Health(site), Door(site)
+
+    def add(path: str, endpoint: Callable[..., Any], method: str = "GET") -> None:
+        app.add_api_route(
+            path, endpoint, methods=[method], response_model=None, include_in_schema=False
+        )
+
+    for path, page in (
+        ("/findings", findings.listing),
+        ("/hunt", hunt.listing),
+        ("/rules", rules.listing),
+        ("/health", health.page),
+    ):
+        for ending in ENDINGS:
+            add(path + ending, page)
+    for ending in (".json", ""):
+        add("/findings/triage" + ending, triage.change, "POST")
+        add("/findings/{finding_id}" + ending, findings.one)
+        add("/hunt/{event_id}" + ending, hunt.one)
+        add("/rules/{rule_id}" + ending, rules.one)
+    add("/metrics", health.metrics)
+    add("/", door.start)
+    add("/sign-in", door.form)
+    add("/sign-in", door.sign_in, "POST")
+    add("/sign-out", door.sign_out, "POST")
+    add("/settings", door.set, "POST")
+    add("/keys", door.keys)
+
+
+def _errors(app: FastAPI, site: Site) -> None:
+    def not_signed_in(request: Request, _: Exception) -> Response:
+        if formats.wants_data(request) or request.url.path == "/metrics":
+            return formats.error(
+                401, "nobody is signed in", request.url.path, "Sign in, or send a token."
+            )
+        onward = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        return see_other(f"/sign-in?{urlencode({'next': onward})}")
+
+    def not_yours(request: Request, error: Exception) -> Response:
+        part = error.part if isinstance(error, NotYours) else ""
+        role = error.person.role if isinstance(error, NotYours) and error.person else "nobody"
+        if part == "form":
+            what, todo = "this form is from another session", "Go back, load the page, try again."
+        else:
+            what = f"{part} are not for the role {role}"
+            todo = "Ask whoever keeps the people of this node for the role."
+        return _said(site, request, 403, Fault(what, "", todo))
+
+    def ours(request: Request, error: Exception) -> Response:
+        fault = Fault.of(error) if isinstance(error, CitywardError) else Fault(str(error), "", "")
+        return _said(site, request, 400, fault)
+
+    def http(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        what = {404: "no page has this address", 405: "this address takes no such request"}.get(
+            status, "the request cannot be read"
+        )
+        return _said(site, request, status, Fault(what, request.url.path, "Begin at Findings."))
+
+    def fault(request: Request, error: Exception) -> Response:
+        number = secrets.token_hex(4)
+        log.error("Page failed, id %s.", number, exc_info=error)
+        said = Fault("a fault of ours", f"id {number}, in the log", "Tell us the id.")
+        return _said(site, request, 500, said)
+
+    app.add_exception_handler(NotSignedIn, not_signed_in)
+    app.add_exception_handler(NotYours, not_yours)
+    app.add_exception_handler(CitywardError, ours)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(Exception, fault)
+
+
+def _said(site: Site, request: Request, status: int, fault: Fault) -> Response:
+    if formats.wants_data(request):
+        return formats.error(status, fault.what, fault.where, fault.todo)
+    session = None if status == 500 else site.access.session(request)
+    if session is None:
+        context = {"fault": fault, "operator": site.node.operator, "title": "Error"}
+        return site.html(request, "bare_error.html", context, status)
+    return site.page(
+        request,
+        session,
+        "error.html",
+        status,
+        title="Not yours to see" if status == 403 else "Error",
+        current="",
+        fault=fault,
+        status_code=status,
+        home=LANDS_ON.get(session.person.role, "/health"),
+    )
+
+
+class _Guard:
+    """Headers on every answer, and a limit on every body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        read = 0
+
+        async def limited() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > BODY_MAX:
+                raise HTTPException(413)
+            return message
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers[name] = value
+                if not scope["path"].startswith("/static/"):
+                    headers["cache-control"] = "no-store"
+            await send(message)
+
+        await self.app(scope, limited, guarded)

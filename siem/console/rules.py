@@ -1,0 +1,158 @@
+"""Rules: what the node evaluates, what it cannot, and why."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cityward.errors import CitywardError
+from cityward.finding import SEVERITIES
+from siem.console import formats
+from siem.console.site import Fault, Site
+from siem.console.view import Chip, View
+from siem.store.protocol import RuleState
+
+SORTS = ("title", "level", "state", "evaluated", "matches")
+_STATES = ("refused", "not evaluated", "on")
+
+
+class Rules:
+    """The pages of rules."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.node = site.node
+
+    def listing(self, request: Request) -> Response:
+        """All rules, as a page or for programs."""
+        session = self.site.access.enter(request, "rules")
+        form = formats.form_of(request)
+        view = self.site.view(request)
+        every = self.node.rules()
+        try:
+            rows = select(every, view)
+        except CitywardError as error:
+            if form:
+                return formats.error_of(error)
+            raise
+        if form:
+            listed = [
+                {name: value for name, value in msgspec.to_builtins(rule).items() if name != "text"}
+                for rule in rows
+            ]
+            return formats.rows(form, listed, len(rows), {"query": view.one("q")}, "rules")
+        return self.site.page(
+            request,
+            session,
+            "rules.html",
+            title="Rules",
+            current="rules",
+            query_path="/rules",
+            rows=rows,
+            every=len(every),
+            states=Counter(rule.state for rule in every),
+            query_hint="Title, id, technique or log source",
+        )
+
+    def one(self, request: Request, rule_id: str) -> Response:
+        """One rule with its text, as a page or as JSON."""
+        session = self.site.access.enter(request, "rules")
+        form = formats.form_of(request)
+        rule = next((one for one in self.node.rules() if one.id == rule_id), None)
+        if rule is None:
+            what = f"no rule has the id {rule_id[:80]}"
+            if form:
+                return formats.error(404, what, request.url.path, "Look in the list of rules.")
+            return self.site.page(
+                request,
+                session,
+                "error.html",
+                404,
+                title="Not found",
+                current="rules",
+                fault=Fault(what, "", "Look in the list of rules."),
+            )
+        if form:
+            return formats.json(msgspec.to_builtins(rule))
+        found = View("/findings", ()).adding(Chip("rule.id", rule.id))
+        return self.site.page(
+            request,
+            session,
+            "rule.html",
+            title=rule.title,
+            current="rules",
+            rule=rule,
+            lines=[parts(line) for line in rule.text.splitlines()[:2000]],
+            findings=found if session.may("findings") else "",
+            fault_line=_fault_line(rule),
+        )
+
+
+def select(rules: Sequence[RuleState], view: View) -> list[RuleState]:
+    """Rules that hold all words of the query, sorted.
+
+    Raises:
+        CitywardError: The list cannot be sorted so.
+    """
+    words = view.one("q").lower().split()
+    state, sort = view.one("state"), view.one("sort", "state")
+    key = sort.removeprefix("-")
+    if key not in SORTS:
+        raise CitywardError(
+            f"rules cannot be sorted by {sort[:60]!r}", "sort", f"Write {', '.join(SORTS)}."
+        )
+    found = [
+        rule
+        for rule in rules
+        if (not state or rule.state == state) and all(word in _text(rule) for word in words)
+    ]
+    found.sort(key=lambda rule: (-_level(rule), rule.title.lower(), rule.id))
+    found.sort(key=lambda rule: _key(rule, key), reverse=sort.startswith("-"))
+    return found
+
+
+def parts(line: str) -> list[tuple[str, str]]:
+    """A line of YAML cut into pieces with a class each; for the eye only."""
+    comment = re.search(r"(?:^|\s)#.*$", line)
+    code, said = (line[: comment.start()], line[comment.start() :]) if comment else (line, "")
+    key = re.match(r"(\s*(?:- )?)([\w.|%@-]+)(:)(\s.*)?$", code)
+    made = [("", code)]
+    if key:
+        made = [("", key[1]), ("y-k", key[2] + key[3]), (_value_class(key[4] or ""), key[4] or "")]
+    return [part for part in (*made, ("y-c", said)) if part[1]]
+
+
+def _value_class(value: str) -> str:
+    text = value.strip()
+    if re.fullmatch(r"-?\d+(\.\d+)?", text):
+        return "y-n"
+    return "y-s" if text[:1] in "'\"" else ""
+
+
+def _fault_line(rule: RuleState) -> int:
+    found = re.search(r":(\d{1,6})\b|line (\d{1,6})", rule.reason) if rule.state == "refused" else None
+    return int(found[1] or found[2]) if found else 0
+
+
+def _text(rule: RuleState) -> str:
+    said = (rule.title, rule.id, rule.logsource, rule.state, rule.level, rule.author, rule.file)
+    return " ".join((*said, *rule.techniques, *rule.tactics)).lower()
+
+
+def _level(rule: RuleState) -> int:
+    return SEVERITIES.index(rule.level) if rule.level in SEVERITIES else 0
+
+
+def _key(rule: RuleState, key: str) -> Any:
+    if key == "level":
+        return _level(rule)
+    if key == "state":
+        return _STATES.index(rule.state) if rule.state in _STATES else 0
+    value = getattr(rule, key)
+    return value.lower() if isinstance(value, str) else value

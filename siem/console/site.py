@@ -1,0 +1,209 @@
+"""What all pages share: the node behind them, the shell around them, answers in both forms."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from cityward.errors import CitywardError
+from siem.console import formats, timespan, view
+from siem.console.access import Access, Session
+from siem.console.protocol import Console
+from siem.store.protocol import RuleState, SourceState
+
+log = logging.getLogger(__name__)
+
+HERE = Path(__file__).parent
+PAGE_MAX = 500
+"""Most rows of a page for people; programs may ask for `ROWS_MAX`."""
+ROWS_MAX = 10_000
+TEXT_MAX = 4_000
+"""Longest value of an address that is read."""
+
+NAV = (
+    ("findings", "/findings", "Findings"),
+    ("hunt", "/hunt", "Hunt"),
+    ("rules", "/rules", "Rules"),
+    ("health", "/health", "Health"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """An error on a page: what, where, what to do; for a query also the character."""
+
+    what: str
+    where: str
+    todo: str
+    at: int | None = None
+    """Place in the text of the query bar, from 1."""
+
+    @classmethod
+    def of(cls, error: CitywardError, shift: int = 0) -> Fault:
+        """A fault of ours; `shift` takes away what the console wrote before the person's text."""
+        word, _, number = error.where.rpartition("character ")
+        digits = number.split(",")[0].split(":")[0].strip()
+        if not word and not digits.isdigit():
+            return cls(error.what, error.where, error.todo)
+        if not digits.isdigit():
+            return cls(error.what, error.where, error.todo)
+        at = max(1, int(digits) - shift)
+        return cls(error.what, f"{word}character {at}", error.todo, at)
+
+
+class Site:
+    """A console: its node, its door, its templates."""
+
+    def __init__(self, node: Console, access: Access) -> None:
+        self.node = node
+        self.access = access
+        self.templates = _environment()
+
+    def view(self, request: Request) -> view.View:
+        """The view that an address names; endings and overlong values are left out."""
+        form = formats.form_of(request)
+        path = request.url.path.removesuffix(f".{form}") if form else request.url.path
+        pairs = tuple(
+            (key, value.replace("\x00", ""))
+            for key, value in request.query_params.multi_items()
+            if len(key) <= 40 and len(value) <= TEXT_MAX
+        )
+        return view.View(path, pairs[:100])
+
+    def page(
+        self,
+        request: Request,
+        session: Session,
+        template: str,
+        status: int = 200,
+        **context: Any,
+    ) -> Response:
+        """A page within the shell."""
+        now = self.node.now()
+        shown_view = context.pop("view", None) or self.view(request)
+        choice = context.pop("choice", None) or self.choice(shown_view, now)
+        shell = {
+            "view": shown_view,
+            "choice": choice,
+            "now": now,
+            "session": session,
+            "operator": self.node.operator,
+            "nav": [entry for entry in NAV if session.may(entry[0])],
+            "nav_counts": self._nav_counts(session, now),
+            "state": self._state(now),
+            "quick": timespan.QUICK,
+            "fault": None,
+            "query_path": shown_view.path if shown_view.path in ("/hunt", "/findings") else "",
+            "here": _here(request),
+        }
+        return self.html(request, template, {**shell, **context}, status)
+
+    def html(
+        self, request: Request, template: str, context: Mapping[str, Any], status: int = 200
+    ) -> Response:
+        """A page, with what the browser asked for by its cookies."""
+        looks = {
+            "theme": _cookie(request, "theme", ("light", "dark")),
+            "keys_off": _cookie(request, "keys", ("off",)) == "off",
+            "folded": _cookie(request, "fold", ("on",)) == "on",
+        }
+        text = self.templates.get_template(template).render({**looks, **context})
+        return HTMLResponse(text.encode("utf-8", "backslashreplace"), status)
+
+    def choice(self, asked: view.View, now: datetime) -> timespan.Choice:
+        """The range of a view; one that cannot be read becomes the default."""
+        try:
+            return timespan.choose(asked.one("from"), asked.one("to"), now)
+        except CitywardError:
+            return timespan.choose("", "", now)
+
+    def _nav_counts(self, session: Session, now: datetime) -> dict[str, str]:
+        counts: dict[str, str] = {}
+        try:
+            if session.may("findings"):
+                span = timespan.choose("", "", now).span
+                new = self.node.findings.counts("", span).get("new", 0)
+                counts["findings"] = view.number(new) if new else ""
+            if session.may("rules"):
+                counts["rules"] = view.number(len(self.node.rules()))
+        except CitywardError as error:
+            log.warning("Counts beside the navigation failed: %s.", error.what)
+        return counts
+
+    def _state(self, now: datetime) -> dict[str, Any]:
+        sources, rules = self.node.sources(), self.node.rules()
+        return {**node_state(sources, now), **rule_counts(rules)}
+
+
+def node_state(sources: Sequence[SourceState], now: datetime) -> dict[str, Any]:
+    """The line at the bottom of every page."""
+    failed = [source for source in sources if source.state == "failed"]
+    events = sum(source.events for source in sources)
+    late = sum(source.late for source in sources)
+    return {
+        "failed": len(failed),
+        "sources": len(sources),
+        "lag_s": max((source.lag_s for source in sources if source.rate_per_min > 0), default=0.0),
+        "lost": sum(source.lost for source in sources),
+        "late": view.share(late, events) if late else "0",
+        "rate_per_s": sum(source.rate_per_min for source in sources) / 60,
+        "malformed": sum(source.malformed for source in sources),
+    }
+
+
+def rule_counts(rules: Sequence[RuleState]) -> dict[str, int]:
+    """How many rules are on, and how many cannot fire."""
+    on = sum(rule.state == "on" for rule in rules)
+    return {"rules_on": on, "rules_off": len(rules) - on}
+
+
+def number_in(text: str, otherwise: int, least: int, most: int) -> int:
+    """A whole number of an address, kept within its limits."""
+    return min(max(int(text), least), most) if text.isascii() and text.isdigit() else otherwise
+
+
+def back_to(path: str, otherwise: str = "/") -> str:
+    """A path of ours to return to; anything that could lead elsewhere is refused."""
+    is_ours = path.startswith("/") and not path.startswith(("//", "/\\"))
+    return path if is_ours and path.isprintable() and "\\" not in path else otherwise
+
+
+def see_other(path: str) -> RedirectResponse:
+    """Go on by GET."""
+    return RedirectResponse(path, 303)
+
+
+def _here(request: Request) -> str:
+    query = f"?{request.url.query}" if request.url.query else ""
+    return request.url.path + query if request.method == "GET" else "/"
+
+
+def _cookie(request: Request, name: str, allowed: tuple[str, ...]) -> str:
+    value = request.cookies.get(f"cityward_{name}", "")
+    return value if value in allowed else ""
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    for name in ("shown", "middle", "clock", "iso", "ago", "size", "number", "initials"):
+        environment.filters[name] = getattr(view, name)
+    environment.filters["words"] = view.title_case
+    environment.filters["glyph"] = view.severity_glyph
+    environment.globals.update(
+        spark=view.spark, share=view.share, path_of=view.path_of, fold_chars=view.FOLD_CHARS
+    )
+    return environment

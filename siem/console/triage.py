@@ -1,0 +1,177 @@
+"""Triage: what a person changes about findings, one or many, by forms that need no script."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import parse_qsl
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cityward.errors import CitywardError
+from cityward.finding import VERDICTS
+from siem.console import formats, timespan
+from siem.console.access import NotYours, Session
+from siem.console.findings import Findings
+from siem.console.site import ROWS_MAX, Site, back_to, see_other
+from siem.console.view import View
+from siem.store.protocol import Change
+
+ACTS = {
+    "take": "Take",
+    "progress": "In progress",
+    "resolve": "Resolve",
+    "suppress": "Suppress",
+    "reopen": "Reopen",
+    "comment": "Comment",
+}
+"""Word of the form, verb on the button."""
+
+FORGOTTEN = ("done", "open", "more")
+COMMENT_MAX = 2000
+
+
+class Triage:
+    """Changes findings, and asks for what a change still needs."""
+
+    def __init__(self, site: Site, findings: Findings) -> None:
+        self.site = site
+        self.node = site.node
+        self.findings = findings
+
+    async def change(self, request: Request) -> Response:
+        """Take one act over some findings, or show the form that asks for the rest of it."""
+        form = await request.form(max_files=0, max_fields=2000)
+        return await run_in_threadpool(self._change, request, form)
+
+    def _change(self, request: Request, form: FormData) -> Response:
+        session = self.site.access.enter(request, "triage")
+        if not self.site.access.check_form(session, text(form, "csrf")):
+            raise NotYours(session.person, "form")
+        as_data = bool(formats.form_of(request))
+        act = text(form, "act")
+        back = back_to(text(form, "back"), "/findings")
+        try:
+            if act not in ACTS:
+                raise CitywardError(
+                    f"no act is called {act[:40]!r}", "act", f"Choose {', '.join(ACTS)}."
+                )
+            ids = self._ids(form, back)
+            missing = _missing(act, form)
+            if not ids or (missing and not as_data):
+                return self._ask(request, session, act, ids, form, back, missing)
+            if missing:
+                raise CitywardError(missing, act, "Send it with the form.")
+            now = self.node.now()
+            change = _change_of(act, form, session.person.name, now)
+            done = self.node.findings.change(ids, change, session.person.name, now)
+        except CitywardError as error:
+            if as_data:
+                return formats.error_of(error)
+            raise
+        if as_data:
+            return formats.json({"changed": done})
+        path, _, query = back.partition("?")
+        return see_other(_view(path, query).link(drop=FORGOTTEN, done=f"{act}-{done}"))
+
+    def _ids(self, form: FormData, back: str) -> list[str]:
+        """Ids of the findings meant: named ones, those of groups, or all of the query."""
+        path, _, query = back.partition("?")
+        asked = self.findings.ask(_view(path, query), ROWS_MAX)
+        store, span = self.node.findings, asked.choice.span
+        if text(form, "whole"):
+            rows = store.search(asked.query, span, asked.sort, ROWS_MAX).rows
+            return [str(row["finding.id"]) for row in rows]
+        ids = [str(one) for one in form.getlist("id") if isinstance(one, str) and one]
+        for group in form.getlist("group"):
+            if isinstance(group, str) and group:
+                members = store.members(group, asked.query, span, ROWS_MAX).rows
+                ids += [str(row["finding.id"]) for row in members]
+        return list(dict.fromkeys(ids))
+
+    def _ask(
+        self,
+        request: Request,
+        session: Session,
+        act: str,
+        ids: Sequence[str],
+        form: FormData,
+        back: str,
+        missing: str,
+    ) -> Response:
+        return self.site.page(
+            request,
+            session,
+            "ask.html",
+            title=ACTS[act],
+            current="findings",
+            act=act,
+            verb=ACTS[act],
+            ids=ids,
+            back=back,
+            missing=missing if text(form, "asked") else "",
+            form=form,
+            verdicts=VERDICTS,
+        )
+
+
+def text(form: FormData, name: str) -> str:
+    """A field of a form as text; what is missing or a file is empty."""
+    value = form.get(name)
+    return value.replace("\x00", "") if isinstance(value, str) else ""
+
+
+def _view(path: str, query: str) -> View:
+    return View(path, tuple(parse_qsl(query)[:100]))
+
+
+def _missing(act: str, form: FormData) -> str:
+    if act == "resolve" and text(form, "verdict") not in VERDICTS[1:]:
+        return "Resolving needs a verdict."
+    if act == "suppress" and not text(form, "until"):
+        return "Suppressing needs an end."
+    if act == "comment" and not text(form, "comment").strip():
+        return "The comment is empty."
+    return ""
+
+
+def _change_of(act: str, form: FormData, who: str, now: datetime) -> Change:
+    comment = text(form, "comment").strip()[:COMMENT_MAX]
+    fields: dict[str, Any] = {
+        "take": {"assignee": who},
+        "progress": {"status": "in_progress", "assignee": who},
+        "resolve": {"status": "resolved", "verdict": text(form, "verdict")},
+        "suppress": {"status": "suppressed"},
+        "reopen": {"status": "new", "verdict": "unknown"},
+        "comment": {},
+    }[act]
+    if act == "suppress":
+        fields["suppressed_until"] = _until(text(form, "until"), now)
+    return Change(**fields, comment=comment)
+
+
+_LONGEST = timedelta(days=366)
+
+
+def _until(said: str, now: datetime) -> datetime:
+    """End of a suppression: a time, or `4h`, `7d` from now.
+
+    Raises:
+        CitywardError: It is no time, is past, or lies more than a year ahead.
+    """
+    number, unit = said[:-1], said[-1:]
+    if number.isdigit() and len(number) < 6 and unit in "hd":
+        until = now + timedelta(hours=int(number) * (24 if unit == "d" else 1))
+    else:
+        until = timespan.moment(said, "until", now)
+    if not now < until <= now + _LONGEST:
+        raise CitywardError(
+            f"suppression until {said[:60]} is past or longer than a year",
+            "until",
+            "Choose a time within the next year.",
+        )
+    return until
