@@ -100,6 +100,11 @@ class Item(msgspec.Struct, frozen=True):
     wanted: str
     """In words, for people."""
 
+    def found_in(self, value: Any) -> bool:
+        """True if one of the tests holds on this value alone (keywords)."""
+        view = View({"": value})
+        return any(test(view, "") for test in self.tests)
+
     def holds(self, view: View) -> bool:
         """True if the event is as wanted; a missing field equals nothing, so `neq` holds on it."""
         found = (test(view, self.field) for test in self.tests)

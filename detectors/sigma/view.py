@@ -64,7 +64,10 @@ def text_of(value: Any) -> str:
         return str(int(value))
     if isinstance(value, (datetime, date)):
         return value.isoformat()
-    return str(value)
+    try:
+        return str(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return hex(value)
 
 
 def _is_nested(fields: Mapping[str, Any]) -> bool:

@@ -1,0 +1,108 @@
+"""Why a rule spoke, and why it did not: the lines of its selections beside what was seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cityward.event import LogSource
+from cityward.finding import Check, Why
+from detectors.sigma import condition
+from detectors.sigma.condition import Condition
+from detectors.sigma.filter import covers
+from detectors.sigma.matchers import Item
+from detectors.sigma.rule import Detection, Filter, Selection
+from detectors.sigma.sentence import shown
+from detectors.sigma.view import View
+
+CHECKS_MAX = 60
+"""A finding shows so many lines; `rule try` shows all."""
+
+
+def why_matched(detection: Detection, filters: tuple[Filter, ...], view: View) -> Why:
+    """The proof of a match: what held, and what the condition wanted not to hold."""
+    held = detection.held(view)
+    if held is None:
+        return Why()
+    text, read = held
+    checks = list(_proof(detection, read, view, ""))
+    for one in filters:
+        passed = one.detection.held(view)
+        if passed is not None:
+            text = f"({text}) and ({passed[0]})"
+            checks += _proof(one.detection, passed[1], view, f"filter {one.title}: ")
+    return Why(condition=text, checks=tuple(checks[:CHECKS_MAX]))
+
+
+def why_all(
+    detection: Detection,
+    filters: tuple[Filter, ...],
+    view: View,
+    wanted: LogSource,
+    given: LogSource,
+) -> Why:
+    """Every line, held or not, for somebody who tries a rule."""
+    checks = []
+    if not covers(wanted, given):
+        checks.append(Check("logsource", "logsource", f"is {wanted}", str(given), False))
+    sections = [("", detection)] + [(f"filter {one.title}: ", one.detection) for one in filters]
+    for prefix, section in sections:
+        for _, read in section.conditions:
+            for name, negated in condition.named(read):
+                selection = section.selections[name]
+                checks += [
+                    _check(f"{prefix}{name}", item, view, negated) for item in _all(selection)
+                ]
+    texts = [" or ".join(text for text, _ in section.conditions) for _, section in sections]
+    whole = texts[0] if len(texts) == 1 else " and ".join(f"({text})" for text in texts)
+    return Why(condition=whole, checks=tuple(dict.fromkeys(checks)))
+
+
+def _proof(detection: Detection, read: Condition, view: View, prefix: str) -> Iterator[Check]:
+    for name, negated in dict.fromkeys(condition.named(read)):
+        selection = detection.selections[name]
+        holds = selection.holds(view)
+        if negated and not holds:
+            yield from (_check(f"{prefix}{name}", item, view, True) for item in _all(selection))
+        elif holds and not negated:
+            yield from (
+                _check(f"{prefix}{name}", item, view, False) for item in _held(selection, view)
+            )
+
+
+def _all(selection: Selection) -> Iterator[Item]:
+    if isinstance(selection, Item):
+        yield selection
+    else:
+        for part in selection.parts:
+            yield from _all(part)
+
+
+def _held(selection: Selection, view: View) -> Iterator[Item]:
+    """The lines of a selection that holds which make it hold."""
+    if isinstance(selection, Item):
+        yield selection
+    else:
+        for part in selection.parts:
+            if part.holds(view):
+                yield from _held(part, view)
+
+
+def _check(name: str, item: Item, view: View, negated: bool) -> Check:
+    return Check(
+        selection=name,
+        field=item.field or "(any field)",
+        wanted=item.wanted,
+        saw=_saw(item, view),
+        held=item.holds(view),
+        negated=negated,
+    )
+
+
+def _saw(item: Item, view: View) -> str:
+    if item.field is None:
+        hits = (value for value in view.every_value() if item.found_in(value))
+        return shown(next(hits, "nothing"))
+    if not view.has(item.field):
+        return "(missing)"
+    values = view.values(item.field)
+    return shown(values[0] if len(values) == 1 else list(values))

@@ -1,0 +1,84 @@
+"""Filters: how an operator tunes rules that are not its own.
+
+A filter's condition is ANDed to the rule's as written, so an exclusion says `not`. A filter is
+refused (and hides nothing) if it has no `not`, no reason, no day on which it expires, or binds to
+nothing. Reason and day stand under its attribute `cityward`:
+
+    cityward: {reason: "the historian writes at night, change 4711", expires: 2027-03-01}
+
+References:
+    Sigma specification 2.1.0, "Filters".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from cityward.errors import RuleError
+from cityward.event import LogSource
+from detectors.sigma import condition
+from detectors.sigma.rule import Absence, Correlation, Filter, Rule
+
+
+def bind_filters(
+    rules: Sequence[Rule],
+    others: Iterable[Correlation | Absence],
+    filters: Sequence[Filter],
+    refused: list[RuleError],
+) -> tuple[list[Rule], list[Filter]]:
+    """Give each rule its filters; those that do not hold up are put to `refused`."""
+    not_rules = {name for one in others for name in (one.id, one.name) if name}
+    good = []
+    for one in filters:
+        faults = list(faults_of(one, rules, not_rules))
+        refused += faults
+        if not faults:
+            good.append(one)
+    return [_tuned(rule, good) for rule in rules], good
+
+
+def faults_of(one: Filter, rules: Sequence[Rule], not_rules: set[str]) -> Iterable[RuleError]:
+    """What speaks against a filter."""
+    texts = one.detection.conditions
+    if not any(negated for _, read in texts for _, negated in condition.named(read)):
+        yield _fault(one, "the filter lacks `not`: it would keep only what it names", "condition")
+    if not one.own.reason:
+        yield _fault(one, "the filter has no reason (cityward: {reason: …})")
+    if one.own.expires is None:
+        yield _fault(one, "the filter never expires (cityward: {expires: …})")
+    for number, name in enumerate(one.rules):
+        if name in not_rules:
+            yield _fault(one, f"{name} is a correlation; filter its rules", "rules", number)
+        elif not any(name in (rule.id, rule.name) for rule in rules):
+            yield _fault(one, f"the filter binds to nothing: no rule {name}", "rules", number)
+    if not any(binds(one, rule) for rule in rules):
+        yield _fault(one, "the filter binds to nothing: no such rule has its log source", "rules")
+
+
+def binds(one: Filter, rule: Rule) -> bool:
+    """True if the filter tunes the rule: it is named, and has the filter's log source."""
+    named = not one.rules or rule.id in one.rules or (rule.name != "" and rule.name in one.rules)
+    return named and covers(one.logsource, rule.logsource)
+
+
+def covers(wanted: LogSource, given: LogSource) -> bool:
+    """True if every part that is wanted is given so."""
+    return (
+        wanted.category in ("", given.category)
+        and wanted.product in ("", given.product)
+        and wanted.service in ("", given.service)
+    )
+
+
+def _tuned(rule: Rule, filters: Iterable[Filter]) -> Rule:
+    bound = tuple(one for one in filters if binds(one, rule))
+    if not bound:
+        return rule
+    needs = rule.needs.union(*(one.needs for one in bound))
+    return msgspec.structs.replace(rule, filters=bound, needs=needs)
+
+
+def _fault(one: Filter, what: str, *place: str | int) -> RuleError:
+    return RuleError(what, one.document.where("filter", *place), "Mend the filter.")
