@@ -15,6 +15,7 @@ from cityward.errors import CitywardError
 from cityward.finding import SEVERITIES, VERDICTS
 from siem.console import formats, timespan
 from siem.console.access import Session
+from siem.console.columns import columns
 from siem.console.site import PAGE_MAX, ROWS_MAX, Fault, Site, number_in, see_other
 from siem.console.view import PAGE_ROWS, Chip, Piece, View, chart, pieces, plain, query_of, time_of
 from siem.store.protocol import Document, Page, Range
@@ -29,7 +30,13 @@ TABS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 """Word of the address, word on the screen, statuses."""
 
-SORTS = ("finding.risk", "finding.severity", "finding.count", "finding.first_seen", "finding.last_seen")
+SORTS = (
+    "finding.risk",
+    "finding.severity",
+    "finding.count",
+    "finding.first_seen",
+    "finding.last_seen",
+)
 MEMBERS_SHOWN = 3
 
 
@@ -60,7 +67,7 @@ class Findings:
         """The list, as a page or for programs."""
         session = self.site.access.enter(request, "findings")
         form = formats.form_of(request)
-        view = self.site.view(request)
+        view = self.site.view_of(request)
         if added := added_chip(view):
             return see_other(added)
         try:
@@ -85,7 +92,7 @@ class Findings:
             return self._unknown(request, session, finding_id, form)
         if form:
             return formats.json({**document, "events": self.node.findings.events_of(finding_id)})
-        view = View("/findings", self.site.view(request).pairs)
+        view = View("/findings", self.site.view_of(request).pairs)
         return self.site.page(
             request,
             session,
@@ -150,6 +157,8 @@ class Findings:
             "terms": terms(why["checks"]),
             "asset": asset_of(document),
             "events": events,
+            "event_columns": columns(events),
+            "entities": entities(document),
             "related": related,
             "history": history_of(document),
             "evidence": evidence_of(document),
@@ -224,7 +233,9 @@ class Findings:
         if sum(findings.counts("", span).values()):
             for chip in asked.view.chips:
                 rest = View("", tuple(p for p in asked.view.pairs if p != ("f", chip.text)))
-                without = query_of(rest, _status_query(dict((t[0], t[2]) for t in TABS)[asked.status]))
+                without = query_of(
+                    rest, _status_query(dict((t[0], t[2]) for t in TABS)[asked.status])
+                )
                 if total := findings.search(without[0], span, limit=1).total:
                     return {"kind": "match", "chip": chip, "total": total}
             return {"kind": "match", "chip": None, "total": sum(findings.counts("", span).values())}
@@ -334,7 +345,8 @@ def terms(checks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     measured.sort(key=lambda check: -float(check["bits"]))
     top = max((float(check["bits"]) for check in measured), default=1.0) or 1.0
     return [
-        {**check, "width": f"{max(0.0, 100 * float(check['bits']) / top):.0f}%"} for check in measured
+        {**check, "width": f"{max(0.0, 100 * float(check['bits']) / top):.0f}%"}
+        for check in measured
     ]
 
 
@@ -375,6 +387,18 @@ _CLASSES = (
 )
 
 
+_ENTITIES = ("source.", "destination.", "host.", "user.", "ot.", "phys.", "url.", "process.")
+
+
+def entities(document: Document) -> list[tuple[str, Any]]:
+    """Key entities and values of the deciding event."""
+    return [
+        (name, value)
+        for name, value in sorted(document.items())
+        if name.startswith(_ENTITIES) and isinstance(value, str | int | float) and value != ""
+    ][:24]
+
+
 def classified(document: Document) -> list[tuple[str, str, list[Any]]]:
     """Label, field and values of the classification."""
     made = []
@@ -389,9 +413,7 @@ def classified(document: Document) -> list[tuple[str, str, list[Any]]]:
 
 def history_of(document: Document) -> list[dict[str, Any]]:
     """Who did what when, newest first."""
-    entries = [
-        one for one in document.get("cw.history") or () if isinstance(one, Mapping)
-    ]
+    entries = [one for one in document.get("cw.history") or () if isinstance(one, Mapping)]
     made = [
         {
             "time": time_of(one.get("time") or one.get("when")),
@@ -423,9 +445,7 @@ def hunt_link(document: Document) -> dict[str, str]:
     own = View("/hunt", tuple(("f", chip) for chip in chips))
     minute, five = timedelta(minutes=1), timedelta(minutes=5)
     return {
-        "own": own.link(
-            from_=timespan.word(first - minute), to=timespan.word(last + minute)
-        ),
+        "own": own.link(from_=timespan.word(first - minute), to=timespan.word(last + minute)),
         "around": View("/hunt", ()).link(
             from_=timespan.word(last - five), to=timespan.word(last + five)
         ),

@@ -50,7 +50,7 @@ class Health:
         """Sources and store, as a page or for programs."""
         session = self.site.access.enter(request, "health")
         form = formats.form_of(request)
-        view = self.site.view(request)
+        view = self.site.view_of(request)
         now = self.node.now()
         every = sorted(
             (shown_source(one, now) for one in self.node.sources()),
@@ -127,7 +127,11 @@ def sentence(every: Sequence[Shown], now: datetime) -> str:
     ]
     state = node_state([one.source for one in every], now)
     lost = f"{state['lost']:,} records were lost" if state["lost"] else "nothing was lost"
-    first = f"Of {_sources(len(every))}, {', '.join(said)}" if said else f"{_sources(len(every))}, all well"
+    first = (
+        f"Of {_sources(len(every))}, {', '.join(said)}"
+        if said
+        else f"{_sources(len(every))}, all well"
+    )
     rate = f"{number(float(state['rate_per_s']))} events/s"
     lag = f", {ago(float(state['lag_s']))} from source to store" if state["lag_s"] else ""
     return f"{first}; {lost}. {rate}{lag}."
@@ -193,4 +197,3 @@ class _Figures(Collector):
         for source in self.node.sources():
             family.add_metric([source.source], getattr(source, field))
         return family
-

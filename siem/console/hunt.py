@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,47 +13,17 @@ from starlette.responses import Response
 from cityward.errors import CitywardError
 from siem.console import formats, timespan
 from siem.console.access import Session
+from siem.console.columns import columns
 from siem.console.findings import added_chip
 from siem.console.site import PAGE_MAX, ROWS_MAX, Fault, Site, number_in, see_other
 from siem.console.view import PAGE_ROWS, Chip, View, chart, path_of, plain, query_of, time_of
 from siem.store.protocol import Document, Page, Range
 
-COLUMNS: tuple[tuple[str, str], ...] = (
-    ("source.ip", "Source"),
-    ("destination.ip", "Destination"),
-    ("destination.port", "Port"),
-    ("host.name", "Host"),
-    ("user.name", "User"),
-    ("cw.asset.asset_id", "Asset"),
-    ("network.protocol", "Protocol"),
-    ("event.action", "Action"),
-    ("ot.function.name", "Function"),
-    ("ot.point.address", "Register"),
-    ("ot.value", "Value"),
-    ("phys.point", "Point"),
-    ("phys.reading", "Reading"),
-    ("phys.unit", "Unit"),
-    ("event.outcome", "Outcome"),
-    ("event.reason", "Reason"),
-    ("rule.name", "Rule"),
-    ("message", "Message"),
-    ("event.dataset", "Dataset"),
-)
-"""Fields that are worth a column, most telling first, and their head."""
-
-COLUMNS_MOST = 8
 LATE_S = 60.0
 FIELDS_SHOWN = 60
+TOPS: tuple[str, ...] = ("source.ip", "ot.function.name", "event.action", "user.name")
+"""Fields whose top values are shown unasked, the first two that are there."""
 HIDDEN_FIELDS = frozenset({"event.original"})
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of a table of events."""
-
-    field: str
-    head: str
-    is_number: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +49,7 @@ class Hunt:
         """Events, or the top values of a field, as a page or for programs."""
         session = self.site.access.enter(request, "hunt")
         form = formats.form_of(request)
-        view = self.site.view(request)
+        view = self.site.view_of(request)
         if added := added_chip(view):
             return see_other(added)
         try:
@@ -100,7 +70,7 @@ class Hunt:
         """One event, as a page or as JSON."""
         session = self.site.access.enter(request, "hunt")
         form = formats.form_of(request)
-        near = time_of(self.site.view(request).one("near"))
+        near = time_of(self.site.view_of(request).one("near"))
         document = self.node.events.get(event_id, near if isinstance(near, datetime) else None)
         if document is None:
             what = f"no event has the id {event_id[:80]}"
@@ -118,7 +88,7 @@ class Hunt:
             )
         if form:
             return formats.json(document)
-        view = View("/hunt", self.site.view(request).pairs)
+        view = View("/hunt", self.site.view_of(request).pairs)
         return self.site.page(
             request,
             session,
@@ -185,7 +155,9 @@ class Hunt:
         opened = asked.view.one("open")
         return {
             "total": total,
-            "chart": chart([(at, {"all": n}) for at, n in buckets], asked.choice.drawn, ("all",), 54, 72),
+            "chart": chart(
+                [(at, {"all": n}) for at, n in buckets], asked.choice.drawn, ("all",), 54, 72
+            ),
             "columns": columns(rows, asked.view.one("cols")),
             "opened": next(
                 (shown_event(row) for row in rows if row.get("event.id") == opened), None
@@ -202,13 +174,11 @@ class Hunt:
         names = [name for name, _ in found]
         wanted = [name for name in asked.view.all("top") if name in names][:6]
         if not wanted and "top" not in dict(asked.view.pairs):
-            wanted = [
-                name
-                for name in ("source.ip", "event.action", "ot.function.name", "user.name")
-                if name in names
-            ][:2]
+            wanted = [name for name in TOPS if name in names][:2]
         opened = [
-            self._field_with_values(asked, name, count, total) for name, count in found if name in wanted
+            self._field_with_values(asked, name, count, total)
+            for name, count in found
+            if name in wanted
         ]
         opened.sort(key=lambda one: wanted.index(one["name"]))
         closed = [
@@ -217,13 +187,16 @@ class Hunt:
             if name not in wanted
         ]
         return [
-            {**one, "link": asked.view.link(top=[*(w for w in wanted if w != one["name"]), one["name"]])}
+            {
+                **one,
+                "link": asked.view.link(
+                    top=[*(w for w in wanted if w != one["name"]), one["name"]]
+                ),
+            }
             for one in opened + sorted(closed, key=lambda one: str(one["name"]))
         ]
 
-    def _field_with_values(
-        self, asked: Asked, name: str, count: int, total: int
-    ) -> dict[str, Any]:
+    def _field_with_values(self, asked: Asked, name: str, count: int, total: int) -> dict[str, Any]:
         if name == "@timestamp":
             return {"name": name, "count": count, "values": []}
         values, having = self.node.events.top_values(asked.query, asked.choice.span, name, 6)
@@ -242,21 +215,6 @@ class Hunt:
         if newest:
             return {"kind": "range", "newest": newest[0].get("@timestamp")}
         return {"kind": "none", "sources": len(self.node.sources())}
-
-
-def columns(rows: Sequence[Document], asked: str = "") -> list[Column]:
-    """The columns asked for, else those that at least a fifth of the rows fill."""
-    heads = dict(COLUMNS)
-    if asked:
-        names = [name for name in asked.split(",") if name][:20]
-    else:
-        enough = max(1, len(rows) // 5)
-        names = [name for name in heads if sum(_has(row, name) for row in rows) >= enough]
-        names = names[:COLUMNS_MOST]
-    return [
-        Column(name, heads.get(name, name), _is_numeric([row.get(name) for row in rows]))
-        for name in names
-    ]
 
 
 def is_late(event: Mapping[str, Any]) -> bool:
@@ -283,7 +241,7 @@ def shown_event(event: Document) -> dict[str, Any]:
         "id": str(event.get("event.id", "")),
         "fields": fields,
         "original": event.get("event.original"),
-        "json": formats.json(event).body.decode(),
+        "json": bytes(formats.json(event).body).decode(),
         "links": _links(event),
     }
 
@@ -294,7 +252,9 @@ def _links(event: Document) -> list[tuple[str, str]]:
     if not isinstance(time, datetime):
         return links
     five = timedelta(minutes=5)
-    around = View("/hunt", (("from", timespan.word(time - five)), ("to", timespan.word(time + five))))
+    around = View(
+        "/hunt", (("from", timespan.word(time - five)), ("to", timespan.word(time + five)))
+    )
     links.insert(0, ("Around this ±5 min", around.link()))
     for name, label in (
         ("network.community_id", "Same flow"),
@@ -307,22 +267,13 @@ def _links(event: Document) -> list[tuple[str, str]]:
 
 
 def _field(name: str, where: str) -> str:
-    if name and (not name.replace(".", "").replace("_", "").replace("@", "").replace("-", "").isalnum()):
+    if name and (
+        not name.replace(".", "").replace("_", "").replace("@", "").replace("-", "").isalnum()
+    ):
         raise CitywardError(
             f"{name[:60]!r} is no name of a field", where, "Write a name like source.ip."
         )
     return name
-
-
-def _has(row: Document, name: str) -> bool:
-    return row.get(name) not in (None, "", [])
-
-
-def _is_numeric(values: Sequence[Any]) -> bool:
-    present = [value for value in values if value is not None]
-    return bool(present) and all(
-        isinstance(value, int | float) and not isinstance(value, bool) for value in present
-    )
 
 
 def _head(asked: Asked) -> dict[str, Any]:

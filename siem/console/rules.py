@@ -33,7 +33,7 @@ class Rules:
         """All rules, as a page or for programs."""
         session = self.site.access.enter(request, "rules")
         form = formats.form_of(request)
-        view = self.site.view(request)
+        view = self.site.view_of(request)
         every = self.node.rules()
         try:
             rows = select(every, view)
@@ -136,7 +136,9 @@ def _value_class(value: str) -> str:
 
 
 def _fault_line(rule: RuleState) -> int:
-    found = re.search(r":(\d{1,6})\b|line (\d{1,6})", rule.reason) if rule.state == "refused" else None
+    found = (
+        re.search(r":(\d{1,6})\b|line (\d{1,6})", rule.reason) if rule.state == "refused" else None
+    )
     return int(found[1] or found[2]) if found else 0
 
 

@@ -67,7 +67,7 @@ class Site:
         self.access = access
         self.templates = _environment()
 
-    def view(self, request: Request) -> view.View:
+    def view_of(self, request: Request) -> view.View:
         """The view that an address names; endings and overlong values are left out."""
         form = formats.form_of(request)
         path = request.url.path.removesuffix(f".{form}") if form else request.url.path
@@ -88,7 +88,7 @@ class Site:
     ) -> Response:
         """A page within the shell."""
         now = self.node.now()
-        shown_view = context.pop("view", None) or self.view(request)
+        shown_view = context.pop("view", None) or self.view_of(request)
         choice = context.pop("choice", None) or self.choice(shown_view, now)
         shell = {
             "view": shown_view,

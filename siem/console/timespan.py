@@ -57,7 +57,9 @@ def choose(since_word: str, until_word: str, now: datetime) -> Choice:
     since_word, until_word = since_word or DEFAULT[0], until_word or DEFAULT[1]
     since = TIME_MIN if since_word == "all" else moment(since_word, "from", now)
     # An event of this very second belongs to a range that ends now, also with a clock ahead of us.
-    until = TIME_MAX if (since_word, until_word) == ("all", "now") else moment(until_word, "to", now)
+    until = (
+        TIME_MAX if (since_word, until_word) == ("all", "now") else moment(until_word, "to", now)
+    )
     if until_word == "now" and until is not TIME_MAX:
         until += timedelta(minutes=5)
     if until <= since:
@@ -98,7 +100,9 @@ def moment(text: str, where: str, now: datetime) -> datetime:
     return time.replace(minute=0, second=0, microsecond=0) if found[3] else time
 
 
-def _label(since_word: str, until_word: str, since: datetime, until: datetime, now: datetime) -> str:
+def _label(
+    since_word: str, until_word: str, since: datetime, until: datetime, now: datetime
+) -> str:
     for known_since, known_until, text in QUICK:
         if (known_since, known_until) == (since_word, until_word):
             return text

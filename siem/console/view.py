@@ -410,10 +410,20 @@ def chart(
     step = timedelta(seconds=step_s)
     rows = [Row(start, start + step, counts) for start, counts in buckets if sum(counts.values())]
     y_marks = [
-        Mark(f"{base - value * px:.0f}", number(value)) for value in dict.fromkeys((0, top // 2, top))
+        Mark(f"{base - value * px:.0f}", number(value))
+        for value in dict.fromkeys((0, top // 2, top))
     ]
     return Chart(
-        bars, _x_marks(first, last), y_marks, rows, first, last, base + 18, base, ago(step_s), totals
+        bars,
+        _x_marks(first, last),
+        y_marks,
+        rows,
+        first,
+        last,
+        base + 18,
+        base,
+        ago(step_s),
+        totals,
     )
 
 
@@ -428,7 +438,11 @@ def _step_s(buckets: Sequence[tuple[datetime, Any]], span: Range, count: int) ->
     ]
     if gaps and min(gaps) > 0:
         return min(gaps)
-    return max((span.until - span.since).total_seconds() / count, 1.0) if span.since.year > 1990 else 60.0
+    return (
+        max((span.until - span.since).total_seconds() / count, 1.0)
+        if span.since.year > 1990
+        else 60.0
+    )
 
 
 def _round_up(value: int) -> int:
@@ -441,7 +455,22 @@ def _round_up(value: int) -> int:
     )
 
 
-_X_STEPS_S = (1, 5, 15, 60, 300, 600, 1800, 3600, 10_800, 21_600, 43_200, 86_400, 604_800, 2_592_000)
+_X_STEPS_S = (
+    1,
+    5,
+    15,
+    60,
+    300,
+    600,
+    1800,
+    3600,
+    10_800,
+    21_600,
+    43_200,
+    86_400,
+    604_800,
+    2_592_000,
+)
 
 
 def _x_marks(first: datetime, last: datetime) -> list[Mark]:
@@ -454,7 +483,9 @@ def _x_marks(first: datetime, last: datetime) -> list[Mark]:
         time = datetime.fromtimestamp(at, UTC)
         x = 100 * (at - first.timestamp()) / whole_s
         if 2 <= x <= 98:
-            marks.append(Mark(f"{x:.2f}%", _x_text(time, step_s, bool(marks) and day == time.date())))
+            marks.append(
+                Mark(f"{x:.2f}%", _x_text(time, step_s, bool(marks) and day == time.date()))
+            )
             day = time.date() if step_s < 86_400 else None
         at += step_s
     return marks

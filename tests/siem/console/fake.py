@@ -1,5 +1,7 @@
 """A node in memory: the stores' protocols, and a small operator to look at."""
 
+# ruff: noqa: E501 – tables of data, one row a line
+
 from __future__ import annotations
 
 import fnmatch
@@ -32,7 +34,7 @@ from siem.console.protocol import Usage
 from siem.store.protocol import Change, Document, Page, Person, Range, RuleState, SourceState
 
 NOW = datetime(2026, 11, 12, 3, 14, 7, tzinfo=UTC)
-PASSWORD = "correct horse battery"  # noqa: S105 – of people who do not exist
+PASSWORD = "correct horse battery"
 HASHER = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 SEVERITIES = ("informational", "low", "medium", "high", "critical", "fatal")
 
@@ -51,13 +53,16 @@ def _matches(node: Item, document: Document, field: str = "") -> bool:
             return _matches(node.expr, document, field)
         case From() | To():
             limit, value = float(str(node.a)), document.get(field)
-            return value is not None and (value >= limit if isinstance(node, From) else value <= limit)
+            return value is not None and (
+                value >= limit if isinstance(node, From) else value <= limit
+            )
     wanted = str(node).strip()
     if isinstance(node, Phrase):
         wanted = wanted[1:-1].replace('\\"', '"').replace("\\\\", "\\")
         return any(_text(value) == wanted for value in _values(document, field))
     return any(
-        fnmatch.fnmatchcase(_text(value).lower(), wanted.lower()) for value in _values(document, field)
+        fnmatch.fnmatchcase(_text(value).lower(), wanted.lower())
+        for value in _values(document, field)
     )
 
 
@@ -175,7 +180,9 @@ class FakeFindings:
         return Page(rows[offset : offset + limit], len(rows))
 
     def members(self, group: str, query: str, span: Range, limit: int = 50) -> Page:
-        found = [one for one in self._select(query, span, "-finding.last_seen") if _group(one) == group]
+        found = [
+            one for one in self._select(query, span, "-finding.last_seen") if _group(one) == group
+        ]
         return Page(found[:limit], len(found))
 
     def get(self, finding_id: str) -> Document | None:
@@ -185,7 +192,9 @@ class FakeFindings:
         finding = self.get(finding_id)
         if finding is None:
             return []
-        rows = [one for one in self.events.documents if one.get("source.ip") == finding.get("source.ip")]
+        rows = [
+            one for one in self.events.documents if one.get("source.ip") == finding.get("source.ip")
+        ]
         return rows[:5]
 
     def related(self, finding_id: str, within_s: float = 7200.0) -> list[Document]:
@@ -198,7 +207,8 @@ class FakeFindings:
 
     def counts(self, query: str, span: Range) -> Mapping[str, int]:
         return Counter(
-            one["finding.status"] for one in select(self.documents, query, span, "finding.last_seen")
+            one["finding.status"]
+            for one in select(self.documents, query, span, "finding.last_seen")
         )
 
     def histogram(
@@ -219,7 +229,12 @@ class FakeFindings:
                 one["finding.verdict"] = change.verdict
             if change.assignee is not None:
                 one["assignee"] = change.assignee
-            said = {"time": now, "by": by, "what": change.status or "comment", "why": change.comment}
+            said = {
+                "time": now,
+                "by": by,
+                "what": change.status or "comment",
+                "why": change.comment,
+            }
             one["cw.history"] = [*one.get("cw.history", []), said]
         return changed
 
@@ -261,7 +276,9 @@ class FakeNode:
     sector = "energy.district_heating"
     secret = b"only for tests, and long enough"
 
-    def __init__(self, findings: list[Document] | None = None, events: Sequence[Document] = ()) -> None:
+    def __init__(
+        self, findings: list[Document] | None = None, events: Sequence[Document] = ()
+    ) -> None:
         self.events = FakeEvents(list(events))
         self.findings = FakeFindings(findings or [], self.events)
         self.people = {
