@@ -290,6 +290,8 @@ class _Reader:
 
     def _plain(self, value: Any) -> Test:
         if value is None:
+            if self.field is None:
+                raise ValueError("null is no keyword")
             if _STRING_KINDS & set(self.modifiers) or _ENCODINGS & set(self.modifiers):
                 raise ValueError(f"null cannot stand with {'|'.join(self.modifiers)}")
             return lambda view, field: all(seen is None for seen in view.values(field or ""))

@@ -1,0 +1,341 @@
+"""The Sigma engine: events in, findings that say why out.
+
+This is the plain engine: every rule of an event's log source is walked as written. A faster one
+has to agree with it, finding by finding.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import msgspec
+
+from cityward.errors import RuleError
+from cityward.event import Event, LogSource
+from cityward.fields import FIELDS
+from cityward.finding import Finding, Why, group_of
+from detectors.sigma import explain
+from detectors.sigma.correlation import Correlator, Match
+from detectors.sigma.filter import covers
+from detectors.sigma.load import compile_detection
+from detectors.sigma.matchers import Placeholders
+from detectors.sigma.rule import Absence, Correlation, Detection, Filter, Rule, RuleSet
+from detectors.sigma.sentence import first_sentence, say
+from detectors.sigma.view import View
+
+log = logging.getLogger(__name__)
+
+SNAPSHOT_VERSION = 1
+ROUTES_MAX = 1024
+"""Log sources remembered; a sender who invents more costs time, not memory."""
+
+KEY_ENTITIES = (
+    "source.",
+    "destination.",
+    "host.name",
+    "user.name",
+    "ot.",
+    "phys.",
+    "network.protocol",
+    "network.transport",
+    "process.",
+    "file.",
+    "url.",
+    "dns.question.name",
+    "cw.asset.",
+    "cw.source.",
+    "cw.destination.",
+    "cw.domain",
+    "cw.site",
+)
+"""Beginnings of the fields that a finding takes over from the event that decided it."""
+
+State = Literal["on", "not evaluated", "refused"]
+
+
+class RuleState(msgspec.Struct, frozen=True):
+    """How a document is doing: what cannot speak is shown, not hidden."""
+
+    id: str
+    """UUID; file and line for what could not be loaded."""
+    title: str
+    kind: Literal["rule", "correlation", "absence", "filter", "document"]
+    level: str
+    state: State
+    reason: str = ""
+    evaluated: int = 0
+    """Events it was tried on (rules), or base events it got (correlations)."""
+    matches: int = 0
+    arriving: bool = False
+    """True if an event of its log source, or of a base rule, has been seen."""
+    never_seen: tuple[str, ...] = ()
+    """Fields it looks at that no event had so far."""
+    faults: int = 0
+    """Events on which it failed; it is then passed over."""
+    file: str = ""
+
+
+class _Active:
+    """A rule that is evaluated, and what is known of it."""
+
+    def __init__(self, rule: Rule, detection: Detection, filters: tuple[Filter, ...]) -> None:
+        self.rule = rule
+        self.detection = detection
+        self.filters = filters
+        self.expiries = [_midnight(one) for one in filters]
+        self.evaluated = 0
+        self.matches = 0
+        self.faults = 0
+        self.never_seen = set(detection.fields())
+
+    def holds(self, view: View, time: datetime) -> bool:
+        """True if the rule matches and no filter that is still valid takes the event out."""
+        self.evaluated += 1
+        if self.never_seen:
+            self.never_seen = {name for name in self.never_seen if not view.has(name)}
+        return self.detection.holds(view) and all(
+            time >= expiry or one.detection.holds(view)
+            for one, expiry in zip(self.filters, self.expiries, strict=True)
+        )
+
+    def filters_at(self, time: datetime) -> tuple[Filter, ...]:
+        """The filters that had not expired."""
+        pairs = zip(self.filters, self.expiries, strict=True)
+        return tuple(one for one, expiry in pairs if time < expiry)
+
+
+class Engine:
+    """Sigma rules, correlations and absences over a stream of events.
+
+    Args:
+        rules: What was loaded.
+        placeholders: Values of `%name%` by name. A rule that needs one that is missing or empty is
+            not evaluated, and says so.
+    """
+
+    name = "sigma"
+
+    def __init__(self, rules: RuleSet, placeholders: Placeholders | None = None) -> None:
+        self.rules = rules
+        self.placeholders: Placeholders = placeholders or {}
+        self._active: dict[str, _Active] = {}
+        self._idle: dict[str, tuple[State, str]] = {}
+        for rule in rules.rules:
+            self._activate(rule)
+        self._correlator = Correlator(rules.correlations, rules.absences)
+        self._silent = self._correlator.silenced()
+        self._routes: dict[LogSource, tuple[_Active, ...]] = {}
+
+    def _activate(self, rule: Rule) -> None:
+        try:
+            self._active[rule.id] = self._compiled(rule)
+        except KeyError as missing:
+            self._idle[rule.id] = ("not evaluated", f"needs %{missing.args[0]}%")
+        except RuleError as error:
+            self._idle[rule.id] = ("refused", f"{error.what} ({error.where})")
+
+    def _compiled(self, rule: Rule) -> _Active:
+        """The rule with its placeholders filled in."""
+        detection, filters = rule.detection, list(rule.filters)
+        if missing := sorted(name for name in rule.needs if not self.placeholders.get(name)):
+            raise KeyError("%, %".join(missing))
+        if rule.needs:
+            detection = compile_detection(rule.document, "detection", self.placeholders)
+            filters = [
+                msgspec.structs.replace(
+                    one, detection=compile_detection(one.document, "filter", self.placeholders)
+                )
+                for one in filters
+            ]
+        return _Active(rule, detection, tuple(filters))
+
+    def detect(self, events: Sequence[Event]) -> Iterator[Finding]:
+        """One finding a match of a rule, and those of the correlations it completes."""
+        for event in events:
+            yield from self._detect(event)
+
+    def _detect(self, event: Event) -> Iterator[Finding]:
+        view = View.of(event)
+        for active in self._route(event.logsource):
+            try:
+                matched = active.holds(view, event.time)
+            except Exception:  # one rule that fails must not silence the others
+                active.faults += 1
+                if active.faults == 1:
+                    log.exception("Rule %s fails on an event.", active.rule.id)
+                continue
+            if matched:
+                active.matches += 1
+                yield from self._matched(active, event, view)
+
+    def _matched(self, active: _Active, event: Event, view: View) -> Iterator[Finding]:
+        rule = active.rule
+        if rule.id not in self._silent:
+            filters = active.filters_at(event.time)
+            yield _finding(rule, event, explain.why_matched(active.detection, filters, view))
+        yield from self._correlator.see(Match(rule.id, rule.title, event, view))
+
+    def tick(self, now: datetime) -> Iterator[Finding]:
+        """Time passes: absences speak, windows that nobody needs any more are forgotten."""
+        yield from self._correlator.tick(now)
+
+    def _route(self, logsource: LogSource) -> tuple[_Active, ...]:
+        route = self._routes.get(logsource)
+        if route is None:
+            given = LogSource(*(part.lower() for part in msgspec.structs.astuple(logsource)))
+            route = tuple(one for one in self._active.values() if covers(one.rule.logsource, given))
+            if len(self._routes) < ROUTES_MAX:
+                self._routes[logsource] = route
+        return route
+
+    def explain(self, rule: Rule | str, event: Event) -> Why:
+        """Every line of a rule beside what the event has, whether it matches or not.
+
+        Raises:
+            KeyError: no rule has this id, or it is not evaluated.
+        """
+        active = self._active[rule if isinstance(rule, str) else rule.id]
+        filters = active.filters_at(event.time)
+        wanted = active.rule.logsource
+        return explain.why_all(active.detection, filters, View.of(event), wanted, event.logsource)
+
+    def matches(self, rule: Rule | str, event: Event) -> bool:
+        """True if the rule alone, its log source included, matches the event."""
+        active = self._active.get(rule if isinstance(rule, str) else rule.id)
+        return active is not None and (
+            covers(active.rule.logsource, event.logsource)
+            and active.detection.holds(View.of(event))
+            and all(one.detection.holds(View.of(event)) for one in active.filters_at(event.time))
+        )
+
+    def states(self) -> list[RuleState]:
+        """How every document is doing, those that could not be loaded included."""
+        found = [self._state_of(rule) for rule in self.rules.rules]
+        found += self._built_states(found)
+        found += [
+            RuleState(one.id, one.title, "filter", "", "on", file=one.document.where())
+            for one in self.rules.filters
+        ]
+        found += [
+            RuleState(error.where, "", "document", "", "refused", error.what, file=error.where)
+            for error in self.rules.refused
+        ]
+        return found
+
+    def _state_of(self, rule: Rule) -> RuleState:
+        common = {"level": rule.analytic.level, "file": rule.document.where()}
+        if rule.id in self._idle:
+            state, reason = self._idle[rule.id]
+            return RuleState(rule.id, rule.title, "rule", state=state, reason=reason, **common)
+        active = self._active[rule.id]
+        arriving = any(covers(rule.logsource, seen) for seen in self._routes)
+        return RuleState(
+            rule.id,
+            rule.title,
+            "rule",
+            state="on",
+            evaluated=active.evaluated,
+            matches=active.matches,
+            arriving=arriving,
+            never_seen=tuple(sorted(active.never_seen)) if arriving else (),
+            faults=active.faults,
+            **common,
+        )
+
+    def _built_states(self, base: Iterable[RuleState]) -> Iterator[RuleState]:
+        """Correlations and absences: one whose base is not evaluated cannot be either."""
+        known = {one.id: one for one in base}
+        built: list[Correlation | Absence] = [*self.rules.correlations, *self.rules.absences]
+        for one in built:
+            idle = [known[i] for i in self._correlator.bases(one) if known[i].state != "on"]
+            counts = self._correlator.counts(one.id)
+            known[one.id] = RuleState(
+                one.id,
+                one.analytic.name,
+                self._correlator.kind(one),
+                one.analytic.level,
+                "not evaluated" if idle else "on",
+                "; ".join(f"{base.title}: {base.reason}" for base in idle),
+                evaluated=counts["seen"],
+                matches=counts["spoken"],
+                arriving=any(known[i].arriving for i in self._correlator.bases(one)),
+                file=one.document.where(),
+            )
+            yield known[one.id]
+
+    def snapshot(self) -> bytes:
+        """Open windows and counts, as JSON."""
+        counts = {
+            one.rule.id: [one.evaluated, one.matches, one.faults] for one in self._active.values()
+        }
+        state = {
+            "version": SNAPSHOT_VERSION,
+            "counts": counts,
+            "windows": self._correlator.snapshot(),
+        }
+        return msgspec.json.encode(state)
+
+    def restore(self, state: bytes) -> None:
+        """Take a snapshot back; windows of correlations that have changed begin anew.
+
+        Raises:
+            ValueError: it is no snapshot of this version.
+        """
+        try:
+            given = json.loads(state)
+            if given["version"] != SNAPSHOT_VERSION:
+                raise ValueError(f"snapshot of version {given['version']}")
+            counts = {key: [int(one) for one in value] for key, value in given["counts"].items()}
+            self._correlator.restore(given["windows"])
+        except (KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+            raise ValueError(f"no snapshot of the Sigma engine: {error!r}") from error
+        for key, (evaluated, matches, faults) in counts.items():
+            if active := self._active.get(key):
+                active.evaluated, active.matches, active.faults = evaluated, matches, faults
+
+
+def _finding(rule: Rule, event: Event, why: Why) -> Finding:
+    own = rule.own
+    fields = {"@timestamp": event.time, **event.fields}
+    template = own.sentence
+    return Finding(
+        analytic=rule.analytic,
+        title=rule.title,
+        description=say(template, fields)
+        if template
+        else first_sentence(rule.analytic.description, rule.title),
+        severity=rule.analytic.level,
+        group=group_of(event),
+        first_seen=event.time,
+        last_seen=event.time,
+        events=(event,),
+        type=own.type or "detection",
+        confidence=own.confidence,
+        cause=own.cause,
+        category=own.category,
+        impact=own.impact,
+        why=why,
+        fields=key_entities(event.fields),
+    )
+
+
+def key_entities(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What a finding takes over from the event that decided it."""
+    return {
+        name: value
+        for name, value in fields.items()
+        if name.startswith(KEY_ENTITIES) and name in FIELDS
+    }
+
+
+def _midnight(one: Filter) -> datetime:
+    day = one.own.expires
+    return (
+        datetime.max.replace(tzinfo=UTC)
+        if day is None
+        else datetime(day.year, day.month, day.day, tzinfo=UTC)
+    )
