@@ -378,24 +378,21 @@ class Modbus:
         constants = self._responses.get(code) or self._response_constants(code)
         pdu = data[at:stop]
         why = _size_fault(code, stop - at, size)
-        if why:
-            return {**constants, **own, **self._broken(pdu, why)}, size
         handler = _RESPONSES.get(code)
-        content = handler(pdu, asked) if handler else {}
+        if why:
+            content = self._broken(pdu, why)
+        else:
+            content = handler(pdu, asked) if handler else {}
+            self.tally.malformed += "event.kind" in content
         if "event.reason" in own and "event.reason" in content:
             content["event.reason"] = f"{own['event.reason']}; {content['event.reason']}"
-        if "event.kind" in content:
-            self.tally.malformed += 1
         return {**constants, **own, **content}, size
 
     def _exception(self, pdu: bytes, own: Fields, asked: Open | None) -> Fields:
         self.tally.exceptions += 1
         constants = self._responses.get(pdu[0] & 127) or self._response_constants(pdu[0] & 127)
-        if len(pdu) != 2:
-            why = f"an exception has 2 bytes, not {len(pdu)}"
-            return {**constants, **own, "event.outcome": "failure", **self._broken(pdu, why)}
-        code = pdu[1]
-        return {
+        code = pdu[1] if len(pdu) > 1 else 0
+        fields = {
             **constants,
             **own,
             **(_constants_of_sub(asked.code, asked.sub) if asked else {}),
@@ -404,6 +401,11 @@ class Modbus:
             "event.code": _TEXT[code],
             "ot.exception": EXCEPTIONS.get(code) or f"exception_{code}",
         }
+        if len(pdu) != 2:
+            fields["event.kind"] = "pipeline_error"
+            self.tally.malformed += 1
+            _say(fields, f"an exception has 2 bytes, not {len(pdu)}")
+        return fields
 
     def _request_constants(self, code: int) -> Fields:
         made = {**self._base, **_constants(code), "ot.direction": "request"}

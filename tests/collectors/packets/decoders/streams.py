@@ -24,9 +24,12 @@ class Piece(NamedTuple):
 
 
 @cache
-def pieces(capture: Path, port: int = 0) -> tuple[Piece, ...]:
-    """Payloads in order of arrival; without retransmissions. `port`: the server's, 0 for any."""
-    wanted = "tcp.len>0 && !tcp.analysis.retransmission && !tcp.analysis.spurious_retransmission"
+def pieces(capture: Path, port: int = 0, again: bool = False) -> tuple[Piece, ...]:
+    """Payloads in order of arrival. `port`: the server's, 0 for any; `again`: also those that TCP
+    would drop because it had them."""
+    wanted = "tcp.len>0"
+    if not again:
+        wanted += " && !tcp.analysis.retransmission && !tcp.analysis.spurious_retransmission"
     if port:
         wanted += f" && tcp.port=={port}"
     names = "frame.number frame.time_epoch tcp.stream ip.src tcp.srcport ip.dst tcp.dstport"
@@ -81,10 +84,12 @@ class Wire:
         return found
 
 
-def decoded(made: Any, capture: Path, port: int) -> Iterator[tuple[int, dict[str, Any]]]:
+def decoded(
+    made: Any, capture: Path, port: int, again: bool = False
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """(Frame, fields) of every message of a capture; `made` is the decoder class."""
     wires: dict[int, Wire] = {}
-    for piece in pieces(capture, port):
+    for piece in pieces(capture, port, again):
         from_client = piece.destination.endswith(f":{port}")
         client, server = piece.source, piece.destination
         if not from_client:
