@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,7 +18,18 @@ from siem.console import formats, timespan
 from siem.console.access import Session
 from siem.console.columns import columns
 from siem.console.site import PAGE_MAX, ROWS_MAX, Fault, Site, number_in, see_other
-from siem.console.view import PAGE_ROWS, Chip, Piece, View, chart, pieces, plain, query_of, time_of
+from siem.console.view import (
+    PAGE_ROWS,
+    Chip,
+    Piece,
+    View,
+    chart,
+    pieces,
+    plain,
+    query_of,
+    shown,
+    time_of,
+)
 from siem.store.protocol import Document, Page, Range
 
 TABS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -153,6 +165,7 @@ class Findings:
             "sentence": pieces(str(document.get("finding.description", "")), document),
             "why": why,
             "is_model": document.get("cw.analytic.type") == "model",
+            "logic": logic(why),
             "sections": sections(why["checks"]),
             "terms": terms(why["checks"]),
             "asset": asset_of(document),
@@ -199,7 +212,7 @@ class Findings:
         counts = self.node.findings.counts(asked.without_status, span)
         opened = asked.view.all("open")[:20]
         selected, chosen = self._selected(asked)
-        histogram = self.node.findings.histogram(asked.query, span, 48)
+        histogram = self.node.findings.histogram(asked.query, asked.choice.drawn, 48)
         return {
             "counts": {
                 name: sum(counts.get(one, 0) for one in wanted) if wanted else sum(counts.values())
@@ -320,6 +333,13 @@ def why_of(document: Document) -> dict[str, Any]:
         "threshold": why.get("threshold"),
         "unit": why.get("unit") or "",
     }
+
+
+def logic(why: Mapping[str, Any]) -> list[tuple[bool, str]]:
+    """The condition in parts; True marks the name of a selection."""
+    names = {str(check.get("selection", "")) for check in why["checks"]}
+    parts = re.split(r"([\w*%.-]+)", shown(why["condition"])[:2000])
+    return [(part in names and bool(part), part) for part in parts if part]
 
 
 def sections(checks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -45,7 +45,8 @@ class Choice:
     @property
     def drawn(self) -> Range:
         """The span that charts show; the open ends of "all" are cut to what can be drawn."""
-        return Range(self.span.since, min(self.span.until, self.now + timedelta(seconds=1)))
+        until = self.now + timedelta(seconds=1) if self.ends_now else self.span.until
+        return Range(self.span.since, min(self.span.until, max(until, self.span.since)))
 
 
 def choose(since_word: str, until_word: str, now: datetime) -> Choice:

@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -422,9 +423,14 @@ def chart(
         last,
         base + 18,
         base,
-        ago(step_s),
+        _step_text(step_s),
         totals,
     )
+
+
+def _step_text(step_s: float) -> str:
+    """Length of a bucket; a hair over half an hour is still half an hour."""
+    return ago(round(step_s / 60) * 60 if step_s >= 60 else step_s)
 
 
 def _far(buckets: Sequence[tuple[datetime, Any]], step_s: float) -> datetime:
@@ -432,10 +438,7 @@ def _far(buckets: Sequence[tuple[datetime, Any]], step_s: float) -> datetime:
 
 
 def _step_s(buckets: Sequence[tuple[datetime, Any]], span: Range, count: int) -> float:
-    gaps = [
-        (after[0] - before[0]).total_seconds()
-        for before, after in zip(buckets, buckets[1:], strict=False)
-    ]
+    gaps = [(after[0] - before[0]).total_seconds() for before, after in pairwise(buckets)]
     if gaps and min(gaps) > 0:
         return min(gaps)
     return (
@@ -451,7 +454,8 @@ def _round_up(value: int) -> int:
         return 4
     scale = 10 ** (len(str(value)) - 1)
     return next(
-        (int(m * scale) for m in (1, 1.2, 1.6, 2, 3, 4, 6, 8, 10) if m * scale >= value), 10 * scale
+        (int(m * scale) for m in (1, 1.2, 1.6, 2, 2.4, 3, 4, 5, 6, 8, 10) if m * scale >= value),
+        10 * scale,
     )
 
 

@@ -38,7 +38,7 @@ export function act(name, of = target()) {
     const title = dialog.querySelector("[data-title]");
     const number = of === form ? chosen() : 1;
     const whole = of === form && form.querySelector("[name=whole]")?.checked;
-    const what = whole ? "all of this query" : number === 1 ? "1 selected" : `${number} selected`;
+    const what = whole ? "the whole query" : number === 1 ? "1 selected" : `${number} selected`;
     title.textContent = `${title.dataset.title}: ${what}`;
     dialog.showModal();
     dialog.querySelector("input:not([type=hidden])").focus();

@@ -134,7 +134,7 @@ def _buckets(
     since = max(span.since, min(one[time] for one in found))
     until = min(span.until, max(one[time] for one in found) + timedelta(seconds=1))
     if span.since.year > 1990:
-        since = span.since
+        since, until = span.since, span.until
     step = max((until - since) / buckets, timedelta(milliseconds=1))
     made: dict[int, Counter[str]] = {}
     for one in found:

@@ -1,0 +1,98 @@
+"""A console on a node in memory, and a browser that talks to nobody else."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.testclient import TestClient
+
+from siem.console.access import Access
+from siem.console.app import make_app
+from tests.siem.console import fake
+
+CHROMIUM = "/usr/bin/chromium"
+QUIET = (
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-domain-reliability",
+    "--disable-sync",
+    "--no-first-run",
+    "--no-pings",
+)
+
+
+@pytest.fixture
+def node() -> fake.FakeNode:
+    return fake.operator()
+
+
+@pytest.fixture
+def client(node: fake.FakeNode) -> TestClient:
+    """Somebody who is not signed in."""
+    return TestClient(make_app(node, Access(node, fake.HASHER)), follow_redirects=False)
+
+
+@pytest.fixture
+def signed_in(client: TestClient) -> Callable[..., TestClient]:
+    def enter(name: str = "i.vasko") -> TestClient:
+        sign_in(client, name)
+        return client
+
+    return enter
+
+
+def csrf_of(text: str) -> str:
+    found = re.search(r'name="csrf" value="([^"]+)"', text)
+    assert found, "no form with a token on this page"
+    return found[1]
+
+
+def sign_in(client: TestClient, name: str, password: str = fake.PASSWORD) -> Any:
+    token = csrf_of(client.get("/sign-in").text)
+    return client.post("/sign-in", data={"csrf": token, "name": name, "password": password})
+
+
+@dataclass(frozen=True)
+class Served:
+    """A console that listens on a port of this host."""
+
+    base: str
+    node: fake.FakeNode
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[fake.FakeNode], Served]]:
+    servers: list[tuple[uvicorn.Server, threading.Thread]] = []
+
+    def start(node: fake.FakeNode) -> Served:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        app = make_app(node, Access(node, fake.HASHER))
+        server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.02)
+        servers.append((server, thread))
+        return Served(f"http://127.0.0.1:{port}", node)
+
+    yield start
+    for server, thread in servers:
+        server.should_exit = True
+        thread.join(5)
+
+
+@pytest.fixture(scope="session")
+def browser_type_launch_args() -> dict[str, Any]:
+    return {"executable_path": CHROMIUM, "args": list(QUIET)}

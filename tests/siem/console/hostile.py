@@ -1,0 +1,123 @@
+"""200 strings that an attacker would put where a console shows text."""
+
+from __future__ import annotations
+
+_MARKUP = (
+    "<script>window.hit=1;alert(1)</script>",
+    "<img src=x onerror=window.hit=1>",
+    "<svg onload=window.hit=1>",
+    "<svg><script>window.hit=1</script></svg>",
+    "<body onload=window.hit=1>",
+    "<iframe src=javascript:window.hit=1></iframe>",
+    "<iframe srcdoc='<script>parent.hit=1</script>'></iframe>",
+    "<object data=http://192.0.2.66/x></object>",
+    "<embed src=http://192.0.2.66/x>",
+    "<link rel=stylesheet href=http://192.0.2.66/x.css>",
+    "<style>body{display:none}</style>",
+    "<base href=http://192.0.2.66/>",
+    "<meta http-equiv=refresh content='0;url=http://192.0.2.66/'>",
+    "<form action=http://192.0.2.66/><button>Go</button></form>",
+    "<input autofocus onfocus=window.hit=1>",
+    "<details open ontoggle=window.hit=1>",
+    "<video><source onerror=window.hit=1></video>",
+    "<math><mi xlink:href=javascript:window.hit=1>x</mi></math>",
+    "<a href=javascript:window.hit=1>x</a>",
+    "<marquee onstart=window.hit=1>",
+    "</td></tr></table><script>window.hit=1</script>",
+    "</textarea><script>window.hit=1</script>",
+    "</title><script>window.hit=1</script>",
+    "<template><script>window.hit=1</script></template>",
+    "<noscript><p title='</noscript><img src=x onerror=window.hit=1>'>",
+    "<!--<img src=x onerror=window.hit=1>-->",
+    "<![CDATA[<script>window.hit=1</script>]]>",
+    "<scr<script>ipt>window.hit=1</scr</script>ipt>",
+    "<IMG SRC=`javascript:window.hit=1`>",
+    "<img src='http://192.0.2.66/pixel.png'>",
+)
+_QUOTES = (
+    '" onmouseover=window.hit=1 x="',
+    "' onmouseover=window.hit=1 x='",
+    '" autofocus onfocus=window.hit=1 "',
+    '"><script>window.hit=1</script>',
+    "'><script>window.hit=1</script>",
+    "`;window.hit=1;`",
+    '";window.hit=1;//',
+    "';window.hit=1;//",
+    '\\";window.hit=1;//',
+    "&quot;&gt;&lt;script&gt;window.hit=1&lt;/script&gt;",
+)
+_TEMPLATES = (
+    "{{7*7}}",
+    "{{ ''.__class__.__mro__ }}",
+    "{% for x in y %}",
+    "${7*7}",
+    "#{7*7}",
+    "<%= 7*7 %>",
+    "{{constructor.constructor('window.hit=1')()}}",
+    "[[7*7]]",
+    "%{7*7}",
+    "$(touch /tmp/x)",
+)
+_LINKS = (
+    "javascript:window.hit=1",
+    "JaVaScRiPt:window.hit=1",
+    "java\tscript:window.hit=1",
+    "data:text/html,<script>window.hit=1</script>",
+    "vbscript:msgbox(1)",
+    "http://192.0.2.66/",
+    "//192.0.2.66/x",
+    "\\\\192.0.2.66\\share",
+    "file:///etc/passwd",
+    "https://user:pass@192.0.2.66/?q=<x>",
+    "[x](javascript:window.hit=1)",
+    "![x](http://192.0.2.66/x.png)",
+    "../../../../etc/passwd",
+    "/sign-out",
+    "?q=<script>window.hit=1</script>",
+)
+_FORMULAS = (
+    '=HYPERLINK("http://192.0.2.66")',
+    "+cmd|' /C calc'!A0",
+    "-2+3+cmd|' /C calc'!A0",
+    "@SUM(1+1)*cmd",
+    "\t=1+1",
+)
+_INVISIBLE = (
+    "safe\u202etxt.exe",
+    "\u2066hidden\u2069",
+    "zero\u200bwidth",
+    "\ufeffmark",
+    "soft\u00adhyphen",
+    "\u2028line\u2029paragraph",
+    "nul\x00byte",
+    "\x1b[31mred\x1b[0m",
+    "\x07bell\x08back",
+    "cr\rlf\nend",
+    "\u0000\u0001\u0002",
+    "tag\U000e0041\U000e0042",
+    "\ue000private",
+    "\u3164\u3164\u3164",
+    "a\u0300\u0301\u0302\u0303\u0304\u0305\u0306\u0307",
+)
+_LONG = (
+    "A" * 5000,
+    "<b>" * 1500,
+    "wort " * 800,
+    "ﷺ" * 300,
+    "\U0001f469\u200d\U0001f469\u200d\U0001f466" * 200,
+)
+_SQL = (
+    "' OR 1=1 --",
+    "'; DROP TABLE findings; --",
+    '" OR ""="',
+    "*:* OR *",
+    "field:[* TO *]",
+    "a\\",
+    "((((((((((",
+    "AND OR NOT",
+    "\u0130stanbul",
+    "％00",
+)
+
+_BASES = (*_MARKUP, *_QUOTES, *_TEMPLATES, *_LINKS, *_FORMULAS, *_INVISIBLE, *_LONG, *_SQL)
+STRINGS: tuple[str, ...] = (*_BASES, *(f"x\u202e{one}\"'" for one in _BASES))[:200]

@@ -1,0 +1,345 @@
+"""A real Chromium: sign-in, triage, hunt, accessibility, hostile text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from tests.siem.console import fake
+from tests.siem.console.conftest import Served
+from tests.siem.console.hostile import STRINGS
+
+pytestmark = pytest.mark.browser
+
+Serve = Callable[[fake.FakeNode], Served]
+AXE = Path(__file__).parent / "axe" / "axe.min.js"
+FINDING = fake.finding(0, fake._ROWS[0])
+MODEL = fake.finding(5, fake._ROWS[5])
+EVENT = fake.event(1)
+GROUP = fake._group(FINDING)
+RULE = "00000000-0000-4000-8000-000000000011"
+VIEWS = {
+    "findings": "/findings",
+    "panel": f"/findings?open={GROUP}&g={GROUP}&f=cw.asset.criticality:5&f=-source.ip:192.0.2.99",
+    "flat": "/findings?group=none&status=all&table=1&done=resolve-2",
+    "no match": "/findings?f=source.ip:nope",
+    "rule finding": f"/findings/{FINDING['finding.id']}",
+    "model finding": f"/findings/{MODEL['finding.id']}",
+    "hunt": f"/hunt?open={EVENT['event.id']}",
+    "original": f"/hunt?open={EVENT['event.id']}&as=original",
+    "top values": "/hunt?by=source.ip",
+    "query fault": "/hunt?q=source.ip:192.0.2.0/33",
+    "nothing in range": "/hunt?from=2020-01-01&to=2020-01-02",
+    "event": f"/hunt/{EVENT['event.id']}",
+    "rules": "/rules",
+    "rule": f"/rules/{RULE}",
+    "health": "/health",
+    "keys": "/keys",
+    "not found": "/findings/nope",
+}
+
+
+def enter(page: Page, served: Served, name: str = "i.vasko") -> None:
+    page.goto(f"{served.base}/sign-in")
+    page.get_by_label("Name").fill(name)
+    page.get_by_label("Password").fill(fake.PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("navigation", name="Main")).to_be_visible()
+
+
+@pytest.fixture(params=[True, False], ids=["with script", "without script"])
+def page_of(request: pytest.FixtureRequest, browser: Browser) -> Any:
+    context = browser.new_context(
+        java_script_enabled=request.param, viewport={"width": 1440, "height": 900}
+    )
+    context.set_default_timeout(8000)
+    yield context.new_page(), request.param
+    context.close()
+
+
+def test_a_finding_is_opened_taken_and_resolved(page_of: Any, serve: Serve) -> None:
+    page, scripted = page_of
+    served = serve(fake.operator())
+    enter(page, served)
+
+    page.get_by_role("link", name="Modbus write, host is no writer", exact=True).click()
+    panel = page.get_by_role("complementary")
+    expect(panel).to_contain_text("Why it spoke")
+    expect(panel).to_contain_text("one of %ot_writers%")
+    panel.get_by_role("button", name="Take").click()
+    expect(page.get_by_text("1 finding taken by you.")).to_be_visible()
+    page.get_by_role("complementary").get_by_role("button", name="Resolve").click()
+    if scripted:
+        expect(page.get_by_role("dialog")).to_contain_text("Resolve: 1 selected")
+    page.get_by_label("False positive").check()
+    page.get_by_label("Reason").locator("visible=true").fill("planned change")
+    page.get_by_role("button", name="Resolve").locator("visible=true").last.click()
+    expect(page.get_by_text("Resolved 1 finding.")).to_be_visible()
+
+    kept = served.node.findings.get(FINDING["finding.id"])
+    assert kept is not None
+    assert (kept["assignee"], kept["finding.status"], kept["finding.verdict"]) == (
+        "i.vasko",
+        "resolved",
+        "false_positive",
+    )
+    assert kept["cw.history"][-1]["why"] == "planned change"
+
+
+def test_many_findings_are_taken_at_once(page_of: Any, serve: Serve) -> None:
+    page, _ = page_of
+    served = serve(fake.operator())
+    enter(page, served)
+
+    page.get_by_label("Select: Interrogation, then control by a new master, RTU-L2").check()
+    page.get_by_label("Select: Firmware older than before, GW-12").check()
+    page.locator(".foot").get_by_role("button", name="Take").click()
+
+    expect(page.get_by_text("4 findings taken by you.")).to_be_visible()
+
+
+def test_a_hunt_narrows_by_the_value_menu_and_opens_an_event(page_of: Any, serve: Serve) -> None:
+    page, _ = page_of
+    served = serve(fake.operator())
+    enter(page, served)
+    page.get_by_role("link", name="Hunt").click()
+
+    page.get_by_role("searchbox", name="Query").fill("network.protocol:modbus")
+    page.keyboard.press("Enter")
+    page.get_by_role("region", name="Fields").get_by_text("198.51.100.73").click()
+    page.get_by_role("link", name="Include").locator("visible=true").click()
+    expect(page.get_by_text("80 events", exact=True)).to_be_visible()
+    page.locator("tr[data-row]").nth(2).get_by_role("link").first.click()
+    expect(page.locator(".evt")).to_contain_text("write_multiple_registers")
+    page.get_by_role("link", name="Around this ±5 min").click()
+
+    expect(page.get_by_text("20 events", exact=True)).to_be_visible()
+
+
+def test_keys_triage_a_finding_in_three_and_can_be_turned_off(page: Page, serve: Serve) -> None:
+    served = serve(fake.operator())
+    enter(page, served)
+
+    page.keyboard.press("j")
+    page.keyboard.press("x")
+    page.keyboard.press("a")
+    expect(page.get_by_text("14 findings taken by you.")).to_be_visible()
+    page.keyboard.press("g")
+    page.keyboard.press("h")
+    expect(page).to_have_url(f"{served.base}/hunt")
+    page.keyboard.press("?")
+    expect(page.get_by_role("heading", name="Keys")).to_be_visible()
+    page.get_by_role("button", name="Turn single keys off").first.click()
+    page.keyboard.press("g")
+    page.keyboard.press("f")
+
+    expect(page).to_have_url(f"{served.base}/keys")
+
+
+def test_the_brush_zooms_into_the_histogram(page: Page, serve: Serve) -> None:
+    served = serve(fake.operator())
+    page.set_viewport_size({"width": 1440, "height": 900})
+    enter(page, served)
+    box = page.locator("[data-brush] svg").last.bounding_box()
+    assert box is not None
+
+    page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.75, box["y"] + 20)
+    page.mouse.up()
+
+    page.wait_for_url("**from=2026-11-11T15*")
+    assert "to=2026-11-11T21" in page.url
+
+
+def test_the_theme_of_a_person_stays(page: Page, serve: Serve) -> None:
+    served = serve(fake.operator())
+    enter(page, served)
+
+    page.locator("summary.person").click()
+    page.get_by_role("button", name="Dark").click()
+
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing(
+    width: int, theme: Any, browser: Browser, serve: Serve, tmp_path: Path
+) -> None:
+    served = serve(fake.operator())
+    context = browser.new_context(
+        viewport={"width": width, "height": 844 if width == 390 else 900}, color_scheme=theme
+    )
+    page = context.new_page()
+    page.goto(f"{served.base}/sign-in")
+    found = {"sign-in": _axe(page, context, served.base)}
+    enter(page, served)
+
+    for name, path in VIEWS.items():
+        page.goto(served.base + path)
+        page.wait_for_load_state("networkidle")
+        page.screenshot(path=tmp_path / f"{name}-{width}-{theme}.png")
+        found[name] = _axe(page, context, page.url)
+
+    context.close()
+    assert {name: faults for name, faults in found.items() if faults} == {}
+
+
+def _axe(page: Page, context: BrowserContext, url: str) -> list[str]:
+    result = page.evaluate(AXE.read_text() + "\n;axe.run(document, {resultTypes: ['violations']})")
+    return [
+        f"{one['id']}: {node['target']} {node['failureSummary'][:300]}"
+        for one in result["violations"]
+        for node in one["nodes"][:3]
+    ]
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1024, 1440, 2560])
+def test_no_page_is_wider_than_the_window(width: int, page: Page, serve: Serve) -> None:
+    served = serve(fake.operator())
+    page.set_viewport_size({"width": width, "height": 900})
+    enter(page, served)
+    wide = {}
+
+    for name, path in VIEWS.items():
+        page.goto(served.base + path)
+        wide[name] = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+
+    assert {name: over for name, over in wide.items() if over > 0} == {}
+
+
+KEPT = (
+    "finding.id",
+    "event.id",
+    "rule.id",
+    "finding.severity",
+    "finding.status",
+    "finding.verdict",
+)
+
+
+def poisoned(value: Any, text: str, name: str = "") -> Any:
+    """The value with every text in it replaced."""
+    if name in KEPT:
+        return value
+    if isinstance(value, str):
+        return text
+    if isinstance(value, dict):
+        return {key: poisoned(one, text, key) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [poisoned(one, text) for one in value]
+    return value
+
+
+def hostile_node() -> fake.FakeNode:
+    node = fake.operator()
+    base_finding, base_event = fake.finding(0, fake._ROWS[0]), fake.event(1)
+    base_event["cw.vendor"] = {"x": "y"}
+    findings, events, rules, sources = [], [], [], []
+    for number, text in enumerate(STRINGS):
+        findings.append(poisoned({**base_finding, "finding.id": f"f{number}"}, text))
+        events.append(poisoned({**base_event, "event.id": f"e{number}", "message": "m"}, text))
+        rule = node.rule_states[number % 2 * 11]
+        fields = {
+            name: poisoned(getattr(rule, name), text)
+            for name in rule.__struct_fields__
+            if name not in ("id", "level", "state")
+        }
+        rules.append(msgspec.structs.replace(rule, id=f"r{number}", **fields))
+        sources.append(
+            msgspec.structs.replace(
+                node.source_states[1], source=text, collector=text, error=text, sample=text
+            )
+        )
+    node.findings.documents[:] = findings
+    node.events.documents = events
+    node.rule_states, node.source_states = rules, sources
+    return node
+
+
+FORBIDDEN = """() => {
+  const seen = [];
+  if (window.hit) seen.push('script ran');
+  if (document.scripts.length !== 1) seen.push(`${document.scripts.length} scripts`);
+  for (const name of ['img', 'iframe', 'object', 'embed', 'base', 'style', 'video', 'math', 'marquee', 'meta[http-equiv]'])
+    if (document.querySelector(name)) seen.push(name);
+  for (const part of document.querySelectorAll('*'))
+    for (const {name} of part.attributes)
+      if (name.startsWith('on') || name === 'style') seen.push(`${part.tagName} ${name}`);
+  for (const part of document.querySelectorAll('a[href], form[action], link[href]')) {
+    const to = new URL(part.getAttribute('href') ?? part.getAttribute('action'), location);
+    if (to.origin !== location.origin) seen.push(to.href);
+  }
+  if (document.documentElement.scrollWidth > innerWidth) seen.push('too wide');
+  return seen;
+}"""
+
+
+@pytest.mark.slow
+def test_200_hostile_strings_in_every_text_field_run_nowhere(
+    browser: Browser, serve: Serve
+) -> None:
+    assert len(set(STRINGS)) == 200
+    served = serve(hostile_node())
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    page = context.new_page()
+    said: list[str] = []
+    page.on("dialog", lambda dialog: (said.append(f"dialog {dialog.message}"), dialog.dismiss()))
+    page.on("pageerror", lambda error: said.append(f"error {error}"))
+    page.on("console", lambda line: said.append(f"console {line.text}"))
+    context.on(
+        "request",
+        lambda request: None if request.url.startswith(served.base) else said.append(request.url),
+    )
+    enter(page, served)
+    group = fake._group(served.node.findings.documents[0])
+    paths = [
+        "/findings?group=none&limit=500&table=1",
+        "/findings?limit=500",
+        f"/findings?open={group}&more={group}&g={group}",
+        "/hunt?limit=500&table=1",
+        "/rules",
+        "/health",
+    ]
+    for number in range(200):
+        paths += [f"/findings/f{number}", f"/hunt/e{number}", f"/rules/r{number}"]
+
+    for path in paths:
+        answer = page.goto(served.base + path, wait_until="load")
+        assert answer is not None
+        if answer.status != 200:
+            said.append(f"{path}: {answer.status}")
+        said += [f"{path}: {one}" for one in page.evaluate(FORBIDDEN)]
+
+    context.close()
+    assert said == []
+
+
+def test_hostile_words_of_the_address_run_nowhere(browser: Browser, serve: Serve) -> None:
+    from urllib.parse import quote
+
+    served = serve(fake.operator())
+    page = browser.new_page()
+    said: list[str] = []
+    page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+    enter(page, served)
+
+    for number, text in enumerate(STRINGS):
+        word = quote(text[:1500])
+        name = ("q", "f", "from", "sort", "status", "open", "g", "id", "by", "done")[number % 10]
+        value = f"source.ip:{word}" if name == "f" else word
+        path = ("/hunt", "/findings")[number % 2]
+        answer = page.goto(f"{served.base}{path}?{name}={value}")
+        assert answer is not None
+        assert answer.status in (200, 400), (name, text)
+        said += page.evaluate(FORBIDDEN)
+
+    page.close()
+    assert said == []
