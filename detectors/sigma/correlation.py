@@ -1,8 +1,25 @@
-"""Correlations: several events within a time span."""
+"""Correlations and absences: what several events say together.
+
+**Windows** slide on event time: an event at t completes a window if the condition holds over the
+group's events from t minus the time span up to t, both ends included. A late event is put where it
+belongs, and the windows that it completes speak; how late it may be says `Window.take`.
+
+**One voice a window.** A group speaks when its condition first holds. As long as it goes on, it
+speaks again at most once a time span; the `count` of such a finding is the number of base events
+on which the condition held since it last spoke. What is left over speaks when time has passed.
+
+**Bounds.** A correlation keeps `GROUPS_MAX` groups and `KEPT_MAX` base events; when more come, the
+group that was touched longest ago goes. An event without one of the `group-by` fields belongs to no
+group. All of this is counted (`counts`).
+
+References:
+    Sigma specification 2.1.0, "Correlation rules".
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
@@ -10,48 +27,310 @@ import msgspec
 
 from cityward.event import Event
 from cityward.finding import Finding
-from detectors.sigma.rule import Absence, Correlation
-from detectors.sigma.view import View
+from detectors.sigma import speak
+from detectors.sigma.rule import Absence, Correlation, RuleSet
+from detectors.sigma.view import View, text_of
+from detectors.sigma.window import (
+    Entry,
+    Reached,
+    Window,
+    time_us,
+    values_of,
+    with_dates,
+)
+
+GROUPS_MAX = 10_000
+KEPT_MAX = 100_000
+PENDING_MAX = 1_000
+"""Triggers of one group of an absence that wait; the oldest is decided when more come."""
+EXPECTED_MAX = 1_000
+"""Times of expected events that one group of an absence remembers."""
+
+Key = tuple[str, ...]
 
 
 class Match(msgspec.Struct, frozen=True):
     """A rule, or a correlation below, matched."""
 
     rule: str
-    title: str
     event: Event
     view: View
 
 
+class AbsenceGroup(msgspec.Struct):
+    """What one group of an absence waits for."""
+
+    pending: list[tuple[int, Event]] = []
+    """Triggers by time, microseconds since 1970."""
+    expected: list[int] = []
+
+
+class Saved(msgspec.Struct):
+    """One correlation in a snapshot."""
+
+    version: str
+    """Content hash of its document: another one begins anew."""
+    counts: dict[str, int]
+    windows: list[tuple[Key, Window]] = []
+    absences: list[tuple[Key, AbsenceGroup]] = []
+
+
 class Correlator:
-    """All correlations."""
+    """All correlations and absences of a rule set, base before what builds on it."""
 
-    def __init__(self, correlations: Sequence[Correlation], absences: Sequence[Absence]) -> None:
-        self.correlations = correlations
-        self.absences = absences
-
-    def silenced(self) -> frozenset[str]:
-        loud = {i for one in self.correlations if one.generate for i in one.rules}
-        used = {i for one in (*self.correlations, *self.absences) for i in self.bases(one)}
-        return frozenset(used - loud)
-
-    def bases(self, one: Correlation | Absence) -> tuple[str, ...]:
-        return one.rules if isinstance(one, Correlation) else (one.trigger, one.expected)
-
-    def kind(self, one: Correlation | Absence) -> Literal["correlation", "absence"]:
-        return "correlation" if isinstance(one, Correlation) else "absence"
-
-    def counts(self, one: str) -> dict[str, int]:
-        return {"seen": 0, "spoken": 0}
+    def __init__(self, rules: RuleSet) -> None:
+        speaking = (*rules.rules, *rules.correlations, *rules.absences)
+        titles = {one.id: one.analytic.name for one in speaking}
+        states = [_Windows(one, titles) for one in rules.correlations]
+        self._states: dict[str, _Windows | _Absences] = {one.id: one for one in states}
+        self._states |= {one.id: _Absences(one, titles) for one in rules.absences}
+        self._uses: dict[str, list[_Windows | _Absences]] = {}
+        for state in self._states.values():
+            for base in dict.fromkeys(bases_of(state.one)):
+                self._uses.setdefault(base, []).append(state)
+        loud = {base for one in rules.correlations if one.generate for base in one.rules}
+        self.silenced = frozenset(set(self._uses) - loud)
+        """Ids of what only serves as a base and does not speak for itself."""
 
     def see(self, match: Match) -> Iterator[Finding]:
-        yield from ()
+        """Take a match; what it completes speaks, and what that completes in turn."""
+        waiting = deque([match])
+        while waiting:
+            one = waiting.popleft()
+            for state in self._uses.get(one.rule, ()):
+                yield from self._spoken(state, state.see(one), waiting)
 
     def tick(self, now: datetime) -> Iterator[Finding]:
-        yield from ()
+        """Time has come to `now`: absences are decided, old windows forgotten."""
+        waiting: deque[Match] = deque()
+        for state in self._states.values():
+            # What is left over of a window has been fed upward when the window first spoke.
+            upward = waiting if isinstance(state, _Absences) else deque[Match]()
+            yield from self._spoken(state, state.tick(now), upward)
+        while waiting:
+            yield from self.see(waiting.popleft())
+
+    def _spoken(
+        self, state: _Windows | _Absences, findings: Iterator[Finding], waiting: deque[Match]
+    ) -> Iterator[Finding]:
+        for finding in findings:
+            state.counts["spoken"] += 1
+            event = finding.events[-1]
+            if state.id in self._uses:
+                fields = {"@timestamp": event.time, **event.fields, **dict(finding.group)}
+                waiting.append(Match(state.id, event, View(fields)))
+            if state.id not in self.silenced:
+                yield finding
+
+    def counts(self, correlation: str) -> Counter[str]:
+        """What became of base events: `seen`, `spoken`, `late`, `ungrouped`, `evicted`, `cut`."""
+        return self._states[correlation].counts
 
     def snapshot(self) -> dict[str, Any]:
-        return {}
+        """Open windows of every correlation, ready for JSON."""
+        return {key: msgspec.to_builtins(state.save()) for key, state in self._states.items()}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        pass
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Take windows back; correlations that are new or changed begin anew.
+
+        Raises:
+            ValueError: this is no snapshot.
+        """
+        try:
+            read = msgspec.convert(saved, dict[str, Saved])
+        except msgspec.ValidationError as error:
+            raise ValueError(f"no windows of correlations: {error}") from error
+        for key, one in read.items():
+            state = self._states.get(key)
+            if state is not None and state.one.analytic.version == one.version:
+                state.load(one)
+
+
+def bases_of(one: Correlation | Absence) -> tuple[str, ...]:
+    """Ids of what it builds on."""
+    return one.rules if isinstance(one, Correlation) else (one.trigger, one.expected)
+
+
+def kind_of(one: Correlation | Absence) -> Literal["correlation", "absence"]:
+    """What it is called."""
+    return "correlation" if isinstance(one, Correlation) else "absence"
+
+
+class _Windows:
+    """One correlation and its groups, the one touched last at the end."""
+
+    def __init__(self, one: Correlation, titles: Mapping[str, str]) -> None:
+        self.one = one
+        self.id = one.id
+        self.counts: Counter[str] = Counter()
+        self.groups: OrderedDict[Key, Window] = OrderedDict()
+        self.titles = titles
+        self.kept = 0
+
+    def see(self, match: Match) -> Iterator[Finding]:
+        self.counts["seen"] += 1
+        key = self._key(match)
+        if key is None:
+            self.counts["ungrouped"] += 1
+            return
+        window = self.groups.setdefault(key, Window())
+        self.groups.move_to_end(key)
+        values = values_of(self.one, match.view)
+        entry = Entry(time_us(match.event.time), match.rule, values, match.event)
+        before, cut = len(window.entries), window.cut
+        taken = window.take(entry, self.one)
+        self.kept += len(window.entries) - before
+        self.counts["cut"] += window.cut - cut
+        self._evict(key)
+        if not taken:
+            self.counts["late"] += 1
+        elif reached := window.reached(entry, self.one):
+            yield from self._speak(key, window, entry, reached)
+
+    def _key(self, match: Match) -> Key | None:
+        """Values of the `group-by` fields; an alias has its own field in each rule."""
+        found = []
+        for name in self.one.group_by:
+            field = self.one.aliases.get(name, {}).get(match.rule, name)
+            values = match.view.values(field)
+            if not values or values[0] is None:
+                return None
+            found.append(",".join(text_of(value) for value in values))
+        return tuple(found)
+
+    def _evict(self, newest: Key) -> None:
+        while len(self.groups) > GROUPS_MAX or self.kept > KEPT_MAX:
+            oldest = next(iter(self.groups))
+            if oldest == newest:
+                return
+            self.kept -= len(self.groups.pop(oldest).entries)
+            self.counts["evicted"] += 1
+
+    def _speak(self, key: Key, window: Window, entry: Entry, reached: Reached) -> Iterator[Finding]:
+        window.since += 1
+        if window.fired_us is not None and self._is_soon(window.fired_us, entry.time_us):
+            return
+        yield self._finding(key, window, reached, entry)
+
+    def _is_soon(self, fired_us: int, then_us: int) -> bool:
+        return abs(then_us - fired_us) < self.one.timespan_s * 1_000_000
+
+    def _finding(self, key: Key, window: Window, reached: Reached, deciding: Entry) -> Finding:
+        group = tuple(zip(self.one.group_by, key, strict=True))
+        count = window.since
+        window.fired_us, window.since = deciding.time_us, 0
+        return speak.of_correlation(self.one, group, reached, self.titles, count)
+
+    def tick(self, now: datetime) -> Iterator[Finding]:
+        """What was left over speaks; windows that no event can reach any more are forgotten."""
+        now_us, span_us = time_us(now), self.one.timespan_s * 1_000_000
+        for key, window in list(self.groups.items()):
+            newest = window.entries[-1] if window.entries else None
+            is_over = window.fired_us is None or now_us - window.fired_us >= span_us
+            if window.since and newest is not None and newest.event is not None and is_over:
+                within = tuple(
+                    one for one in window.entries if one.time_us >= newest.time_us - span_us
+                )
+                # The last measure is not kept: the window is measured once more.
+                again = window.reached(newest, self.one) or Reached(float(len(within)), within)
+                yield self._finding(key, window, again, newest)
+            if newest is None or now_us - newest.time_us > 2 * span_us:
+                self.kept -= len(window.entries)
+                del self.groups[key]
+
+    def save(self) -> Saved:
+        return Saved(
+            self.one.analytic.version,
+            dict(self.counts),
+            windows=list(self.groups.items()),
+        )
+
+    def load(self, saved: Saved) -> None:
+        self.counts = Counter(saved.counts)
+        self.groups = OrderedDict(saved.windows)
+        for window in self.groups.values():
+            for entry in window.entries + window.late:
+                entry.event = None if entry.event is None else with_dates(entry.event)
+        self.kept = sum(len(window.entries) for window in self.groups.values())
+
+
+class _Absences:
+    """One absence and its groups."""
+
+    def __init__(self, one: Absence, titles: Mapping[str, str]) -> None:
+        self.one = one
+        self.id = one.id
+        self.counts: Counter[str] = Counter()
+        self.groups: OrderedDict[Key, AbsenceGroup] = OrderedDict()
+        self.titles = titles
+        self.before_us = one.before_s * 1_000_000
+        self.within_us = one.within_s * 1_000_000
+
+    def see(self, match: Match) -> Iterator[Finding]:
+        self.counts["seen"] += 1
+        values = [match.view.values(name) for name in self.one.group_by]
+        if not all(values):
+            self.counts["ungrouped"] += 1
+            return
+        key = tuple(",".join(text_of(one) for one in column) for column in values)
+        group = self.groups.setdefault(key, AbsenceGroup())
+        self.groups.move_to_end(key)
+        if len(self.groups) > GROUPS_MAX:
+            self.groups.popitem(last=False)
+            self.counts["evicted"] += 1
+        then_us = time_us(match.event.time)
+        if match.rule == self.one.expected:
+            self._expected(group, then_us)
+        if match.rule == self.one.trigger:
+            yield from self._triggered(key, group, then_us, match.event)
+
+    def _expected(self, group: AbsenceGroup, then_us: int) -> None:
+        group.expected.append(then_us)
+        if len(group.expected) > EXPECTED_MAX:
+            del group.expected[0]
+            self.counts["cut"] += 1
+        group.pending = [one for one in group.pending if not self._answers(then_us, one[0])]
+
+    def _answers(self, expected_us: int, trigger_us: int) -> bool:
+        return trigger_us - self.before_us <= expected_us <= trigger_us + self.within_us
+
+    def _triggered(
+        self, key: Key, group: AbsenceGroup, then_us: int, event: Event
+    ) -> Iterator[Finding]:
+        if any(self._answers(one, then_us) for one in group.expected):
+            return
+        if self.within_us == 0:
+            yield self._finding(key, event)
+            return
+        group.pending.append((then_us, event))
+        if len(group.pending) > PENDING_MAX:
+            self.counts["cut"] += 1
+            yield self._finding(key, group.pending.pop(0)[1])
+
+    def _finding(self, key: Key, event: Event) -> Finding:
+        group = tuple(zip(self.one.group_by, key, strict=True))
+        return speak.of_absence(self.one, group, event, self.titles)
+
+    def tick(self, now: datetime) -> Iterator[Finding]:
+        """Triggers whose time is over, and nothing came."""
+        now_us = time_us(now)
+        for key, group in list(self.groups.items()):
+            over = [event for then, event in group.pending if then + self.within_us < now_us]
+            group.pending = [one for one in group.pending if one[0] + self.within_us >= now_us]
+            for event in over:
+                yield self._finding(key, event)
+            oldest = now_us - 2 * (self.before_us + self.within_us) - 1_000_000
+            group.expected = [one for one in group.expected if one >= oldest]
+            if not group.pending and not group.expected:
+                del self.groups[key]
+
+    def save(self) -> Saved:
+        return Saved(
+            self.one.analytic.version, dict(self.counts), absences=list(self.groups.items())
+        )
+
+    def load(self, saved: Saved) -> None:
+        self.counts = Counter(saved.counts)
+        self.groups = OrderedDict(saved.absences)
+        for group in self.groups.values():
+            group.pending = [(then, with_dates(event)) for then, event in group.pending]

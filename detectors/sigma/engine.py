@@ -10,21 +10,19 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from cityward.errors import RuleError
 from cityward.event import Event, LogSource
-from cityward.fields import FIELDS
-from cityward.finding import Finding, Why, group_of
-from detectors.sigma import explain
-from detectors.sigma.correlation import Correlator, Match
+from cityward.finding import Finding, Why
+from detectors.sigma import explain, speak
+from detectors.sigma.correlation import Correlator, Match, bases_of, kind_of
 from detectors.sigma.filter import covers
 from detectors.sigma.load import compile_detection
 from detectors.sigma.matchers import Placeholders
 from detectors.sigma.rule import Absence, Correlation, Detection, Filter, Rule, RuleSet
-from detectors.sigma.sentence import first_sentence, say
 from detectors.sigma.view import View
 
 log = logging.getLogger(__name__)
@@ -33,26 +31,8 @@ SNAPSHOT_VERSION = 1
 ROUTES_MAX = 1024
 """Log sources remembered; a sender who invents more costs time, not memory."""
 
-KEY_ENTITIES = (
-    "source.",
-    "destination.",
-    "host.name",
-    "user.name",
-    "ot.",
-    "phys.",
-    "network.protocol",
-    "network.transport",
-    "process.",
-    "file.",
-    "url.",
-    "dns.question.name",
-    "cw.asset.",
-    "cw.source.",
-    "cw.destination.",
-    "cw.domain",
-    "cw.site",
-)
-"""Beginnings of the fields that a finding takes over from the event that decided it."""
+LOSSES = ("late", "ungrouped", "evicted", "cut")
+"""Too late, without a group field, group gone for want of room, window full."""
 
 State = Literal["on", "not evaluated", "refused"]
 
@@ -76,6 +56,8 @@ class RuleState(msgspec.Struct, frozen=True):
     """Fields it looks at that no event had so far."""
     faults: int = 0
     """Events on which it failed; it is then passed over."""
+    lost: Mapping[str, int] = {}
+    """Correlations: base events that did not count, by reason (`LOSSES`)."""
     file: str = ""
 
 
@@ -126,8 +108,8 @@ class Engine:
         self._idle: dict[str, tuple[State, str]] = {}
         for rule in rules.rules:
             self._activate(rule)
-        self._correlator = Correlator(rules.correlations, rules.absences)
-        self._silent = self._correlator.silenced()
+        self._correlator = Correlator(rules)
+        self._silent = self._correlator.silenced
         self._routes: dict[LogSource, tuple[_Active, ...]] = {}
 
     def _activate(self, rule: Rule) -> None:
@@ -176,8 +158,8 @@ class Engine:
         rule = active.rule
         if rule.id not in self._silent:
             filters = active.filters_at(event.time)
-            yield _finding(rule, event, explain.why_matched(active.detection, filters, view))
-        yield from self._correlator.see(Match(rule.id, rule.title, event, view))
+            yield speak.of_rule(rule, event, explain.why_matched(active.detection, filters, view))
+        yield from self._correlator.see(Match(rule.id, event, view))
 
     def tick(self, now: datetime) -> Iterator[Finding]:
         """Time passes: absences speak, windows that nobody needs any more are forgotten."""
@@ -227,23 +209,21 @@ class Engine:
         return found
 
     def _state_of(self, rule: Rule) -> RuleState:
-        common = {"level": rule.analytic.level, "file": rule.document.where()}
+        state = RuleState(
+            rule.id, rule.title, "rule", rule.analytic.level, "on", file=rule.document.where()
+        )
         if rule.id in self._idle:
-            state, reason = self._idle[rule.id]
-            return RuleState(rule.id, rule.title, "rule", state=state, reason=reason, **common)
+            idle, reason = self._idle[rule.id]
+            return msgspec.structs.replace(state, state=idle, reason=reason)
         active = self._active[rule.id]
         arriving = any(covers(rule.logsource, seen) for seen in self._routes)
-        return RuleState(
-            rule.id,
-            rule.title,
-            "rule",
-            state="on",
+        return msgspec.structs.replace(
+            state,
             evaluated=active.evaluated,
             matches=active.matches,
             arriving=arriving,
             never_seen=tuple(sorted(active.never_seen)) if arriving else (),
             faults=active.faults,
-            **common,
         )
 
     def _built_states(self, base: Iterable[RuleState]) -> Iterator[RuleState]:
@@ -251,18 +231,19 @@ class Engine:
         known = {one.id: one for one in base}
         built: list[Correlation | Absence] = [*self.rules.correlations, *self.rules.absences]
         for one in built:
-            idle = [known[i] for i in self._correlator.bases(one) if known[i].state != "on"]
+            idle = [known[i] for i in bases_of(one) if known[i].state != "on"]
             counts = self._correlator.counts(one.id)
             known[one.id] = RuleState(
                 one.id,
                 one.analytic.name,
-                self._correlator.kind(one),
+                kind_of(one),
                 one.analytic.level,
                 "not evaluated" if idle else "on",
                 "; ".join(f"{base.title}: {base.reason}" for base in idle),
                 evaluated=counts["seen"],
                 matches=counts["spoken"],
-                arriving=any(known[i].arriving for i in self._correlator.bases(one)),
+                arriving=any(known[i].arriving for i in bases_of(one)),
+                lost={name: counts[name] for name in LOSSES if counts[name]},
                 file=one.document.where(),
             )
             yield known[one.id]
@@ -287,49 +268,17 @@ class Engine:
         """
         try:
             given = json.loads(state)
-            if given["version"] != SNAPSHOT_VERSION:
-                raise ValueError(f"snapshot of version {given['version']}")
-            counts = {key: [int(one) for one in value] for key, value in given["counts"].items()}
-            self._correlator.restore(given["windows"])
-        except (KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+            version = given["version"]
+            if version == SNAPSHOT_VERSION:
+                counts = {key: [int(n) for n in value] for key, value in given["counts"].items()}
+                self._correlator.restore(given["windows"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no snapshot of the Sigma engine: {error!r}") from error
+        if version != SNAPSHOT_VERSION:
+            raise ValueError(f"snapshot of version {version}, not {SNAPSHOT_VERSION}")
         for key, (evaluated, matches, faults) in counts.items():
             if active := self._active.get(key):
                 active.evaluated, active.matches, active.faults = evaluated, matches, faults
-
-
-def _finding(rule: Rule, event: Event, why: Why) -> Finding:
-    own = rule.own
-    fields = {"@timestamp": event.time, **event.fields}
-    template = own.sentence
-    return Finding(
-        analytic=rule.analytic,
-        title=rule.title,
-        description=say(template, fields)
-        if template
-        else first_sentence(rule.analytic.description, rule.title),
-        severity=rule.analytic.level,
-        group=group_of(event),
-        first_seen=event.time,
-        last_seen=event.time,
-        events=(event,),
-        type=own.type or "detection",
-        confidence=own.confidence,
-        cause=own.cause,
-        category=own.category,
-        impact=own.impact,
-        why=why,
-        fields=key_entities(event.fields),
-    )
-
-
-def key_entities(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What a finding takes over from the event that decided it."""
-    return {
-        name: value
-        for name, value in fields.items()
-        if name.startswith(KEY_ENTITIES) and name in FIELDS
-    }
 
 
 def _midnight(one: Filter) -> datetime:

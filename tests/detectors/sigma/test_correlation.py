@@ -1,0 +1,411 @@
+"""Correlations: windows on event time, groups, late events, restart."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from cityward.finding import Finding
+from detectors.sigma import correlation as module
+from detectors.sigma import window as windows
+from detectors.sigma.engine import Engine
+from detectors.sigma.load import load_text
+from tests.detectors.sigma.city import HEAD, START, engine, event, reasons
+
+BASES = "".join(
+    f"{HEAD}name: {name}\ndetection: {{selection: {{act: {name}}}, condition: selection}}\n---\n"
+    for name in ("a", "b", "c")
+)
+
+
+def correlated(section: str, extra: str = "") -> str:
+    return f"{BASES}title: Together\nname: together\n{extra}correlation: {{{section}}}\n"
+
+
+COUNT = correlated(
+    "type: event_count, rules: a, group-by: [source.ip], timespan: 10m, condition: {gte: 3}"
+)
+
+
+def acts(one: Engine, *seen: tuple[float, str], **fields: object) -> list[Finding]:
+    fields = {"source__ip": "10.0.0.9", **fields}
+    return list(one.detect([event(at, act=act, **fields) for at, act in seen]))
+
+
+def test_the_third_event_within_ten_minutes_speaks_and_says_so_with_numbers() -> None:
+    found = acts(engine(COUNT), (0, "a"), (300, "a"), (600, "a"))
+
+    assert len(found) == 1
+    assert found[0].description == "Together: 3 events within 10 min, source.ip 10.0.0.9."
+    assert found[0].group == (("source.ip", "10.0.0.9"),)
+    assert found[0].fields["source.ip"] == "10.0.0.9"
+    assert found[0].type == "correlation"
+    assert len(found[0].events) == 3
+    assert (found[0].first_seen, found[0].last_seen) == (START, START + timedelta(seconds=600))
+    assert (found[0].why.score, found[0].why.threshold) == (3.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("last_s", "speaks"), [(599.999999, True), (600.0, True), (600.000001, False)]
+)
+def test_the_window_holds_both_its_ends_to_the_microsecond(last_s: float, speaks: bool) -> None:
+    found = acts(engine(COUNT), (0, "a"), (300, "a"), (last_s, "a"))
+
+    assert bool(found) is speaks
+
+
+def test_correlation_windows_cut_at_fixed_boundaries() -> None:
+    """Three events around a full hour are one window, not two halves."""
+    found = acts(engine(COUNT), (3500, "a"), (3590, "a"), (3610, "a"))
+
+    assert len(found) == 1
+
+
+def test_events_out_of_order_complete_a_window() -> None:
+    found = acts(engine(COUNT), (600, "a"), (0, "a"), (300, "a"))
+
+    assert len(found) == 1
+
+
+def test_a_late_event_completes_a_window_that_lies_behind() -> None:
+    one = engine(COUNT)
+
+    assert acts(one, (0, "a"), (10, "a"), (605, "a")) == []
+    assert len(acts(one, (20, "a"))) == 1
+
+
+def test_groups_do_not_mix_and_an_event_without_the_field_is_counted() -> None:
+    one = engine(COUNT)
+
+    found = list(
+        one.detect(
+            [
+                event(0, act="a", source__ip="10.0.0.1"),
+                event(1, act="a", source__ip="10.0.0.1"),
+                event(2, act="a", source__ip="10.0.0.2"),
+                event(3, act="a"),
+            ]
+        )
+    )
+
+    assert found == []
+    assert one.states()[-1].lost == {"ungrouped": 1}
+
+
+def test_a_group_that_goes_on_speaks_once_a_time_span_and_counts_the_rest() -> None:
+    one = engine(COUNT)
+
+    found = acts(one, *((60.0 * minute, "a") for minute in range(25)))
+    rest = list(one.tick(START + timedelta(hours=1)))
+
+    assert [finding.count for finding in found] == [1, 10, 10]
+    assert [finding.count for finding in rest] == [2]
+    assert list(one.tick(START + timedelta(hours=2))) == []
+
+
+def test_windows_survive_a_restart() -> None:
+    before, after = engine(COUNT), engine(COUNT)
+    acts(before, (0, "a"), (1, "a"))
+
+    after.restore(before.snapshot())
+    found = acts(after, (2, "a"))
+
+    assert len(found) == 1
+    assert [one.time for one in found[0].events] == [
+        START + timedelta(seconds=second) for second in (0, 1, 2)
+    ]
+
+
+def test_a_changed_correlation_begins_anew_after_a_restart() -> None:
+    before, after = engine(COUNT), engine(COUNT.replace("gte: 3", "gte: 4"))
+    acts(before, (0, "a"), (1, "a"), (2, "a"))
+
+    after.restore(before.snapshot())
+
+    assert acts(after, (3, "a")) == []
+
+
+@pytest.mark.parametrize(
+    "state", [b"", b"[]", b'{"version": 99}', b'{"version": 1, "counts": {}, "windows": {"x": 1}}']
+)
+def test_what_is_no_snapshot_changes_nothing(state: bytes) -> None:
+    one = engine(COUNT)
+    acts(one, (0, "a"), (1, "a"))
+
+    with pytest.raises(ValueError, match="snapshot"):
+        one.restore(state)
+
+    assert len(acts(one, (2, "a"))) == 1
+
+
+def test_too_late_an_event_is_counted_and_a_clock_set_back_begins_anew() -> None:
+    one = engine(COUNT)
+    acts(one, (1_000_000, "a"))
+
+    found = acts(one, (0, "a"), (1, "a"))
+    assert found == []
+    assert one.states()[-1].lost == {"late": 2}
+
+    assert len(acts(one, (2, "a"))) == 1
+
+
+def test_base_rules_speak_for_themselves_only_if_the_correlation_generates() -> None:
+    silent = acts(engine(COUNT), (0, "a"))
+    loud = acts(engine(COUNT.replace("{type", "{generate: true, type")), (0, "a"))
+
+    assert silent == []
+    assert [finding.title for finding in loud] == ["T"]
+
+
+@pytest.mark.parametrize(
+    ("condition", "values", "speaks"),
+    [
+        ("type: value_count, condition: {field: v, gte: 3}", ["x", "y", "y"], False),
+        ("type: value_count, condition: {field: v, gte: 3}", ["x", "y", "z"], True),
+        ("type: value_count, condition: {field: v, gte: 2}", [42, "42", None], False),
+        ("type: value_sum, condition: {field: v, gt: 10}", [5, 5], False),
+        ("type: value_sum, condition: {field: v, gt: 10}", [5, "5.5"], True),
+        ("type: value_avg, condition: {field: v, gte: 4}", [2, 5.9], False),
+        ("type: value_avg, condition: {field: v, gte: 4}", [2, 6], True),
+        ("type: value_median, condition: {field: v, eq: 5}", [9, 5], False),
+        ("type: value_median, condition: {field: v, eq: 7}", [9, 5], True),
+        ("type: value_percentile, condition: {field: v, percentile: 90, gt: 9}", [9, 9], False),
+        ("type: value_percentile, condition: {field: v, percentile: 90, gt: 9}", [0, 11], True),
+        ("type: value_percentile, condition: {field: v, lte: 50}", ["x", "y"], True),
+        ("type: value_percentile, condition: {field: v, lte: 49}", ["x", "y"], False),
+        ("type: event_count, condition: {gte: 2, lte: 3}", ["x"], False),
+        ("type: event_count, condition: {gte: 2, lte: 3}", ["x", "y"], True),
+        ("type: event_count, condition: {gt: 2, neq: 3}", ["x", "y", "z"], False),
+    ],
+)
+def test_what_is_measured(condition: str, values: list[object], speaks: bool) -> None:
+    one = engine(correlated(f"{condition}, rules: a, timespan: 1h"))
+
+    found = list(one.detect([event(at, act="a", v=value) for at, value in enumerate(values)]))
+
+    # The last event decides: what spoke before it (a share of 100 %) is not asked.
+    assert any(finding.events[-1].fields["v"] == values[-1] for finding in found) is speaks
+
+
+def test_a_range_of_limits_ends_above_too() -> None:
+    one = engine(correlated("type: event_count, rules: a, timespan: 5s, condition: {gt: 1, lt: 3}"))
+
+    found = list(one.detect([event(at, act="a") for at in (0, 0.1, 0.2, 0.3)]))
+    found += one.tick(START + timedelta(seconds=60))
+
+    assert [finding.count for finding in found] == [1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "order", "speaks"),
+    [
+        ("temporal", "ab", False),
+        ("temporal", "cab", True),
+        ("temporal_ordered", "cab", False),
+        ("temporal_ordered", "abc", True),
+        ("temporal_ordered", "aacbc", True),
+        ("temporal_ordered", "acb", False),
+    ],
+)
+def test_rules_together_and_in_order(kind: str, order: str, speaks: bool) -> None:
+    one = engine(correlated(f"type: {kind}, rules: [a, b, c], timespan: 1m"))
+
+    found = acts(one, *enumerate(order))
+
+    assert bool(found) is speaks
+
+
+def test_an_ordered_window_whose_first_event_is_too_old_is_silent() -> None:
+    one = engine(correlated("type: temporal_ordered, rules: [a, b, c], timespan: 1m"))
+
+    assert acts(one, (0, "a"), (59, "b"), (60.5, "c")) == []
+    assert len(acts(one, (61, "a"), (62, "b"), (63, "c"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("expression", "order", "speaks"),
+    [
+        ("a and (b or c)", "ba", True),
+        ("a and (b or c)", "bc", False),
+        ("a and not b", "a", True),
+        ("a and not b", "ba", False),
+    ],
+)
+def test_boolean_conditions_over_rule_names(expression: str, order: str, speaks: bool) -> None:
+    one = engine(correlated(f"type: temporal, timespan: 1m, condition: {expression}"))
+
+    found = acts(one, *enumerate(order))
+
+    assert bool(found) is speaks
+
+
+def test_aliases_join_fields_of_different_names() -> None:
+    one = engine(
+        correlated(
+            "type: temporal, rules: [a, b], group-by: [who], timespan: 1m, "
+            "aliases: {who: {a: source.ip, b: destination.ip}}"
+        )
+    )
+
+    found = list(
+        one.detect(
+            [
+                event(0, act="a", source__ip="10.0.0.1", destination__ip="10.0.0.2"),
+                event(1, act="b", source__ip="10.0.0.3", destination__ip="10.0.0.2"),
+                event(2, act="b", source__ip="10.0.0.3", destination__ip="10.0.0.1"),
+            ]
+        )
+    )
+
+    assert [finding.group for finding in found] == [(("who", "10.0.0.1"),)]
+    assert found[0].events[-1].time == START + timedelta(seconds=2)
+
+
+CHAIN = COUNT + (
+    "---\ntitle: Chain\ncorrelation: {type: temporal, rules: [together, b], timespan: 1h, "
+    "group-by: [source.ip]}\n"
+)
+
+
+def test_a_correlation_builds_on_another() -> None:
+    found = acts(engine(CHAIN), (0, "a"), (1, "a"), (2, "a"), (3, "b"))
+
+    assert [finding.title for finding in found] == ["Chain"]
+
+
+def test_a_circle_of_correlations_is_refused_with_its_line_and_the_rest_loads() -> None:
+    text = (
+        f"{BASES}title: X\nname: x\ncorrelation: {{type: temporal, rules: [a, y], timespan: 1m}}\n"
+        "---\ntitle: Y\nname: y\ncorrelation: {type: temporal, rules: [x, b], timespan: 1m}\n"
+    )
+
+    rules = load_text(text)
+
+    assert len(rules.rules) == 3
+    assert [reason.partition(": ")[2] for reason in reasons(rules)] == [
+        "it builds on itself, or on what is refused"
+    ] * 2
+
+
+@pytest.mark.parametrize(
+    ("section", "reason"),
+    [
+        ("type: event_count, rules: z, timespan: 1m, condition: {gte: 1}", "rule z is not there"),
+        ("type: magic, rules: a, timespan: 1m", "'magic' is no type of correlation"),
+        (
+            "type: event_count, rules: a, timespan: 1m",
+            "the condition of the correlation is missing",
+        ),
+        ("type: temporal, rules: a, timespan: 0s", "'0s' is no time span like 90s, 5m, 1h or 7d"),
+        ("type: value_sum, rules: a, timespan: 1m, condition: {gt: 1}", "value_sum needs a field"),
+        (
+            "type: event_count, rules: a, timespan: 1m, condition: a",
+            "a boolean condition needs a temporal type",
+        ),
+        (
+            "type: event_count, rules: a, timespan: 1m, condition: {gte: true}",
+            "True is no number",
+        ),
+        ("type: temporal, rules: a, timespan: 1m, colour: red", "'colour' is not known here"),
+        (
+            "type: temporal, rules: [a, b], timespan: 1m, condition: a and c",
+            "rules and condition differ in b",
+        ),
+    ],
+)
+def test_a_faulty_correlation_is_refused(section: str, reason: str) -> None:
+    rules = load_text(correlated(section))
+
+    assert [one.partition(": ")[2] for one in reasons(rules)] == [reason]
+
+
+def test_groups_are_bounded_and_the_one_not_seen_for_longest_goes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "GROUPS_MAX", 2)
+    one = engine(COUNT)
+
+    for at, source in enumerate(["1", "1", "2", "3", "1"]):
+        list(one.detect([event(at, act="a", source__ip=source)]))
+
+    assert one.states()[-1].lost == {"evicted": 2}
+
+
+def test_a_full_window_drops_its_oldest_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "ENTRIES_MAX", 5)
+    one = engine(COUNT)
+
+    acts(one, *((second, "a") for second in range(8)))
+
+    assert one.states()[-1].lost == {"cut": 3}
+
+
+def test_time_that_passes_forgets_windows() -> None:
+    one = engine(COUNT)
+    acts(one, (0, "a"), (1, "a"))
+
+    list(one.tick(START + timedelta(hours=1)))
+
+    assert b'"entries":[{' not in one.snapshot()
+
+
+ABSENT = (
+    f"{BASES}title: Command without order\ncw_absence: "
+    "{trigger: a, expected: b, within: 30s, before: 60s, by: [phys.point]}\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("order_s", "speaks"),
+    [(-60.0, False), (-60.5, True), (0.0, False), (30.0, False), (30.5, True), (None, True)],
+)
+def test_a_trigger_without_what_it_should_come_with(order_s: float | None, speaks: bool) -> None:
+    one = engine(ABSENT)
+    events = [event(100, act="a", phys__point="P1")]
+    if order_s is not None:
+        events.append(event(100 + order_s, act="b", phys__point="P1"))
+    events.sort(key=lambda seen: seen.time)
+
+    found = list(one.detect(events)) + list(one.tick(START + timedelta(seconds=131)))
+
+    assert bool(found) is speaks
+
+
+def test_an_absence_waits_until_its_time_is_over_and_survives_a_restart() -> None:
+    before, after = engine(ABSENT), engine(ABSENT)
+    assert list(before.detect([event(0, act="a", phys__point="P1")])) == []
+    assert list(before.tick(START + timedelta(seconds=30))) == []
+
+    after.restore(before.snapshot())
+    found = list(after.tick(START + timedelta(seconds=31)))
+
+    assert [finding.title for finding in found] == ["Command without order"]
+    assert found[0].description == (
+        "Command without order: T, and no T from 60 s before to 30 s after it."
+    )
+    assert list(after.tick(START + timedelta(seconds=90))) == []
+
+
+def test_what_is_expected_at_another_point_does_not_count() -> None:
+    one = engine(ABSENT)
+
+    list(one.detect([event(0, act="a", phys__point="P1"), event(1, act="b", phys__point="P2")]))
+
+    assert len(list(one.tick(START + timedelta(seconds=31)))) == 1
+
+
+def test_an_absence_with_no_time_to_wait_decides_at_once() -> None:
+    one = engine(ABSENT.replace("within: 30s", "within: 0s"))
+
+    found = list(one.detect([event(0, act="a", phys__point="P1")]))
+
+    assert len(found) == 1
+
+
+def test_a_correlation_whose_base_is_not_evaluated_says_so() -> None:
+    text = COUNT.replace("{act: a}", "{'act|expand': '%acts%'}")
+
+    state = Engine(load_text(text)).states()[-1]
+
+    assert (state.state, state.reason) == ("not evaluated", "T: needs %acts%")
