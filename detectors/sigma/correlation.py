@@ -79,8 +79,7 @@ class Correlator:
     """All correlations and absences of a rule set, base before what builds on it."""
 
     def __init__(self, rules: RuleSet) -> None:
-        speaking = (*rules.rules, *rules.correlations, *rules.absences)
-        titles = {one.id: one.analytic.name for one in speaking}
+        titles = {one.id: one.analytic.name for one in rules.speaking()}
         states = [_Windows(one, titles) for one in rules.correlations]
         self._states: dict[str, _Windows | _Absences] = {one.id: one for one in states}
         self._states |= {one.id: _Absences(one, titles) for one in rules.absences}

@@ -202,6 +202,10 @@ class RuleSet(msgspec.Struct, frozen=True):
     refused: tuple[RuleError, ...] = ()
     """The `RuleError` of everything that could not be loaded."""
 
+    def speaking(self) -> list[Rule | Correlation | Absence]:
+        """Everything that may give findings."""
+        return [*self.rules, *self.correlations, *self.absences]
+
 
 def items_of(selection: Selection) -> Iterator[Item]:
     """Every line of a selection."""

@@ -1,0 +1,169 @@
+"""`rule check`: what is wrong with rules, and what could be better, with file and line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from cityward.errors import RuleError
+from cityward.fields import FIELDS
+from detectors.sigma import attack, condition
+from detectors.sigma.load import load_folder
+from detectors.sigma.rule import Absence, Correlation, Filter, Rule, RuleSet
+from detectors.sigma.samples import lacks, read_samples, samples_file
+from detectors.sigma.sentence import fields_of
+
+TITLE_MAX = 45
+OURS = "cityward"
+"""The taxonomy whose field names are those of the field table."""
+_WORDS = frozenset({"count", "value", "timespan"})
+"""What the sentence of a correlation has beside fields."""
+
+Speaking = Rule | Correlation | Absence
+
+
+class Problem(msgspec.Struct, frozen=True, order=True):
+    """One line of what `rule check` says."""
+
+    where: str
+    """`file:line`."""
+    what: str
+    severity: Literal["error", "warning"] = "error"
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.severity}: {self.what}"
+
+
+def check(path: Path, *others: Path) -> list[Problem]:
+    """Check a file or folder of rules.
+
+    Args:
+        path: What is checked.
+        others: Files and folders that it may refer to, and that are not checked themselves.
+    """
+    return sorted(set(_problems(load_folder(path, *others), path)))
+
+
+def _problems(rules: RuleSet, path: Path) -> Iterator[Problem]:
+    for error in rules.refused:
+        if _is_below(error.where.rpartition(":")[0] or error.where, path):
+            yield Problem(error.where, error.what)
+    ours = _of_ours(rules)
+    for one in rules.speaking():
+        if _is_below(one.document.file, path):
+            yield from _head(one)
+            yield from _attack(one)
+            yield from _names(one, one.id in ours)
+            yield from _samples(one)
+    for one in rules.rules:
+        if _is_below(one.document.file, path):
+            yield from _unused(one)
+    for tuning in rules.filters:
+        if _is_below(tuning.document.file, path) and tuning.document.value.get("taxonomy") == OURS:
+            yield from _unknown(tuning, sorted(tuning.detection.fields()), "filter")
+
+
+def _is_below(file: str, path: Path) -> bool:
+    return Path(file) == path or path in Path(file).parents
+
+
+def _of_ours(rules: RuleSet) -> frozenset[str]:
+    """What uses the field table: rules that say so, and what builds on them alone."""
+    ours = {one.id for one in rules.rules if one.taxonomy == OURS}
+    for correlation in rules.correlations:
+        if ours.issuperset(correlation.rules):
+            ours.add(correlation.id)
+    for absence in rules.absences:
+        if ours.issuperset((absence.trigger, absence.expected)):
+            ours.add(absence.id)
+    return frozenset(ours)
+
+
+def _head(one: Speaking) -> Iterator[Problem]:
+    value, where = one.document.value, one.document.where
+    for name in ("id", "level"):
+        if value.get(name) is None:
+            yield Problem(where(), f"`{name}` is missing")
+    for name in ("description", "falsepositives", "author"):
+        if not value.get(name):
+            yield Problem(where(), f"`{name}` is missing", "warning")
+    if len(one.analytic.name) > TITLE_MAX:
+        what = f"the title has {len(one.analytic.name)} characters, more than {TITLE_MAX}"
+        yield Problem(where("title"), what, "warning")
+
+
+def _attack(one: Speaking) -> Iterator[Problem]:
+    where, tags = one.document.where("tags"), one.analytic.tags
+    meaning = attack.read_tags(tags)
+    for word in meaning.unknown:
+        yield Problem(where, f"{word} is unknown to ATT&CK {_versions()}")
+    for tag in tags:
+        technique = tag.rpartition("attack.")[2].upper()
+        for framework in attack.table().values():
+            if now := framework.replaced.get(technique):
+                yield Problem(where, f"{technique} is {now} now", "warning")
+    if not meaning.techniques:
+        yield Problem(where, "no ATT&CK technique is named", "warning")
+
+
+def _versions() -> str:
+    return " and ".join(f"{name} {one.version}" for name, one in attack.table().items())
+
+
+def _names(one: Speaking, ours: bool) -> Iterator[Problem]:
+    if not ours:
+        return
+    if not one.own.sentence:
+        where = one.document.where("cityward")
+        yield Problem(where, "no sentence of its own (cityward: {sentence: …})", "warning")
+    template = sorted(set(fields_of(one.own.sentence)))
+    if isinstance(one, Rule):
+        yield from _unknown(one, sorted(one.detection.fields()), "detection")
+    else:
+        template = [name for name in template if name not in {*_WORDS, *one.group_by}]
+        yield from _unknown(one, _group_fields(one), "correlation", "group-by")
+    yield from _unknown(one, template, "cityward", "sentence")
+
+
+def _group_fields(one: Correlation | Absence) -> list[str]:
+    if isinstance(one, Absence):
+        return list(one.group_by)
+    aliased = [field for mapping in one.aliases.values() for field in mapping.values()]
+    return [name for name in one.group_by if name not in one.aliases] + aliased + list(one.field)
+
+
+def _unknown(one: Speaking | Filter, names: list[str], *place: str) -> Iterator[Problem]:
+    for name in names:
+        if name not in FIELDS and not name.startswith("cw.vendor."):
+            where = one.document.where(*_place_of(one, name, place))
+            yield Problem(where, f"{name} is no field of the table")
+
+
+def _place_of(one: Speaking | Filter, name: str, place: tuple[str, ...]) -> tuple[str | int, ...]:
+    """Where the field stands first, or at least its section."""
+    for key in one.document.lines:
+        if key[: len(place)] == place and key and str(key[-1]).split("|")[0] == name:
+            return key
+    return place
+
+
+def _unused(rule: Rule) -> Iterator[Problem]:
+    used = {name for _, read in rule.detection.conditions for name, _ in condition.named(read)}
+    for name in rule.detection.selections:
+        if name not in used:
+            where = rule.document.where("detection", name)
+            yield Problem(where, f"no condition uses the selection {name}", "warning")
+
+
+def _samples(one: Speaking) -> Iterator[Problem]:
+    file = samples_file(Path(one.document.file))
+    try:
+        samples = read_samples(file)
+    except RuleError as error:
+        yield Problem(error.where, error.what)
+        return
+    for what in lacks(samples):
+        yield Problem(str(file), what)

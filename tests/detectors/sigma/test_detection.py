@@ -1,0 +1,445 @@
+"""Selections and modifiers: each with values that hold and values that do not."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from detectors.sigma.load import load_text
+from detectors.sigma.matchers import compile_item
+from detectors.sigma.view import View
+from tests.detectors.sigma.city import HEAD, engine, event, reasons, rule_of
+
+NOON = datetime(2026, 1, 5, 12, 30, tzinfo=UTC)
+ABSENT: Any = object()
+
+
+def holds(key: str, wanted: Any, seen: Any, **placeholders: list[str]) -> bool:
+    fields = {} if seen is ABSENT else {key.split("|", maxsplit=1)[0]: seen}
+    return compile_item(key, wanted, placeholders).holds(View(fields))
+
+
+CASES: list[tuple[str, Any, list[Any], list[Any]]] = [
+    # modifiers, wanted, held by, not held by
+    ("f", "Modbus", ["modbus", "MODBUS"], ["modbus ", "mod", "", None, ABSENT]),
+    ("f", ["a", "b"], ["A", "b", ["x", "b"]], ["ab", [], ["x"], ABSENT]),
+    ("f", "", [""], [" ", None, ABSENT]),
+    ("f", None, [None, ABSENT, [], [None]], ["", 0, "null", ["x"]]),
+    ("f", 42, [42, "42", 42.0, "42.0", [1, 42]], [43, "4", "42 ", True, None, ABSENT]),
+    ("f", "42", [42, "42", 42.0], ["42.0", 43, ABSENT]),
+    ("f", 1, [1, "1"], [True, "true"]),
+    ("f", 2.5, [2.5, "2.5"], [2, "2,5"]),
+    ("f", True, [True, "true", "True"], [False, 1, "1", ABSENT]),
+    ("f", "*", ["x", "", 0, False], [None, ABSENT]),
+    ("f", "a*", ["a", "ab", "a\nb"], ["ba"]),
+    ("f", "*a", ["a", "ba"], ["ab"]),
+    ("f", "*a*", ["a", "bab"], ["b"]),
+    ("f", "a*b*c", ["abc", "a--b--c", "abbc"], ["ac", "acb", "xabc"]),
+    ("f", "ab*ba", ["abba", "abxba"], ["aba"]),
+    ("f", "a?c", ["abc", "aäc", "a\nc"], ["ac", "abbc"]),
+    ("f", "46*", [4624, "4625"], [5462]),
+    ("f", r"a\*c", ["a*c"], ["abc", r"a\c"]),
+    ("f", r"a\?c", ["a?c"], ["abc"]),
+    ("f", r"a\\*c", [r"a\bc", r"a\c"], ["abc", "a*c"]),
+    ("f", r"C:\Windows", [r"c:\windows"], ["C:Windows"]),
+    ("f", r"\\\\server", [r"\\server"], [r"\server"]),
+    ("f|contains", "WIN", ["xwiny"], ["w in", ABSENT]),
+    ("f|contains", ["a", "b"], ["xa", "bx"], ["x"]),
+    ("f|contains|all", ["a", "b"], ["ba", "a b", ["a", "b"]], ["a", "b", ABSENT]),
+    ("f|contains", "a*b", ["xaxbx"], ["ba"]),
+    ("f|startswith", "a", ["ABC"], ["ba"]),
+    ("f|startswith", 46, [4624, "46"], [5464]),
+    ("f|endswith", ".exe", ["X.EXE"], [".exe.txt"]),
+    ("f|cased", "Ab", ["Ab"], ["ab", "AB"]),
+    ("f|contains|cased", "Ab", ["xAbx"], ["xabx"]),
+    ("f|cased|startswith", "A?", ["Abc"], ["abc", "A"]),
+    ("f|exists", True, ["x", None, ""], [ABSENT]),
+    ("f|exists", False, [ABSENT], ["x", None]),
+    ("f|neq", "a", ["b", "", ABSENT, None], ["A", ["b", "a"]]),
+    ("f|neq", ["a", "b"], ["c", ABSENT], ["a", "b"]),
+    ("f|contains|neq", "a", ["b"], ["bab"]),
+    ("f|re", "^f.o$", ["foo"], ["Foo", "xfoo", "f\no", ABSENT]),
+    ("f|re", "o+", ["foo"], ["f"]),
+    ("f|re|i", "^foo$", ["FOO"], ["foo1"]),
+    ("f|re|m", "^b$", ["a\nb\nc"], ["ab"]),
+    ("f|re|s", "a.b", ["a\nb"], ["ab"]),
+    ("f|re|i|m|s", "^A.b$", ["x\na\nB"], ["xa\nb"]),
+    ("f|re", r"^\d+$", [42, "42"], ["x42"]),
+    ("f|re", "a", ["\ud800a"], ["\ud800"]),
+    ("f|base64", "foo", ["Zm9v"], ["Zm9vx", "foo"]),
+    ("f|base64|contains", "foobar", ["x Zm9vYmFy x"], ["foobar"]),
+    (
+        "f|base64offset|contains",
+        "/bin/bash",
+        ["L2Jpbi9iYXNo", "IC9iaW4vYmFzaA==", "ICAvYmluL2Jhc2g=", "eDEvYmluL2Jhc2ggLWk="],
+        ["/bin/bash", "L2Jpbg=="],
+    ),
+    ("f|base64offset|contains", "ä!", ["w6Qh", "IMOkIQ==", "ICDDpCE="], ["w6Q="]),
+    ("f|wide|base64", "foo", ["ZgBvAG8A"], ["Zm9v"]),
+    ("f|utf16le|base64", "foo", ["ZgBvAG8A"], ["Zm9v"]),
+    ("f|utf16be|base64", "foo", ["AGYAbwBv"], ["ZgBvAG8A"]),
+    ("f|utf16|base64", "foo", ["//5mAG8AbwA="], ["ZgBvAG8A"]),
+    ("f|wide|base64offset|contains", "äb", ["5ABiAA=="], ["w6Ri"]),
+    ("f|wide", "ab", ["a\0b\0"], ["ab"]),
+    (
+        "f|windash|contains",
+        " -enc x",
+        ["p -enc x", "p /enc x", "p \u2013enc x", "p \u2014enc x", "p \u2015enc x"],
+        ["p enc x", "p +enc x", "p \u2010enc x"],
+    ),
+    ("f|contains|windash", "-a-b", ["/a-b"], ["/a/b"]),
+    ("f|windash|base64", "-a", ["LWE=", "L2E=", "4oCTYQ=="], ["K2E="]),
+    ("f|lt", 5, [4, "4.9", -1], [5, "x", True, None, ABSENT]),
+    ("f|lte", 5, [5, "5.0"], [5.1]),
+    ("f|gt", "5", [6, "5.1"], [5]),
+    ("f|gte", 5.5, [5.5, "1e1"], [5, "nan", float("nan")]),
+    ("f|gte", [10, 20], [10, 15], [9]),
+    ("f|cidr", "10.0.0.0/8", ["10.1.2.3", "::ffff:10.0.0.1"], ["11.0.0.1", "x", "", ABSENT]),
+    (
+        "f|cidr",
+        ["10.0.0.0/8", "192.168.0.0/16"],
+        ["192.168.1.1", ["8.8.8.8", "10.0.0.1"]],
+        ["8.8.8.8"],
+    ),
+    ("f|cidr", "2001:db8::/32", ["2001:DB8::1"], ["2001:db9::1", "10.0.0.1"]),
+    ("f|minute", 30, [NOON, "2026-01-05T12:30:59+00:00"], ["12:30", 30, ABSENT]),
+    ("f|hour", 12, [NOON, "2026-01-05T14:30:00+02:00"], ["2026-01-05T14:30:00Z"]),
+    ("f|hour|gte", 12, [NOON], ["2026-01-05T11:59:59Z"]),
+    ("f|day", 5, [NOON], ["2026-01-06"]),
+    ("f|week", 2, [NOON], ["2026-01-04"]),
+    ("f|month", [1, 2], [NOON], ["2026-03-01"]),
+    ("f|year", 2026, [NOON], ["2025-12-31"]),
+    ("f|hour|neq", 12, ["2026-01-05T11:00:00Z", ABSENT], [NOON]),
+]
+
+
+@pytest.mark.parametrize(
+    ("key", "wanted", "held", "not_held"), CASES, ids=lambda one: str(one)[:40]
+)
+def test_modifier(key: str, wanted: Any, held: list[Any], not_held: list[Any]) -> None:
+    assert [holds(key, wanted, seen) for seen in held] == [True] * len(held)
+    assert [holds(key, wanted, seen) for seen in not_held] == [False] * len(not_held)
+
+
+@pytest.mark.parametrize(
+    ("key", "a", "b", "expected"),
+    [
+        ("a|fieldref", "x", "X", True),
+        ("a|fieldref", 42, "42", True),
+        ("a|fieldref", "x", "y", False),
+        ("a|fieldref", ABSENT, ABSENT, False),
+        ("a|fieldref", ["x", "y"], ["y"], True),
+        ("a|fieldref|cased", "x", "X", False),
+        ("a|fieldref|neq", "x", "y", True),
+        ("a|fieldref|neq", "x", "x", False),
+        ("a|fieldref|neq", ABSENT, "x", True),
+        ("a|fieldref|contains", "abc", "B", True),
+        ("a|fieldref|startswith", "abc", "a", True),
+        ("a|fieldref|startswith", "abc", "b", False),
+        ("a|fieldref|endswith", "abc", "c", True),
+        ("a|endswith|fieldref", "abc", "b", False),
+    ],
+)
+def test_two_fields_are_compared(key: str, a: Any, b: Any, expected: bool) -> None:
+    fields = {name: value for name, value in (("a", a), ("b", b)) if value is not ABSENT}
+
+    assert compile_item(key, "b").holds(View(fields)) is expected
+
+
+@pytest.mark.parametrize(
+    ("key", "wanted", "seen", "expected"),
+    [
+        ("f|expand", "%writers%", "10.0.0.2", True),
+        ("f|expand", "%writers%", "10.0.0.3", False),
+        ("f|expand|neq", "%writers%", "10.0.0.3", True),
+        ("f|expand", "ip-%writers%-x", "ip-10.0.0.1-x", True),
+        ("f|expand|startswith", "%writers%", "10.0.0.1:502", True),
+        ("f|expand", "%stars%", "a*b", True),
+        ("f|expand", "%stars%", "axb", False),
+        ("f|expand|cidr", "%nets%", "10.9.0.1", True),
+        ("f|cidr|expand", "%nets%", "192.0.2.1", True),
+        ("f|cidr|expand", "%nets%", "11.0.0.1", False),
+        ("f|re|expand", "^%stars%$", "a*b", True),
+        ("f|re|expand", "^%stars%$", "aab", False),
+        ("f", "%writers%", "%writers%", True),
+        ("f|gt|expand", "%limit%", 6, True),
+    ],
+)
+def test_placeholders_are_filled_in(key: str, wanted: str, seen: Any, expected: bool) -> None:
+    site = {
+        "writers": ["10.0.0.1", "10.0.0.2"],
+        "stars": ["a*b"],
+        "nets": ["10.0.0.0/8", "192.0.2.1"],
+        "limit": ["5"],
+    }
+
+    assert holds(key, wanted, seen, **site) is expected
+
+
+def test_a_missing_placeholder_leaves_the_rule_out_and_says_what_it_needs() -> None:
+    text = rule_of("  s: {f|expand: '%writers%'}\n  condition: not s\n")
+
+    for given in ({}, {"writers": []}):
+        one = engine(text, given)
+
+        assert list(one.detect([event(f="x")])) == []
+        assert (one.states()[0].state, one.states()[0].reason) == (
+            "not evaluated",
+            "needs %writers%",
+        )
+    assert len(list(engine(text, {"writers": ["y"]}).detect([event(f="x")]))) == 1
+
+
+def test_a_placeholder_of_a_wrong_kind_refuses_the_rule() -> None:
+    text = rule_of("  s: {f|cidr|expand: '%nets%'}\n  condition: s\n")
+
+    state = engine(text, {"nets": ["my net"]}).states()[0]
+
+    assert state.state == "refused"
+    assert "my net" in state.reason
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("f|colour: x", "unknown modifier 'colour'"),
+        ("f|re: '(?=x)'", "invalid perl operator"),
+        ("f|re: '(a)\\1'", "invalid escape sequence"),
+        ("f|re: '('", "missing )"),
+        ("f|re: 'a{5000}'", "invalid repetition size"),
+        ("f|cidr: 10.0.0.1/8", "has host bits set"),
+        ("f|cidr: x", "does not appear to be"),
+        ("f|lt: x", "'x' is no number"),
+        ("f|exists: 'yes'", "exists wants true or false"),
+        ("f|exists|contains: true", "contains cannot stand with exists"),
+        ("f|lt|gt: 5", "gt and lt exclude each other"),
+        ("f|i: x", "i cannot stand with text"),
+        ("f|contains|contains: x", "a modifier stands twice"),
+        ("f|contains: null", "null cannot stand with contains"),
+        ("f|base64: 'a*'", "wildcards cannot be encoded"),
+        ("f|fieldref: 'a*'", "without wildcards"),
+        ("f|re|cidr: x", "cidr cannot stand with re"),
+        ("f: []", "f has an empty list of values"),
+        ("f: {g: x}", "is no value"),
+        ("f: [[x]]", "is no value"),
+        ("'|exists': true", "exists needs a field"),
+    ],
+)
+def test_a_faulty_line_is_refused_with_its_line(line: str, reason: str) -> None:
+    refused = reasons(load_text(rule_of(f"  s:\n    {line}\n  condition: s\n")))
+
+    assert len(refused) == 1
+    assert refused[0].startswith("6: ")
+    assert reason in refused[0]
+
+
+def matches(detection: str, **fields: Any) -> bool:
+    return bool(list(engine(rule_of(detection)).detect([event(**fields)])))
+
+
+@pytest.mark.parametrize(
+    ("condition", "a", "b", "expected"),
+    [
+        ("a", 1, 0, True),
+        ("not a", 0, 0, True),
+        ("a and b", 1, 0, False),
+        ("a or b", 0, 1, True),
+        ("a or b and not a", 1, 0, True),
+        ("(a or b) and not a", 1, 0, False),
+        ("not a and not b", 0, 0, True),
+        ("not (a and b)", 1, 0, True),
+        ("NOT a AND b", 0, 1, True),
+        ("1 of them", 0, 1, True),
+        ("any of them", 0, 0, False),
+        ("all of them", 1, 1, True),
+        ("all of them", 1, 0, False),
+        ("1 of a*", 1, 0, True),
+        ("1 of _*", 0, 0, True),
+        ("not 1 of b*", 1, 1, False),
+        ("[a, b]", 0, 1, True),
+        ("[a, b]", 0, 0, False),
+    ],
+)
+def test_condition(condition: str, a: int, b: int, expected: bool) -> None:
+    detection = f"  a: {{f: 1}}\n  b: {{g: 1}}\n  _c: {{h: 0}}\n  condition: {condition}\n"
+
+    assert matches(detection, f=a, g=b, h=0) is expected
+
+
+@pytest.mark.parametrize(
+    ("condition", "reason"),
+    [
+        ("x", "selection 'x' is not defined"),
+        ("a and", "the condition ends too early"),
+        ("(a", "a bracket of the condition is not closed"),
+        ("a b", "'b' is not expected in the condition"),
+        ("2 of a*", "`2 of` is no Sigma; write `1 of` or `all of`"),
+        ("1 of z*", "`1 of z*` selects nothing"),
+        ("a*", "pattern 'a*' needs `1 of` or `all of` before it"),
+        ("a | count() > 5", "pipe aggregation is deprecated; write a correlation document"),
+        ("'a # b'", "'#' is not expected in the condition"),
+        ("''", "the condition is empty"),
+    ],
+)
+def test_a_faulty_condition_is_refused_with_its_line(condition: str, reason: str) -> None:
+    detection = f"  a: {{f: 1}}\n  b: {{g: 1}}\n  condition: {condition}\n"
+
+    assert reasons(load_text(rule_of(detection))) == [f"7: {reason}"]
+
+
+def test_a_timeframe_is_refused_with_its_line() -> None:
+    text = rule_of("  a: {f: 1}\n  timeframe: 5m\n  condition: a\n")
+
+    assert reasons(load_text(text)) == ["6: timeframe is deprecated; write a correlation document"]
+
+
+def test_lists_of_mappings_are_alternatives_and_lines_of_a_mapping_all_count() -> None:
+    detection = "  s:\n    - {f: 1, g: 1}\n    - {h: 1}\n    - word\n  condition: s\n"
+
+    assert matches(detection, f=1, g=1)
+    assert not matches(detection, f=1, g=2)
+    assert matches(detection, h=1)
+    assert matches(detection, x="a Word here")
+
+
+def test_keyword_on_structured_events_ignored() -> None:
+    """A keyword looks at every value of an event, whatever its field, and at the raw record."""
+    one = "  k: [failed, denied]\n  condition: k\n"
+    both = "  k:\n    '|all': [failed, denied]\n  condition: k\n"
+
+    assert matches(one, event__reason="login FAILED")
+    assert matches(one, cw__vendor={"deep": "failed"})
+    assert not matches(one, cw__operator="failed")
+    assert not matches(both, event__reason="login failed")
+    assert matches(both, event__reason="login failed", x="denied")
+    assert list(engine(rule_of(one)).detect([event(0, data=b"x failed")]))
+    assert matches("  k: 4624\n  condition: k\n", x="event 4624")
+    assert matches("  k:\n    '|re': 'f.*d'\n  condition: k\n", x="xfooood")
+
+
+def test_42_is_not_unequal_to_its_text() -> None:
+    assert matches("  s: {f: 42}\n  condition: s\n", f="42")
+    assert matches("  s: {f: '42'}\n  condition: s\n", f=42)
+
+
+def test_missing_field_under_not() -> None:
+    assert matches("  s: {f: 1}\n  condition: not s\n", g=1)
+
+
+def test_two_dashes_instead_of_five() -> None:
+    for dash in "-/\u2013\u2014\u2015":
+        assert matches("  s: {f|windash|contains: ' -x'}\n  condition: s\n", f=f"a {dash}x")
+
+
+def test_results_silently_cut_at_ten_rules() -> None:
+    text = "---\n".join(
+        rule_of("  s: {f: 1}\n  condition: s\n").replace("T\n", f"T{n}\n", 1) for n in range(25)
+    )
+
+    assert len(list(engine(text).detect([event(f=1)]))) == 25
+
+
+def test_nested_input_is_flattened_and_lists_match_if_a_member_does() -> None:
+    detection = "  s: {a.b: x, a.c: 2}\n  condition: s\n"
+
+    assert matches(detection, a={"b": ["y", "x"], "c": 2})
+    assert matches(detection, a=[{"b": "x"}, {"c": 2}])
+    assert not matches(detection, a={"b": "y", "c": 2})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ("{service: test}", True),
+        ("{category: flow}", True),
+        ("{category: flow, service: test}", True),
+        ("{category: FLOW}", True),
+        ("{product: zeek}", False),
+        ("{category: flow, service: other}", False),
+    ],
+)
+def test_a_rule_sees_only_events_of_its_log_source(wanted: str, expected: bool) -> None:
+    """A rule that is nothing but a negation would match everything else too."""
+    from cityward.event import LogSource
+
+    text = rule_of("  s: {f: 1}\n  condition: not s\n").replace("{service: test}", wanted)
+    seen = event(0, LogSource(category="flow", service="test"), f=2)
+
+    assert bool(list(engine(text).detect([seen]))) is expected
+
+
+def test_why_it_spoke_and_why_it_did_not() -> None:
+    one = engine(rule_of("  s: {f: [a, b], g|gt: 5}\n  old: {h: x}\n  condition: s and not old\n"))
+
+    found = next(iter(one.detect([event(f="A", g=7)])))
+    not_found = one.explain(found.analytic.id, event(f="c", h="x"))
+
+    assert [(c.field, c.wanted, c.saw, c.held, c.negated) for c in found.why.checks] == [
+        ("f", "is one of a, b", "A", True, False),
+        ("g", "is more than 5", "7", True, False),
+        ("h", "is x", "(missing)", False, True),
+    ]
+    assert found.why.condition == "s and not old"
+    assert [(c.field, c.saw, c.held, c.negated) for c in not_found.checks] == [
+        ("f", "c", False, False),
+        ("g", "(missing)", False, False),
+        ("h", "x", True, True),
+    ]
+
+
+def test_the_sentence_names_values_and_leaves_out_what_is_missing() -> None:
+    text = rule_of("  s: {f: 1}\n  condition: s\n") + (
+        "cityward: {sentence: '{source.ip} wrote {ot.point.address}[, value {ot.value}].', "
+        "impact: [loss_of_control], cause: malicious}\n"
+    )
+    one = engine(text)
+
+    found = list(
+        one.detect(
+            [
+                event(f=1, source__ip="10.0.0.9", ot__point__address=4001, ot__value=2.5),
+                event(f=1, source__ip="10.0.0.9"),
+            ]
+        )
+    )
+
+    assert found[0].description == "10.0.0.9 wrote 4001, value 2.5."
+    assert found[1].description == "10.0.0.9 wrote (unknown)."
+    assert found[0].fields == {
+        "source.ip": "10.0.0.9",
+        "ot.point.address": 4001,
+        "ot.value": 2.5,
+    }
+    assert found[0].group == (("source.ip", "10.0.0.9"),)
+    assert (found[0].severity, found[0].impact, found[0].cause) == (
+        "high",
+        ("loss_of_control",),
+        "malicious",
+    )
+
+
+def test_a_rule_knows_its_log_source_fields_and_matches() -> None:
+    one = engine(rule_of("  s: {f: 1, g: 1}\n  condition: 1 of s\n"))
+
+    assert one.states()[0].arriving is False
+    list(one.detect([event(f=1), event(f=2)]))
+
+    state = one.states()[0]
+    assert (state.arriving, state.evaluated, state.matches, state.never_seen) == (
+        True,
+        2,
+        0,
+        ("g",),
+    )
+
+
+def test_a_file_that_fails_is_named_and_the_rest_loads() -> None:
+    rules = load_text(
+        f"{HEAD}detection: {{s: {{f|x: 1}}, condition: s}}\n---\n"
+        + rule_of("  s: {f: 1}\n  condition: s\n")
+    )
+
+    assert len(rules.rules) == 1
+    assert reasons(rules) == ["4: unknown modifier 'x'"]

@@ -1,0 +1,220 @@
+"""What others say is true: SigmaHQ's regression data and rules, the specification, pySigma."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sigma.rule import SigmaRule
+
+from cityward import documents
+from cityward.event import Event, LogSource, Record
+from detectors.sigma import condition
+from detectors.sigma.engine import Engine
+from detectors.sigma.load import load_folder, read_document
+from detectors.sigma.rule import Correlation, Filter, Rule
+from detectors.sigma.view import View
+from tests.detectors.sigma import pysigma_twin
+from tests.detectors.sigma.city import reasons
+
+TIME = datetime(2026, 1, 5, tzinfo=UTC)
+RECORD = Record(b"", "cases", 1, TIME)
+
+
+def unpacked(data: Path, name: str, folder: Path) -> Path:
+    with tarfile.open(data / "sigma" / f"{name}.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+def cases(folder: Path) -> Iterator[dict[str, Any]]:
+    for line in (folder / "cases.ndjson").read_text().splitlines():
+        yield json.loads(line)
+
+
+def events_of(case: dict[str, Any]) -> list[Event]:
+    given = {key: case["logsource"].get(key, "") for key in ("category", "product", "service")}
+    return [Event(TIME, LogSource(**given), fields, RECORD) for fields in case["events"]]
+
+
+def test_sigmahq_regression_data_all_202_of_202(data: Path, tmp_path: Path) -> None:
+    folder = unpacked(data, "sigmahq_regression", tmp_path)
+    engine = Engine(load_folder(folder / "rules_under_test"))
+    wrong, tried = [], 0
+
+    for case in cases(folder):
+        tried += 1
+        wanted = case.get("corrected_match_count", case["expected_match_count"])
+        found = list(engine.detect(events_of(case)))
+        count = sum(one.analytic.id == case["rule_id"] for one in found)
+        if count != wanted and not (wanted is None and count >= 1):
+            wrong.append((case["case"], wanted, count))
+
+    assert (tried, wrong) == (202, [])
+
+
+def test_pysigma_agrees_on_every_regression_rule_and_event(data: Path, tmp_path: Path) -> None:
+    folder = unpacked(data, "sigmahq_regression", tmp_path)
+    rules = load_folder(folder / "rules_under_test").rules
+    events = [event for case in cases(folder) for event in case["events"]]
+    differ, held = [], 0
+
+    for rule in rules:
+        twin = SigmaRule.from_yaml(Path(rule.document.file).read_text())
+        for event in events:
+            ours = rule.detection.holds(View(event))
+            held += ours
+            if ours != pysigma_twin.matches(twin, event):
+                differ.append((rule.title, event))
+
+    assert held > 224
+    assert differ == []
+
+
+@pytest.mark.slow
+def test_all_3728_rules_of_sigmahq_load(data: Path, tmp_path: Path, record_property: Any) -> None:
+    folder = unpacked(data, "sigmahq_rules", tmp_path)
+    start_s = time.process_time()
+
+    rules = load_folder(folder)
+
+    record_property("load_s", time.process_time() - start_s)
+    assert reasons(rules) == []
+    assert len(rules.rules) == 3728
+    assert {one.analytic.framework for one in rules.rules if one.analytic.techniques} == {
+        "attack-enterprise"
+    }
+
+
+def test_all_samples_of_the_specification_load(data: Path) -> None:
+    kinds = []
+    with tarfile.open(data / "sigma" / "sigma_spec_schema_samples.tar.gz") as archive:
+        for member in archive.getmembers():
+            if member.name.endswith(".yml"):
+                text = archive.extractfile(member) or io.BytesIO()
+                kinds.append(type(read_document(documents.parse(text.read())[0])))
+
+    assert sorted(kind.__name__ for kind in kinds) == sorted(
+        [Correlation.__name__] * 8 + [Filter.__name__] * 2 + [Rule.__name__] * 2
+    )
+
+
+# --- Random rules and conditions ---------------------------------------------------------------
+
+NAMES = ("a", "b", "c", "d")
+
+
+def expressions() -> st.SearchStrategy[Any]:
+    """Nested tuples: a name, ("not", x), ("and" | "or", x, y)."""
+    return st.recursive(
+        st.sampled_from(NAMES),
+        lambda inner: st.one_of(
+            st.tuples(st.just("not"), inner),
+            st.tuples(st.sampled_from(["and", "or"]), inner, inner),
+        ),
+        max_leaves=12,
+    )
+
+
+def written(expression: Any, around: str = "") -> str:
+    """As a Sigma condition, with only the brackets that precedence needs."""
+    if isinstance(expression, str):
+        return expression
+    if expression[0] == "not":
+        return f"not {written(expression[1], 'not')}"
+    text = f" {expression[0]} ".join(written(one, expression[0]) for one in expression[1:])
+    needs = around == "not" or (around == "and" and expression[0] == "or")
+    return f"({text})" if needs else text
+
+
+def truth(expression: Any, row: dict[str, bool]) -> bool:
+    if isinstance(expression, str):
+        return row[expression]
+    if expression[0] == "not":
+        return not truth(expression[1], row)
+    known = [truth(one, row) for one in expression[1:]]
+    return all(known) if expression[0] == "and" else any(known)
+
+
+@given(expressions())
+def test_random_conditions_agree_with_their_truth_table(expression: Any) -> None:
+    read = condition.parse(written(expression), NAMES)
+
+    for number in range(16):
+        row = {name: bool(number >> place & 1) for place, name in enumerate(NAMES)}
+        assert condition.holds(read, row.__getitem__) is truth(expression, row)
+
+
+WORDS = st.sampled_from(
+    ["a", "A", "ab", "-a b", "/ab", "a*", "*b", "?b", r"a\*", r"\\a", "ba ab", "10.0.0.1", "7", ""]
+)
+TEXT_KEYS = st.sampled_from(
+    [
+        *("f", "g", "f|contains", "f|startswith", "g|endswith", "f|contains|all", "f|cased"),
+        *("f|windash|contains", "f|contains|cased", "f|neq", "g|contains|neq", "f|windash"),
+    ]
+)
+REFERENCES = ("", "|contains", "|startswith", "|neq")
+LINES = st.one_of(
+    st.tuples(TEXT_KEYS, st.lists(WORDS, min_size=1, max_size=3)),
+    st.tuples(st.sampled_from(["f|base64", "g|base64offset|contains"]), st.just("ab")),
+    st.tuples(st.sampled_from(["f|lt", "g|gte", "f"]), st.sampled_from([6, 7, 7.5])),
+    st.tuples(st.sampled_from(["f|re", "f|re|i"]), st.sampled_from(["^a", "b$", "a.b", "A+"])),
+    st.tuples(st.just("f|cidr"), st.sampled_from(["10.0.0.0/8", "192.168.0.0/16"])),
+    st.tuples(st.sampled_from(["f|exists", "g|exists"]), st.booleans()),
+    st.tuples(
+        st.sampled_from(["f|fieldref", "f|fieldref|contains", "f|fieldref|neq"]), st.just("g")
+    ),
+    st.tuples(st.just("g"), st.none()),
+)
+SELECTIONS = st.lists(LINES, min_size=1, max_size=3).map(dict)
+SEEN = st.one_of(
+    st.none(),
+    st.sampled_from(["a", "AB", "ba", "x -a b", "x /ab", "a*", r"\a", "YWI=", "10.0.0.1", "7", ""]),
+    st.sampled_from([6, 7, 7.5]),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            name: st.one_of(SELECTIONS, st.lists(SELECTIONS, min_size=1, max_size=2))
+            for name in ("b", "c")
+        }
+        | {"d": st.lists(WORDS.filter(bool), min_size=1, max_size=2)},
+    ),
+    SELECTIONS,
+    expressions(),
+    st.lists(st.fixed_dictionaries({}, optional={"f": SEEN, "g": SEEN}), min_size=1, max_size=6),
+)
+def test_random_rules_agree_with_pysigma(
+    others: dict[str, Any], first: Any, expression: Any, events: list[dict[str, Any]]
+) -> None:
+    selections = {"a": first, **others}
+    text = written(expression)
+    for name in NAMES:
+        if name not in selections:
+            selections[name] = {"f": "a"}
+    value = {
+        "title": "T",
+        "logsource": {"service": "test"},
+        "detection": {**selections, "condition": text},
+    }
+
+    rule = read_document(documents.parse(json.dumps(value))[0])
+    twin = SigmaRule.from_dict(value)
+
+    assert isinstance(rule, Rule)
+    for event in events:
+        assert rule.detection.holds(View(event)) is pysigma_twin.matches(twin, event), event
