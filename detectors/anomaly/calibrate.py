@@ -20,6 +20,8 @@ PRIOR_ROWS = 5.0
 """So many rows of a prior tail keep the fit sane while hardly any row is in the tail."""
 SHAPE_MAX = 0.3
 DAY_S = 86_400.0
+BEYOND = 0.1
+"""How far beyond one in all rows the tail is believed."""
 
 
 class Calibration:
@@ -71,11 +73,11 @@ class Calibration:
         return max(self.fraction * tail, 1e-300)
 
     def score_at(self, p: float) -> float:
-        """The score that is reached with probability `p`, which must be that of the tail or less."""
+        """The score that is reached with probability `p`, at least where the tail begins."""
         ratio = max(self.fraction / p, 1.0)
         if self.shape < 1e-6:
             return self.start + self.scale * math.log(ratio)
-        return self.start + self.scale / self.shape * (ratio**self.shape - 1.0)
+        return self.start + self.scale / self.shape * (math.pow(ratio, self.shape) - 1.0)
 
     def quantile(self, q: float) -> float:
         """Upper edge of the bin that holds quantile `q` of what was learnt."""
@@ -140,9 +142,15 @@ class Budget:
         self.p_max = p_max
 
     def p(self, rows: float, watched_s: float) -> float:
-        """The probability at which to speak, from the rate at which rows come."""
+        """The probability at which to speak, from the rate at which rows come.
+
+        What is ten times rarer than one row in all that were seen cannot be told from what is a
+        million times rarer; so young entities cost a little more than the budget, in all
+        0.1 findings each time their rows grow e-fold.
+        """
         per_day = rows / max(watched_s, 1.0) * DAY_S
-        return min(self.p_max, self.findings_per_day / max(per_day, 1.0))
+        p = max(self.findings_per_day / max(per_day, 1.0), BEYOND / max(rows, 1.0))
+        return min(self.p_max, p)
 
 
 _EDGES = np.exp2(np.arange(BINS + 1) / BINS_PER_OCTAVE) - 1.0

@@ -13,7 +13,9 @@ STATE_MAX_BYTES = 1 << 30
 """No honest snapshot unpacks to more; a longer one is refused before it fills the memory."""
 
 
-def pack(model: str, version: int, header: Mapping[str, Any], arrays: Sequence[bytes] = ()) -> bytes:
+def pack(
+    model: str, version: int, header: Mapping[str, Any], arrays: Sequence[bytes] = ()
+) -> bytes:
     """One snapshot: a header line that says what follows, and the arrays, compressed."""
     lengths = [len(array) for array in arrays]
     line = {"model": model, "version": version, "lengths": lengths, "header": header}
