@@ -802,6 +802,16 @@ def _echo(pdu: bytes, asked: Open | None) -> Fields:
     return own
 
 
+def _queue(pdu: bytes, asked: Open | None) -> Fields:
+    """A queue's registers behind two counts: of bytes and of registers (section 6.18)."""
+    if len(pdu) < 5:
+        return _impossible("the queue has no count")
+    count = _WORD.unpack_from(pdu, 3)[0]
+    if len(pdu) != 5 + 2 * count:
+        return {"ot.point.count": count, **_impossible(f"{len(pdu)} bytes hold {count} registers")}
+    return {"ot.point.count": count, **(_registers(pdu, 5, count) if count else {})}
+
+
 def _status(pdu: bytes, asked: Open | None) -> Fields:
     return {"ot.value": pdu[1]}
 
@@ -850,6 +860,7 @@ _RESPONSES: dict[int, Callable[[bytes, Open | None], Fields]] = {
     7: _status,
     8: _diagnosed,
     17: _server_id,
+    24: _queue,
     43: _identified,
     90: _umas_answered,
 }
