@@ -47,11 +47,12 @@ def pieces(capture: Path, port: int = 0, again: bool = False) -> tuple[Piece, ..
 def _piece(cells: list[str]) -> Piece:
     frame, time, stream, source, source_port, destination, destination_port, payload = cells
     # The inner address of a tunnel comes last.
-    ends = [
+    sender, receiver = (
         f"{address.split(',')[-1]}:{number}"
         for address, number in ((source, source_port), (destination, destination_port))
-    ]
-    return Piece(int(frame), float(time), int(stream), *ends, bytes.fromhex(payload))
+    )
+    data = bytes.fromhex(payload)
+    return Piece(int(frame), float(time), int(stream), sender, receiver, data)
 
 
 def session(client: str = "10.0.0.1:40000", server: str = "10.0.0.2:502") -> Session:
@@ -73,6 +74,7 @@ class Wire:
         self, data: bytes, from_client: bool, time_s: float = 0.0, frame: int = 1
     ) -> Sequence[dict[str, Any]]:
         whole = self.rest[from_client] + data
+        found: Sequence[dict[str, Any]]
         used, found = self.decoder.feed(whole, from_client, time_s, frame)
         assert 0 <= used <= len(whole)
         self.rest[from_client] = whole[used:]
