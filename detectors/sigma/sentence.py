@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from detectors.sigma.view import text_of
+
 SENTENCE_MAX = 600
 VALUE_MAX = 120
 _OPTIONAL = re.compile(r"\[([^\[\]]*)\]")
@@ -60,7 +62,7 @@ def shown(value: Any) -> str:
         return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
     if isinstance(value, (list, tuple)):
         return _cut(", ".join(shown(one) for one in value[:10]), VALUE_MAX)
-    text = "".join(char if char.isprintable() else "·" for char in str(value)[: VALUE_MAX + 1])
+    text = "".join(char if char.isprintable() else "·" for char in text_of(value)[: VALUE_MAX + 1])
     return _cut(text, VALUE_MAX)
 
 
