@@ -93,7 +93,7 @@ class Findings:
             if form == "csv":
                 self.node.audit(session.person.name, "export", view.link(), self.node.now())
             return formats.rows(form, page.rows, page.total, _head(asked), "findings")
-        return self._page(request, session, view, None, asked, page)
+        return self._page(request, session, view, asked=asked, page=page)
 
     def one(self, request: Request, finding_id: str) -> Response:
         """One finding, as a page or as JSON."""
@@ -184,7 +184,8 @@ class Findings:
         request: Request,
         session: Session,
         view: View,
-        fault: Fault | None,
+        fault: Fault | None = None,
+        *,
         asked: Asked | None = None,
         page: Page | None = None,
     ) -> Response:
@@ -247,7 +248,7 @@ class Findings:
             for chip in asked.view.chips:
                 rest = View("", tuple(p for p in asked.view.pairs if p != ("f", chip.text)))
                 without = query_of(
-                    rest, _status_query(dict((t[0], t[2]) for t in TABS)[asked.status])
+                    rest, _status_query({name: wanted for name, _, wanted in TABS}[asked.status])
                 )
                 if total := findings.search(without[0], span, limit=1).total:
                     return {"kind": "match", "chip": chip, "total": total}

@@ -64,7 +64,7 @@ class Hunt:
             if form == "csv":
                 self.node.audit(session.person.name, "export", view.link(), self.node.now())
             return formats.rows(form, page.rows, page.total, _head(asked), "events")
-        return self._page(request, session, view, None, asked, page)
+        return self._page(request, session, view, asked=asked, page=page)
 
     def one(self, request: Request, event_id: str) -> Response:
         """One event, as a page or as JSON."""
@@ -125,7 +125,8 @@ class Hunt:
         request: Request,
         session: Session,
         view: View,
-        fault: Fault | None,
+        fault: Fault | None = None,
+        *,
         asked: Asked | None = None,
         page: Page | None = None,
     ) -> Response:

@@ -63,7 +63,9 @@ class Triage:
             ids = self._ids(form, back)
             missing = _missing(act, form)
             if not ids or (missing and not as_data):
-                return self._ask(request, session, act, ids, form, back, missing)
+                return self._ask(
+                    request, session, form, act=act, ids=ids, back=back, missing=missing
+                )
             if missing:
                 raise CitywardError(missing, act, "Send it with the form.")
             now = self.node.now()
@@ -97,9 +99,10 @@ class Triage:
         self,
         request: Request,
         session: Session,
+        form: FormData,
+        *,
         act: str,
         ids: Sequence[str],
-        form: FormData,
         back: str,
         missing: str,
     ) -> Response:

@@ -32,7 +32,7 @@ export function act(name, of = target()) {
   const dialog = document.getElementById(`ask-${name}`);
   if (dialog) {
     for (const field of dialog.querySelectorAll("[name]")) {
-      field.setAttribute("form", of.id);
+      field.setAttribute("form", of.getAttribute("id")); // of.id would be the input of that name
       field.disabled = false;
     }
     const title = dialog.querySelector("[data-title]");

@@ -1,5 +1,7 @@
 """Who may see and do what."""
 
+# ruff: noqa: E501 – tables of paths
+
 from __future__ import annotations
 
 import hashlib

@@ -1,5 +1,7 @@
 """Lists: the same rows for people and programs, links that say what they show."""
 
+# ruff: noqa: E501 – a table of addresses
+
 from __future__ import annotations
 
 import csv
