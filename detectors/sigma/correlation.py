@@ -31,6 +31,7 @@ from detectors.sigma import speak
 from detectors.sigma.rule import Absence, Correlation, RuleSet
 from detectors.sigma.view import View, text_of
 from detectors.sigma.window import (
+    KEPT_MAX,
     Entry,
     Reached,
     Window,
@@ -40,7 +41,6 @@ from detectors.sigma.window import (
 )
 
 GROUPS_MAX = 10_000
-KEPT_MAX = 100_000
 PENDING_MAX = 1_000
 """Triggers of one group of an absence that wait; the oldest is decided when more come."""
 EXPECTED_MAX = 1_000
@@ -227,11 +227,9 @@ class _Windows:
             newest = window.entries[-1] if window.entries else None
             is_over = window.fired_us is None or now_us - window.fired_us >= span_us
             if window.since and newest is not None and newest.event is not None and is_over:
-                within = tuple(
-                    one for one in window.entries if one.time_us >= newest.time_us - span_us
-                )
                 # The last measure is not kept: the window is measured once more.
-                again = window.reached(newest, self.one) or Reached(float(len(within)), within)
+                everything = Reached(0.0, window.entries, 0, len(window.entries))
+                again = window.reached(newest, self.one) or everything
                 yield self._finding(key, window, again, newest)
             if newest is None or now_us - newest.time_us > 2 * span_us:
                 self.kept -= len(window.entries)

@@ -40,6 +40,7 @@ from detectors.sigma.rule import (
     Selection,
     Several,
 )
+from detectors.sigma.window import KEPT_MAX
 
 Loaded = Rule | Correlation | Absence | Filter
 T = TypeVar("T")
@@ -353,6 +354,8 @@ def _correlation_condition(document: Document, section: Any, kind: str) -> _Cond
     )
     if not limits:
         raise _fault(document, f"the condition needs one of {', '.join(_OPERATORS)}", *place)
+    if kind in ("event_count", "value_count") and any(most > KEPT_MAX for _, most in limits):
+        raise _fault(document, f"nothing is counted further than {KEPT_MAX}", *place)
     field = _texts(document, given.get("field", []), *place, "field")
     if kind.startswith("value_") and not field:
         raise _fault(document, f"{kind} needs a field", *place)

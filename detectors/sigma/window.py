@@ -20,7 +20,9 @@ from detectors.sigma.rule import Correlation
 from detectors.sigma.view import View, text_of
 
 ENTRIES_MAX = 10_000
-"""Base events one window holds (or the limit of the condition, if that is more); the oldest go."""
+"""Base events that one window holds, or what its condition counts to if that is more."""
+KEPT_MAX = 100_000
+"""Base events that one correlation keeps, and the most that one can count to."""
 LATE_ENDS_MAX = 16
 """A late event is looked at in so many of the windows it falls into."""
 JUMP_BACK = 3
@@ -56,11 +58,18 @@ class Entry(msgspec.Struct):
 
 
 class Reached(msgspec.Struct, frozen=True):
-    """A window in which the condition holds."""
+    """A window in which the condition holds; to be read before the next event comes."""
 
     value: float
     """What was measured."""
-    entries: tuple[Entry, ...]
+    all_entries: list[Entry]
+    start: int
+    end: int
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Those of the window."""
+        return self.all_entries[self.start : self.end]
 
     @property
     def events(self) -> list[Event]:
@@ -79,6 +88,8 @@ class Window(msgspec.Struct):
     """When it last spoke."""
     since: int = 0
     """Base events on which the condition held since then."""
+    last: dict[str, int] = {}
+    """Values of the newest window and when each was seen last, oldest first (`value_count`)."""
     cut: int = 0
     """Entries that went because the window was full."""
 
@@ -89,7 +100,8 @@ class Window(msgspec.Struct):
         the source's clock was set back, or one event came from the future.
         """
         span_us = correlation.timespan_s * 1_000_000
-        if self.entries and entry.time_us < self.entries[-1].time_us - span_us:
+        anew = bool(self.entries) and entry.time_us < self.entries[-1].time_us - span_us
+        if anew:
             self.late.append(entry)
             if len(self.late) < JUMP_BACK:
                 return False
@@ -98,17 +110,37 @@ class Window(msgspec.Struct):
         else:
             insort(self.entries, entry, key=_time)
         self.late = []
+        if correlation.type == "value_count":
+            in_order = self.entries[-1] is entry and not anew
+            self._note([entry] if in_order else self.entries, in_order, span_us)
         self._prune(entry, span_us, correlation)
         return True
+
+    def _note(self, entries: Sequence[Entry], in_order: bool, span_us: int) -> None:
+        """Keep `last` true: what is counted costs the same for ten values and for ten thousand."""
+        if not in_order:
+            self.last = {}
+        for one in entries:
+            for value in one.values:
+                self.last.pop(str(value), None)
+                self.last[str(value)] = one.time_us
+        oldest = self.entries[-1].time_us - span_us
+        while self.last and self.last[next(iter(self.last))] < oldest:
+            del self.last[next(iter(self.last))]
 
     def _prune(self, entry: Entry, span_us: int, correlation: Correlation) -> None:
         oldest = self.entries[-1].time_us - 2 * span_us
         if self.entries[0].time_us < oldest:
             del self.entries[: bisect_left(self.entries, oldest, key=_time)]
-        most = max([ENTRIES_MAX, *(int(limit) + 1 for _, limit in correlation.limits)])
+        most = entries_max(correlation)
         if len(self.entries) > most:
-            self.cut += len(self.entries) - most
-            del self.entries[: len(self.entries) - most]
+            over = self.entries[:-most]
+            self.cut += len(over)
+            del self.entries[: len(over)]
+            for one in over:
+                for value in one.values:
+                    if self.last.get(str(value)) == one.time_us:
+                        del self.last[str(value)]
         if len(self.entries) > EVENTS_KEPT and self.entries[-EVENTS_KEPT - 1] is not entry:
             self.entries[-EVENTS_KEPT - 1].event = None
 
@@ -117,11 +149,17 @@ class Window(msgspec.Struct):
         span_us = correlation.timespan_s * 1_000_000
         for end in self._ends(entry, span_us):
             start = bisect_left(self.entries, self.entries[end - 1].time_us - span_us, key=_time)
-            within = self.entries[start:end]
-            value = measure(correlation, within)
+            value = self._measure(correlation, start, end)
             if value is not None and _holds(correlation, value):
-                return Reached(value, tuple(within))
+                return Reached(value, self.entries, start, end)
         return None
+
+    def _measure(self, correlation: Correlation, start: int, end: int) -> float | None:
+        if correlation.type == "event_count":
+            return float(end - start)
+        if correlation.type == "value_count" and end == len(self.entries):
+            return float(len(self.last))
+        return measure(correlation, self.entries[start:end])
 
     def _ends(self, entry: Entry, span_us: int) -> Iterator[int]:
         """Where the windows end that hold the entry: after it, and after later ones."""
@@ -131,6 +169,13 @@ class Window(msgspec.Struct):
             if end == len(self.entries) or self.entries[end].time_us > entry.time_us + span_us:
                 return
             end = bisect_right(self.entries, self.entries[end].time_us, key=_time)
+
+
+def entries_max(correlation: Correlation) -> int:
+    """How many entries a window of this correlation may hold."""
+    if correlation.type not in ("event_count", "value_count"):
+        return ENTRIES_MAX
+    return min(KEPT_MAX, max([ENTRIES_MAX, *(int(limit) + 1 for _, limit in correlation.limits)]))
 
 
 def _time(entry: Entry) -> int:

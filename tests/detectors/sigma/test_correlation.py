@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cityward.finding import Finding
 from detectors.sigma import correlation as module
@@ -339,6 +341,29 @@ def test_a_full_window_drops_its_oldest_and_says_so(monkeypatch: pytest.MonkeyPa
     acts(one, *((second, "a") for second in range(8)))
 
     assert one.states()[-1].lost == {"cut": 3}
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.sampled_from("vwxyz"), st.booleans()), max_size=40),
+    st.sampled_from([3, 10_000]),
+)
+def test_counting_as_they_come_agrees_with_counting_a_window_again(
+    seen: list[tuple[int, str, bool]], most: int
+) -> None:
+    rule = load_text(
+        correlated("type: value_count, rules: a, timespan: 10s, condition: {field: v, gte: 1}")
+    ).correlations[0]
+    window = windows.Window()
+
+    for at_s, value, has in seen:
+        entry = windows.Entry(at_s * 1_000_000, "a", (value,) if has else (), None)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(windows, "ENTRIES_MAX", most)
+            window.take(entry, rule)
+
+        newest = window.entries[-1].time_us
+        within = [one for one in window.entries if one.time_us >= newest - 10_000_000]
+        assert len(window.last) == windows.measure(rule, within)
 
 
 def test_time_that_passes_forgets_windows() -> None:

@@ -177,14 +177,44 @@ LINES = st.one_of(
     st.tuples(st.just("g"), st.none()),
 )
 SELECTIONS = st.lists(LINES, min_size=1, max_size=3).map(dict)
-SEEN = st.one_of(
-    st.none(),
-    st.sampled_from(["a", "AB", "ba", "x -a b", "x /ab", "a*", r"\a", "YWI=", "10.0.0.1", "7", ""]),
-    st.sampled_from([6, 7, 7.5]),
-)
+TEXTS = [
+    "a",
+    "A",
+    "ab",
+    "BA",
+    "-a b",
+    "/a B",
+    "x /ab",
+    "xb",
+    "a*",
+    r"\a",
+    "YWI=",
+    "10.0.0.1",
+    "7",
+    "",
+]
+SEEN = st.sampled_from([*TEXTS, 6, 7, 7.5, None])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=2_000, deadline=None)
+@given(LINES, st.lists(st.tuples(SEEN, SEEN), min_size=4, max_size=12))
+def test_random_lines_agree_with_pysigma(line: tuple[str, Any], seen: list[Any]) -> None:
+    value = {
+        "title": "T",
+        "logsource": {"service": "test"},
+        "detection": {"a": dict([line]), "condition": "a"},
+    }
+
+    rule = read_document(documents.parse(json.dumps(value))[0])
+    twin = SigmaRule.from_dict(value)
+
+    assert isinstance(rule, Rule)
+    for f, g in seen:
+        event = {"f": f, "g": g}
+        assert rule.detection.holds(View(event)) is pysigma_twin.matches(twin, event), event
+
+
+@settings(max_examples=200, deadline=None)
 @given(
     st.fixed_dictionaries(
         {},
