@@ -86,9 +86,10 @@ class Findings:
             asked = self.ask(view, ROWS_MAX if form else PAGE_MAX)
             page = self.rows(asked)
         except CitywardError as error:
+            fault = _fault_of(error, view)
             if form:
-                return formats.error_of(error)
-            return self._page(request, session, view, Fault.of(error, query_of(view, "x")[1]))
+                return formats.error(400, fault.what, fault.where, fault.todo)
+            return self._page(request, session, view, fault)
         if form:
             if form == "csv":
                 self.node.audit(session.person.name, "export", view.link(), self.node.now())
@@ -272,6 +273,11 @@ class Findings:
             current="findings",
             fault=Fault(what, "", todo),
         )
+
+
+def _fault_of(error: CitywardError, view: View) -> Fault:
+    more = "" if view.one("status") == "all" else "x"
+    return Fault.of(error, view.one("q"), query_of(view, more)[1])
 
 
 def _status_query(statuses: Sequence[str]) -> str:

@@ -56,9 +56,9 @@ class Hunt:
             asked = self._ask(view, ROWS_MAX if form else PAGE_MAX)
             page = self._rows(asked)
         except CitywardError as error:
+            fault = Fault.of(error, view.one("q"), query_of(view)[1])
             if form:
-                return formats.error_of(error)
-            fault = Fault.of(error, query_of(view, "x")[1] if view.chips else 0)
+                return formats.error(400, fault.what, fault.where, fault.todo)
             return self._page(request, session, view, fault)
         if form:
             if form == "csv":

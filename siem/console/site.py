@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -47,16 +48,22 @@ class Fault:
     """Place in the text of the query bar, from 1."""
 
     @classmethod
-    def of(cls, error: CitywardError, shift: int = 0) -> Fault:
-        """A fault of ours; `shift` takes away what the console wrote before the person's text."""
-        word, _, number = error.where.rpartition("character ")
-        digits = number.split(",")[0].split(":")[0].strip()
-        if not word and not digits.isdigit():
+    def of(cls, error: CitywardError, bar: str | None = None, shift: int = 0) -> Fault:
+        """A fault of ours, with its place in the text of the query bar if it is there.
+
+        Args:
+            error: What was raised.
+            bar: The person's text; a place behind it is in a filter. None: there is no bar.
+            shift: Characters that the console wrote before the person's text.
+        """
+        found = re.search(r"character (\d{1,6})", error.where)
+        if found is None or bar is None:
             return cls(error.what, error.where, error.todo)
-        if not digits.isdigit():
-            return cls(error.what, error.where, error.todo)
-        at = max(1, int(digits) - shift)
-        return cls(error.what, f"{word}character {at}", error.todo, at)
+        before = len(bar) - len(bar.lstrip())
+        at = max(1, int(found[1]) - shift + before)
+        if at > len(bar.rstrip()) + 1 or not bar.strip():
+            return cls(error.what, "query, one of the filters", error.todo)
+        return cls(error.what, f"query, character {at}", error.todo, at)
 
 
 class Site:
@@ -199,7 +206,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    for name in ("shown", "middle", "clock", "iso", "ago", "size", "number", "initials"):
+    for name in ("shown", "brief", "middle", "clock", "iso", "ago", "size", "number", "initials"):
         environment.filters[name] = getattr(view, name)
     environment.filters["words"] = view.title_case
     environment.filters["glyph"] = view.severity_glyph

@@ -20,6 +20,8 @@ from siem.store.protocol import Document, Range
 PAGE_ROWS = 50
 FOLD_CHARS = 240
 """Longer values are folded."""
+SENTENCE_CHARS = 2_000
+"""Longer sentences of findings are cut on pages; the JSON has all."""
 
 _FIELD_NAME = re.compile(r"[A-Za-z0-9_@.\-]{1,100}")
 _KEEP_ORDER = ("q", "f", "from", "to", "status", "group", "sort")
@@ -185,6 +187,12 @@ def _hides(character: str) -> bool:
     return is_selector or is_odd_space or unicodedata.category(character) in _HIDDEN_CATEGORIES
 
 
+def brief(value: Any, most: int = 160) -> str:
+    """A value for a heading or a cell: cut where it would fill the page."""
+    said = shown(value)
+    return said if len(said) <= most else f"{said[: most - 1]}…"
+
+
 def middle(text: Any, keep: int = 4) -> str:
     """An id, shortened in the middle."""
     said = shown(text)
@@ -219,6 +227,8 @@ _HANDLES = (
 
 def pieces(sentence: str, finding: Document) -> list[Piece]:
     """The sentence of a finding, cut where it names a value of the finding."""
+    if len(sentence) > SENTENCE_CHARS:
+        sentence = f"{sentence[:SENTENCE_CHARS]}…"
     values = {plain(finding[name]): name for name in reversed(_HANDLES) if finding.get(name)}
     values = {value: name for value, name in values.items() if len(value) > 2}
     if not values:

@@ -84,10 +84,14 @@ def test_a_query_error_points_at_the_character(signed_in: Enter) -> None:
     client = signed_in()
 
     page = client.get("/hunt?q=source.ip:192.0.2.0/33&f=event.kind:event")
-    data = client.get("/hunt.json?q=source.ip:192.0.2.0/33")
+    data = client.get("/hunt.json?q=source.ip:192.0.2.0/33&f=event.kind:event")
+    in_all = client.get("/findings?q=source.ip:192.0.2.0/33&status=all")
+    in_filter = client.get("/findings?q=x&f=source.ip:192.0.2.0/33")
 
     assert page.status_code == 400
     assert 'data-at="20"' in page.text
+    assert 'data-at="20"' in in_all.text
+    assert "query, one of the filters" in in_filter.text
     assert data.status_code == 400
     assert data.json()["error"] == {
         "what": "no network is /33",
