@@ -165,14 +165,37 @@ class Engine:
         """Time passes: absences speak, windows that nobody needs any more are forgotten."""
         yield from self._correlator.tick(now)
 
+    def use_placeholders(self, placeholders: Placeholders) -> None:
+        """Take new values of placeholders; only the rules that name a changed one are compiled."""
+        names = {*self.placeholders, *placeholders}
+        old = self.placeholders
+        changed = {name for name in names if [*old.get(name, ())] != [*placeholders.get(name, ())]}
+        self.placeholders = placeholders
+        for rule in self.rules.rules:
+            if rule.needs & changed:
+                before = self._active.pop(rule.id, None)
+                self._idle.pop(rule.id, None)
+                self._activate(rule)
+                if before is not None and (now := self._active.get(rule.id)):
+                    now.evaluated, now.matches = before.evaluated, before.matches
+        self._routes = {seen: self._routed(seen) for seen in self._routes}
+
     def _route(self, logsource: LogSource) -> tuple[_Active, ...]:
         route = self._routes.get(logsource)
         if route is None:
-            given = LogSource(*(part.lower() for part in msgspec.structs.astuple(logsource)))
-            route = tuple(one for one in self._active.values() if covers(one.rule.logsource, given))
+            route = self._routed(logsource)
             if len(self._routes) < ROUTES_MAX:
                 self._routes[logsource] = route
         return route
+
+    def _routed(self, logsource: LogSource) -> tuple[_Active, ...]:
+        """The rules of a log source, in the order they were loaded."""
+        given = LogSource(*(part.lower() for part in msgspec.structs.astuple(logsource)))
+        return tuple(
+            self._active[rule.id]
+            for rule in self.rules.rules
+            if rule.id in self._active and covers(rule.logsource, given)
+        )
 
     def explain(self, rule: Rule | str, event: Event) -> Why:
         """Every line of a rule beside what the event has, whether it matches or not.

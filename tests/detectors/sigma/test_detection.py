@@ -192,6 +192,16 @@ def test_a_missing_placeholder_leaves_the_rule_out_and_says_what_it_needs() -> N
     assert len(list(engine(text, {"writers": ["y"]}).detect([event(f="x")]))) == 1
 
 
+def test_a_changed_placeholder_changes_the_rules_that_name_it_and_no_window() -> None:
+    one = engine(rule_of("  s: {f|expand: '%writers%'}\n  condition: s\n"))
+    assert list(one.detect([event(f="x")])) == []
+
+    one.use_placeholders({"writers": ["x"]})
+
+    assert len(list(one.detect([event(f="x")]))) == 1
+    assert one.states()[0].state == "on"
+
+
 def test_a_placeholder_of_a_wrong_kind_refuses_the_rule() -> None:
     text = rule_of("  s: {f|cidr|expand: '%nets%'}\n  condition: s\n")
 
