@@ -113,6 +113,8 @@ class Window(msgspec.Struct):
         if correlation.type == "value_count":
             in_order = self.entries[-1] is entry and not anew
             self._note([entry] if in_order else self.entries, in_order, span_us)
+            while len(self.last) > entries_max(correlation):
+                del self.last[next(iter(self.last))]
         self._prune(entry, span_us, correlation)
         return True
 
@@ -134,13 +136,8 @@ class Window(msgspec.Struct):
             del self.entries[: bisect_left(self.entries, oldest, key=_time)]
         most = entries_max(correlation)
         if len(self.entries) > most:
-            over = self.entries[:-most]
-            self.cut += len(over)
-            del self.entries[: len(over)]
-            for one in over:
-                for value in one.values:
-                    if self.last.get(str(value)) == one.time_us:
-                        del self.last[str(value)]
+            self.cut += len(self.entries) - most
+            del self.entries[:-most]
         if len(self.entries) > EVENTS_KEPT and self.entries[-EVENTS_KEPT - 1] is not entry:
             self.entries[-EVENTS_KEPT - 1].event = None
 
