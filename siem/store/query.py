@@ -20,6 +20,7 @@ import msgspec
 
 from cityward.errors import CitywardError
 from cityward.finding import SEVERITIES
+from siem.store.protocol import Range
 
 MAX_CHARACTERS = 4_000
 MAX_DEPTH = 40
@@ -626,6 +627,13 @@ def micros(time: datetime) -> int:
 def from_micros(value: int) -> datetime:
     """The time of some microseconds since 1970."""
     return _EPOCH + timedelta(microseconds=value)
+
+
+def steps(span: Range, first: int, last: int, buckets: int) -> tuple[int, int]:
+    """Start and width of the buckets, in microseconds: of the span, or of what is in it."""
+    start = micros(span.since) if span.since.year > 1970 else first
+    end = micros(span.until) if span.until.year < 9999 else last + 1
+    return start, max(1, -(-(end - start) // buckets))
 
 
 # ---- Folding and patterns, the same in Python and in both SQLs

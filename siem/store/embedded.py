@@ -1,0 +1,1103 @@
+"""`node.db`: findings and all other state of a node in one SQLite file.
+
+The path and the console write to it at the same time. What belongs together – findings, the copies
+of their events, how far detection has come, the state of its models – commits together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import sqlite3
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from cityward.asset import Asset
+from cityward.errors import ConfigError, InputError
+from cityward.event import Event
+from cityward.fields import FIELDS, SCHEMA_VERSION
+from cityward.finding import EVENTS_KEPT, SEVERITIES, STATUSES, VERDICTS, Finding
+from siem.store.events import event_id
+from siem.store.faults import fault
+from siem.store.protocol import (
+    Change,
+    Document,
+    Page,
+    Person,
+    Range,
+    Role,
+    RuleState,
+    SourceState,
+)
+from siem.store.query import (
+    SqliteDialect,
+    fold,
+    from_micros,
+    micros,
+    parse,
+    sqlite_functions,
+    steps,
+)
+
+T = TypeVar("T", SourceState, RuleState)
+
+FORMAT = 1
+"""Of the file (`user_version`); a newer one is refused."""
+FIRST_EVENTS = 10
+NEWEST_EVENTS = EVENTS_KEPT - FIRST_EVENTS
+HISTORY_KEPT = 200
+FINDINGS_MAX = 1_000_000
+AUDIT_MAX = 1_000_000
+BUSY_MS = 15_000
+GROWS_FOR = timedelta(hours=1)
+_NAMESPACE = uuid.UUID("6f6b1c1e-5d0c-5b58-9a53-3c1f5f2b7f10")
+"""Of finding ids; fixed for ever, since shares and tickets name them."""
+
+# ---- Risk and confidence
+
+RISK_MODEL = "1"
+"""`finding.risk_model`. Model 1: worst severity × asset criticality × confidence, cut to 100:
+
+risk = base × (0.7 + 0.1 × criticality) × (0.6 + 0.4 × confidence), criticality 1 to 5 (2 if the
+asset is not known), base by severity below. So severity leads, a vital asset adds up to a fifth,
+and doubt takes away at most two fifths: what is severe stays in sight however unsure it is.
+"""
+_BASE = {
+    "informational": 10,
+    "low": 30,
+    "medium": 50,
+    "high": 75,
+    "critical": 92,
+    "fatal": 100,
+}
+CRITICALITY_UNKNOWN = 2
+_PRIOR = {
+    "informational": 0.3,
+    "low": 0.4,
+    "medium": 0.5,
+    "high": 0.6,
+    "critical": 0.7,
+    "fatal": 0.8,
+}
+"""Precision that is assumed of a rule of a level until people have judged its findings."""
+PRIOR_WEIGHT = 10
+"""How many verdicts the prior is worth."""
+_RIGHT = ("true_positive", "suspicious")
+_WRONG = ("false_positive", "benign")
+
+
+def risk(severity: str, criticality: int, confidence: float) -> int:
+    """0 to 100, as `RISK_MODEL` says."""
+    value = _BASE[severity] * (0.7 + 0.1 * criticality) * (0.6 + 0.4 * confidence)
+    return min(100, round(value))
+
+
+def confidence_of(level: str, right: int, wrong: int) -> float:
+    """Precision of a rule: its verdicts, shrunk towards the prior of its level."""
+    share = (_PRIOR[level] * PRIOR_WEIGHT + right) / (PRIOR_WEIGHT + right + wrong)
+    return round(share, 3)
+
+
+# ---- Fields
+
+_OWN_FIELDS: dict[str, str] = {
+    "finding.id": "keyword",
+    "finding.fingerprint": "keyword",
+    "finding.revision": "long",
+    "finding.type": "keyword",
+    "finding.title": "text",
+    "finding.description": "text",
+    "finding.status": "keyword",
+    "finding.verdict": "keyword",
+    "finding.severity": "severity",
+    "finding.risk": "long",
+    "finding.risk_model": "keyword",
+    "finding.confidence": "float",
+    "finding.cause": "keyword",
+    "finding.category": "keyword[]",
+    "finding.impact": "keyword[]",
+    "finding.first_seen": "date",
+    "finding.last_seen": "date",
+    "finding.count": "long",
+    "finding.created": "date",
+    "finding.modified": "date",
+    "finding.closed": "date",
+    "finding.suppressed_until": "date",
+    "finding.mode": "keyword",
+    "rule.status": "keyword",
+    "cw.analytic.type": "keyword",
+    "cw.analytic.score": "double",
+    "cw.analytic.threshold": "double",
+    "cw.attack_version": "keyword",
+    "cw.asset.type": "keyword",
+    "cw.asset.criticality": "long",
+    "cw.asset.safety_related": "boolean",
+    "cw.marking.tlp": "keyword",
+    "cw.marking.pap": "keyword",
+    "assignee": "keyword",
+    "marks": "keyword[]",
+}
+FINDING_FIELDS: dict[str, str] = {name: one.type for name, one in FIELDS.items()} | _OWN_FIELDS
+"""What a query over findings may ask for."""
+_DATES = frozenset(name for name, kind in FINDING_FIELDS.items() if kind == "date")
+
+_COLUMNS = {
+    "finding.id": "id",
+    "finding.status": "status",
+    "finding.verdict": "verdict",
+    "finding.severity": "severity",
+    "finding.risk": "risk",
+    "finding.first_seen": "first_seen",
+    "finding.last_seen": "last_seen",
+    "finding.count": "count",
+    "finding.title": "title",
+    "finding.type": "type",
+    "rule.id": "rule_id",
+    "cw.asset.asset_id": "asset_id",
+    "cw.asset.zone": "zone",
+    "source.ip": "source_ip",
+    "assignee": "assignee",
+}
+"""Fields with a column of their own; everything else is read from the JSON document."""
+_SORTS = {name: column for name, column in _COLUMNS.items() if name != "finding.id"}
+
+_SCHEMA = """
+CREATE TABLE findings (
+    id TEXT PRIMARY KEY,
+    grp TEXT NOT NULL,
+    label TEXT NOT NULL,
+    status TEXT NOT NULL,
+    verdict TEXT NOT NULL,
+    severity INTEGER NOT NULL,
+    risk INTEGER NOT NULL,
+    first_seen INTEGER NOT NULL,
+    last_seen INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    title TEXT NOT NULL,
+    type TEXT NOT NULL,
+    rule_id TEXT NOT NULL,
+    asset_id TEXT,
+    zone TEXT,
+    source_ip TEXT,
+    assignee TEXT,
+    grown_at INTEGER,
+    document TEXT NOT NULL,
+    folded TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX findings_by_group ON findings
+    (grp, last_seen, risk, severity, status, verdict, count, first_seen);
+CREATE INDEX findings_by_time ON findings (last_seen, status, severity);
+CREATE INDEX findings_by_asset ON findings (asset_id, last_seen) WHERE asset_id IS NOT NULL;
+CREATE INDEX findings_by_source ON findings (source_ip, last_seen) WHERE source_ip IS NOT NULL;
+CREATE INDEX findings_by_rule ON findings (rule_id, verdict);
+CREATE TABLE finding_events (
+    number INTEGER PRIMARY KEY,
+    finding TEXT NOT NULL REFERENCES findings(id) ON DELETE CASCADE,
+    event TEXT NOT NULL,
+    document TEXT NOT NULL,
+    UNIQUE (finding, event)
+);
+CREATE TABLE snapshots (name TEXT PRIMARY KEY, state BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE settings (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE sources (id TEXT PRIMARY KEY, place INTEGER, state BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE rules (id TEXT PRIMARY KEY, place INTEGER, state BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE people (
+    name TEXT PRIMARY KEY, role TEXT NOT NULL, password_hash TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE tokens (
+    sha256 TEXT PRIMARY KEY, person TEXT NOT NULL REFERENCES people(name) ON DELETE CASCADE
+) WITHOUT ROWID;
+CREATE TABLE audit (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, time INTEGER NOT NULL,
+    person TEXT NOT NULL, action TEXT NOT NULL, about TEXT NOT NULL
+);
+"""
+
+
+class Audited(msgspec.Struct, frozen=True):
+    """One line of the audit trail."""
+
+    number: int
+    time: datetime
+    by: str
+    action: str
+    about: str
+
+
+class NodeDb:
+    """Findings, people, states, checkpoint and audit trail of one operator; any thread may ask."""
+
+    def __init__(
+        self,
+        path: Path,
+        operator_key: bytes,
+        *,
+        asset_of: Callable[[str], Asset | None] = lambda name: None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """Open, or make, the file.
+
+        Args:
+            path: `node.db`; beside it SQLite keeps `-wal` and `-shm`.
+            operator_key: Secret of this operator; fingerprints depend on it.
+            asset_of: The inventory, for what the affected asset is and how critical.
+            clock: What now is, for `grows` and relative times in queries.
+
+        Raises:
+            ConfigError: the file was written by a newer cityward, or is no database.
+        """
+        self.path = path
+        self._key = operator_key
+        self._asset_of = asset_of
+        self._clock = clock
+        self._local = threading.local()
+        self._open: list[sqlite3.Connection] = []
+        self._lock = threading.Lock()
+        self._dialect = SqliteDialect(_COLUMNS, "document", "folded")
+        self._prepare()
+
+    # ---- Connections
+
+    def _prepare(self) -> None:
+        try:
+            with self._writing() as db:
+                found = db.execute("PRAGMA user_version").fetchone()[0]
+                if found > FORMAT:
+                    raise ConfigError(
+                        f"format {found} of the database is newer than {FORMAT}",
+                        str(self.path),
+                        "Run the cityward that wrote it, or a newer one.",
+                    )
+                if found == 0:
+                    for statement in _SCHEMA.split(";"):
+                        db.execute(statement)
+                    db.execute(f"PRAGMA user_version = {FORMAT}")
+        except sqlite3.DatabaseError as error:
+            raise ConfigError(
+                f"no database: {error}", str(self.path), "Restore it from a backup."
+            ) from error
+
+    @property
+    def _db(self) -> sqlite3.Connection:
+        """The connection of this thread."""
+        found: sqlite3.Connection | None = getattr(self._local, "db", None)
+        if found is None:
+            # Another thread may close it.
+            found = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+            found.row_factory = sqlite3.Row
+            for pragma in (
+                f"busy_timeout = {BUSY_MS}",
+                "journal_mode = WAL",
+                "synchronous = FULL",
+                "foreign_keys = ON",
+                "journal_size_limit = 67108864",
+                "cache_size = -32768",
+                "trusted_schema = OFF",
+            ):
+                found.execute(f"PRAGMA {pragma}")
+            for name, arguments, function in sqlite_functions():
+                found.create_function(name, arguments, function, deterministic=True)
+            self._local.db = found
+            with self._lock:
+                self._open.append(found)
+        return found
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction that has the right to write from its beginning."""
+        db = self._db
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            yield db
+        except BaseException:
+            db.rollback()
+            raise
+        db.commit()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._lock:
+            for db in self._open:
+                db.close()
+            self._open.clear()
+        self._local = threading.local()
+
+    # ---- The path: findings, checkpoint and states in one transaction
+
+    def keep(  # noqa: PLR0917 – one transaction has many parts
+        self,
+        findings: Sequence[Finding],
+        checkpoint: int,
+        snapshots: Mapping[str, bytes] | None = None,
+        sources: Sequence[SourceState] = (),
+        rules: Sequence[RuleState] = (),
+        now: datetime | None = None,
+    ) -> list[str]:
+        """Keep what was concluded up to a batch, all or nothing.
+
+        Args:
+            findings: Matches; those with one fingerprint become, or grow, one stored finding.
+            checkpoint: Number of the last batch that detection has seen whole.
+            snapshots: State of every detector after that batch; replaces the older ones.
+            sources: State of every source; none: unchanged.
+            rules: State of every rule; none: unchanged.
+            now: The node's time.
+
+        Returns:
+            Ids of the stored findings that were made or changed, in order, each once.
+        """
+        now = now or self._clock()
+        with self._writing() as db:
+            changed = [
+                self._merge(db, fingerprint, matches, now)
+                for fingerprint, matches in self._by_fingerprint(findings).items()
+            ]
+            _set_number(db, "checkpoint", checkpoint)
+            if snapshots is not None:
+                db.execute("DELETE FROM snapshots")
+                db.executemany("INSERT INTO snapshots VALUES (?, ?)", snapshots.items())
+                _set_number(db, "snapshots_at", checkpoint)
+            if sources:
+                _replace_states(db, "sources", [(one.source, one) for one in sources])
+            if rules:
+                _replace_states(db, "rules", [(one.id, one) for one in rules])
+            fault("keep-before-commit")
+        fault("keep-after-commit")
+        return changed
+
+    def checkpoint(self) -> tuple[int, int, dict[str, bytes]]:
+        """Last batch that was concluded on, the batch of the snapshots, and the snapshots."""
+        db = self._db
+        db.execute("BEGIN")
+        try:
+            numbers = dict(tuple(row) for row in db.execute("SELECT name, value FROM numbers"))
+            states = dict(tuple(row) for row in db.execute("SELECT name, state FROM snapshots"))
+        finally:
+            db.commit()
+        return numbers.get("checkpoint", 0), numbers.get("snapshots_at", 0), states
+
+    def fingerprint(self, finding: Finding) -> str:
+        """What makes two matches one finding: keyed, since a plain hash could be guessed."""
+        group = sorted([name, value] for name, value in finding.group)
+        day = finding.first_seen.astimezone(UTC).date().isoformat()
+        said = msgspec.json.encode([finding.analytic.id, group, day])
+        return hmac.new(self._key, said, hashlib.sha256).hexdigest()
+
+    def _by_fingerprint(self, findings: Sequence[Finding]) -> dict[str, list[Finding]]:
+        found: dict[str, list[Finding]] = {}
+        for one in findings:
+            found.setdefault(self.fingerprint(one), []).append(one)
+        return found
+
+    def _merge(
+        self, db: sqlite3.Connection, fingerprint: str, matches: Sequence[Finding], now: datetime
+    ) -> str:
+        finding_id = str(uuid.uuid5(_NAMESPACE, fingerprint))
+        row = db.execute("SELECT * FROM findings WHERE id = ?", (finding_id,)).fetchone()
+        newest = matches[-1]
+        events = {_id_of(event): event for match in matches for event in match.events}
+        document = _loaded(row["document"]) if row else {}
+        # What never changes once the finding is there is said by its first match.
+        document = {**self._said(newest), **_first(document)} if row else self._said(matches[0])
+        seen = [document] if row else []
+        document["finding.first_seen"] = min(
+            [one["finding.first_seen"] for one in seen] + [one.first_seen for one in matches]
+        )
+        document["finding.last_seen"] = max(
+            [one["finding.last_seen"] for one in seen] + [one.last_seen for one in matches]
+        )
+        document["finding.count"] = document.get("finding.count", 0) + sum(
+            one.count for one in matches
+        )
+        severities = [one.severity for one in matches] + [one["finding.severity"] for one in seen]
+        document["finding.severity"] = max(severities, key=SEVERITIES.index)
+        document["finding.confidence"] = self._confidence(db, newest)
+        document["finding.risk"] = risk(
+            document["finding.severity"],
+            document.get("cw.asset.criticality", CRITICALITY_UNKNOWN),
+            document["finding.confidence"],
+        )
+        document["finding.id"] = finding_id
+        document["finding.fingerprint"] = fingerprint
+        document["finding.revision"] = document.get("finding.revision", 0) + 1
+        document["finding.modified"] = now
+        document.setdefault("finding.created", now)
+        document.setdefault("finding.status", "new")
+        document.setdefault("finding.verdict", "unknown")
+        if row:
+            _matched_again(document, sum(one.count for one in matches), now)
+        else:
+            _note(document, now, "", "made", f"{len(events)} events")
+        if document.get("finding.mode") in ("exercise", "test"):
+            _mark(document, "exercise")
+        _write(db, document, grown_at=micros(now) if row else None)
+        _keep_events(db, finding_id, events)
+        return finding_id
+
+    def _said(self, finding: Finding) -> Document:
+        """What a match says of itself, under the names of the schema."""
+        analytic, why = finding.analytic, finding.why
+        last = finding.events[-1].fields if finding.events else {}
+        copied = {name: last[name] for name in _COPIED if name in last}
+        said: Document = {
+            "finding.type": finding.type,
+            "finding.title": finding.title,
+            "finding.description": finding.description,
+            "finding.severity": finding.severity,
+            "finding.risk_model": RISK_MODEL,
+            "finding.cause": finding.cause,
+            "finding.category": list(finding.category),
+            "finding.impact": list(finding.impact),
+            "finding.mode": last.get("cw.mode", "normal"),
+            "rule.id": analytic.id,
+            "rule.name": analytic.name,
+            "rule.version": analytic.version,
+            "rule.ruleset": analytic.ruleset,
+            "rule.status": analytic.status,
+            "rule.author": [analytic.author] if analytic.author else [],
+            "rule.license": analytic.license,
+            "rule.reference": analytic.references[0] if analytic.references else "",
+            "rule.description": analytic.description,
+            "cw.analytic.type": analytic.kind,
+            "cw.analytic.score": why.score,
+            "cw.analytic.threshold": why.threshold,
+            "threat.framework": analytic.framework,
+            "threat.technique.id": list(analytic.techniques),
+            "threat.tactic.id": list(analytic.tactics),
+            "cw.schema": SCHEMA_VERSION,
+            "cw.marking.tlp": "amber+strict",
+            "cw.marking.pap": "green",
+            "tags": sorted({*analytic.tags, *finding.tags}),
+            "cw.why": msgspec.to_builtins(why),
+            **copied,
+            **finding.fields,
+        }
+        said = {name: value for name, value in said.items() if value not in (None, "", [])}
+        asset_id = said.get("cw.asset.asset_id")
+        if asset_id and (asset := self._asset_of(asset_id)):
+            said["cw.asset.criticality"] = asset.criticality
+            said["cw.asset.safety_related"] = asset.safety_related
+            said |= {"cw.asset.type": asset.type} if asset.type else {}
+            said |= {"cw.asset.zone": asset.zone} if asset.zone else {}
+        return said
+
+    def _confidence(self, db: sqlite3.Connection, finding: Finding) -> float:
+        if finding.analytic.kind == "model":
+            return finding.confidence
+        rows = db.execute(
+            "SELECT verdict, count(*) FROM findings WHERE rule_id = ? AND verdict <> 'unknown'"
+            " GROUP BY verdict",
+            (finding.analytic.id,),
+        )
+        counts = dict(tuple(row) for row in rows)
+        right = sum(counts.get(verdict, 0) for verdict in _RIGHT)
+        wrong = sum(counts.get(verdict, 0) for verdict in _WRONG)
+        return confidence_of(finding.analytic.level, right, wrong)
+
+    # ---- The console: reading findings
+
+    def search(
+        self,
+        query: str,
+        span: Range,
+        sort: str = "-finding.risk",
+        limit: int = 50,
+        offset: int = 0,
+    ) -> Page:
+        """Findings whose last match lies in the span."""
+        where, values = self._where(query, span)
+        order = _order(sort, _SORTS)
+        rows = self._db.execute(
+            f"SELECT * FROM findings WHERE {where} ORDER BY {order}, last_seen DESC, id"
+            " LIMIT ? OFFSET ?",
+            (*values, limit, offset),
+        ).fetchall()
+        return Page([self._document(row) for row in rows], self._count(where, values))
+
+    def groups(
+        self,
+        query: str,
+        span: Range,
+        sort: str = "-finding.risk",
+        limit: int = 50,
+        offset: int = 0,
+    ) -> Page:
+        """Findings grouped by rule and asset; see the protocol for the columns."""
+        where, values = self._where(query, span)
+        order = _order(sort, _GROUP_SORTS)
+        found = self._db.execute(
+            f"SELECT grp, count(*) AS findings, max(severity) AS severity, max(risk) AS risk,"
+            " sum(count) AS count, min(first_seen) AS first_seen, max(last_seen) AS last_seen,"
+            " count(*) OVER () AS total"
+            f" FROM findings WHERE {where} GROUP BY grp"
+            f" ORDER BY {order}, last_seen DESC, grp LIMIT ? OFFSET ?",
+            (*values, limit, offset),
+        ).fetchall()
+        newest = max((group["last_seen"] for group in found), default=0) + 1
+        if span.since.year > 1970:  # else it is about what there is, not about now
+            newest = max(newest, micros(self._clock()))
+        until = min(micros(span.until), newest)
+        rows = [self._group(group, where, values, until) for group in found]
+        if found:
+            return Page(rows, found[0]["total"])
+        total = self._db.execute(
+            f"SELECT count(DISTINCT grp) FROM findings WHERE {where}", values
+        ).fetchone()[0]
+        return Page([], total)
+
+    def _group(self, group: sqlite3.Row, where: str, values: Sequence[Any], until: int) -> Document:
+        """One row of the list: what the newest member says, and what all of them share."""
+        db, inside = self._db, f"grp = ? AND {where}"
+        given = (group["grp"], *values)
+        newest = db.execute(
+            f"SELECT * FROM findings WHERE {inside} ORDER BY last_seen DESC, id LIMIT 1", given
+        ).fetchone()
+        if newest is None:  # went away meanwhile
+            return {"group": group["grp"], "findings": 0, "hours": [0] * 24}
+        member = self._document(newest)
+        marks = {
+            mark
+            for row in db.execute(
+                f"SELECT * FROM findings WHERE {inside} ORDER BY last_seen DESC LIMIT 50", given
+            )
+            for mark in self._document(row).get("marks", ())
+        }
+        statuses = [
+            row[0]
+            for row in db.execute(f"SELECT DISTINCT status FROM findings WHERE {inside}", given)
+        ]
+        return {
+            "group": group["grp"],
+            "rule.id": newest["rule_id"],
+            "finding.title": newest["title"],
+            "cw.asset.asset_id": newest["label"],
+            "cw.asset.zone": newest["zone"] or "",
+            "finding.severity": SEVERITIES[group["severity"]],
+            "finding.risk": group["risk"],
+            "finding.status": sorted(statuses, key=STATUSES.index),
+            "findings": group["findings"],
+            "finding.count": group["count"],
+            "finding.first_seen": from_micros(group["first_seen"]),
+            "finding.last_seen": from_micros(group["last_seen"]),
+            "assignee": member.get("assignee", ""),
+            "marks": sorted(marks),
+            "hours": self._hours(inside, given, until),
+        }
+
+    def _hours(self, inside: str, given: Sequence[Any], until: int) -> list[int]:
+        """Matches in each of the last 24 hours: a finding's count, at its last match."""
+        hour = 3_600_000_000
+        hours = [0] * 24
+        rows = self._db.execute(
+            f"SELECT (? - last_seen) / {hour} AS age, sum(count) FROM findings"
+            f" WHERE {inside} AND last_seen > ? AND last_seen <= ? GROUP BY age",
+            (until, *given, until - 24 * hour, until),
+        )
+        for age, count in rows:
+            hours[23 - min(age, 23)] += count
+        return hours
+
+    def members(self, group: str, query: str, span: Range, limit: int = 50) -> Page:
+        """Findings of one group, newest first."""
+        where, values = self._where(query, span)
+        where, values = f"grp = ? AND {where}", [group, *values]
+        rows = self._db.execute(
+            f"SELECT * FROM findings WHERE {where} ORDER BY last_seen DESC, id LIMIT ?",
+            (*values, limit),
+        ).fetchall()
+        return Page([self._document(row) for row in rows], self._count(where, values))
+
+    def get(self, finding_id: str) -> Document | None:
+        """One finding, or None."""
+        row = self._db.execute("SELECT * FROM findings WHERE id = ?", (finding_id,)).fetchone()
+        return self._document(row) if row else None
+
+    def events_of(self, finding_id: str) -> list[Document]:
+        """Copies of the events that made it speak, newest first."""
+        rows = self._db.execute(
+            "SELECT document FROM finding_events WHERE finding = ? ORDER BY number DESC LIMIT ?",
+            (finding_id, EVENTS_KEPT),
+        )
+        found = [_loaded(row["document"]) for row in rows]
+        return sorted(found, key=lambda one: one["@timestamp"], reverse=True)
+
+    def related(self, finding_id: str, within_s: float = 7200.0) -> list[Document]:
+        """Findings of the same asset or source address whose last match is near, newest first."""
+        row = self._db.execute("SELECT * FROM findings WHERE id = ?", (finding_id,)).fetchone()
+        if row is None:
+            return []
+        near = int(within_s * 1e6)
+        found = self._db.execute(
+            "SELECT * FROM findings WHERE id <> ? AND last_seen BETWEEN ? AND ? AND"
+            " (asset_id = ? OR source_ip = ?) ORDER BY last_seen DESC, id LIMIT 50",
+            (
+                finding_id,
+                row["first_seen"] - near,
+                row["last_seen"] + near,
+                row["asset_id"],
+                row["source_ip"],
+            ),
+        ).fetchall()
+        return [self._document(one) for one in found]
+
+    def counts(self, query: str, span: Range) -> dict[str, int]:
+        """How many by status, whatever status the query asks for.
+
+        The caller leaves the status out of its query; what it still says is obeyed.
+        """
+        where, values = self._where(query, span)
+        rows = self._db.execute(
+            f"SELECT status, count(*) FROM findings WHERE {where} GROUP BY status", values
+        )
+        return dict(tuple(row) for row in rows)
+
+    def histogram(
+        self, query: str, span: Range, buckets: int = 48
+    ) -> list[tuple[datetime, Mapping[str, int]]]:
+        """Start of each bucket and counts by severity; empty if nothing is in the range."""
+        where, values = self._where(query, span)
+        first, last = self._db.execute(
+            f"SELECT min(last_seen), max(last_seen) FROM findings WHERE {where}", values
+        ).fetchone()
+        if first is None:
+            return []
+        start, step = steps(span, first, last, buckets)
+        made: list[dict[str, int]] = [{} for _ in range(buckets)]
+        for place, severity, count in self._db.execute(
+            f"SELECT (last_seen - ?) / ? AS place, severity, count(*) FROM findings WHERE {where}"
+            " GROUP BY place, severity",
+            (start, step, *values),
+        ):
+            made[min(place, buckets - 1)][SEVERITIES[severity]] = count
+        return [(from_micros(start + step * place), one) for place, one in enumerate(made)]
+
+    def _where(self, query: str, span: Range) -> tuple[str, list[Any]]:
+        condition = parse(query, FINDING_FIELDS, self._clock())
+        text, values = self._dialect.where(condition)
+        return f"last_seen >= ? AND last_seen < ? AND {text}", [
+            micros(span.since),
+            micros(span.until),
+            *values,
+        ]
+
+    def _count(self, where: str, values: Sequence[Any]) -> int:
+        return int(
+            self._db.execute(f"SELECT count(*) FROM findings WHERE {where}", values).fetchone()[0]
+        )
+
+    def _document(self, row: sqlite3.Row) -> Document:
+        document = _loaded(row["document"])
+        grown = row["grown_at"]
+        marks = document.get("marks", [])
+        if "grows" in marks and (grown is None or self._clock() - from_micros(grown) > GROWS_FOR):
+            marks = [mark for mark in marks if mark != "grows"]
+        document["marks"] = marks
+        return document
+
+    # ---- The console: triage
+
+    def change(self, ids: Sequence[str], change: Change, by: str, now: datetime) -> int:
+        """Triage of some findings in one transaction; see the protocol.
+
+        Raises:
+            InputError: a status or verdict is not one, or a comment is too long.
+        """
+        _check(change)
+        with self._writing() as db:
+            changed = [
+                one
+                for one in dict.fromkeys(ids)
+                if (row := db.execute("SELECT * FROM findings WHERE id = ?", (one,)).fetchone())
+                and self._changed(db, row, change, by, now)
+            ]
+            for one in changed:
+                _audit(db, by, f"finding: {_words(change)}", one, now)
+        return len(changed)
+
+    def _changed(
+        self, db: sqlite3.Connection, row: sqlite3.Row, change: Change, by: str, now: datetime
+    ) -> bool:
+        before = _loaded(row["document"])
+        after = dict(before)
+        for name, value in (
+            ("finding.status", change.status),
+            ("finding.verdict", change.verdict),
+            ("assignee", change.assignee),
+            ("finding.suppressed_until", change.suppressed_until),
+        ):
+            if value is not None:
+                after[name] = value
+        if after == before and not change.comment:
+            return False
+        status = after["finding.status"]
+        if status in ("new", "in_progress", "suppressed"):
+            after.pop("finding.closed", None)
+        else:
+            after.setdefault("finding.closed", now)
+        if status != "suppressed":
+            after.pop("finding.suppressed_until", None)
+        # Somebody has looked: what was news is none any more.
+        _mark(after, "suppressed", on=status == "suppressed")
+        _mark(after, "grows", on=False)
+        _mark(after, "came back", on=False)
+        after["finding.revision"] += 1
+        after["finding.modified"] = now
+        _note(after, now, by, _words(change), change.comment)
+        _write(db, after, grown_at=None)
+        return True
+
+    # ---- People
+
+    def add_person(self, person: Person) -> None:
+        """Add somebody who may sign in, or change their role and password."""
+        with self._writing() as db:
+            db.execute(
+                "INSERT INTO people VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET"
+                " role = excluded.role, password_hash = excluded.password_hash",
+                (person.name, person.role, person.password_hash),
+            )
+
+    def remove_person(self, name: str) -> bool:
+        """Take somebody out, with their tokens; False if they were not there."""
+        with self._writing() as db:
+            return db.execute("DELETE FROM people WHERE name = ?", (name,)).rowcount > 0
+
+    def person(self, name: str) -> Person | None:
+        """Somebody who may sign in, or None."""
+        row = self._db.execute("SELECT * FROM people WHERE name = ?", (name,)).fetchone()
+        return _person(row) if row else None
+
+    def people(self) -> list[Person]:
+        """Everybody who may sign in, by name."""
+        return [_person(row) for row in self._db.execute("SELECT * FROM people ORDER BY name")]
+
+    def add_token(self, sha256: str, name: str) -> None:
+        """Give a person a token for programs; only its hexadecimal hash is kept."""
+        with self._writing() as db:
+            db.execute("INSERT OR REPLACE INTO tokens VALUES (?, ?)", (sha256, name))
+
+    def holder_of(self, token_sha256: str) -> Person | None:
+        """Whom a token belongs to, or None."""
+        row = self._db.execute(
+            "SELECT people.* FROM tokens JOIN people ON people.name = tokens.person"
+            " WHERE sha256 = ?",
+            (token_sha256,),
+        ).fetchone()
+        return _person(row) if row else None
+
+    # ---- Audit trail, states, settings
+
+    def audit(self, by: str, action: str, about: str, now: datetime) -> None:
+        """Keep what a person did."""
+        with self._writing() as db:
+            _audit(db, by, action, about, now)
+
+    def audited(self, limit: int = 200, before: int | None = None) -> list[Audited]:
+        """The audit trail, newest first; `before` a number for the next page."""
+        rows = self._db.execute(
+            "SELECT * FROM audit WHERE number < ? ORDER BY number DESC LIMIT ?",
+            (2**62 if before is None else before, limit),
+        )
+        return [
+            Audited(row["number"], from_micros(row["time"]), row["person"], row["action"],
+                    row["about"])
+            for row in rows
+        ]  # fmt: skip
+
+    def sources(self) -> list[SourceState]:
+        """State of every source as the path last said."""
+        return _states(self._db, "sources", SourceState)
+
+    def rules(self) -> list[RuleState]:
+        """State of every rule as the path last said."""
+        return _states(self._db, "rules", RuleState)
+
+    def setting(self, name: str) -> bytes | None:
+        """A kept value, e.g. the secret of the sessions, or None."""
+        row = self._db.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
+        return bytes(row["value"]) if row else None
+
+    def keep_setting(self, name: str, value: bytes, *, replace: bool = True) -> bytes:
+        """Keep a value; without `replace` the one that is there wins and is returned."""
+        with self._writing() as db:
+            word = "REPLACE" if replace else "IGNORE"
+            db.execute(f"INSERT OR {word} INTO settings VALUES (?, ?)", (name, value))
+            row = db.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
+            return bytes(row["value"])
+
+    # ---- Retention
+
+    def retain(self, now: datetime, days: int = 365) -> dict[str, int]:
+        """Let go of what is old; counted.
+
+        Closed findings (resolved, archived, deleted) go when their last match is older than
+        `days`. Open ones never go by age. Above a million findings the closed go first, then the
+        open ones, those of least risk first and the older before the newer.
+        """
+        limit = micros(now - timedelta(days=days))
+        with self._writing() as db:
+            old = db.execute(
+                f"DELETE FROM findings WHERE last_seen < ? AND status IN {_CLOSED}", (limit,)
+            ).rowcount
+            surplus = db.execute("SELECT count(*) FROM findings").fetchone()[0] - FINDINGS_MAX
+            if surplus > 0:
+                db.execute(
+                    "DELETE FROM findings WHERE id IN (SELECT id FROM findings ORDER BY"
+                    f" status NOT IN {_CLOSED}, risk, last_seen LIMIT ?)",
+                    (surplus,),
+                )
+            audited = db.execute(
+                "DELETE FROM audit WHERE number <= (SELECT max(number) FROM audit) - ?",
+                (AUDIT_MAX,),
+            ).rowcount
+        return {"findings_old": old, "findings_surplus": max(0, surplus), "audit": audited}
+
+
+_CLOSED = "('resolved', 'archived', 'deleted')"
+_GROUP_SORTS = {
+    "finding.risk": "risk",
+    "finding.severity": "severity",
+    "finding.count": "count",
+    "finding.first_seen": "first_seen",
+    "finding.last_seen": "last_seen",
+    "findings": "findings",
+    "finding.title": "max(title)",
+    "finding.status": "min(status)",
+    "rule.id": "max(rule_id)",
+    "cw.asset.asset_id": "max(label)",
+    "cw.asset.zone": "max(zone)",
+    "assignee": "max(assignee)",
+}
+_COPIED = (
+    "cw.operator",
+    "cw.sector",
+    "cw.site",
+    "cw.domain",
+    "cw.asset.asset_id",
+    "cw.asset.zone",
+    "cw.asset.zone_type",
+    "source.ip",
+    "source.port",
+    "destination.ip",
+    "destination.port",
+    "host.name",
+    "user.name",
+    "network.protocol",
+)
+"""What a finding has of its deciding event, beside what the detector names."""
+_KEPT = (
+    "finding.first_seen",
+    "finding.last_seen",
+    "finding.count",
+    "finding.severity",
+    "finding.revision",
+    "finding.created",
+    "finding.closed",
+    "finding.status",
+    "finding.verdict",
+    "finding.suppressed_until",
+    "assignee",
+    "marks",
+    "cw.history",
+    "cw.asset.asset_id",
+    "cw.asset.zone",
+    "cw.asset.zone_type",
+)
+"""What a stored finding keeps when it matches again; the rest is said by the newest match."""
+
+
+def _first(document: Document) -> Document:
+    return {name: document[name] for name in _KEPT if name in document}
+
+
+def _matched_again(document: Document, count: int, now: datetime) -> None:
+    """Resolved: it came back. Suppressed: quiet until its time is over. Else: it grows."""
+    status, until = document["finding.status"], document.get("finding.suppressed_until")
+    if status == "suppressed" and (until is None or now < until):
+        return
+    if status in ("new", "in_progress"):
+        _mark(document, "grows")
+        return
+    document["finding.status"] = "new"
+    document.pop("finding.closed", None)
+    document.pop("finding.suppressed_until", None)
+    _mark(document, "suppressed", on=False)
+    _mark(document, "came back")
+    _note(document, now, "", "came back", f"{count} more after it was {status}")
+
+
+def _mark(document: Document, mark: str, *, on: bool = True) -> None:
+    marks = [one for one in document.get("marks", ()) if one != mark]
+    document["marks"] = [*marks, mark] if on else marks
+
+
+def _note(document: Document, now: datetime, by: str, what: str, why: str) -> None:
+    """A line of history; the first ones and the newest are kept."""
+    history = [
+        *document.get("cw.history", ()),
+        {"time": now.isoformat(), "by": by, "what": what, "why": why[:2000]},
+    ]
+    if len(history) > HISTORY_KEPT:
+        del history[HISTORY_KEPT // 4]
+    document["cw.history"] = history
+
+
+def _words(change: Change) -> str:
+    said = []
+    if change.status is not None:
+        said.append(f"status {change.status}")
+    if change.suppressed_until is not None:
+        said.append(f"until {change.suppressed_until.astimezone(UTC):%Y-%m-%dT%H:%MZ}")
+    if change.verdict is not None:
+        said.append(f"verdict {change.verdict}")
+    if change.assignee is not None:
+        said.append(f"assigned to {change.assignee}" if change.assignee else "assigned to nobody")
+    return ", ".join(said) or "comment"
+
+
+def _check(change: Change) -> None:
+    if change.status is not None and change.status not in STATUSES:
+        raise InputError(f"{change.status!r} is no status", "status", f"One of {STATUSES}.")
+    if change.verdict is not None and change.verdict not in VERDICTS:
+        raise InputError(f"{change.verdict!r} is no verdict", "verdict", f"One of {VERDICTS}.")
+    if len(change.comment) > 2000:
+        raise InputError("a comment of more than 2,000 characters", "comment", "Shorten it.")
+
+
+def _id_of(event: Event) -> str:
+    fields, record = event.fields, event.record
+    return event_id(
+        str(fields.get("cw.operator", "")), record.source, str(record.place), event.number
+    )
+
+
+def _keep_events(db: sqlite3.Connection, finding: str, events: Mapping[str, Event]) -> None:
+    """Add copies of events: of all that came, the first 10 and the newest 40 stay."""
+    for one, event in events.items():
+        document = {"event.id": one, "@timestamp": event.time, **event.fields}
+        db.execute(
+            "INSERT OR IGNORE INTO finding_events (finding, event, document) VALUES (?, ?, ?)",
+            (finding, one, _dumped(document)),
+        )
+    db.execute(
+        "DELETE FROM finding_events WHERE finding = ?1"
+        " AND number NOT IN (SELECT number FROM finding_events WHERE finding = ?1"
+        "   ORDER BY number LIMIT ?2)"
+        " AND number NOT IN (SELECT number FROM finding_events WHERE finding = ?1"
+        "   ORDER BY number DESC LIMIT ?3)",
+        (finding, FIRST_EVENTS, NEWEST_EVENTS),
+    )
+
+
+def _write(db: sqlite3.Connection, document: Document, grown_at: int | None) -> None:
+    label = _label(document)
+    group = hashlib.sha256(f"{document['rule.id']}\n{label}".encode()).hexdigest()[:16]
+    row = (
+        document["finding.id"],
+        group,
+        label,
+        document["finding.status"],
+        document["finding.verdict"],
+        SEVERITIES.index(document["finding.severity"]),
+        document["finding.risk"],
+        micros(document["finding.first_seen"]),
+        micros(document["finding.last_seen"]),
+        document["finding.count"],
+        document["finding.title"],
+        document["finding.type"],
+        document["rule.id"],
+        document.get("cw.asset.asset_id"),
+        document.get("cw.asset.zone"),
+        document.get("source.ip"),
+        document.get("assignee") or None,
+        grown_at,
+        _dumped(document),
+        "\n".join(fold(text) for text in _texts(document)),
+    )
+    marks = ", ".join("?" * len(row))
+    # No REPLACE: it would delete the row, and with it the copies of its events.
+    names = "status verdict severity risk first_seen last_seen count title type asset_id zone"
+    names += " source_ip assignee grown_at document folded grp label"
+    kept = ", ".join(f"{name} = excluded.{name}" for name in names.split())
+    db.execute(f"INSERT INTO findings VALUES ({marks}) ON CONFLICT (id) DO UPDATE SET {kept}", row)
+
+
+def _label(document: Document) -> str:
+    """What the finding is about in a list of groups: its asset, else an address or a name."""
+    names = ("cw.asset.asset_id", "destination.ip", "host.name", "source.ip", "user.name")
+    return next((str(document[name]) for name in names if document.get(name)), "")
+
+
+def _texts(document: Document) -> Iterator[str]:
+    """Every text of a finding, for bare words; its history and its proof are left out."""
+    for name, value in document.items():
+        if name in ("cw.history", "cw.why"):
+            continue
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, list):
+            yield from (one for one in value if isinstance(one, str))
+
+
+def _dumped(document: Document) -> str:
+    """A document as JSON; times of the field table as microseconds, so that they compare."""
+    plain = {
+        name: micros(value) if isinstance(value, datetime) and name in _DATES else value
+        for name, value in document.items()
+    }
+    return msgspec.json.encode(plain).decode()
+
+
+def _loaded(text: str) -> Document:
+    document: Document = msgspec.json.decode(text)
+    for name in _DATES.intersection(document):
+        document[name] = from_micros(document[name])
+    for one in document.get("cw.history", ()):
+        one["time"] = datetime.fromisoformat(one["time"])
+    return document
+
+
+def _order(sort: str, columns: Mapping[str, str]) -> str:
+    name = sort.removeprefix("-")
+    if name not in columns:
+        raise InputError(f"findings are not sorted by {name}", "sort", f"One of {sorted(columns)}.")
+    return f"{columns[name]} {'DESC' if sort.startswith('-') else 'ASC'}"
+
+
+def _set_number(db: sqlite3.Connection, name: str, value: int) -> None:
+    db.execute("INSERT OR REPLACE INTO numbers VALUES (?, ?)", (name, value))
+
+
+def _replace_states(
+    db: sqlite3.Connection, table: str, states: Iterable[tuple[str, SourceState | RuleState]]
+) -> None:
+    db.execute(f"DELETE FROM {table}")
+    db.executemany(
+        f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)",
+        [(name, place, msgspec.json.encode(one)) for place, (name, one) in enumerate(states)],
+    )
+
+
+def _states(db: sqlite3.Connection, table: str, kind: type[T]) -> list[T]:
+    rows = db.execute(f"SELECT state FROM {table} ORDER BY place")
+    return [msgspec.json.decode(row["state"], type=kind) for row in rows]
+
+
+def _person(row: sqlite3.Row) -> Person:
+    role: Role = row["role"]
+    return Person(row["name"], role, row["password_hash"])
+
+
+def _audit(db: sqlite3.Connection, by: str, action: str, about: str, now: datetime) -> None:
+    db.execute(
+        "INSERT INTO audit (time, person, action, about) VALUES (?, ?, ?, ?)",
+        (micros(now), by, action[:200], about[:2000]),
+    )
