@@ -249,9 +249,10 @@ def shown_event(event: Document) -> dict[str, Any]:
 
 def _links(event: Document) -> list[tuple[str, str]]:
     time = time_of(event.get("@timestamp"))
-    links = [("As a page", path_of("hunt", str(event.get("event.id", ""))))]
+    page = View(path_of("hunt", str(event.get("event.id", ""))), ())
     if not isinstance(time, datetime):
-        return links
+        return [("As a page", page.path)]
+    links = [("As a page", page.link(near=timespan.word(time)))]
     five = timedelta(minutes=5)
     around = View(
         "/hunt", (("from", timespan.word(time - five)), ("to", timespan.word(time + five)))

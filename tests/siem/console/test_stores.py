@@ -22,7 +22,7 @@ from tests.siem.console import fake
 from tests.siem.console.conftest import csrf_of, sign_in
 
 EVENTS = [
-    {name: value for name, value in fake.event(number).items() if name != "ot.value"}
+    {**fake.event(number), "cw.operator": "op-energy", "cw.record.number": 0}
     for number in range(200)
 ]
 
