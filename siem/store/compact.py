@@ -14,19 +14,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from siem.store.events import (
+from siem.store.archive import (
     MEMORY_LIMIT,
     PARQUET_OPTIONS,
     Archived,
-    Segment,
     archives,
     connect,
     quoted,
     salvaged_copy,
-    segments,
-    sync_folder,
 )
 from siem.store.faults import fault
+from siem.store.spool import Segment, segments, sync_folder
 
 GROUP_MAX_BYTES = 512 * 1024 * 1024
 """Segments that become one file."""
@@ -98,9 +96,9 @@ def _archive(db: Any, folder: Path, group: tuple[list[Segment], int, str]) -> No
     target.parent.mkdir(exist_ok=True)
     unfinished = target.with_name(target.name + ".tmp")
     fault("compact")
-    salvaged_copy(db, [one.path for one in members], unfinished, folder / "quarantine")
+    salvaged_copy(db, members, unfinished, folder / "quarantine")
     kept = db.execute(f"SELECT count(*) FROM read_parquet({quoted(str(unfinished))})").fetchone()[0]
-    expected = sum(commit.events for one in members for _, commit, _, _ in one.batches())
+    expected = sum(batch.commit.events for one in members for batch in one.batches())
     if kept != expected:
         unfinished.unlink()
         raise SystemExit(f"{target.name} would hold {kept} events of {expected}; segments stay.")
@@ -152,4 +150,5 @@ def _merge(db: Any, files: Sequence[Archived]) -> None:
 
 
 if __name__ == "__main__":
+    os.nice(5)  # what comes in has the right of way
     compact(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:4])

@@ -24,8 +24,8 @@ from cityward.errors import ConfigError, InputError
 from cityward.event import Event
 from cityward.fields import FIELDS, SCHEMA_VERSION
 from cityward.finding import EVENTS_KEPT, SEVERITIES, STATUSES, VERDICTS, Finding
-from siem.store.events import event_id
 from siem.store.faults import fault
+from siem.store.lines import event_id
 from siem.store.protocol import (
     Change,
     Document,
