@@ -303,7 +303,7 @@ _PYTHON: dict[str, tuple[type, ...]] = {
 
 
 def faults(fields: Mapping[str, Any]) -> list[str]:
-    """Names that are not in the table and values of a wrong type, in words; empty if all is well."""
+    """Names that are not in the table and values of a wrong type, in words; empty if none."""
     found = []
     for name, value in fields.items():
         field = FIELDS.get(name)

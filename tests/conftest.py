@@ -21,7 +21,7 @@ def _data_dir() -> Path | None:
 
 @pytest.fixture
 def data(request: pytest.FixtureRequest) -> Path:
-    """The folder of real captures and logs; the test is skipped where it is missing, never in CI."""
+    """The folder of real captures and logs; skipped where it is missing, never in CI."""
     found = _data_dir()
     if found is None:
         why = "no real data: set CITYWARD_DATA to the folder that holds SHA256SUMS"

@@ -372,7 +372,7 @@ class _Pcapng:
         interface, caplen = self._two(data, position + 8)[0], self._two(data, position + 20)[0]
         if kind == self._OLD:
             interface = Struct(self.order + "H").unpack_from(data, position + 8)[0]
-        return caplen <= min(length - 32, MAX_CAPLEN) and interface < len(self.interfaces)
+        return bool(caplen <= min(length - 32, MAX_CAPLEN) and interface < len(self.interfaces))
 
     def _columns(self, data: bytes, found: list[int]) -> Columns:
         at = np.array(found, np.int64)

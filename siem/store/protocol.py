@@ -44,9 +44,13 @@ class Change(msgspec.Struct, frozen=True):
 class Events(Protocol):
     """The events of an operator, newest first; a query is text of the query bar."""
 
-    def search(self, query: str, span: Range, limit: int = 50, offset: int = 0) -> Page: ...
+    def search(self, query: str, span: Range, limit: int = 50, offset: int = 0) -> Page:
+        """Matching events, newest first."""
+        ...
 
-    def get(self, event_id: str, near: datetime | None = None) -> Document | None: ...
+    def get(self, event_id: str, near: datetime | None = None) -> Document | None:
+        """One event; `near` is its time, where it is known: it saves reading."""
+        ...
 
     def histogram(
         self, query: str, span: Range, buckets: int = 96
@@ -75,7 +79,9 @@ class Findings(Protocol):
         sort: str = "-finding.risk",
         limit: int = 50,
         offset: int = 0,
-    ) -> Page: ...
+    ) -> Page:
+        """Matching findings; `sort` is a field name, `-` before it for descending."""
+        ...
 
     def groups(
         self,
@@ -95,9 +101,13 @@ class Findings(Protocol):
         """
         ...
 
-    def members(self, group: str, query: str, span: Range, limit: int = 50) -> Page: ...
+    def members(self, group: str, query: str, span: Range, limit: int = 50) -> Page:
+        """Findings of one group, newest first."""
+        ...
 
-    def get(self, finding_id: str) -> Document | None: ...
+    def get(self, finding_id: str) -> Document | None:
+        """One finding, whole."""
+        ...
 
     def events_of(self, finding_id: str) -> Sequence[Document]:
         """Copies of the events that made it speak, newest first, at most 50."""

@@ -12,9 +12,16 @@ import pytest
 
 from cityward import Event, LogSource, Record, Session, utc
 
-FIELDS = (
-    "frame.number frame.time_epoch ip.src ip.dst tcp.srcport tcp.dstport tcp.stream tcp.payload"
-).split()
+FIELDS = [
+    "frame.number",
+    "frame.time_epoch",
+    "ip.src",
+    "ip.dst",
+    "tcp.srcport",
+    "tcp.dstport",
+    "tcp.stream",
+    "tcp.payload",
+]
 
 
 def ot_events(path: Path, decoder: Any, port: int) -> list[Event]:

@@ -1,0 +1,92 @@
+"""The `cityward` command: nouns, verbs, exit codes; results on standard output only."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import uuid
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from cityward import CitywardError
+
+EXIT_CODES = {
+    0: "done, and nothing to report",
+    1: "a fault of ours; the message has an id that is in the log",
+    2: "the command line is wrong",
+    3: 'done, and the answer is "yes, there is something"',
+    4: "settings, rule, playbook or policy file is wrong",
+    5: "something outside did not answer; trying again may help",
+    6: "refused: rights, safety gate, missing approval",
+    7: "done in part; the rest is listed",
+    130: "interrupted; place kept",
+}
+"""What an exit code means, the same in every command."""
+
+log = logging.getLogger(__name__)
+
+app = App(
+    name="cityward",
+    help="The city's shared watch: captures and logs in, findings that explain themselves out.",
+    version_flags=["--version"],
+    result_action="return_value",
+)
+config = App(name="config", help="Settings: what is in force, and what may be set.")
+app.command(config)
+config.command("siem.commands.config:show", name="show")
+config.command("siem.commands.config:schema", name="schema")
+
+
+@app.command(name="help")
+def help_(topic: str = "") -> int:
+    """Print help on a topic: `exit-codes`.
+
+    Args:
+        topic: What to explain.
+    """
+    if topic == "exit-codes":
+        for code, meaning in EXIT_CODES.items():
+            print(f"{code:>4}  {meaning}")
+        return 0
+    app.help_print([topic] if topic else [])
+    return 0
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the command and leave with its exit code."""
+    sys.exit(run(sys.argv[1:] if words is None else words))
+
+
+def run(words: Sequence[str]) -> int:
+    """Run the command; every error becomes three lines and an exit code."""
+    logging.basicConfig(
+        level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(message)s"
+    )
+    try:
+        code = app(list(words), exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        _say(str(error), "command line", "See cityward --help.")
+        return 2
+    except CitywardError as error:
+        _say(error.what, error.where, error.todo)
+        return error.exit_code
+    except KeyboardInterrupt:
+        _say("Interrupted; the place is kept.", "", "The same command goes on where it stopped.")
+        return 130
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        fault_id = uuid.uuid4().hex[:8]
+        log.exception("Fault %s.", fault_id)
+        _say(
+            f"{type(error).__name__}: {error}",
+            f"fault {fault_id}",
+            "Please report it with the log.",
+        )
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _say(*lines: str) -> None:
+    print("\n".join(line for line in lines if line), file=sys.stderr)

@@ -1,0 +1,1 @@
+"""The nouns of the `cityward` command, each loaded when it is used."""

@@ -1,0 +1,397 @@
+"""The path of an operator's node: records in, events kept, findings out.
+
+A node is two processes on the same files: this one, and the console.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from cityward import CitywardError, Detector, Event, Finding, LogSource, Record
+from cityward.event import ORIGINAL_MAX_BYTES, text_of
+from cityward.fields import SCHEMA_VERSION
+from cityward.plugin import CollectorSpec
+from collectors.readers import Batch, Reader
+from siem.assets import Inventory
+from siem.store.embedded import NodeDb
+from siem.store.events import EventStore
+from siem.store.faults import fault
+from siem.store.protocol import Document, RuleState, SourceState
+
+log = logging.getLogger(__name__)
+
+QUEUE_BATCHES = 32
+"""Batches that wait between the readers and the path; a full queue makes readers wait."""
+SNAPSHOT_EVERY = timedelta(minutes=5)
+STATES_EVERY_S = 1.0
+COMPACT_EVERY_S = 60.0
+RETAIN_EVERY_S = 3600.0
+LATE_S = 60.0
+"""An event is late if its source has already sent one this much newer."""
+
+Clock = Callable[[], datetime]
+
+
+def now_utc() -> datetime:
+    """The clock of a node that runs in real time."""
+    return datetime.now(UTC)
+
+
+class Source:
+    """A reader, its collector, and what is known of them."""
+
+    def __init__(self, reader: Reader, name: str, collector: Any) -> None:
+        spec: CollectorSpec = collector.cityward_spec
+        self.reader = reader
+        self.id = reader.source
+        self.name = name
+        self.framing = spec.framing
+        self.logsource = spec.logsource
+        # A class remembers across batches and is made once; a function is called anew each time.
+        self.collector = collector() if isinstance(collector, type) else collector
+        self.kept = 0
+        """Events of this source that are durable."""
+        self.skip = 0
+        """Events that are read again and already durable."""
+        self.state = SourceState(source=self.id, collector=name)
+        self._recent: deque[tuple[datetime, int]] = deque(maxlen=600)
+
+    def resume(self, place: Mapping[str, Any] | None) -> Any:
+        """Where the reader goes on, from what the event store kept of this source.
+
+        A capture that was not read to its end is read again from its start, since flows that
+        were open cannot be taken up in the middle; what it has given already is not kept twice.
+        """
+        if place is None:
+            return None
+        self.kept = place["events"]
+        if self.framing == "packets" and not place["ended"]:
+            self.skip = self.kept
+            return None
+        return place["at"]
+
+    def place(self, batch: Batch) -> dict[str, Any]:
+        """What the event store keeps of this source beside its events."""
+        return {"at": batch.place, "events": self.kept, "ended": batch.ended}
+
+    def events(self, batch: Batch, now: datetime) -> list[Event]:
+        """What the collector makes of a batch, without what is already durable."""
+        found = list(self.collector(batch.records)) if len(batch.records) else []
+        if (tick := getattr(self.collector, "tick", None)) and not len(batch.records):
+            found += tick(now)
+        if batch.ended and (end := getattr(self.collector, "end", None)):
+            found += end()
+        again = min(self.skip, len(found))
+        self.skip -= again
+        return found[again:]
+
+    def count(self, batch: Batch, events: Sequence[Event], now: datetime) -> None:
+        """Bring the state that Health shows up to date."""
+        state = self.state
+        malformed = [event for event in events if event.is_malformed]
+        newest = max((event.time for event in events), default=None)
+        last = state.last_event
+        late = last and sum((last - event.time).total_seconds() > LATE_S for event in events)
+        if events:
+            self._recent.append((now, len(events)))
+        window = now - timedelta(minutes=5)
+        self.state = msgspec.structs.replace(
+            state,
+            records=state.records + len(batch.records),
+            events=state.events + len(events),
+            rejected=state.rejected + sum(batch.rejected.values()),
+            malformed=state.malformed + len(malformed),
+            lost=state.lost + batch.lost,
+            late=state.late + (late or 0),
+            last_event=max(last, newest) if last and newest else newest or last,
+            last_received=now if events else state.last_received,
+            rate_per_min=sum(n for at, n in self._recent if at >= window) / 5,
+            lag_s=(now - newest).total_seconds() if newest else state.lag_s,
+            state="ended" if batch.ended else "running",
+            sample=str(malformed[-1].fields.get("event.original", ""))[:200]
+            if malformed
+            else state.sample,
+        )
+
+
+class Gathered(msgspec.Struct, frozen=True):
+    """A batch with its source, or the reason why the source failed."""
+
+    source: Source
+    batch: Batch | None
+    error: str = ""
+
+
+class Node:
+    """One operator's path: what it reads, what it knows, where it keeps things."""
+
+    def __init__(
+        self,
+        *,
+        operator: str,
+        sector: str,
+        site: str = "",
+        mode: str = "normal",
+        sources: Sequence[Source],
+        inventory: Inventory,
+        detectors: Sequence[Detector],
+        events: EventStore,
+        db: NodeDb,
+        clock: Clock = now_utc,
+        rule_states: Callable[[], Sequence[RuleState]] = lambda: (),
+        watch: Callable[[Source, Batch, int], None] = lambda source, batch, events: None,
+    ) -> None:
+        self.sources = sources
+        self.inventory = inventory
+        self.detectors = detectors
+        self.events = events
+        self.db = db
+        self.clock = clock
+        self.stop = threading.Event()
+        self._constant = {
+            "cw.schema": SCHEMA_VERSION,
+            "cw.operator": operator,
+            "cw.sector": sector,
+            "cw.mode": mode,
+            **({"cw.site": site} if site else {}),
+        }
+        self._rule_states = rule_states
+        self._watch = watch
+        self._queue: queue.Queue[Gathered] = queue.Queue(maxsize=QUEUE_BATCHES)
+        self._batch_number = 0
+        self._snapshot_at = clock()
+        self._due = {"states": 0.0, "compact": COMPACT_EVERY_S, "retain": 0.0}
+        self._watermark: datetime | None = None
+
+    # ---- Record → Event
+
+    def collect(self) -> Iterator[Gathered]:
+        """Batches of all sources as they come, until every source has ended or `stop` is set."""
+        places = self.events.places()
+        running = len(self.sources)
+        for source in self.sources:
+            place = source.resume(places.get(source.id))
+            threading.Thread(
+                target=self._read, args=(source, place), name=source.id, daemon=True
+            ).start()
+        while running and not self.stop.is_set():
+            try:
+                gathered = self._queue.get(timeout=0.5)
+            except queue.Empty:
+                continue
+            if gathered.batch is None or gathered.batch.ended:
+                running -= 1
+            yield gathered
+
+    def _read(self, source: Source, place: Any) -> None:
+        """One thread a reader; a reader that fails is said, the others go on."""
+        error = "the reader stopped by itself"
+        try:
+            for batch in source.reader.read(place, self.stop):
+                self._put(Gathered(source, batch))
+                if batch.ended or self.stop.is_set():
+                    return
+        except CitywardError as fault_:
+            error = str(fault_)
+        except Exception as fault_:  # a fault of ours must not stop the other sources
+            log.exception("Source %s failed.", source.id)
+            error = repr(fault_)
+        self._put(Gathered(source, None, error))
+
+    def _put(self, gathered: Gathered) -> None:
+        while not self.stop.is_set():
+            try:
+                self._queue.put(gathered, timeout=0.5)
+            except queue.Full:
+                continue
+            return
+
+    # ---- Event kept
+
+    def keep(self, gathered: Gathered) -> list[Event]:
+        """Make a batch durable: its events, described, and its place in one commit."""
+        source, batch = gathered.source, gathered.batch
+        now = self.clock()
+        if batch is None:
+            return self._failed(source, gathered.error, now)
+        fault("after-receive")
+        events = [self._described(event, source, now) for event in source.events(batch, now)]
+        source.kept += len(events)
+        if events or len(batch.records) or batch.ended:
+            documents = [document(event) for event in events]
+            self._batch_number = self.events.append(documents, {source.id: source.place(batch)})
+            fault("after-commit-before-detect")
+        source.count(batch, events, now)
+        self._watch(source, batch, len(events))
+        return events
+
+    def _failed(self, source: Source, error: str, now: datetime) -> list[Event]:
+        log.error("Source %s failed: %s", source.id, error)
+        source.state = msgspec.structs.replace(source.state, state="failed", error=error)
+        return []
+
+    def _described(self, event: Event, source: Source, now: datetime) -> Event:
+        """What the node adds to what the collector said."""
+        said = event.fields
+        record = event.record
+        logsource = event.logsource
+        fields = {
+            "event.kind": "event",
+            "event.outcome": "unknown",
+            "event.dataset": source.name,
+            "cw.domain": ["cyber"],
+            **self._constant,
+            **self.inventory.describe(event),
+            **said,
+            "event.ingested": now,
+            "observer.name": source.id,
+            "observer.type": "collector",
+            "cw.record.source": record.source,
+            "cw.record.place": str(record.place),
+            "cw.record.number": event.number,
+        }
+        if logsource.category:
+            fields["cw.logsource.category"] = logsource.category
+        if logsource.product:
+            fields["cw.logsource.product"] = logsource.product
+        if logsource.service:
+            fields["cw.logsource.service"] = logsource.service
+        if source.framing == "lines" and "event.original" not in said:
+            fields["event.original"] = text_of(record.data)
+            if len(record.data) > ORIGINAL_MAX_BYTES:
+                fields["event.hash"] = _sha256(record.data)
+        return Event(event.time, logsource, fields, record, event.number)
+
+    # ---- Finding
+
+    def detect(self, events: Sequence[Event]) -> list[Finding]:
+        """Ask every detector; a detector that fails is said, its neighbours go on."""
+        found: list[Finding] = []
+        now = self._now(events)
+        for detector in self.detectors:
+            try:
+                if events:
+                    found += detector.detect(events)
+                found += detector.tick(now)
+            except Exception:  # one detector must not blind the others
+                log.exception("Detector %s failed on a batch of %d.", detector.name, len(events))
+        return found
+
+    def _now(self, events: Sequence[Event]) -> datetime:
+        return self.clock()
+
+    def conclude(self, findings: Sequence[Finding]) -> None:
+        """Keep the findings and how far detection has come, in one transaction."""
+        now = self.clock()
+        snapshot = now - self._snapshot_at >= SNAPSHOT_EVERY
+        states = self._is_due("states", STATES_EVERY_S)
+        if not (findings or snapshot or states):
+            return
+        self.db.keep(
+            findings,
+            checkpoint=self._batch_number,
+            snapshots=self._snapshots() if snapshot else None,
+            sources=[source.state for source in self.sources],
+            rules=self._rule_states() if states else (),
+            now=now,
+        )
+        fault("after-detect")
+        if snapshot:
+            self._snapshot_at = now
+
+    def _snapshots(self) -> dict[str, bytes]:
+        return {detector.name: detector.snapshot() for detector in self.detectors}
+
+    def _is_due(self, what: str, every_s: float) -> bool:
+        import time
+
+        now_s = time.monotonic()
+        if now_s < self._due[what]:
+            return False
+        self._due[what] = now_s + every_s
+        return True
+
+    # ---- life
+
+    def recover(self) -> None:
+        """After a start: models and windows from their snapshot, then what came since.
+
+        Events up to the checkpoint were concluded on: the detectors only see them. What came
+        later is detected as if it had just arrived.
+        """
+        checkpoint, taken_at, snapshots = self.db.checkpoint()
+        for detector in self.detectors:
+            if detector.name in snapshots:
+                try:
+                    detector.restore(snapshots[detector.name])
+                except ValueError as error:
+                    log.warning("%s starts anew: %s.", detector.name, error)
+        for number, documents in self.events.replay(taken_at):
+            self._batch_number = number
+            findings = self.detect([event_of(one) for one in documents])
+            if number > checkpoint:
+                self.conclude(findings)
+
+    def tidy(self) -> None:
+        """Compact and retain when it is time; detection never has to go back behind a snapshot."""
+        if self._is_due("compact", COMPACT_EVERY_S):
+            self._save()
+            self.events.compact(self._batch_number)
+        if self._is_due("retain", RETAIN_EVERY_S):
+            self.events.retain(self.clock())
+            self.db.retain(self.clock())
+
+    def _save(self) -> None:
+        self._snapshot_at = self.clock() - SNAPSHOT_EVERY
+        self.conclude(())
+
+    def close(self) -> None:
+        """Stop reading, save models and windows, and let go of the files."""
+        self.stop.set()
+        self._save()
+        self.events.close()
+        self.db.close()
+
+
+def run(node: Node) -> None:
+    """The whole path of a node."""
+    node.recover()
+    for gathered in node.collect():
+        events = node.keep(gathered)
+        findings = node.detect(events)
+        node.conclude(findings)
+        node.tidy()
+
+
+def document(event: Event) -> Document:
+    """An event as it is stored."""
+    return {"@timestamp": event.time, **event.fields}
+
+
+def event_of(stored: Document) -> Event:
+    """A stored event as detectors see it."""
+    fields = dict(stored)
+    time = fields.pop("@timestamp")
+    record = Record(
+        b"", fields["cw.record.source"], fields["cw.record.place"], fields["event.ingested"]
+    )
+    logsource = LogSource(
+        fields.get("cw.logsource.category", ""),
+        fields.get("cw.logsource.product", ""),
+        fields.get("cw.logsource.service", ""),
+    )
+    return Event(time, logsource, fields, record, fields["cw.record.number"])
+
+
+def _sha256(data: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(data).hexdigest()
