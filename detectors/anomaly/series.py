@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -40,7 +40,7 @@ class Forest:
     def __init__(self, seed: int) -> None:
         from river.anomaly import HalfSpaceTrees
 
-        limits = {"value": (0.0, 1.0), "change": (0.0, 1.0)}
+        limits: dict[Hashable, tuple[float, float]] = {"value": (0.0, 1.0), "change": (0.0, 1.0)}
         self._trees: Any = HalfSpaceTrees(
             n_trees=HST_TREES, height=HST_HEIGHT, window_size=HST_WINDOW, limits=limits, seed=seed
         )
@@ -146,6 +146,7 @@ class Series:
         rest_s: float = 43_200.0,
         sensors_max: int = 5_000,
         forests_max: int = 200,
+        young_factor: float = 0.1,
         seed: int = 7,
     ) -> None:
         """Set up an empty model.
@@ -162,6 +163,7 @@ class Series:
             rest_s: … or so many seconds, unless it becomes a hundred times less probable.
             sensors_max: Sensors kept; the least recently seen makes room.
             forests_max: Sensors that get a forest (about 0.3 MB each), first come, first served.
+            young_factor: Until a sensor was watched for a day, only what is so much rarer speaks.
             seed: Of the forests.
         """
         self.budget = Budget(findings_per_day, p_max)
@@ -174,6 +176,7 @@ class Series:
         self.rest_s = rest_s
         self.sensors_max = sensors_max
         self.forests_max = forests_max
+        self.young_factor = young_factor
         self.seed = seed
         self.evicted = 0
         """Sensors forgotten for want of room."""
@@ -194,7 +197,7 @@ class Series:
             score, votes, sensor = self.score(key, value, event.time.timestamp())
             p = sensor.total.p(score)
             if sensor.rows >= self.settle_rows and score > self.floor:
-                limit = self.budget.p(sensor.rows, sensor.watched_s)
+                limit = self._limit(sensor)
                 if p <= limit and self._may_speak(sensor, event.time.timestamp(), p):
                     yield self._finding(event, sensor, value, score, p, limit, votes)
                     sensor.rest_row = sensor.rows + self.rest_rows
@@ -259,11 +262,15 @@ class Series:
             self._forests += 1
         return sensor.forest
 
+    def _limit(self, sensor: Sensor) -> float:
+        limit = self.budget.p(sensor.rows, sensor.watched_s)
+        return limit if sensor.watched_s >= DAY_S else limit * self.young_factor
+
     def _may_speak(self, sensor: Sensor, time_s: float, p: float) -> bool:
         resting = sensor.rows < sensor.rest_row and time_s < sensor.rest_s
         return not resting or p < sensor.rest_p
 
-    def _learn(  # noqa: PLR0917
+    def _learn(
         self, sensor: Sensor, time_s: float, value: float, score: float, votes: Mapping[str, float]
     ) -> None:
         if sensor.rows == 0:
@@ -288,7 +295,7 @@ class Series:
         sensor.longest_flat = max(sensor.longest_flat, sensor.run)
         sensor.previous = value
 
-    def _finding(  # noqa: PLR0917
+    def _finding(
         self,
         event: Event,
         sensor: Sensor,

@@ -304,7 +304,7 @@ class Surprise:
         command = event.fields.get("ot.is_command") is True
         return stranger and command and entity.rows >= self.young_rows
 
-    def _learn(  # noqa: PLR0917
+    def _learn(
         self,
         entity: Entity,
         event: Event,
@@ -483,7 +483,7 @@ def _point_slot(slots: list[int]) -> int:
     return slots[10]
 
 
-def _sentence(  # noqa: PLR0917
+def _sentence(
     kind: EntityKind, lead: str, event: Event, entity: Entity, slots: list[int], new: bool
 ) -> str:
     fields = event.fields

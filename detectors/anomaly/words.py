@@ -129,7 +129,7 @@ def ot_sentence(
     return said
 
 
-def flow_sentence(  # noqa: PLR0917
+def flow_sentence(
     lead: str, fields: Mapping[str, Any], service: str, state: str, watched_s: float, new: bool
 ) -> str:
     """One sentence on a flow."""

@@ -332,7 +332,7 @@ class NodeDb:
 
     # ---- The path: findings, checkpoint and states in one transaction
 
-    def keep(  # noqa: PLR0917 – one transaction has many parts
+    def keep(
         self,
         findings: Sequence[Finding],
         checkpoint: int,
