@@ -13,7 +13,16 @@ from detectors.sigma.view import View
 from tests.detectors.sigma.city import HEAD, engine, event, reasons, rule_of
 
 NOON = datetime(2026, 1, 5, 12, 30, tzinfo=UTC)
-ABSENT: Any = object()
+
+
+class _Absent:
+    """The field is not there; the same words in every process, as xdist needs."""
+
+    def __repr__(self) -> str:
+        return "ABSENT"
+
+
+ABSENT: Any = _Absent()
 
 
 def holds(key: str, wanted: Any, seen: Any, **placeholders: list[str]) -> bool:
