@@ -19,7 +19,7 @@ MAY_IMPORT = {
 }
 """The rooms do not know each other, nor siem; siem is where they meet."""
 
-OUTSIDE = {
+OUTSIDE: dict[str, str | tuple[str, ...]] = {
     "duckdb": "siem/store/",
     "sqlite3": "siem/store/",
     "luqum": "siem/store/",
@@ -33,10 +33,10 @@ OUTSIDE = {
     "argon2": "siem/console/",
     "itsdangerous": "siem/console/",
     "google": "collectors/transport/",
-    "cyclopts": "siem/cli",
+    "cyclopts": ("siem/cli", "siem/commands/"),
     "structlog": "siem/cli",
 }
-"""Each outside library meets cityward in one folder."""
+"""Each outside library meets cityward in one folder, the command's in two."""
 
 VOCABULARY = {"cityward", "msgspec", "yaml"}
 GPL = {"scapy", "pyshark"}
