@@ -64,7 +64,7 @@ class Chunk(Sequence[Record]):
     def __init__(
         self,
         source: str,
-        data: bytes | bytearray,
+        data: bytes,
         columns: Columns,
         frame: int,
         received: Any,

@@ -26,8 +26,7 @@ def community_id(source: bytes, destination: bytes, protocol: int, sport: int, d
         dport: Port; for ICMP the type of its answer, or the code where it has none.
     """
     if protocol in (ICMP, ICMP6):
-        # The specification's port mapping has no answer for Node Information (139, 140), and is
-        # one-way for types without one: those are never turned.
+        # A type without an answer is one-way, and is never turned.
         pairs = ICMP_PAIRS if protocol == ICMP else ICMP6_PAIRS
         turn = sport in pairs and (destination, dport) < (source, sport)
     elif protocol in _HAS_PORTS:

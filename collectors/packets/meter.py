@@ -15,6 +15,7 @@ one, so sums are right.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,7 +52,7 @@ _COLUMNS: dict[str, Any] = {
     "last": np.int64,
     "start": np.int64,
     "packets": (np.int64, (2,)),
-    "bytes": (np.int64, (2,)),
+    "octets": (np.int64, (2,)),
     "flags": np.uint16,
     "seen": np.uint8,
     "verdict": np.uint8,
@@ -65,7 +66,7 @@ _COLUMNS: dict[str, Any] = {
     "addresses": np.dtype("V32"),
 }
 FLOW = np.dtype(list(_COLUMNS.items()))
-"""A flow. `turned`: its first sender is the higher end, direction 1. `packets`, `bytes`: since
+"""A flow. `turned`: its first sender is the higher end, direction 1. `packets`, `octets`: since
 `start`, of the lower and the higher end. `flags`: state bits, those of the higher end << 8.
 `addresses`: raw, of the first sender and the first receiver, 16 bytes each, left-aligned.
 `sport`: of the first sender."""
@@ -136,7 +137,7 @@ class Meter:
         # Columns that every chunk touches lie apart, packed.
         for name in ("last", "start", "flags", "first_frame", "verdict", "seen", "lo", "hi"):
             self.column[name] = np.zeros(slots, FLOW[name])
-        for name in ("packets", "bytes"):
+        for name in ("packets", "octets"):
             self.column[name] = np.zeros((slots, 2), np.int64)
         self.free = np.arange(slots - 1, -1, -1, dtype=np.int64)
         self.free_count = slots
@@ -155,16 +156,17 @@ class Meter:
 
     # ------------------------------------------------------------------------- in
 
-    def add(self, chunk: Chunk, w: Walked) -> list[tuple[Merged, Pick]]:
-        """Merge the metered packets of a chunk; flows that ended wait in `take_ended`."""
+    def add(self, chunk: Chunk, w: Walked) -> Iterator[tuple[Merged, Pick]]:
+        """Merge the metered packets of a chunk; flows that ended wait in `take_ended`.
+
+        What is yielded is to be used before the next is asked for.
+        """
         rows = np.flatnonzero(w.reason == METERED)
         step = max(4, min(65_536, len(self.table) // 4))
-        found = []
         for at in range(0, len(rows), step):
-            found.append(self._add(chunk, w, rows[at : at + step]))
+            yield self._add(chunk, w, rows[at : at + step])
         if len(chunk):
             self.sweep(int(np.median(chunk.columns.time_ns[-15:])))
-        return found
 
     def _add(self, chunk: Chunk, w: Walked, rows: Rows) -> tuple[Merged, Pick]:
         sender, receiver = w.sender[rows], w.receiver[rows]
@@ -309,9 +311,13 @@ class Meter:
         last = self.column["last"][live].copy()
         last[np.isin(live, spared)] = np.iinfo(np.int64).max
         count = min(len(live) - len(spared), max(missing, len(self.table) // 16))
-        oldest = np.argpartition(last, count - 1)[:count]
+        newest = np.partition(last, count - 1)[count - 1]
+        older, same = np.flatnonzero(last < newest), np.flatnonzero(last == newest)
+        # Of flows silent equally long the first go, so that a capture read again gives the same.
+        frames = self.column["first_frame"][live[same]]
+        same = same[np.argsort(frames)][: count - len(older)]
         self.evicted += count
-        self._end(np.sort(oldest), EVICTED)
+        self._end(np.sort(np.concatenate((older, same))), EVICTED)
 
     def _end(self, positions: NDArray[np.intp], reasons: int | NDArray[np.uint8]) -> None:
         """End the flows at these positions of the key order."""
@@ -359,7 +365,7 @@ class Meter:
             if opening.any():
                 self._open(slots[opening], these[opening], new)
             column["packets"][slots] += new["packets"][these]
-            column["bytes"][slots] += new["bytes"][these]
+            column["octets"][slots] += new["octets"][these]
             column["flags"][slots] |= new["flags"][these]
             column["last"][slots] = new["last"][these]
             uids[these] = column["first_frame"][slots]
@@ -378,7 +384,7 @@ class Meter:
         for name in ("vlan", "sport", "dport", "addresses"):
             column[name][slots] = new[name][these]
         column["start"][slots] = new["first"][these]
-        for name in ("packets", "bytes", "flags", "seen", "verdict", "reports"):
+        for name in ("packets", "octets", "flags", "seen", "verdict", "reports"):
             column[name][slots] = 0
 
     def _go_on(self, slots: NDArray[np.int64], these: Pieces, new: dict[str, NDArray[Any]]) -> None:
@@ -387,7 +393,7 @@ class Meter:
         column["start"][slots] = new["first"][these]
         column["reports"][slots] += 1
         column["packets"][slots] = 0
-        column["bytes"][slots] = 0
+        column["octets"][slots] = 0
 
     def _interest(
         self,
@@ -419,11 +425,11 @@ class Meter:
 
     # ------------------------------------------------------------------------- out
 
-    def sweep(self, now_ns: int, *, at_once: bool = False) -> None:
+    def sweep(self, now_ns: int) -> None:
         """End what is over at this time, once a second."""
         self.now_ns = now_ns
         recent = self._swept_ns is not None and abs(now_ns - self._swept_ns) < SWEEP_NS
-        if recent and not at_once:
+        if recent:
             return
         self._swept_ns = now_ns
         slots = self.key_slots
@@ -446,10 +452,16 @@ class Meter:
         """End every flow."""
         self._end(np.arange(len(self.keys)), END)
 
-    def take_ended(self) -> list[Ended]:
-        """Flows that ended or are reported since the last call."""
-        ended, self._ended = self._ended, []
-        return ended
+    def take_ended(self) -> Ended | None:
+        """Flows that ended or are reported since the last call, by their first frame."""
+        if not self._ended:
+            return None
+        flows = np.concatenate([ended.flows for ended in self._ended])
+        reasons = np.concatenate([ended.reasons for ended in self._ended])
+        self._ended = []
+        # Their order in the table comes from a hash that is another in each process.
+        order = np.lexsort((flows["reports"], flows["first_frame"]))
+        return Ended(flows[order], reasons[order])
 
 
 class _Pieces:
@@ -525,7 +537,7 @@ def _sums(
     ends = np.append(at[1:], len(rows)) - 1
     return {
         "packets": sides >> 40,
-        "bytes": sides & _BYTES,
+        "octets": sides & _BYTES,
         "flags": np.bitwise_or.reduceat(state, at),
         "first": time_ns[at],
         "last": time_ns[ends],

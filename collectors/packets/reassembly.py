@@ -35,7 +35,18 @@ class Direction:
     when too much waits behind it; then `None` is delivered in its place.
     """
 
-    __slots__ = ("_bytes", "_stale", "budget", "held", "lost", "next", "overlaps", "rest")
+    __slots__ = (
+        "_bytes",
+        "_done",
+        "_picked_up",
+        "_stale",
+        "budget",
+        "held",
+        "lost",
+        "next",
+        "overlaps",
+        "rest",
+    )
 
     def __init__(self, budget: Budget) -> None:
         self.next: int | None = None
@@ -47,6 +58,10 @@ class Direction:
         self.lost = self.overlaps = 0
         self.budget = budget
         self._bytes = self._stale = 0
+        self._picked_up: int | None = None
+        """Where a stream without a SYN was joined; nothing before it has been delivered."""
+        self._done: tuple[int, int] | None = None
+        """Bytes delivered ahead of `next`."""
 
     def syn(self, seq: int) -> bool:
         """A SYN came; True if it begins a connection other than the one followed so far."""
@@ -62,7 +77,12 @@ class Direction:
     def accept(self, seq: int, data: bytes) -> Iterator[bytes | None]:
         """Take a segment and deliver what is in order now; None stands for a gap given up."""
         if self.next is None:
-            self.next = seq
+            self.next = self._picked_up = seq
+        elif self._picked_up is not None and self._is_before(seq, len(data)):
+            # The first segment seen was not the first sent: go back, and skip it when it comes.
+            self._done, self.next, self._picked_up = (self._picked_up, self.next), seq, None
+            self.lost += 1
+            yield None
         ahead = _distance(self.next, seq)
         if ahead > 0:
             self._hold(seq, data)
@@ -81,8 +101,11 @@ class Direction:
             self.overlaps += 1
             data = data[-ahead:]
         if data:
-            self.next = self.next + len(data) & _WORD
+            self._advance(len(data))
             yield data
+        if self._done and self._done[0] == self.next:
+            self.next, self._done = self._done[1], None
+            yield None
         yield from self._release()
 
     def flush(self, *, once: bool = False) -> Iterator[bytes | None]:
@@ -106,6 +129,16 @@ class Direction:
         self.budget.bytes -= self._bytes
         self._bytes = self._stale = 0
         self.held = []
+        self._picked_up = self._done = None
+
+    def _advance(self, count: int) -> None:
+        assert self.next is not None
+        self.next = self.next + count & _WORD
+
+    def _is_before(self, seq: int, count: int) -> bool:
+        """Whether a segment ends where the stream was joined, or somewhat before."""
+        assert self._picked_up is not None
+        return -HELD_BYTES < _distance(self._picked_up, seq) <= -count < 0
 
     def _is_behind(self, seq: int) -> bool:
         """A retransmitted SYN stands at most a little before what was delivered."""
@@ -159,7 +192,7 @@ class Direction:
             self.budget.bytes -= len(data)
             data = data[-ahead:] if ahead else data
             if data:
-                self.next = self.next + len(data) & _WORD
+                self._advance(len(data))
                 yield data
 
 
