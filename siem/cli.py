@@ -32,6 +32,7 @@ app = App(
     version_flags=["--version"],
     result_action="return_value",
 )
+app.command("siem.commands.ingest:ingest", name="ingest")
 config = App(name="config", help="Settings: what is in force, and what may be set.")
 app.command(config)
 config.command("siem.commands.config:show", name="show")

@@ -145,7 +145,9 @@ class Node:
         detectors: Sequence[Detector],
         events: EventStore,
         db: NodeDb,
+        findings_days: int = 365,
         clock: Clock = now_utc,
+        event_time: bool = False,
         rule_states: Callable[[], Sequence[RuleState]] = lambda: (),
         watch: Callable[[Source, Batch, int], None] = lambda source, batch, events: None,
     ) -> None:
@@ -155,6 +157,8 @@ class Node:
         self.events = events
         self.db = db
         self.clock = clock
+        self._findings_days = findings_days
+        self._event_time = event_time
         self.stop = threading.Event()
         self._constant = {
             "cw.schema": SCHEMA_VERSION,
@@ -191,12 +195,22 @@ class Node:
                 running -= 1
             yield gathered
 
+    def collect_from(self, source: Source) -> Iterator[Gathered]:
+        """Batches of one source in this thread, until it ends."""
+        place = source.resume(self.events.places().get(source.id))
+        yield from self._batches(source, place)
+
     def _read(self, source: Source, place: Any) -> None:
-        """One thread a reader; a reader that fails is said, the others go on."""
+        """One thread a reader."""
+        for gathered in self._batches(source, place):
+            self._put(gathered)
+
+    def _batches(self, source: Source, place: Any) -> Iterator[Gathered]:
+        """What a reader gives; one that fails is said, the others go on."""
         error = "the reader stopped by itself"
         try:
             for batch in source.reader.read(place, self.stop):
-                self._put(Gathered(source, batch))
+                yield Gathered(source, batch)
                 if batch.ended or self.stop.is_set():
                     return
         except CitywardError as fault_:
@@ -204,7 +218,7 @@ class Node:
         except Exception as fault_:  # a fault of ours must not stop the other sources
             log.exception("Source %s failed.", source.id)
             error = repr(fault_)
-        self._put(Gathered(source, None, error))
+        yield Gathered(source, None, error)
 
     def _put(self, gathered: Gathered) -> None:
         while not self.stop.is_set():
@@ -286,7 +300,12 @@ class Node:
         return found
 
     def _now(self, events: Sequence[Event]) -> datetime:
-        return self.clock()
+        """Time of detection: the clock's, or for files of the past the newest event's."""
+        if not self._event_time:
+            return self.clock()
+        if events:
+            self._watermark = max(event.time for event in events)
+        return self._watermark or self.clock()
 
     def conclude(self, findings: Sequence[Finding]) -> None:
         """Keep the findings and how far detection has come, in one transaction."""
@@ -347,16 +366,21 @@ class Node:
             self.events.compact(self._batch_number)
         if self._is_due("retain", RETAIN_EVERY_S):
             self.events.retain(self.clock())
-            self.db.retain(self.clock())
+            self.db.retain(self.clock(), self._findings_days)
 
     def _save(self) -> None:
         self._snapshot_at = self.clock() - SNAPSHOT_EVERY
         self.conclude(())
 
+    def finish(self) -> None:
+        """Keep what is not kept yet: states, models and windows."""
+        self._due["states"] = 0.0
+        self._save()
+
     def close(self) -> None:
         """Stop reading, save models and windows, and let go of the files."""
         self.stop.set()
-        self._save()
+        self.finish()
         self.events.close()
         self.db.close()
 

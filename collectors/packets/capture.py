@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from cityward.errors import InputError
 from cityward.event import Record
+from cityward.plugin import Framing
 from collectors.packets.gather import PAD, gather
 from collectors.readers import Batch, Clock
 from collectors.readers.batch import utc_now
@@ -54,6 +55,11 @@ class Columns(NamedTuple):
     """Epoch nanoseconds."""
     link: Links
     """LINKTYPE_ number."""
+
+    def some(self, rows: slice) -> Columns:
+        """A part of the packets."""
+        starts, caplen, wirelen, time_ns, link = self
+        return Columns(starts[rows], caplen[rows], wirelen[rows], time_ns[rows], link[rows])
 
 
 class Chunk(Sequence[Record]):
@@ -112,7 +118,7 @@ class CaptureReader:
     start again, since flows and streams begin there; its chunks are the same every time.
     """
 
-    framing = "packets"
+    framing: Framing = "packets"
 
     def __init__(self, path: Path | str, source: str, clock: Clock = utc_now) -> None:
         """Read a capture.

@@ -16,10 +16,10 @@ from typing import Any
 
 from siem.store.archive import (
     MEMORY_LIMIT,
-    PARQUET_OPTIONS,
     Archived,
     archives,
     connect,
+    parquet_options,
     quoted,
     salvaged_copy,
 )
@@ -139,10 +139,9 @@ def _merge(db: Any, files: Sequence[Archived]) -> None:
     unfinished = target.with_name(target.name + ".tmp")
     listed = ", ".join(quoted(str(one.path)) for one in files)
     fault("merge")
-    db.execute(
-        f"COPY (SELECT * FROM read_parquet([{listed}], union_by_name=true))"
-        f" TO {quoted(str(unfinished))} ({PARQUET_OPTIONS})"
-    )
+    table = f"(SELECT * FROM read_parquet([{listed}], union_by_name=true))"
+    columns = db.execute(f"SELECT count(*) FROM (DESCRIBE {table})").fetchone()[0]
+    db.execute(f"COPY {table} TO {quoted(str(unfinished))} ({parquet_options(columns)})")
     _finish(unfinished, target)
     for one in files:
         fault("merge-during-delete")

@@ -187,16 +187,18 @@ CREATE TABLE findings (
     zone TEXT,
     source_ip TEXT,
     assignee TEXT,
+    marks INTEGER NOT NULL,
     grown_at INTEGER,
     document TEXT NOT NULL,
-    folded TEXT NOT NULL
-) WITHOUT ROWID;
+    folded TEXT NOT NULL,
+    extra TEXT NOT NULL
+);
 CREATE INDEX findings_by_group ON findings
-    (grp, last_seen, risk, severity, status, verdict, count, first_seen);
+    (grp, last_seen, risk, severity, status, verdict, count, first_seen, marks, grown_at);
 CREATE INDEX findings_by_time ON findings (last_seen, status, severity);
 CREATE INDEX findings_by_asset ON findings (asset_id, last_seen) WHERE asset_id IS NOT NULL;
 CREATE INDEX findings_by_source ON findings (source_ip, last_seen) WHERE source_ip IS NOT NULL;
-CREATE INDEX findings_by_rule ON findings (rule_id, verdict);
+CREATE INDEX findings_judged ON findings (rule_id, verdict) WHERE verdict <> 'unknown';
 CREATE TABLE finding_events (
     number INTEGER PRIMARY KEY,
     finding TEXT NOT NULL REFERENCES findings(id) ON DELETE CASCADE,
@@ -404,7 +406,7 @@ class NodeDb:
         row = db.execute("SELECT * FROM findings WHERE id = ?", (finding_id,)).fetchone()
         newest = matches[-1]
         events = {_id_of(event): event for match in matches for event in match.events}
-        document = _loaded(row["document"]) if row else {}
+        document = _whole(row) if row else {}
         # What never changes once the finding is there is said by its first match.
         document = {**self._said(newest), **_first(document)} if row else self._said(matches[0])
         seen = [document] if row else []
@@ -534,76 +536,61 @@ class NodeDb:
         where, values = self._where(query, span)
         order = _order(sort, _GROUP_SORTS)
         found = self._db.execute(
-            f"SELECT grp, count(*) AS findings, max(severity) AS severity, max(risk) AS risk,"
-            " sum(count) AS count, min(first_seen) AS first_seen, max(last_seen) AS last_seen,"
-            " count(*) OVER () AS total"
-            f" FROM findings WHERE {where} GROUP BY grp"
-            f" ORDER BY {order}, last_seen DESC, grp LIMIT ? OFFSET ?",
+            f"SELECT {_GROUP_COLUMNS}, count(*) OVER () AS total FROM findings WHERE {where}"
+            f" GROUP BY grp ORDER BY {order}, last_seen DESC, grp LIMIT ? OFFSET ?",
             (*values, limit, offset),
         ).fetchall()
-        newest = max((group["last_seen"] for group in found), default=0) + 1
+        if not found:
+            counted = f"SELECT count(DISTINCT grp) FROM findings WHERE {where}"
+            return Page([], self._db.execute(counted, values).fetchone()[0])
+        newest = max(group["last_seen"] for group in found) + 1
         if span.since.year > 1970:  # else it is about what there is, not about now
             newest = max(newest, micros(self._clock()))
-        until = min(micros(span.until), newest)
-        rows = [self._group(group, where, values, until) for group in found]
-        if found:
-            return Page(rows, found[0]["total"])
-        total = self._db.execute(
-            f"SELECT count(DISTINCT grp) FROM findings WHERE {where}", values
-        ).fetchone()[0]
-        return Page([], total)
+        hours = self._hours(found, where, values, min(micros(span.until), newest))
+        rows = [self._group(group, hours[group["grp"]]) for group in found]
+        return Page(rows, found[0]["total"])
 
-    def _group(self, group: sqlite3.Row, where: str, values: Sequence[Any], until: int) -> Document:
-        """One row of the list: what the newest member says, and what all of them share."""
-        db, inside = self._db, f"grp = ? AND {where}"
-        given = (group["grp"], *values)
-        newest = db.execute(
-            f"SELECT * FROM findings WHERE {inside} ORDER BY last_seen DESC, id LIMIT 1", given
+    def _group(self, group: sqlite3.Row, hours: list[int]) -> Document:
+        """One row of the list: what its newest finding says, and what all of them share."""
+        newest = self._db.execute(
+            "SELECT title, rule_id, label, zone, assignee FROM findings"
+            " WHERE grp = ? AND last_seen = ? LIMIT 1",
+            (group["grp"], group["last_seen"]),
         ).fetchone()
-        if newest is None:  # went away meanwhile
-            return {"group": group["grp"], "findings": 0, "hours": [0] * 24}
-        member = self._document(newest)
-        marks = {
-            mark
-            for row in db.execute(
-                f"SELECT * FROM findings WHERE {inside} ORDER BY last_seen DESC LIMIT 50", given
-            )
-            for mark in self._document(row).get("marks", ())
-        }
-        statuses = [
-            row[0]
-            for row in db.execute(f"SELECT DISTINCT status FROM findings WHERE {inside}", given)
-        ]
+        said = dict(newest) if newest else {}  # it may have grown meanwhile
         return {
             "group": group["grp"],
-            "rule.id": newest["rule_id"],
-            "finding.title": newest["title"],
-            "cw.asset.asset_id": newest["label"],
-            "cw.asset.zone": newest["zone"] or "",
+            "rule.id": said.get("rule_id", ""),
+            "finding.title": said.get("title", ""),
+            "cw.asset.asset_id": said.get("label", ""),
+            "cw.asset.zone": said.get("zone") or "",
             "finding.severity": SEVERITIES[group["severity"]],
             "finding.risk": group["risk"],
-            "finding.status": sorted(statuses, key=STATUSES.index),
+            "finding.status": [one for one in STATUSES if group[f"is_{one}"]],
             "findings": group["findings"],
             "finding.count": group["count"],
             "finding.first_seen": from_micros(group["first_seen"]),
             "finding.last_seen": from_micros(group["last_seen"]),
-            "assignee": member.get("assignee", ""),
-            "marks": sorted(marks),
-            "hours": self._hours(inside, given, until),
+            "assignee": said.get("assignee") or "",
+            "marks": self._marks([one for one in MARKS if group[f"is_{one}"]], group["grown_at"]),
+            "hours": hours,
         }
 
-    def _hours(self, inside: str, given: Sequence[Any], until: int) -> list[int]:
+    def _hours(
+        self, groups: Sequence[sqlite3.Row], where: str, values: Sequence[Any], until: int
+    ) -> dict[str, list[int]]:
         """Matches in each of the last 24 hours: a finding's count, at its last match."""
         hour = 3_600_000_000
-        hours = [0] * 24
+        made = {group["grp"]: [0] * 24 for group in groups}
         rows = self._db.execute(
-            f"SELECT (? - last_seen) / {hour} AS age, sum(count) FROM findings"
-            f" WHERE {inside} AND last_seen > ? AND last_seen <= ? GROUP BY age",
-            (until, *given, until - 24 * hour, until),
+            f"SELECT grp, (? - last_seen) / {hour} AS age, sum(count) FROM findings"
+            f" WHERE grp IN ({', '.join('?' * len(made))}) AND {where}"
+            " AND last_seen > ? AND last_seen <= ? GROUP BY grp, age",
+            (until, *made, *values, until - 24 * hour, until),
         )
-        for age, count in rows:
-            hours[23 - min(age, 23)] += count
-        return hours
+        for name, age, count in rows:
+            made[name][23 - min(age, 23)] += count
+        return made
 
     def members(self, group: str, query: str, span: Range, limit: int = 50) -> Page:
         """Findings of one group, newest first."""
@@ -694,13 +681,14 @@ class NodeDb:
         )
 
     def _document(self, row: sqlite3.Row) -> Document:
-        document = _loaded(row["document"])
-        grown = row["grown_at"]
-        marks = document.get("marks", [])
-        if "grows" in marks and (grown is None or self._clock() - from_micros(grown) > GROWS_FOR):
-            marks = [mark for mark in marks if mark != "grows"]
-        document["marks"] = marks
+        document = _whole(row)
+        document["marks"] = self._marks(document.get("marks", ()), row["grown_at"])
         return document
+
+    def _marks(self, marks: Sequence[str], grown_at: int | None) -> list[str]:
+        """Marks as of now: `grows` only for an hour after the last match."""
+        grows = grown_at is not None and self._clock() - from_micros(grown_at) <= GROWS_FOR
+        return [mark for mark in marks if mark != "grows" or grows]
 
     # ---- The console: triage
 
@@ -725,7 +713,7 @@ class NodeDb:
     def _changed(
         self, db: sqlite3.Connection, row: sqlite3.Row, change: Change, by: str, now: datetime
     ) -> bool:
-        before = _loaded(row["document"])
+        before = _whole(row)
         after = dict(before)
         for name, value in (
             ("finding.status", change.status),
@@ -876,6 +864,16 @@ _GROUP_SORTS = {
     "cw.asset.zone": "max(zone)",
     "assignee": "max(assignee)",
 }
+MARKS = ("grows", "came back", "exercise", "suppressed")
+_GROUP_COLUMNS = ", ".join(
+    (
+        "grp, count(*) AS findings, max(severity) AS severity, max(risk) AS risk",
+        "sum(count) AS count, min(first_seen) AS first_seen, max(last_seen) AS last_seen",
+        "max(grown_at) AS grown_at",
+        *(f"max(status = '{one}') AS is_{one}" for one in STATUSES),
+        *(f'max(marks & {1 << bit}) AS "is_{one}"' for bit, one in enumerate(MARKS)),
+    )
+)
 _COPIED = (
     "cw.operator",
     "cw.sector",
@@ -912,6 +910,10 @@ _KEPT = (
     "cw.asset.zone_type",
 )
 """What a stored finding keeps when it matches again; the rest is said by the newest match."""
+
+
+_EXTRA = ("cw.why", "cw.history", "cw.evidence")
+"""What no query asks for is kept apart, so that queries read less."""
 
 
 def _first(document: Document) -> Document:
@@ -1018,14 +1020,16 @@ def _write(db: sqlite3.Connection, document: Document, grown_at: int | None) -> 
         document.get("cw.asset.zone"),
         document.get("source.ip"),
         document.get("assignee") or None,
+        sum(1 << bit for bit, mark in enumerate(MARKS) if mark in document.get("marks", ())),
         grown_at,
-        _dumped(document),
+        _dumped({name: value for name, value in document.items() if name not in _EXTRA}),
         "\n".join(fold(text) for text in _texts(document)),
+        _dumped({name: document[name] for name in _EXTRA if name in document}),
     )
     marks = ", ".join("?" * len(row))
     # No REPLACE: it would delete the row, and with it the copies of its events.
     names = "status verdict severity risk first_seen last_seen count title type asset_id zone"
-    names += " source_ip assignee grown_at document folded grp label"
+    names += " source_ip assignee marks grown_at document folded extra grp label"
     kept = ", ".join(f"{name} = excluded.{name}" for name in names.split())
     db.execute(f"INSERT INTO findings VALUES ({marks}) ON CONFLICT (id) DO UPDATE SET {kept}", row)
 
@@ -1039,7 +1043,7 @@ def _label(document: Document) -> str:
 def _texts(document: Document) -> Iterator[str]:
     """Every text of a finding, for bare words; its history and its proof are left out."""
     for name, value in document.items():
-        if name in ("cw.history", "cw.why"):
+        if name in _EXTRA:
             continue
         if isinstance(value, str):
             yield value
@@ -1054,6 +1058,11 @@ def _dumped(document: Document) -> str:
         for name, value in document.items()
     }
     return msgspec.json.encode(plain).decode()
+
+
+def _whole(row: sqlite3.Row) -> Document:
+    """The finding of a row."""
+    return _loaded(row["document"]) | _loaded(row["extra"])
 
 
 def _loaded(text: str) -> Document:

@@ -764,7 +764,7 @@ class SqliteDialect(Dialect):
     def leaf(self, test: Test) -> Sql:
         """One test as SQL."""
         if isinstance(test, Says):
-            return f"wild(?, {self._folded})", [_packed(test.pattern)]
+            return _wild(self._folded, test.pattern)
         if column := self._columns.get(test.field):
             inner, values = self._on(test, column, f"text_of({column})")
             return f"({column} IS NOT NULL AND {inner})", values
@@ -789,8 +789,7 @@ class SqliteDialect(Dialect):
             case Is(value=value):
                 return f"{text} = ?", [value]
             case Like():
-                subject = f"fold({text})" if test.folded else text
-                return f"wild(?, {subject})", [_packed(test.pattern)]
+                return _wild(f"fold({text})" if test.folded else text, test.pattern)
             case Within():
                 return f"in_network({text}, ?)", [test.network]
             case Between():
@@ -807,8 +806,11 @@ def _json_path(test: Test) -> tuple[str, str]:
     return "", f'$."{test.field}"'
 
 
-def _packed(pattern: Sequence[str]) -> str:
-    return "\1".join(pattern)
+def _wild(operand: str, pattern: Sequence[str]) -> Sql:
+    # A plain substring needs no call out of SQLite.
+    if len(pattern) == 3 and pattern[0] == pattern[2] == STAR and pattern[1] != ONE:
+        return f"instr({operand}, ?) > 0", [pattern[1]]
+    return f"wild(?, {operand})", ["\1".join(pattern)]
 
 
 def sqlite_functions() -> Iterator[tuple[str, int, Callable[..., Any]]]:

@@ -1,0 +1,242 @@
+"""Put a node together from its settings: readers with collectors, detectors, stores."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cityward import ConfigError, Detector, InputError
+from cityward.plugin import CollectorSpec, load
+from collectors.readers import FileReader, FolderReader, Reader, SyslogTcp, SyslogUdp
+from collectors.recognise import recognise
+from siem import config
+from siem.assets import Inventory, from_settings
+from siem.config import Settings
+from siem.node import Clock, Node, Source, now_utc
+from siem.store.embedded import NodeDb
+from siem.store.events import EventStore
+from siem.store.protocol import RuleState
+
+HEAD_BYTES = 65_536
+"""How much of a file is looked at to recognise it."""
+
+RULES_FOLDER = Path(__file__).parent.parent / "rules"
+"""The rule library that comes with cityward."""
+
+
+def node_of(
+    settings: Settings,
+    *,
+    sources: Sequence[Source] | None = None,
+    clock: Clock = now_utc,
+    event_time: bool = False,
+) -> Node:
+    """A node with its stores open and its rules loaded.
+
+    Args:
+        settings: What the file says.
+        sources: What is read; otherwise what the settings name.
+        clock: The node's time.
+        event_time: Time passes as the events say, not as the clock does (files of the past).
+
+    Raises:
+        ConfigError: the state folder is newer than this program, or a setting is impossible.
+    """
+    inventory = from_settings(settings)
+    detectors, states = detectors_of(settings, inventory)
+    return Node(
+        operator=settings.operator,
+        sector=settings.sector,
+        site=settings.site,
+        mode=settings.mode,
+        sources=sources if sources is not None else list(_sources(settings, clock)),
+        inventory=inventory,
+        detectors=detectors,
+        events=events_of(settings, clock, write=True),
+        db=db_of(settings, inventory, clock),
+        findings_days=settings.retention.findings_days,
+        clock=clock,
+        event_time=event_time,
+        rule_states=states,
+    )
+
+
+def events_of(settings: Settings, clock: Clock, *, write: bool) -> EventStore:
+    """The events in the state folder."""
+    return EventStore(
+        settings.state_path / "events",
+        clock,
+        write=write,
+        retention_days=settings.retention.events_days,
+        quota_bytes=int(settings.retention.disk_quota_gb * 1e9),
+    )
+
+
+def db_of(settings: Settings, inventory: Inventory, clock: Clock) -> NodeDb:
+    """Everything else in the state folder."""
+    state = settings.state_path
+    key = secret_of(state, "operator.key")
+    return NodeDb(state / "node.db", key, asset_of=inventory.find, clock=clock)
+
+
+def secret_of(state: Path, name: str) -> bytes:
+    """A secret of this node: 32 random bytes in a file that only its owner reads, made once."""
+    path = state / name
+    state.mkdir(parents=True, exist_ok=True)
+    try:
+        made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_bytes()
+    with os.fdopen(made, "wb") as file:
+        file.write(secrets.token_bytes(32))
+    return path.read_bytes()
+
+
+def detectors_of(
+    settings: Settings, inventory: Inventory
+) -> tuple[list[Detector], Callable[[], list[RuleState]]]:
+    """The rules and the models that run, and what is known of each rule."""
+    from detectors.anomaly.series import Series
+    from detectors.anomaly.surprise import Surprise
+    from detectors.sigma.engine import Engine
+    from detectors.sigma.load import load_folder
+
+    folders = [RULES_FOLDER] if settings.rules.shipped else []
+    folders += [Path(one).expanduser() for one in settings.rules.folders]
+    ruleset = load_folder(*folders)
+    engine = Engine(ruleset, inventory.placeholders(settings.lists))
+    documents = {one.analytic.id: one for one in ruleset.speaking()}
+    detectors: list[Detector] = [engine]
+    if settings.models.on:
+        detectors += [Surprise(), Series()]
+    return detectors, lambda: [_rule_state(one, documents) for one in engine.states()]
+
+
+def _rule_state(state: Any, documents: Mapping[str, Any]) -> RuleState:
+    """What the engine knows of a rule, with what its document says."""
+    found = RuleState(
+        id=state.id,
+        title=state.title,
+        level=state.level,
+        state=state.state,
+        reason=state.reason,
+        file=state.file,
+        kind=state.kind,
+        evaluated=state.evaluated,
+        matches=state.matches,
+        arriving=state.arriving,
+    )
+    document = documents.get(state.id)
+    if document is None:
+        return found
+    analytic = document.analytic
+    return msgspec.structs.replace(
+        found,
+        logsource=str(getattr(document, "logsource", "")),
+        techniques=analytic.techniques,
+        tactics=analytic.tactics,
+        author=analytic.author,
+        license=analytic.license,
+        status=analytic.status,
+        description=analytic.description,
+        falsepositives=analytic.falsepositives,
+    )
+
+
+# ---- sources
+
+
+def specs_of(collectors: Mapping[str, Any]) -> dict[str, CollectorSpec]:
+    """What each collector says of itself."""
+    return {name: part.cityward_spec for name, part in collectors.items()}
+
+
+def file_source(
+    path: Path, collectors: Mapping[str, Any], *, source: str = "", named: str = ""
+) -> Source:
+    """A file that is read once, by the collector that recognises it.
+
+    Raises:
+        InputError: it cannot be read, or no collector recognises it.
+    """
+    name = named or _recognised(path, collectors)
+    framing = collectors[name].cityward_spec.framing
+    source = source or path.name
+    reader: Reader
+    if framing == "packets":
+        from collectors.packets.capture import CaptureReader
+
+        reader = CaptureReader(path, source)
+    else:
+        reader = FileReader("-" if str(path) == "-" else path, source, framing)
+    return Source(reader, name, collectors[name])
+
+
+def _recognised(path: Path, collectors: Mapping[str, Any]) -> str:
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError as error:
+        raise InputError(
+            f"cannot be read: {error.strerror}", str(path), "Check the path and its permissions."
+        ) from error
+    name = recognise(head, path.name, specs_of(collectors))
+    if name is None:
+        what = "is empty" if not head else "is of no kind that a collector recognises"
+        raise InputError(
+            f"{path.name} {what}",
+            str(path),
+            "Name its collector with --collector: " + ", ".join(sorted(collectors)) + ".",
+        )
+    return name
+
+
+def _sources(settings: Settings, clock: Clock) -> Iterator[Source]:
+    collectors = load("collectors")
+    for one in settings.source:
+        name = one.collector or _collector_for(one, collectors)
+        if name not in collectors:
+            raise ConfigError(
+                f"no collector is called {name!r}",
+                f"source {one.id}",
+                "Write one of: " + ", ".join(sorted(collectors)) + ".",
+            )
+        framing = collectors[name].cityward_spec.framing
+        yield Source(_reader(one, framing, clock), name, collectors[name])
+
+
+def _collector_for(one: config.Source, collectors: Mapping[str, Any]) -> str:
+    """Captures and interfaces bring packets, syslog ports syslog; a file is looked at."""
+    given = {
+        "capture": "packets",
+        "interface": "packets",
+        "syslog_udp": "syslog",
+        "syslog_tcp": "syslog",
+        "folder": "syslog",
+    }
+    return given.get(one.reader) or _recognised(Path(one.path), collectors)
+
+
+def _reader(one: config.Source, framing: Any, clock: Clock) -> Reader:
+    if one.reader == "file":
+        return FileReader(Path(one.path), one.id, framing, one.follow, clock=clock)
+    if one.reader == "folder":
+        return FolderReader(Path(one.path), one.glob, one.id, framing, clock=clock)
+    if one.reader == "capture":
+        from collectors.packets.capture import CaptureReader
+
+        return CaptureReader(Path(one.path), one.id, clock)
+    if one.reader == "interface":
+        raise ConfigError(
+            "live interfaces are not read yet",
+            f"source {one.id}",
+            'Record a capture and read that: reader = "capture".',
+        )
+    host, _, port = one.listen.rpartition(":")
+    kind = SyslogUdp if one.reader == "syslog_udp" else SyslogTcp
+    return kind(host.strip("[]"), int(port), one.id, clock=clock)
