@@ -286,8 +286,8 @@ class Look:
     def documents(self, hits: Sequence[tuple[str, int]]) -> list[Document]:
         """Whole rows of hits, in their order."""
         wanted: dict[str, list[int]] = {}
-        for path, row in hits:
-            wanted.setdefault(path, []).append(row)
+        for path, place in hits:
+            wanted.setdefault(path, []).append(place)
         found: dict[tuple[str, int], Document] = {}
         for path, numbers in wanted.items():
             listed = ", ".join(str(int(number)) for number in numbers)
@@ -298,8 +298,8 @@ class Look:
             )
             for row in rows:
                 document = dict(zip(names, row, strict=True))
-                number = document.pop("file_row_number")
-                found[path, number] = _whole(document)
+                place = document.pop("file_row_number")
+                found[path, place] = _whole(document)
         return [found[hit] for hit in hits if hit in found]
 
 
@@ -359,7 +359,7 @@ def _copy(db: Any, sources: Sequence[Path], target: Path) -> None:
     """Copy event lines; only fields that some event has become columns."""
     table = ndjson_sql(sources)
     counted = ", ".join(f'count("{name}")' for name in COLUMNS)
-    counts: tuple[int, ...] = db.execute(f"SELECT {counted} FROM {table}").fetchone()
+    counts = db.execute(f"SELECT {counted} FROM {table}").fetchone()
     present = [f'"{name}"' for name, n in zip(COLUMNS, counts, strict=True) if n]
     chosen = ", ".join(present or ['"@timestamp"'])
     options = parquet_options(len(present))
