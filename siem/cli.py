@@ -33,6 +33,8 @@ app = App(
     result_action="return_value",
 )
 app.command("siem.commands.ingest:ingest", name="ingest")
+app.command("siem.commands.run:run", name="run")
+app.command("siem.commands.run:serve", name="serve")
 config = App(name="config", help="Settings: what is in force, and what may be set.")
 app.command(config)
 config.command("siem.commands.config:show", name="show")
@@ -91,3 +93,7 @@ def run(words: Sequence[str]) -> int:
 
 def _say(*lines: str) -> None:
     print("\n".join(line for line in lines if line), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -31,6 +31,10 @@ log = logging.getLogger(__name__)
 QUEUE_BATCHES = 32
 """Batches that wait between the readers and the path; a full queue makes readers wait."""
 SNAPSHOT_EVERY = timedelta(minutes=5)
+TICK_S = 0.5
+"""Detectors are told at least so often that time has passed."""
+RETRY_S = 10.0
+"""A reader that failed is tried again after so long."""
 STATES_EVERY_S = 1.0
 COMPACT_EVERY_S = 60.0
 RETAIN_EVERY_S = 3600.0
@@ -110,6 +114,7 @@ class Source:
             rejected=state.rejected + sum(batch.rejected.values()),
             malformed=state.malformed + len(malformed),
             lost=state.lost + batch.lost,
+            cut=state.cut + batch.cut,
             late=state.late + (late or 0),
             last_event=max(last, newest) if last and newest else newest or last,
             last_received=now if events else state.last_received,
@@ -177,23 +182,19 @@ class Node:
 
     # ---- Record → Event
 
-    def collect(self) -> Iterator[Gathered]:
-        """Batches of all sources as they come, until every source has ended or `stop` is set."""
+    def collect(self) -> Iterator[Gathered | None]:
+        """Batches of all sources as they come, until `stop` is set; None: only time has passed."""
         places = self.events.places()
-        running = len(self.sources)
         for source in self.sources:
             place = source.resume(places.get(source.id))
             threading.Thread(
                 target=self._read, args=(source, place), name=source.id, daemon=True
             ).start()
-        while running and not self.stop.is_set():
+        while not self.stop.is_set():
             try:
-                gathered = self._queue.get(timeout=0.5)
+                yield self._queue.get(timeout=TICK_S)
             except queue.Empty:
-                continue
-            if gathered.batch is None or gathered.batch.ended:
-                running -= 1
-            yield gathered
+                yield None
 
     def collect_from(self, source: Source) -> Iterator[Gathered]:
         """Batches of one source in this thread, until it ends."""
@@ -201,9 +202,16 @@ class Node:
         yield from self._batches(source, place)
 
     def _read(self, source: Source, place: Any) -> None:
-        """One thread a reader."""
-        for gathered in self._batches(source, place):
-            self._put(gathered)
+        """One thread a reader; one that fails is tried again, from where it stood."""
+        while True:
+            ended = False
+            for gathered in self._batches(source, place):
+                self._put(gathered)
+                if gathered.batch is not None:
+                    place, ended = gathered.batch.place, gathered.batch.ended
+            # A capture cannot be taken up in the middle: that happens at the next start.
+            if ended or source.framing == "packets" or self.stop.wait(RETRY_S):
+                return
 
     def _batches(self, source: Source, place: Any) -> Iterator[Gathered]:
         """What a reader gives; one that fails is said, the others go on."""
@@ -389,7 +397,7 @@ def run(node: Node) -> None:
     """The whole path of a node."""
     node.recover()
     for gathered in node.collect():
-        events = node.keep(gathered)
+        events = node.keep(gathered) if gathered else []
         findings = node.detect(events)
         node.conclude(findings)
         node.tidy()

@@ -276,11 +276,13 @@ class Tail(Lines):
                 if not self._aside and not self._follow:
                     taken.ended = True
                     return None
-                self._switch(self._newer(self._identity, self._changed_ns)[0])
+                self._switch()
             elif self._file is None:
                 self._resume(taken)
             if self._follow and not self._aside and self._file is not None:
                 self._check_same(self._file, taken)
+        except InterruptedError:
+            return None
         except OSError as error:
             self._failed(error)
             return None
@@ -294,30 +296,34 @@ class Tail(Lines):
             self._said = error.errno or 0
         self.close()
 
-    def _switch(self, path: Path) -> None:
+    def _switch(self) -> None:
         """Open what came after the file that was read to its end."""
         base = self._base + self._cutter.start
-        self._start(path, 0)
+        before = _inodes(self._path)
+        self._start(self._newer(self._identity, self._changed_ns)[0], 0, before)
         self._base = base
         self._last = None
 
     def _resume(self, taken: Taken) -> None:
         """Open the file, or the rotated one that the place is in."""
-        last = self._last
+        last, before = self._last, _inodes(self._path)
         if last is None:
-            self._start(self._oldest, 0)
+            self._start(self._oldest, 0, before)
             return
         found = _find(last.file, last.offset, [self._path, *reversed(rotated_of(self._path))])
+        if found == self._path and not last.file.head_bytes:
+            # It was empty and is known by its inode alone; what it held since may be copied away.
+            found = self._newer(last.file, last.changed_ns)[0]
         if found is None:
-            self._go_on_without(last, taken)
+            self._go_on_without(last, before, taken)
         else:
-            self._start(found, last.offset)
+            self._start(found, last.offset, before)
             self._base = last.base
         self._last = None
 
-    def _go_on_without(self, last: FilePlace, taken: Taken) -> None:
+    def _go_on_without(self, last: FilePlace, before: dict[str, int], taken: Taken) -> None:
         """The file of the place is nowhere: read what came after it, and say what is known."""
-        self._start(self._newer(last.file, last.changed_ns)[0], 0)
+        self._start(self._newer(last.file, last.changed_ns)[0], 0, before)
         self._base = last.base + max(last.size, last.offset)
         unread_bytes = max(0, last.size - last.offset)
         if unread_bytes:
@@ -328,8 +334,21 @@ class Tail(Lines):
             unread_bytes,
         )
 
-    def _start(self, path: Path, offset: int) -> None:
+    def _start(self, path: Path, offset: int, before: dict[str, int]) -> None:
+        """Open a file.
+
+        Args:
+            path: The file or a rotated one.
+            offset: Where to begin, in its text.
+            before: The inodes by which the choice was made.
+
+        Raises:
+            InterruptedError: names were changed meanwhile; choose again.
+        """
         file = open_raw(path)
+        if _inodes(self._path) != before:
+            file.close()
+            raise InterruptedError
         if self._file is not None:
             self._file.close()
         self._file = file
@@ -346,7 +365,7 @@ class Tail(Lines):
 
     def _newer(self, known: Identity, changed_ns: int) -> list[Path]:
         """Rotated files that came after a known one, oldest first, then the file itself."""
-        rotated = rotated_of(self._path)
+        rotated = [path for path in rotated_of(self._path) if not _is_copied_now(path, self._path)]
         found = _find(known, 0, rotated)
         if found is not None:
             return [*rotated[rotated.index(found) + 1 :], self._path]
@@ -360,15 +379,20 @@ class Tail(Lines):
 
     def _check_same(self, file: BinaryIO, taken: Taken) -> None:
         """Notice that the file was emptied for others to fill it (copy-truncate)."""
-        known, known_bytes = self._identity, self._size
+        known, known_bytes, changed_ns = self._identity, self._size, self._changed_ns
         self._look(file)
+        if self._changed_ns != changed_ns and self._was_copied_away(known, changed_ns):
+            self._changed_ns = changed_ns
+            self._leave()
+            return
         if self._size >= file.tell() and known.begins(file):
             if known.head_bytes < HEAD_BYTES:
                 self._identity = Identity.of(file)
             return
+        before = _inodes(self._path)
         copy = _find(known, self._cutter.start, list(reversed(rotated_of(self._path))))
         if copy is not None:
-            self._start(copy, self._cutter.start)
+            self._start(copy, self._cutter.start, before)
             return
         if known_bytes > file.tell():
             taken.lost += 1
@@ -377,8 +401,19 @@ class Tail(Lines):
                 self._path,
                 known_bytes - file.tell(),
             )
+        self._leave()
+
+    def _was_copied_away(self, known: Identity, changed_ns: int) -> bool:
+        """True if a file that was empty was filled, copied and emptied since, maybe repeatedly."""
+        if known.head_bytes:
+            return False
+        rotated = rotated_of(self._path)
+        later = any(_changed_ns(path) > changed_ns for path in rotated)
+        return later and _find(known, 0, rotated) is None
+
+    def _leave(self) -> None:
+        """The open file holds something else by now: go on as if it had been renamed."""
         self._waiting.extend(self._cutter.end())
-        # The inode stays, so `_newer` could take it for the old file; the name is what goes on.
         self._finished = self._aside = True
         self._text = Text(lambda size: b"", plain=True)
 
@@ -451,6 +486,25 @@ def rotated_of(path: Path) -> list[Path]:
         # While x.1 is being packed, x.1.gz is not whole; sorted, the plain one comes first.
         found.setdefault(age, path.parent / name)
     return [found[age] for age in sorted(found)]
+
+
+def _inodes(path: Path) -> dict[str, int]:
+    """Names of a file and of those beside it that are called alike, with their inodes."""
+    try:
+        with os.scandir(path.parent) as entries:
+            return {one.name: one.inode() for one in entries if one.name.startswith(path.name)}
+    except OSError:
+        return {}
+
+
+def _is_copied_now(copy: Path, path: Path) -> bool:
+    """True if a rotated file is a copy of what the file still holds (copy-truncate, half done)."""
+    try:
+        with open_raw(copy) as one, open_raw(path) as other:
+            shorter = os.fstat(one.fileno()).st_size <= os.fstat(other.fileno()).st_size
+            return shorter and Identity.of(one).begins(other)
+    except OSError:
+        return False
 
 
 def _find(known: Identity, offset: int, paths: Sequence[Path]) -> Path | None:

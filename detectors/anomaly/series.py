@@ -146,7 +146,7 @@ class Series:
         rest_s: float = 43_200.0,
         sensors_max: int = 5_000,
         forests_max: int = 200,
-        young_factor: float = 0.1,
+        young_factor: float = 0.01,
         seed: int = 7,
     ) -> None:
         """Set up an empty model.

@@ -140,6 +140,8 @@ class _Run:
         ]
         if state.malformed:
             parts.append(f"{state.malformed:,} unreadable")
+        if state.cut:
+            parts.append(f"{state.cut:,} cut")
         if state.lost:
             parts.append(f"{state.lost:,} lost")
         rate = state.records / took_s if took_s else 0.0

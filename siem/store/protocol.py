@@ -154,6 +154,8 @@ class SourceState(msgspec.Struct, frozen=True):
     rejected: int = 0
     malformed: int = 0
     lost: int = 0
+    cut: int = 0
+    """Records of which only the beginning was taken, since they were too long."""
     late: int = 0
     last_event: datetime | None = None
     """Time of the newest event."""

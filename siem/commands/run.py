@@ -1,0 +1,88 @@
+"""`cityward run` and `serve`: a node, or its console alone."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from cityward import ConfigError
+from siem import assembly
+from siem import config as settings_file
+from siem.config import Settings
+from siem.node import Node
+from siem.node import run as run_node
+
+ConfigFile = Annotated[str | None, Parameter(name=["--config", "-c"])]
+
+
+def run(*, config: ConfigFile = None, path_only: bool = False) -> int:
+    """Run a node: collect, keep, detect, and serve the console.
+
+    Ctrl+C finishes the batch and keeps the place; a second one stops at once.
+
+    Args:
+        config: Settings file; otherwise the first one found counts.
+        path_only: Leave the console out; it runs elsewhere, by cityward serve.
+    """
+    file, settings = _settings(config)
+    node = assembly.node_of(settings)
+    console = None if path_only else _start_console(file)
+    _stop_on_signals(node)
+    try:
+        run_node(node)
+    finally:
+        node.close()
+        if console is not None:
+            console.terminate()
+            console.wait(timeout=10)
+    return 0
+
+
+def serve(*, config: ConfigFile = None) -> int:
+    """Serve the console of a node that runs on the same state folder.
+
+    Args:
+        config: Settings file; otherwise the first one found counts.
+    """
+    from siem import serve as console
+
+    _, settings = _settings(config)
+    listening = console.listen(settings)
+    print(f"console {console.address_of(listening)}", file=sys.stderr, flush=True)
+    console.serve(settings, listening)
+    return 0
+
+
+def _settings(named: str | None) -> tuple[Path, Settings]:
+    path = settings_file.find(named)
+    if path is None:
+        raise ConfigError(
+            "there is no settings file",
+            ", ".join(settings_file.SEARCH_PATH),
+            "Make one: cityward init",
+        )
+    return path, settings_file.load(path)
+
+
+def _start_console(file: Path) -> subprocess.Popen[bytes]:
+    words = [sys.executable, "-m", "siem.cli", "serve", "--config", str(file)]
+    # Its own session: Ctrl+C comes to us, and we end it after the last batch.
+    return subprocess.Popen(words, start_new_session=True)
+
+
+def _stop_on_signals(node: Node) -> None:
+    """The first signal finishes the batch, the second stops at once."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if node.stop.is_set():
+            raise KeyboardInterrupt
+        node.stop.set()
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)

@@ -1,0 +1,115 @@
+"""The console's process: the files of a node, as the web console sees them."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from cityward import ConfigError
+from siem import assembly
+from siem.assets import from_settings
+from siem.config import Settings
+from siem.console.protocol import Usage
+from siem.node import Clock, now_utc
+from siem.store.protocol import Events, Findings, Person, RuleState, SourceState
+
+
+class Served:
+    """A node behind its console; it writes triage and audit, never events."""
+
+    def __init__(self, settings: Settings, clock: Clock = now_utc) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._events = assembly.events_of(settings, clock, write=False)
+        self._db = assembly.db_of(settings, from_settings(settings), clock)
+        self.operator = settings.operator
+        self.sector = settings.sector
+        self.secret = assembly.secret_of(settings.state_path, "session.key")
+
+    @property
+    def findings(self) -> Findings:
+        """Where findings are kept."""
+        return self._db
+
+    @property
+    def events(self) -> Events:
+        """Where events are kept."""
+        return self._events
+
+    def now(self) -> datetime:
+        """The node's time."""
+        return self._clock()
+
+    def person(self, name: str) -> Person | None:
+        """Who may sign in under this name."""
+        return self._db.person(name)
+
+    def holder_of(self, token_sha256: str) -> Person | None:
+        """Whom a token belongs to."""
+        return self._db.holder_of(token_sha256)
+
+    def sources(self) -> Sequence[SourceState]:
+        """What every source has sent."""
+        return self._db.sources()
+
+    def rules(self) -> Sequence[RuleState]:
+        """What is known of every rule."""
+        return self._db.rules()
+
+    def disk(self) -> Sequence[Usage]:
+        """How full the store is."""
+        quota = int(self._settings.retention.disk_quota_gb * 1e9)
+        events = sum(self._events.usage().values())
+        db = sum(path.stat().st_size for path in self._settings.state_path.glob("node.db*"))
+        return [Usage("events", events, quota), Usage("node.db", db, 0)]
+
+    def facts(self) -> Mapping[str, str]:
+        """What else Health says of the node."""
+        retention = self._settings.retention
+        return {
+            "Events are kept": f"{retention.events_days} days",
+            "Findings are kept": f"{retention.findings_days} days after they were closed",
+        }
+
+    def audit(self, by: str, action: str, about: str, now: datetime) -> None:
+        """Keep what a person did."""
+        self._db.audit(by, action, about, now)
+
+
+def serve(settings: Settings, listening: socket.socket) -> None:
+    """Serve the console on a socket until the process is told to stop."""
+    import uvicorn
+
+    from siem.console.app import make_app
+
+    app = make_app(Served(settings))
+    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def listen(settings: Settings) -> socket.socket:
+    """The socket of the console; port 0 takes a free one.
+
+    Raises:
+        ConfigError: the address is taken or is not ours.
+    """
+    host, port = settings.console.host, settings.console.port
+    try:
+        return socket.create_server((host, port), family=_family(host), reuse_port=False)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host} port {port}: {error.strerror}",
+            "console.host, console.port",
+            "Stop what listens there, or set another port.",
+        ) from error
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def address_of(listening: socket.socket) -> str:
+    """The address that a browser opens."""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
