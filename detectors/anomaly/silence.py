@@ -365,8 +365,8 @@ def speaker_of(event: Event) -> tuple[str, str] | None:
 
 def _told(speaker: Speaker) -> list[Any]:
     return [
-        speaker.kind, speaker.name, speaker.first_s, speaker.heard_s, speaker.beat_s, speaker.pauses,
-        speaker.usual_s, speaker.longest_s, speaker.silent,
+        speaker.kind, speaker.name, speaker.first_s, speaker.heard_s, speaker.beat_s,
+        speaker.pauses, speaker.usual_s, speaker.longest_s, speaker.silent,
     ]  # fmt: skip
 
 
