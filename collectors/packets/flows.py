@@ -7,11 +7,12 @@ References:
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cityward import Event, LogSource, Record
 from collectors.packets.community_id import community_id
@@ -20,9 +21,13 @@ from collectors.packets.walk import (
     FIN,
     ICMP,
     ICMP6,
+    ICMP6_PAIRS,
+    ICMP_PAIRS,
     IPV4,
     MAC,
     MAC_NAMES,
+    MIX_1,
+    MIX_2,
     RST,
     SCTP,
     SYN,
@@ -92,29 +97,27 @@ def plain(ended: Ended) -> Iterator[Flow]:
     return map(Flow._make, zip(*columns, ended.reasons.tolist(), strict=True))
 
 
-def first_is_client(
-    flags: int, turned: bool, sport: int, dport: int, known: frozenset[int]
-) -> bool:
+def first_is_client(flow: Flow, known: frozenset[int]) -> bool:
     """Whether the first sender that was seen started the conversation.
 
     Who sent SYN did, who answered with SYN and ACK did not; else the side with an expected port is
-    the server, or the only one with a system port; else who spoke first.
+    the server, or, if both spoke, the only one with a system port; else who spoke first.
 
     Args:
-        flags: State bits of the lower end, those of the higher << 8.
-        turned: The first sender is the higher end.
-        sport: Port of the first sender.
-        dport: Port of the first receiver.
+        flow: A flow with ports.
         known: Ports on which a decoder expects its server.
     """
-    mine, other = (flags >> 8, flags & 0xFF) if turned else (flags & 0xFF, flags >> 8)
+    mine, other = flow.flags & 0xFF, flow.flags >> 8
+    if flow.turned:
+        mine, other = other, mine
     if (mine ^ other) & SYN:
         return mine & SYN > 0
     if (mine ^ other) & SYN_ACK:
         return other & SYN_ACK > 0
+    sport, dport = flow.sport, flow.dport
     if (sport in known) != (dport in known):
         return dport in known
-    if (sport < _SYSTEM_PORTS) != (dport < _SYSTEM_PORTS):
+    if all(flow.packets) and (sport < _SYSTEM_PORTS) != (dport < _SYSTEM_PORTS):
         return dport < _SYSTEM_PORTS
     return True
 
@@ -135,27 +138,36 @@ def _state_of(asked: int, answered: int, has_answer: bool) -> str:
 
 
 def _established(asked: int, answered: int) -> str:
-    if asked & RST:
-        return "RSTO"
-    if answered & RST:
-        return "RSTR"
-    if asked & FIN:
-        return "SF" if answered & FIN else "S2"
-    return "S3" if answered & FIN else "S1"
+    if asked & answered & FIN:
+        return "SF"
+    if (asked | answered) & RST:
+        return "RSTO" if asked & RST else "RSTR"
+    return "S2" if asked & FIN else "S3" if answered & FIN else "S1"
 
 
-def outcome_of(protocol: int, asked: int, answered: int, has_answer: bool) -> tuple[str, str]:
-    """Connection state and outcome: success if answered, failure if TCP was reset or not answered.
+def outcome_of(flow: Flow, client: int) -> tuple[str, str]:
+    """Connection state, and outcome: success if answered, failure if TCP was reset or not answered.
 
     One-way traffic that expects no answer (multicast, syslog) is neither.
+
+    Args:
+        flow: A flow between IP addresses.
+        client: Side of who started it.
     """
-    if protocol != TCP:
-        state = "OTH" if protocol in (ICMP, ICMP6) else "SF" if has_answer else "S0"
-        return state, "success" if has_answer else "unknown"
+    asked, answered = flow.flags & 0xFF, flow.flags >> 8
+    if client:
+        asked, answered = answered, asked
+    has_answer = flow.packets[not client] > 0
+    both = has_answer and flow.packets[client] > 0
+    if flow.protocol != TCP:
+        state = "SF" if both else "SHR" if has_answer else "S0"
+        if flow.protocol in (ICMP, ICMP6):
+            state = "OTH"
+        return state, "success" if both else "unknown"
     state = _state_of(asked, answered, has_answer)
-    if (asked | answered) & RST or state in ("S0", "SH"):
+    if state != "SF" and ((asked | answered) & RST or state in ("S0", "SH")):
         return state, "failure"
-    return state, "success" if has_answer else "unknown"
+    return state, "success" if both else "unknown"
 
 
 def address_text(raw: bytes, family: int) -> str:
@@ -228,34 +240,32 @@ class FlowEvents:
             for flow in plain(ended):
                 yield self.event(flow, received)
             return
-        for flow in plain(Ended(ended.flows[~fold], ended.reasons[~fold])):
+        for flow in plain(ended.where(~fold)):
             yield self.event(flow, received)
-        yield from self._folded(
-            list(plain(Ended(ended.flows[fold], ended.reasons[fold]))), received
-        )
+        self.folded += int(np.count_nonzero(fold))
+        for folded in _folds(ended.where(fold)):
+            yield self._fold(folded, received)
 
     def client_first(self, flow: Flow) -> bool:
         """Whether the first sender started it."""
         if flow.family == MAC or flow.protocol not in _PORTED:
             return True
-        return first_is_client(flow.flags, flow.turned, flow.sport, flow.dport, self.known)
+        return first_is_client(flow, self.known)
 
     def event(self, flow: Flow, received: datetime) -> Event:
         """The event of one flow, or of a report on it."""
         client_first = self.client_first(flow)
-        client = flow.turned if client_first else not flow.turned
-        asked, answered = flow.flags & 0xFF, flow.flags >> 8
-        if client:
-            asked, answered = answered, asked
-        server = not client
-        has_answer = flow.packets[server] > 0
+        client = int(flow.turned == client_first)
+        server = 1 - client
         fields = ends_fields(flow, client_first)
         vendor: dict[str, Any] = {}
-        outcome = "success" if has_answer else "unknown"
+        outcome = "success" if all(flow.packets) else "unknown"
         if flow.family != MAC:
-            vendor["conn_state"], outcome = outcome_of(flow.protocol, asked, answered, has_answer)
+            vendor["conn_state"], outcome = outcome_of(flow, client)
             if flow.protocol in (ICMP, ICMP6):
                 vendor["icmp_type"] = flow.sport
+                if flow.sport not in (ICMP_PAIRS if flow.protocol == ICMP else ICMP6_PAIRS):
+                    vendor["icmp_code"] = flow.dport
         if flow.reports or flow.reason == ACTIVE:
             vendor["report"] = flow.reports + 1
         end_ns = max(flow.start, flow.last)
@@ -292,8 +302,8 @@ class FlowEvents:
         positions = positions[np.argsort(flows["first_frame"][positions])]
         seconds = flows["start"][positions] // 1_000_000_000
         fold = np.zeros(len(flows), np.bool_)
-        for second, count in zip(*(a.tolist() for a in np.unique(seconds, return_counts=True)),
-                                 strict=True):  # fmt: skip
+        every, counts = np.unique(seconds, return_counts=True)
+        for second, count in zip(every.tolist(), counts.tolist(), strict=True):
             told = self._told.get(second, 0)
             if told + count > FOLD_PER_S:
                 fold[positions[seconds == second][max(0, FOLD_PER_S - told) :]] = True
@@ -302,73 +312,107 @@ class FlowEvents:
             del self._told[next(iter(self._told))]
         return fold if fold.any() else None
 
-    def _folded(self, flows: list[Flow], received: datetime) -> Iterator[Event]:
-        """One event for each destination, port and second; coarser if they are too many."""
-        self.folded += len(flows)
-        groups: dict[Any, list[Flow]] = {}
-        for key in _KEYS:
-            groups = {}
-            for flow in flows:
-                groups.setdefault(key(flow), []).append(flow)
-            if len(groups) <= FOLDS_AT_ONCE:
-                break
-        for group in groups.values():
-            yield self._fold(group, received)
-
-    def _fold(self, flows: list[Flow], received: datetime) -> Event:
-        first = min(flows, key=lambda flow: flow.first_frame)
-        start = min(flow.start for flow in flows)
-        end_ns = max(start, *(flow.last for flow in flows))
-        sources = {flow.addresses[:16] for flow in flows}
-        destinations = {flow.addresses[16:] for flow in flows}
-        ports = {flow.dport for flow in flows}
-        transports = {flow.protocol for flow in flows}
-        packets = sum(sum(flow.packets) for flow in flows)
-        size = sum(sum(flow.octets) for flow in flows)
+    def _fold(self, fold: Fold, received: datetime) -> Event:
+        first = fold.first
+        end_ns = max(fold.start, fold.last)
         fields: dict[str, Any] = {
             "event.action": "flow_ended",
             "event.category": ["network"],
             "event.dataset": "packets.flow",
-            "event.outcome": "failure" if transports == {TCP} else "unknown",
+            "event.outcome": "failure" if first.protocol == TCP else "unknown",
             "event.reason": "folded",
-            "event.start": time_of(start),
+            "event.start": time_of(fold.start),
             "event.end": time_of(end_ns),
-            "event.duration": end_ns - start,
-            "source.packets": packets,
-            "source.bytes": size,
-            "network.packets": packets,
-            "network.bytes": size,
+            "event.duration": end_ns - fold.start,
+            "source.packets": fold.packets,
+            "source.bytes": fold.octets,
+            "network.type": "ipv4" if first.family == IPV4 else "ipv6",
+            "network.transport": TRANSPORTS.get(first.protocol, str(first.protocol)),
+            "network.packets": fold.packets,
+            "network.bytes": fold.octets,
             "cw.vendor": {
-                "conn_state": "S0",
-                "flows": len(flows),
-                "sources": len(sources),
-                "destinations": len(destinations),
-                "ports": len(ports),
+                "conn_state": "S0" if first.protocol == TCP else "OTH",
+                "flows": fold.flows,
+                "sources": fold.sources,
+                "destinations": fold.destinations,
+                "ports": fold.ports,
             },
         }
-        if len({flow.family for flow in flows}) == 1:
-            fields["network.type"] = "ipv4" if first.family == IPV4 else "ipv6"
-            if len(sources) == 1:
-                fields["source.ip"] = address_text(first.addresses[:16], first.family)
-            if len(destinations) == 1:
-                fields["destination.ip"] = address_text(first.addresses[16:], first.family)
-        if len(transports) == 1:
-            fields["network.transport"] = TRANSPORTS.get(first.protocol, str(first.protocol))
-            if len(ports) == 1 and first.protocol in _PORTED:
-                fields["destination.port"] = first.dport
+        if fold.sources == 1:
+            fields["source.ip"] = address_text(first.addresses[:16], first.family)
+        if fold.destinations == 1:
+            fields["destination.ip"] = address_text(first.addresses[16:], first.family)
+        if fold.ports == 1 and first.protocol in _PORTED:
+            fields["destination.port"] = first.dport
         record = Record(b"", self.source, first.first_frame, received)
         return Event(time_of(end_ns), FLOW_SOURCE, fields, record, FLOW_NUMBER)
 
 
-def _second(flow: Flow) -> int:
-    return flow.start // 1_000_000_000
+class Fold(NamedTuple):
+    """Flows that became one event."""
+
+    first: Flow
+    """The one that began first."""
+    start: int
+    last: int
+    packets: int
+    octets: int
+    flows: int
+    sources: int
+    destinations: int
+    ports: int
 
 
-_KEYS: tuple[Callable[[Flow], Any], ...] = (
-    lambda flow: (flow.addresses[16:], flow.dport, flow.protocol, _second(flow)),
-    lambda flow: (flow.addresses[16:], flow.protocol, _second(flow)),
-    lambda flow: (flow.addresses[:16], flow.protocol, _second(flow)),
-    lambda flow: (flow.protocol, _second(flow)),
-    lambda flow: flow.protocol,
-)
-"""What is folded into one event, from fine to coarse; the last has at most 256 values."""
+def _folds(ended: Ended) -> Iterator[Fold]:
+    """Groups by destination, port and second; coarser if they are too many.
+
+    All of a group have the same family and protocol. The rows are in the order of first frames.
+    """
+    flows = ended.flows
+    words = np.frombuffer(flows["addresses"].tobytes(), np.uint64).reshape(-1, 4)
+    source, destination = _mixed(words[:, 0], words[:, 1]), _mixed(words[:, 2], words[:, 3])
+    kind = _mixed(flows["family"], flows["protocol"])
+    second, port = flows["start"] // 1_000_000_000, flows["dport"]
+    key = kind
+    for columns in (
+        (destination, port, second),
+        (destination, second),
+        (source, second),
+        (second,),
+        (),
+    ):
+        key = _mixed(kind, *columns)
+        if len(np.unique(key)) <= FOLDS_AT_ONCE:
+            break
+    _, first, group = np.unique(key, return_index=True, return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    heads = np.flatnonzero(np.diff(group[order], prepend=-1))
+    sums = (
+        np.minimum.reduceat(flows["start"][order], heads),
+        np.maximum.reduceat(flows["last"][order], heads),
+        np.add.reduceat(flows["packets"].sum(axis=1)[order], heads),
+        np.add.reduceat(flows["octets"].sum(axis=1)[order], heads),
+        np.bincount(group),
+        *(_distinct(group, values) for values in (source, destination, port)),
+    )
+    begun = plain(Ended(flows[first], ended.reasons[first]))
+    rows = zip(begun, *(column.tolist() for column in sums), strict=True)
+    return iter(sorted((Fold(*row) for row in rows), key=lambda fold: fold.first.first_frame))
+
+
+def _mixed(*columns: NDArray[Any]) -> NDArray[np.uint64]:
+    """Several columns in one word each."""
+    word = np.zeros(len(columns[0]), np.uint64)
+    for column in columns:
+        word ^= column.astype(np.uint64)
+        word *= np.uint64(MIX_1)
+        word ^= word >> np.uint64(29)
+        word *= np.uint64(MIX_2)
+        word ^= word >> np.uint64(32)
+    return word
+
+
+def _distinct(group: NDArray[Any], values: NDArray[Any]) -> NDArray[Any]:
+    """How many different values each group has."""
+    _, first = np.unique(_mixed(group, values), return_index=True)
+    return np.bincount(group[first])

@@ -79,6 +79,10 @@ class Ended(NamedTuple):
     """Rows of `FLOW` as they stood."""
     reasons: NDArray[np.uint8]
 
+    def where(self, chosen: NDArray[np.bool_]) -> Ended:
+        """Some of them."""
+        return Ended(_taken(self.flows, chosen), self.reasons[chosen])
+
 
 class Pick(NamedTuple):
     """Packets whose payload is to be looked at, in the order of arrival."""
@@ -166,7 +170,7 @@ class Meter:
         for at in range(0, len(rows), step):
             yield self._add(chunk, w, rows[at : at + step])
         if len(chunk):
-            self.sweep(int(np.median(chunk.columns.time_ns[-15:])))
+            self.sweep(int(chunk.columns.time_ns[-1]))
 
     def _add(self, chunk: Chunk, w: Walked, rows: Rows) -> tuple[Merged, Pick]:
         sender, receiver = w.sender[rows], w.receiver[rows]
@@ -247,7 +251,8 @@ class Meter:
         flags = np.bitwise_or.reduceat(state, heads)
         flags |= np.where(known, column["flags"][slot], 0).astype(np.uint16)
         start = np.where(known, column["start"][slot], first)
-        hard = (longest > self.idle_ns) | (time_ns[ends - 1] - start >= self.active_ns)
+        newest = np.maximum.reduceat(time_ns, heads)
+        hard = (longest > self.idle_ns) | (newest - start >= self.active_ns)
         closing = _closed(flags)
         if closing.any():
             again = state & (SYN | SYN << 8) > 0
@@ -330,7 +335,7 @@ class Meter:
         self.keys, self.key_slots = self.keys[keep], self.key_slots[keep]
 
     def _report(self, slots: NDArray[np.int64], reasons: NDArray[np.uint8]) -> None:
-        flows = self.table[slots]
+        flows = _taken(self.table, slots)
         for name, values in self.column.items():
             flows[name] = values[slots]
         self._ended.append(Ended(flows, reasons))
@@ -456,12 +461,15 @@ class Meter:
         """Flows that ended or are reported since the last call, by their first frame."""
         if not self._ended:
             return None
-        flows = np.concatenate([ended.flows for ended in self._ended])
-        reasons = np.concatenate([ended.reasons for ended in self._ended])
+        first, *more = self._ended
         self._ended = []
+        flows, reasons = first
+        if more:
+            flows = np.concatenate([flows, *(ended.flows for ended in more)])
+            reasons = np.concatenate([reasons, *(ended.reasons for ended in more)])
         # Their order in the table comes from a hash that is another in each process.
         order = np.lexsort((flows["reports"], flows["first_frame"]))
-        return Ended(flows[order], reasons[order])
+        return Ended(_taken(flows, order), reasons[order])
 
 
 class _Pieces:
@@ -572,6 +580,12 @@ def _addresses(chunk: Chunk, w: Walked, rows: Rows) -> NDArray[Any]:
             )
             out[these, :size], out[these, 16 : 16 + size] = one, two
     return out.view("V32").reshape(-1)
+
+
+def _taken(flows: NDArray[Any], at: NDArray[Any]) -> NDArray[Any]:
+    """Rows of a table; as bytes, which is several times faster than field by field."""
+    taken: NDArray[Any] = flows.view(f"V{FLOW.itemsize}")[at].view(FLOW)
+    return taken
 
 
 def _closed(flags: NDArray[Any]) -> NDArray[np.bool_]:
