@@ -116,7 +116,7 @@ def parquet_sql(paths: Sequence[Path]) -> str:
     files = ", ".join(quoted(str(path)) for path in paths)
     return (
         f"({empty} UNION ALL BY NAME SELECT * FROM read_parquet([{files}],"
-        " union_by_name=true, filename=true, file_row_number=true))"
+        " union_by_name=true, hive_partitioning=false, filename=true, file_row_number=true))"
     )
 
 
@@ -292,7 +292,8 @@ class Look:
         for path, numbers in wanted.items():
             listed = ", ".join(str(int(number)) for number in numbers)
             names, rows = self._execute(
-                f"SELECT * FROM read_parquet({quoted(path)}, file_row_number=true)"
+                f"SELECT * FROM read_parquet({quoted(path)}, file_row_number=true,"
+                " hive_partitioning=false)"
                 f" WHERE file_row_number IN ({listed})",
                 (),
             )

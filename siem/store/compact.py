@@ -139,7 +139,7 @@ def _merge(db: Any, files: Sequence[Archived]) -> None:
     unfinished = target.with_name(target.name + ".tmp")
     listed = ", ".join(quoted(str(one.path)) for one in files)
     fault("merge")
-    table = f"(SELECT * FROM read_parquet([{listed}], union_by_name=true))"
+    table = f"(SELECT * FROM read_parquet([{listed}], union_by_name=true, hive_partitioning=false))"
     columns = db.execute(f"SELECT count(*) FROM (DESCRIBE {table})").fetchone()[0]
     db.execute(f"COPY {table} TO {quoted(str(unfinished))} ({parquet_options(columns)})")
     _finish(unfinished, target)

@@ -25,7 +25,7 @@ from cityward.event import Event
 from cityward.fields import FIELDS, SCHEMA_VERSION
 from cityward.finding import EVENTS_KEPT, SEVERITIES, STATUSES, VERDICTS, Finding
 from siem.store.faults import fault
-from siem.store.lines import event_id
+from siem.store.lines import UNWRITABLE, event_id, harmless
 from siem.store.protocol import (
     Change,
     Document,
@@ -38,7 +38,7 @@ from siem.store.protocol import (
 )
 from siem.store.query import (
     SqliteDialect,
-    fold,
+    folded,
     from_micros,
     micros,
     parse,
@@ -390,7 +390,7 @@ class NodeDb:
         """What makes two matches one finding: keyed, since a plain hash could be guessed."""
         group = sorted([name, value] for name, value in finding.group)
         day = finding.first_seen.astimezone(UTC).date().isoformat()
-        said = msgspec.json.encode([finding.analytic.id, group, day])
+        said = _encoded([finding.analytic.id, group, day])
         return hmac.new(self._key, said, hashlib.sha256).hexdigest()
 
     def _by_fingerprint(self, findings: Sequence[Finding]) -> dict[str, list[Finding]]:
@@ -483,6 +483,10 @@ class NodeDb:
             **finding.fields,
         }
         said = {name: value for name, value in said.items() if value not in (None, "", [])}
+        try:
+            msgspec.json.encode(said)
+        except UNWRITABLE:
+            said = harmless(said)
         asset_id = said.get("cw.asset.asset_id")
         if asset_id and (asset := self._asset_of(asset_id)):
             said["cw.asset.criticality"] = asset.criticality
@@ -699,6 +703,7 @@ class NodeDb:
             InputError: a status or verdict is not one, or a comment is too long.
         """
         _check(change)
+        by, change = harmless(by), Change(**harmless(msgspec.structs.asdict(change)))
         with self._writing() as db:
             changed = [
                 one
@@ -1023,7 +1028,7 @@ def _write(db: sqlite3.Connection, document: Document, grown_at: int | None) -> 
         sum(1 << bit for bit, mark in enumerate(MARKS) if mark in document.get("marks", ())),
         grown_at,
         _dumped({name: value for name, value in document.items() if name not in _EXTRA}),
-        "\n".join(fold(text) for text in _texts(document)),
+        folded(_texts(document)),
         _dumped({name: document[name] for name in _EXTRA if name in document}),
     )
     marks = ", ".join("?" * len(row))
@@ -1057,7 +1062,15 @@ def _dumped(document: Document) -> str:
         name: micros(value) if isinstance(value, datetime) and name in _DATES else value
         for name, value in document.items()
     }
-    return msgspec.json.encode(plain).decode()
+    return _encoded(plain).decode()
+
+
+def _encoded(value: Any) -> bytes:
+    """JSON of something from outside: broken text is shown in hexadecimal."""
+    try:
+        return msgspec.json.encode(value)
+    except UNWRITABLE:
+        return msgspec.json.encode(harmless(value))
 
 
 def _whole(row: sqlite3.Row) -> Document:

@@ -16,7 +16,7 @@ from siem.store.protocol import Document
 
 LINE_MAX_BYTES = 1024 * 1024
 INT64 = 2**63
-_UNWRITABLE = (UnicodeEncodeError, TypeError, OverflowError, msgspec.MsgspecError)
+UNWRITABLE = (UnicodeEncodeError, TypeError, OverflowError, msgspec.MsgspecError)
 
 
 def event_id(operator: str, source: str, place: str, number: int) -> str:
@@ -68,7 +68,7 @@ class Encoder:
                 data = self._json.encode_lines([self._checked(one) for one in documents])  # type: ignore[arg-type]
                 if len(data) < LINE_MAX_BYTES or max(map(len, data.split(b"\n"))) < LINE_MAX_BYTES:
                     return data
-            except _UNWRITABLE:
+            except UNWRITABLE:
                 pass  # one by one below: the culprit alone is mended
         return b"".join(self._line(one) for one in documents)
 
@@ -80,9 +80,9 @@ class Encoder:
         checked = self._checked(document)
         try:
             line = self._json.encode(checked)
-        except _UNWRITABLE:
+        except UNWRITABLE:
             self.moved["text"] += 1
-            line = self._json.encode(_harmless(checked))
+            line = self._json.encode(harmless(checked))
         if len(line) >= LINE_MAX_BYTES:
             self.moved["line"] += 1
             line = self._json.encode(_shortened(checked))
@@ -159,24 +159,24 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def _harmless(value: Any) -> Any:
+def harmless(value: Any) -> Any:
     """The same with texts that are UTF-8 and numbers that JSON knows."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, dict):
-        return {_harmless(str(key)): _harmless(one) for key, one in value.items()}
+        return {harmless(str(key)): harmless(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_harmless(one) for one in value]
+        return [harmless(one) for one in value]
     if value is None or isinstance(value, (bool, float, datetime)) or _is_long(value):
         return value
-    return _harmless(str(value))
+    return harmless(str(value))
 
 
 def _shortened(document: Document) -> Document:
     """A document whose line fits: long texts are cut, what the source said beside is left out."""
     short = {
         name: value[:4096] if isinstance(value, str) else value[:64] if _is_texts(value) else value
-        for name, value in _harmless(document).items()
+        for name, value in harmless(document).items()
         if name != "cw.vendor"
     }
     return {**short, "cw.vendor": {"cityward.cut": "line"}}

@@ -11,7 +11,7 @@ import ipaddress
 import math
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Literal
@@ -427,7 +427,7 @@ class _Reader:
                 return Between(field, kind, many, low, high, True, low == high)
             case "ip" if not wild:
                 return self.address(node, field, many, text)
-        if kind == "object" and field in self.fields and not wild:
+        if kind == "object" and field in self.fields:
             raise self.error(node, f"{field} is no single value", f"Write {field}.name:value.")
         return Like(field, kind, many, pieces) if wild else Is(field, kind, many, text)
 
@@ -656,6 +656,15 @@ def fold(text: str) -> str:
     return text.lower() if text.isascii() else text.translate(_FOLDING)
 
 
+BETWEEN_TEXTS = "\x1e"
+"""Between the folded texts of a document; no query can contain it."""
+
+
+def folded(texts: Iterable[str]) -> str:
+    """Texts as bare words search them in SQLite."""
+    return BETWEEN_TEXTS.join(fold(text).replace(BETWEEN_TEXTS, " ") for text in texts)
+
+
 @lru_cache(maxsize=256)
 def matcher(pattern: tuple[str, ...]) -> Callable[[str], bool]:
     """A pattern as a function that never goes back: a hostile pattern costs length × length."""
@@ -764,7 +773,7 @@ class SqliteDialect(Dialect):
     def leaf(self, test: Test) -> Sql:
         """One test as SQL."""
         if isinstance(test, Says):
-            return _wild(self._folded, test.pattern)
+            return _wild(self._folded, test.pattern, "wild_any")
         if column := self._columns.get(test.field):
             inner, values = self._on(test, column, f"text_of({column})")
             return f"({column} IS NOT NULL AND {inner})", values
@@ -806,11 +815,11 @@ def _json_path(test: Test) -> tuple[str, str]:
     return "", f'$."{test.field}"'
 
 
-def _wild(operand: str, pattern: Sequence[str]) -> Sql:
+def _wild(operand: str, pattern: Sequence[str], function: str = "wild") -> Sql:
     # A plain substring needs no call out of SQLite.
     if len(pattern) == 3 and pattern[0] == pattern[2] == STAR and pattern[1] != ONE:
         return f"instr({operand}, ?) > 0", [pattern[1]]
-    return f"wild(?, {operand})", ["\1".join(pattern)]
+    return f"{function}(?, {operand})", ["\1".join(pattern)]
 
 
 def sqlite_functions() -> Iterator[tuple[str, int, Callable[..., Any]]]:
@@ -822,7 +831,12 @@ def sqlite_functions() -> Iterator[tuple[str, int, Callable[..., Any]]]:
     def text_of(value: Any) -> str | None:
         return None if value is None else value if isinstance(value, str) else repr(value)
 
+    def wild_any(pattern: str, texts: str) -> bool:
+        fits = matcher(tuple(pattern.split("\1")))
+        return any(fits(text) for text in texts.split(BETWEEN_TEXTS))
+
     yield "wild", 2, wild
+    yield "wild_any", 2, wild_any
     yield "fold", 1, lambda text: None if text is None else fold(text)
     yield "text_of", 1, text_of
     yield "in_network", 2, lambda address, network: address and in_network(address, network)
@@ -869,6 +883,8 @@ class DuckDialect(Dialect):
             if isinstance(test, Is):
                 return f"coalesce(list_contains({column}, ?), FALSE)", [test.value]
             return f"coalesce(len(list_filter({column}, lambda x: {inner})) > 0, FALSE)", values
+        if test.kind == "object" and not key:
+            return f"({column} IS NOT NULL AND CAST({column} AS VARCHAR) <> '{{}}')", []
         inner, values = self._on(test, column)
         # A conjunction, no coalesce: so the value still prunes row groups.
         return f"({column} IS NOT NULL AND {inner})", values
@@ -904,9 +920,8 @@ class DuckDialect(Dialect):
 
 
 def _re2_escape(text: str) -> str:
-    return re.sub(r"[^\w\s\0]", lambda found: "\\" + found[0], text, flags=re.ASCII).replace(
-        "\0", "\\x00"
-    )
+    # RE2 takes a backslash before punctuation of ASCII only.
+    return re.sub(r"[!-/:-@\[-`{-~]", r"\\\g<0>", text)
 
 
 def _json_key(key: str) -> str:
