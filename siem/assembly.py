@@ -102,6 +102,7 @@ def detectors_of(
 ) -> tuple[list[Detector], Callable[[], list[RuleState]]]:
     """The rules and the models that run, and what is known of each rule."""
     from detectors.anomaly.series import Series
+    from detectors.anomaly.silence import Silence
     from detectors.anomaly.surprise import Surprise
     from detectors.sigma.engine import Engine
     from detectors.sigma.load import load_folder
@@ -113,7 +114,7 @@ def detectors_of(
     documents = {one.analytic.id: one for one in ruleset.speaking()}
     detectors: list[Detector] = [engine]
     if settings.models.on:
-        detectors += [Surprise(), Series()]
+        detectors += [Surprise(), Series(), Silence()]
     return detectors, lambda: [_rule_state(one, documents) for one in engine.states()]
 
 

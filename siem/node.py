@@ -61,8 +61,6 @@ class Source:
         self.logsource = spec.logsource
         # A class remembers across batches and is made once; a function is called anew each time.
         self.collector = collector() if isinstance(collector, type) else collector
-        self.kept = 0
-        """Events of this source that are durable."""
         self.skip = 0
         """Events that are read again and already durable."""
         self.state = SourceState(source=self.id, collector=name)
@@ -76,15 +74,21 @@ class Source:
         """
         if place is None:
             return None
-        self.kept = place["events"]
-        if self.framing == "packets" and not place["ended"]:
-            self.skip = self.kept
+        self.state = msgspec.convert(place["state"], SourceState)
+        if self.framing == "packets" and self.state.state != "ended":
+            self.skip = self.state.events
+            self.state = SourceState(
+                source=self.id,
+                collector=self.name,
+                events=self.state.events,
+                malformed=self.state.malformed,
+            )
             return None
         return place["at"]
 
     def place(self, batch: Batch) -> dict[str, Any]:
-        """What the event store keeps of this source beside its events."""
-        return {"at": batch.place, "events": self.kept, "ended": batch.ended}
+        """What the event store keeps of this source beside its events: counts, too, are exact."""
+        return {"at": batch.place, "state": msgspec.to_builtins(self.state)}
 
     def events(self, batch: Batch, now: datetime) -> list[Event]:
         """What the collector makes of a batch, without what is already durable."""
@@ -246,12 +250,11 @@ class Node:
             return self._failed(source, gathered.error, now)
         fault("after-receive")
         events = [self._described(event, source, now) for event in source.events(batch, now)]
-        source.kept += len(events)
+        source.count(batch, events, now)
         if events or len(batch.records) or batch.ended:
             documents = [document(event) for event in events]
             self._batch_number = self.events.append(documents, {source.id: source.place(batch)})
             fault("after-commit-before-detect")
-        source.count(batch, events, now)
         self._watch(source, batch, len(events))
         return events
 
@@ -366,6 +369,7 @@ class Node:
             findings = self.detect([event_of(one) for one in documents])
             if number > checkpoint:
                 self.conclude(findings)
+        self._batch_number = self.events.last_batch
 
     def tidy(self) -> None:
         """Compact and retain when it is time; detection never has to go back behind a snapshot."""
