@@ -40,6 +40,10 @@ app.command(config)
 config.command("siem.commands.config:show", name="show")
 config.command("siem.commands.config:schema", name="schema")
 
+bench = App(name="bench", help="Speed figures, with the machine they were measured on.")
+app.command(bench)
+bench.command("siem.commands.bench:node", name="node")
+
 
 @app.command(name="help")
 def help_(topic: str = "") -> int:
