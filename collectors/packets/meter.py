@@ -289,11 +289,11 @@ class Meter:
 
     def _ends(self, time_ns: int, state: int, last: int, start: int, flags: int) -> int:
         gap = abs(time_ns - last)
-        if gap > self.idle_ns:
-            return IDLE
         why = _closed_by(flags)
         if why and (gap > LINGER_NS or state & (SYN | SYN << 8)):
             return why
+        if gap > self.idle_ns:
+            return IDLE
         return ACTIVE if time_ns - start >= self.active_ns else NOT_ENDED
 
     # ------------------------------------------------------------------------- the table
@@ -446,7 +446,7 @@ class Meter:
             return
         flags = self.column["flags"][slots]
         reasons = np.where(gap > self.idle_ns, IDLE, NOT_ENDED).astype(np.uint8)
-        closed = over & (reasons == NOT_ENDED) & _closed(flags)
+        closed = over & _closed(flags)
         reset = flags & (RST | RST << 8) > 0
         reasons[closed] = np.where(reset[closed], RESET, FINISHED)
         positions = np.flatnonzero(reasons)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -413,15 +414,17 @@ def test_the_botnet_scan_sends_syns_that_nobody_answers(data: Path) -> None:
     scan = [
         e.fields
         for e in events
-        if e.record.place >= 1085
+        if int(e.record.place) >= 1085
         and e.fields.get("source.ip") == "192.168.2.16"
         and e.fields["network.transport"] == "tcp"
     ]
     # A display filter finds 634 to 137: two are quoted in ICMP errors that somebody else sent.
     assert sum(fields["source.packets"] for fields in scan) == 632
     assert len({fields["destination.ip"] for fields in scan}) == 136
-    assert {fields["cw.vendor"]["conn_state"] for fields in scan} == {"S0"}
-    assert {fields["destination.packets"] for fields in scan} == {0}
+    # Five ports are closed and say so; nobody lets it in.
+    states = Counter(fields["cw.vendor"]["conn_state"] for fields in scan)
+    assert set(states) == {"S0", "REJ"}
+    assert states["REJ"] == 5
     assert {fields["event.outcome"] for fields in scan} == {"failure"}
 
 

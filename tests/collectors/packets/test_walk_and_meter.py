@@ -141,11 +141,11 @@ def differences(pieces: Sequence[Chunk]) -> list[object]:
     meter.end()
     twin.end()
     flows += as_flows(meter)
-    mine, other = sorted(flows), sorted(twin.ended)
+    ours, theirs = sorted(flows), sorted(twin.ended)
     return (
         found
-        + [pair for pair in zip(mine, other, strict=False) if pair[0] != pair[1]]
-        + ([(len(mine), len(other))] if len(mine) != len(other) else [])
+        + [pair for pair in zip(ours, theirs, strict=False) if pair[0] != pair[1]]
+        + ([(len(ours), len(theirs))] if len(ours) != len(theirs) else [])
     )
 
 

@@ -181,9 +181,9 @@ class TwinFlow(NamedTuple):
     first: int
     start: int
     last: int
-    packets: tuple[int, int]
-    octets: tuple[int, int]
-    flags: tuple[int, int]
+    packets: tuple[int, ...]
+    octets: tuple[int, ...]
+    flags: tuple[int, ...]
     source: bytes
     destination: bytes
     sport: int
@@ -246,9 +246,9 @@ class TwinMeter:
         flags[side] |= seen.state
         self.open[key] = flow._replace(
             last=time,
-            packets=tuple(packets),  # type: ignore[arg-type]
-            octets=tuple(octets),  # type: ignore[arg-type]
-            flags=tuple(flags),  # type: ignore[arg-type]
+            packets=tuple(packets),
+            octets=tuple(octets),
+            flags=tuple(flags),
         )
 
     @staticmethod
@@ -260,11 +260,11 @@ class TwinMeter:
 
     def _ends(self, flow: TwinFlow, time: int, state: int) -> int:
         gap = abs(time - flow.last)
-        if gap > IDLE:
-            return 1
         closed = self._closed(flow)
         if closed and (gap > LINGER or state & w.SYN):
             return closed
+        if gap > IDLE:
+            return 1
         return 2 if time - flow.start >= ACTIVE else 0
 
     def _sweep(self, now: int) -> None:
@@ -273,10 +273,10 @@ class TwinMeter:
         self.swept = now
         for key, flow in list(self.open.items()):
             gap = abs(now - flow.last)
-            if gap > IDLE:
-                self._report(key, 1)
-            elif gap > LINGER and self._closed(flow):
+            if gap > LINGER and self._closed(flow):
                 self._report(key, self._closed(flow))
+            elif gap > IDLE:
+                self._report(key, 1)
 
     def _report(self, key: Key, reason: int) -> None:
         self.ended.append(self.open.pop(key)._replace(reason=reason))

@@ -165,7 +165,7 @@ def unaccounted(collector: Packets, events: Sequence[Event]) -> int:
     """Packets that are neither in a flow event nor rejected with a reason; 0 if all is well."""
     counts = collector.counts
     rejected = sum(count for name, count in counts.items() if name.startswith("rejected."))
-    in_flows = sum(
+    in_flows: int = sum(
         event.fields.get("network.packets", 0)
         for event in events
         if event.logsource.category == "flow"
