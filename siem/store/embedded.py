@@ -557,7 +557,8 @@ class NodeDb:
     def _group(self, group: sqlite3.Row, hours: list[int]) -> Document:
         """One row of the list: what its newest finding says, and what all of them share."""
         newest = self._db.execute(
-            "SELECT title, rule_id, label, zone, assignee FROM findings"
+            "SELECT title, rule_id, label, zone, assignee,"
+            " document ->> '$.\"finding.description\"' AS sentence FROM findings"
             " WHERE grp = ? AND last_seen = ? LIMIT 1",
             (group["grp"], group["last_seen"]),
         ).fetchone()
@@ -566,6 +567,7 @@ class NodeDb:
             "group": group["grp"],
             "rule.id": said.get("rule_id", ""),
             "finding.title": said.get("title", ""),
+            "finding.description": said.get("sentence") or "",
             "cw.asset.asset_id": said.get("label", ""),
             "cw.asset.zone": said.get("zone") or "",
             "finding.severity": SEVERITIES[group["severity"]],
