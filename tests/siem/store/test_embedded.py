@@ -487,6 +487,7 @@ def test_groups_are_rule_and_asset(filled: NodeDb) -> None:
     assert first == {
         "rule.id": RULE.id,
         "finding.title": "Password guessed at the jump host",
+        "finding.description": "192.0.2.1 tried 12 names in 60 s",
         "cw.asset.asset_id": "jump-1",
         "cw.asset.zone": "ra-1",
         "finding.severity": "critical",
