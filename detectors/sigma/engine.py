@@ -141,8 +141,11 @@ class Engine:
             yield from self._detect(event)
 
     def _detect(self, event: Event) -> Iterator[Finding]:
+        routed = self._route(event.logsource)
+        if not routed:
+            return
         view = View.of(event)
-        for active in self._route(event.logsource):
+        for active in routed:
             try:
                 matched = active.holds(view, event.time)
             except Exception:  # one rule that fails must not silence the others

@@ -70,11 +70,16 @@ def text_of(value: Any) -> str:
         return hex(value)
 
 
+_PLAIN = frozenset({str, int, float, bool, datetime, type(None)})
+"""Types of nearly every value: the abstract test for a mapping costs more than all else here."""
+
+
 def _is_nested(fields: Mapping[str, Any]) -> bool:
     return any(
         isinstance(value, Mapping)
         or (isinstance(value, (list, tuple)) and any(_is_group(one) for one in value))
         for value in fields.values()
+        if type(value) not in _PLAIN
     )
 
 
