@@ -1,0 +1,219 @@
+"""`cityward rule`: check rules, test them on their samples, try them on a line or a capture."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from cityward import InputError, RuleError
+from siem import output as streams
+from siem.assembly import RULES_FOLDER
+from siem.commands.config import ConfigFile
+from siem.output import Form, text, visible
+
+OutputForm = Annotated[Form | None, Parameter(name=["--output", "-o"])]
+
+CHECK_COLUMNS = ("where", "severity", "what")
+TEST_COLUMNS = ("result", "rule", "case", "why")
+TRY_COLUMNS = ("event", "time", "action", "rule", "result", "why")
+
+
+def check(*paths: str, output: OutputForm = None, strict: bool = False) -> int:
+    """Say what is wrong with rules, with file and line.
+
+    Looks at the document, its fields, its ATT&CK tags and whether its samples are a proof. Leaves
+    with 4 if there is an error. Example: cityward rule check rules/mine.yml
+
+    Args:
+        paths: Rules, or folders of them; without any, the library that comes with cityward.
+        output: Form of the result: table, json, ndjson or csv.
+        strict: Warnings count as errors.
+    """
+    from detectors.sigma.lint import check as check_path
+
+    problems = [problem for path in _paths(paths) for problem in check_path(path, *_others(path))]
+    rows = [
+        {"where": _near(one.where), "severity": one.severity, "what": one.what} for one in problems
+    ]
+    _print(rows, output, CHECK_COLUMNS, "Nothing is wrong.")
+    return 4 if any(strict or one.severity == "error" for one in problems) else 0
+
+
+def run_samples(*paths: str, output: OutputForm = None) -> int:
+    """Run the samples of rules through the real collectors and the real engine.
+
+    Each case is told with what it came to; then each line of a rule is left out in turn, and a
+    line that no case misses is told too. Leaves with 3 if something failed.
+    Example: cityward rule test rules/mine.yml
+
+    Args:
+        paths: Rules, or folders of them; without any, the library that comes with cityward.
+        output: Form of the result: table, json, ndjson or csv.
+    """
+    rows = [row for path in _paths(paths) for row in _tested(path)]
+    _print(rows, output, TEST_COLUMNS, "There is nothing to test.")
+    failed = sum(row["result"] != "ok" for row in rows)
+    print(f"{len(rows):,} cases, {failed:,} failed", file=sys.stderr)
+    return 3 if failed else 0
+
+
+def try_event(
+    path: str = "-",
+    *,
+    rules: str = "",
+    config: ConfigFile = None,
+    collector: str = "",
+    limit: int = 20,
+    output: OutputForm = None,
+) -> int:
+    """Show what becomes of a line, a log or a capture: collector, event, every rule and why.
+
+    Every rule of an event's log source is told, with the lines that kept it from matching.
+    Example: echo 'Jan  5 10:00:00 gw sshd[1]: Failed password for root from 192.0.2.1 port 5 ssh2'
+    | cityward rule try
+
+    Args:
+        path: A file; without one, or with -, standard input.
+        rules: A rule or a folder of rules to try beside the library.
+        config: Settings file, for inventory and lists; otherwise the first one found counts.
+        collector: Name of the collector that shall read it; otherwise it is recognised.
+        limit: Show so many events; all of them are read.
+        output: Form of the result: table, json, ndjson or csv.
+    """
+    from siem import trial
+
+    extra = [str(_paths([rules])[0])] if rules else []
+    steps = trial.of_file(path, settings=trial.settings_of(config, extra), named=collector)
+    chosen = streams.form_for(output, sys.stdout)
+    if chosen == "table":
+        _tell(steps, limit)
+        return 0
+    rows = [row for event in trial.first(steps, limit) for row in _try_rows(event)]
+    streams.write(rows, chosen, TRY_COLUMNS)
+    return 0
+
+
+# ---- test
+
+
+def _tested(path: Path) -> Iterator[dict[str, Any]]:
+    from detectors.sigma.load import load_folder
+    from detectors.sigma.samples import read_samples, samples_file
+    from siem import samples as runs
+
+    rules = load_folder(path, *_others(path))
+    for error in rules.refused:
+        if _is_below(Path(error.where.rpartition(":")[0]), path):
+            yield _row("failed", error.where, "(loading)", error.what)
+    for one in rules.speaking():
+        file = Path(one.document.file)
+        if not _is_below(file, path):
+            continue
+        try:
+            given = read_samples(samples_file(file))
+            for outcome in runs.outcomes(one, rules, given):
+                result = "ok" if outcome.passed else "failed"
+                yield _row(result, str(file), outcome.name, "; ".join(outcome.problems))
+            for line in runs.unnoticed(one, rules, given):
+                yield _row("failed", str(file), f"without {line}", "no case notices")
+        except RuleError as error:
+            yield _row("failed", error.where, "(samples)", error.what)
+
+
+def _row(result: str, rule: str, case: str, why: str) -> dict[str, Any]:
+    return {"result": result, "rule": _near(rule), "case": case, "why": why}
+
+
+# ---- try
+
+
+def _tell(steps: Iterable[Any], limit: int) -> None:
+    """Step by step, for a person."""
+    for number, step in enumerate(steps, start=1):
+        for finding in step.findings:
+            print(f"\nFinding, {finding.severity}: {visible(finding.title)}")
+            print(f"  {visible(finding.description)}")
+        if step.event is None:
+            continue
+        if number > limit:
+            continue
+        print(f"\nEvent {number}, read by {step.collector}, log source {step.event.logsource}")
+        for name, value in {"@timestamp": step.event.time, **step.event.fields}.items():
+            print(f"  {name:28} {visible(text(value))}")
+        if not step.rules:
+            print("  no rule is for this log source")
+        for rule in step.rules:
+            print(f"  {rule.result:13} {visible(rule.title)}  ({_near(rule.file)})")
+            for line in rule.why:
+                print(f"  {'':13}   {visible(line)}")
+
+
+def _try_rows(step: Any) -> Iterator[dict[str, Any]]:
+    event = step.event
+    if event is not None:
+        head: Mapping[str, Any] = {
+            "event": step.number,
+            "time": event.time,
+            "collector": step.collector,
+            "logsource": str(event.logsource),
+            "action": event.fields.get("event.action", ""),
+            "fields": event.fields,
+        }
+        for rule in step.rules:
+            said = {"rule": rule.title, "result": rule.result, "why": "; ".join(rule.why)}
+            yield {**head, **said}
+        if not step.rules:
+            yield {**head, "rule": "", "result": "no rule", "why": ""}
+    for one in step.findings:
+        yield {
+            "event": step.number,
+            "time": one.last_seen,
+            "action": "finding",
+            "rule": one.title,
+            "result": one.severity,
+            "why": one.description,
+        }
+
+
+# ---- what is looked at
+
+
+def _paths(given: Sequence[str]) -> list[Path]:
+    paths = [Path(one).resolve() for one in given] or [RULES_FOLDER]
+    for path in paths:
+        if not path.exists():
+            raise InputError("there is no such file or folder", str(path), "Check the path.")
+    return paths
+
+
+def _others(path: Path) -> list[Path]:
+    """What a rule may refer to: the library, and what stands beside it; nothing twice."""
+    from detectors.sigma.load import rule_files
+
+    folders = [RULES_FOLDER, path.parent if path.is_file() else path]
+    files = {file.resolve() for folder in folders for file in rule_files(folder)}
+    return sorted(file for file in files if not _is_below(file, path))
+
+
+def _is_below(file: Path, path: Path) -> bool:
+    return file == path or path in file.parents
+
+
+def _near(where: str) -> str:
+    """A place as a person at this folder would write it."""
+    return where.removeprefix(f"{Path.cwd()}{os.sep}")
+
+
+def _print(
+    rows: Sequence[dict[str, Any]], form: Form | None, columns: Sequence[str], nothing: str
+) -> None:
+    chosen = streams.form_for(form, sys.stdout)
+    if chosen == "table" and not rows:
+        print(nothing)
+        return
+    streams.write(rows, chosen, columns)
