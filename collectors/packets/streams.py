@@ -166,26 +166,32 @@ class Streams:
                 stream = self._begin(w, row, slot, uid, data[at : at + size])
                 if stream is None:
                     continue
-            stream.frame, stream.time_ns, stream.count = base + row, time_ns, 0
-            record = Record(b"", source, base + row, received)
-            direction = stream.sides[side]
+            frame = base + row
+            stream.frame, stream.time_ns, stream.count = frame, time_ns, 0
+            direction, payload = stream.sides[side], data[at : at + size]
             if protocol == TCP:
+                seq = number
                 if state & (SYN | SYN_ACK):
                     if direction.syn(number):
                         self._gap(stream, side)
                     seq = number + 1 & _WORD
-                else:
-                    seq = number
                 if not size:
                     continue
                 if seq != direction.next or direction.held:
-                    self._deliver(stream, side, direction.accept(seq, data[at : at + size]),
-                                  record, out)  # fmt: skip
+                    record = Record(b"", source, frame, received)
+                    self._deliver(stream, side, direction.accept(seq, payload), record, out)
                     continue
                 direction.next = seq + size & _WORD
             elif not size:
                 continue
-            self._piece(stream, side, data[at : at + size], record, out)
+            if stream.decoder is None or direction.rest:
+                self._piece(stream, side, payload, Record(b"", source, frame, received), out)
+                continue
+            used, messages = self._feed(stream, payload, side)
+            if messages:
+                self._tell(stream, messages, Record(b"", source, frame, received), out)
+            if used < size and protocol == TCP:
+                self._keep(stream, side, payload, used)
 
     # ------------------------------------------------------------------------- recognition
 
@@ -267,16 +273,21 @@ class Streams:
         if direction.rest:
             data = direction.rest + data
         used, messages = self._feed(stream, data, side)
-        if used < len(data) and stream.flow.protocol == TCP:
-            rest = data[used:] if used > 0 else data
-            direction.keep(rest)
-            if len(rest) > REST_BYTES or self.budget.bytes > self.budget.max_bytes:
-                direction.lost += 1
-                self._gap(stream, side)
-        elif direction.rest:
-            direction.keep(b"")
         if messages:
             self._tell(stream, messages, record, out)
+        if used < len(data) and stream.flow.protocol == TCP:
+            self._keep(stream, side, data, used)
+        elif direction.rest:
+            direction.keep(b"")
+
+    def _keep(self, stream: Stream, side: int, data: bytes, used: int) -> None:
+        """The decoder wants more behind what it has not consumed; there is a bound to that."""
+        direction = stream.sides[side]
+        rest = data[used:] if used > 0 else data
+        direction.keep(rest)
+        if len(rest) > REST_BYTES or self.budget.bytes > self.budget.max_bytes:
+            direction.lost += 1
+            self._gap(stream, side)
 
     def _feed(self, stream: Stream, data: bytes, side: int) -> tuple[int, Messages]:
         """A decoder promises never to raise; one that does is heard no more on this flow."""
@@ -330,11 +341,9 @@ class Streams:
     def _tell(self, stream: Stream, messages: Messages, record: Record, out: list[Event]) -> None:
         assert stream.known is not None
         when, logsource = time_of(stream.time_ns), stream.known.spec.logsource
-        number = stream.count
-        for fields in messages:
+        for number, fields in enumerate(messages, stream.count):
             out.append(Event(when, logsource, fields, record, number))
-            number += 1
-        stream.count = number
+        stream.count += len(messages)
 
     def _close(self, stream: Stream, received: datetime) -> list[Event]:
         out: list[Event] = []

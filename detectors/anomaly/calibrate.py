@@ -84,6 +84,11 @@ class Calibration:
         sums = np.cumsum(np.frombuffer(self.counts, np.float32), dtype=np.float64)
         return float(_EDGES[min(BINS, int(np.searchsorted(sums, q * sums[-1])) + 1)])
 
+    def highest(self) -> float:
+        """Upper edge of the highest score that was learnt and is not forgotten."""
+        seen = np.flatnonzero(np.frombuffer(self.counts, np.float32) >= 0.5)
+        return float(_EDGES[int(seen[-1]) + 1]) if len(seen) else 0.0
+
     def _refit(self) -> None:
         counts = np.frombuffer(self.counts, np.float32)
         if self.rows > COUNTS_MAX:

@@ -257,7 +257,9 @@ class Series:
 
     def _forest(self, sensor: Sensor) -> Forest | None:
         """The forest of a sensor: new after a start, so it votes again after 500 rows."""
-        if sensor.forest is None and self._forests < self.forests_max:
+        # River takes two seconds to import: not for a sensor that says a few things and ends.
+        grown = sensor.rows >= self.settle_rows
+        if sensor.forest is None and grown and self._forests < self.forests_max:
             sensor.forest = Forest(self.seed)
             self._forests += 1
         return sensor.forest

@@ -36,6 +36,8 @@ QUARANTINE = 256
 MEAN_RATE = 1.0 / 512.0
 """How fast a feature's own mean surprise follows."""
 P_MIN = 1e-250
+REACH = 0.95
+"""This much of the highest score that a row could have is enough, if none was ever so high."""
 WEIGHT_MAX = 1e6
 SETTLING_ROWS = 20
 """The scores of an entity's first rows say nothing of what is usual."""
@@ -65,6 +67,7 @@ class Entity:
         "held",
         "held_at",
         "held_rows",
+        "held_s",
         "kind",
         "last_s",
         "means",
@@ -74,6 +77,7 @@ class Entity:
         "rest_s",
         "rest_score",
         "rows",
+        "spoke_s",
         "threshold",
         "total",
         "trail",
@@ -91,6 +95,9 @@ class Entity:
         """Ring of rows that were too strange to be learnt."""
         self.held_at = 0
         self.held_rows = 0
+        self.held_s = 0.0
+        """When the first of them came."""
+        self.spoke_s = 0.0
         self.ranges: dict[int, tuple[float, float]] = {}
         self.trail = Trail()
         self.rows = 0
@@ -105,6 +112,16 @@ class Entity:
         self.rest_s = 0.0
         self.rest_score = 0.0
 
+    def confirm(self) -> int:
+        """Learn what waits in quarantine; how many rows that were."""
+        width = len(self.means)
+        waiting = min(self.held_rows, QUARANTINE)
+        for slot in self.held[: waiting * width]:
+            self.counts[slot] += self.weight
+        self.total += self.weight * waiting
+        self.held_rows = self.held_at = 0
+        return waiting
+
     def header(self) -> list[Any]:
         """What is no array, for a snapshot; in the order of `of`."""
         return [
@@ -112,6 +129,7 @@ class Entity:
             list(self.ranges.items()), self.trail.function, self.trail.time_s, self.rows,
             self.total, self.weight, self.watched_s, _limit(self.last_s), _limit(self.guard),
             _limit(self.threshold), self.p_limit, self.rest_row, self.rest_s, self.rest_score,
+            self.held_s, self.spoke_s,
         ]  # fmt: skip
 
     def arrays(self) -> list[bytes]:
@@ -136,7 +154,7 @@ class Entity:
         (
             _, made.means, _, made.held_at, made.held_rows, ranges, function, time_s, made.rows,
             made.total, made.weight, made.watched_s, last_s, guard, threshold, made.p_limit,
-            made.rest_row, made.rest_s, made.rest_score,
+            made.rest_row, made.rest_s, made.rest_score, made.held_s, made.spoke_s,
         ) = header  # fmt: skip
         made.ranges = {int(key): (low, high) for key, (low, high) in ranges}
         made.trail = Trail(function, time_s)
@@ -174,6 +192,7 @@ class Surprise:
         guard_young: float = 0.95,
         guard_mature: float = 0.995,
         half_life_rows: float = 20_000.0,
+        relearn_s: float = 604_800.0,
         rest_rows: int = 100,
         rest_s: float = 43_200.0,
         entities_max: int = 2_000,
@@ -194,6 +213,8 @@ class Surprise:
             guard_young: Quantile of the scores above which a row is not learnt.
             guard_mature: The same when mature.
             half_life_rows: After so many rows of an entity a count is worth half.
+            relearn_s: What was withheld for so long, while the entity was spoken of no more, is
+                the new usual; seconds.
             rest_rows: After a finding an entity rests for so many rows …
             rest_s: … or so many seconds, unless a row is a hundred times less probable.
             entities_max: Grown entities kept; the least recently seen makes room.
@@ -208,6 +229,7 @@ class Surprise:
         self.mature_rows = mature_rows
         self.guard_young = guard_young
         self.guard_mature = guard_mature
+        self.relearn_s = relearn_s
         self.rest_rows = rest_rows
         self.rest_s = rest_s
         self.entities_max = entities_max
@@ -242,6 +264,7 @@ class Surprise:
                 yield self._finding(event, entity, score, slots, excess)
                 entity.rest_row = entity.rows + self.rest_rows
                 entity.rest_s = time_s + self.rest_s
+                entity.spoke_s = time_s
                 p = min(entity.calibration.p(score), entity.p_limit)
                 entity.rest_score = entity.calibration.score_at(max(p / 100.0, P_MIN))
             self._learn(entity, event, time_s, score, slots, excess)
@@ -281,16 +304,7 @@ class Surprise:
     def confirm(self, key: str) -> int:
         """A person or a change ticket says that what was strange is right: learn what waits."""
         entity = self._grown.get(key)
-        if entity is None:
-            return 0
-        width = len(entity.means)
-        waiting = min(entity.held_rows, QUARANTINE)
-        for row in range(waiting):
-            for slot in entity.held[row * width : (row + 1) * width]:
-                entity.counts[slot] += entity.weight
-            entity.total += entity.weight
-        entity.held_rows = entity.held_at = 0
-        return waiting
+        return entity.confirm() if entity else 0
 
     def _may_speak(self, entity: Entity, event: Event, score: float, slots: list[int]) -> bool:
         resting = entity.rows < entity.rest_row and event.time.timestamp() < entity.rest_s
@@ -346,12 +360,22 @@ class Surprise:
         if entity.watched_s < self.warm_up_s:
             return
         entity.p_limit = self.budget.p(entity.rows, entity.watched_s)
-        entity.threshold = max(self.floor_bits, calibration.score_at(entity.p_limit))
+        # A heavy tail must not put the threshold where no row can come: what is more than ever
+        # was and nearly all new speaks.
+        new = math.log2((entity.total / entity.weight + 1.0) / PSEUDO)
+        reach = sum(sorted(new - mean for mean in entity.means)[-TERMS:])
+        reached = max(REACH * reach, calibration.highest())
+        entity.threshold = max(self.floor_bits, min(calibration.score_at(entity.p_limit), reached))
+        waits = entity.held_rows and entity.last_s - entity.held_s > self.relearn_s
+        if waits and entity.last_s - entity.spoke_s > self.relearn_s:
+            entity.confirm()
 
     def _withhold(self, entity: Entity, slots: list[int]) -> None:
         width = len(slots)
         at = entity.held_at * width
         entity.held[at : at + width] = array("H", slots)
+        if not entity.held_rows:
+            entity.held_s = entity.last_s
         entity.held_at = (entity.held_at + 1) % QUARANTINE
         entity.held_rows += 1
 
