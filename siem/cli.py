@@ -48,6 +48,7 @@ config.command("siem.commands.config:schema", name="schema")
 bench = App(name="bench", help="Speed figures, with the machine they were measured on.")
 app.command(bench)
 bench.command("siem.commands.bench:node", name="node")
+bench.command("siem.commands.bench:packets", name="packets")
 
 
 @app.command(name="help")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +31,25 @@ def node(
         raise InputError("no file was named", "cityward bench node", "Name files to measure with.")
     rows = list(bench.node_rows(paths))
     _print(rows, form)
+    return 0
+
+
+def packets(
+    *,
+    form: Annotated[Form | None, Parameter(name=["--output", "-o"])] = None,
+) -> int:
+    """Measure packets to flows and messages, beside softflowd and nfstream where they are there.
+
+    It runs from a checkout, where its captures are made. Example: cityward bench packets
+
+    Args:
+        form: Form of the result: table, json, ndjson or csv.
+    """
+    script = Path(__file__).parents[2] / "tests" / "benchmarks" / "bench_packets.py"
+    if not script.is_file():
+        raise InputError("there is no checkout", str(script), "Clone the project and run it there.")
+    done = subprocess.run([sys.executable, str(script), "json"], check=True, capture_output=True)
+    _print(json.loads(done.stdout), form)
     return 0
 
 

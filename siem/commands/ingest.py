@@ -19,7 +19,7 @@ from siem import assembly
 from siem import config as settings_file
 from siem import output as streams
 from siem.config import Settings
-from siem.node import Node, Source
+from siem.node import Node, Source, settle_memory
 from siem.output import Form, visible
 from siem.store.protocol import Document, Range
 
@@ -114,6 +114,7 @@ class _Run:
     def go(self) -> None:
         """Read everything, one file after the other, so that the same files say the same."""
         node = self.node
+        settle_memory()
         for source in node.sources:
             began_s = time.monotonic()
             for gathered in node.collect_from(source):

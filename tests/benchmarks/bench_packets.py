@@ -260,4 +260,5 @@ if __name__ == "__main__":
         print(json.dumps(one(Path(sys.argv[3]), sys.argv[2])))
     else:
         place = Path(os.environ.get("CITYWARD_DATA", ROOT.parent / "shared" / "data"))
-        _print(run(place if place.is_dir() else None))
+        found = run(place if place.is_dir() else None)
+        print(json.dumps(found)) if sys.argv[1:2] == ["json"] else _print(found)
