@@ -33,7 +33,14 @@ VERDICTS = (
     "insufficient_data",
 )
 
-GROUP_FIELDS = ("source.ip", "destination.ip", "host.name", "user.name")
+GROUP_FIELDS = (
+    "source.ip",
+    "destination.ip",
+    "host.name",
+    "user.name",
+    "phys.point",
+    "phys.track",
+)
 """What makes two matches of one rule the same finding, unless a correlation groups otherwise."""
 
 EVENTS_KEPT = 50

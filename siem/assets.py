@@ -98,7 +98,12 @@ class Inventory:
         return None
 
     def placeholders(self, lists: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
-        """Values for the `%placeholders%` of rules; a list nobody gave is not there."""
+        """Values for the `%placeholders%` of rules; a list nobody gave is not there.
+
+        `own_nets` holds the networks of all zones but the external ones, `<zone type>_nets` those
+        of one kind (`control_nets`, `iot_nets`), the lists of `ROLE_LISTS` addresses of assets;
+        what the settings give by name comes on top.
+        """
         given: dict[str, tuple[str, ...]] = {}
         for role, name in ROLE_LISTS.items():
             holders = [asset for asset in self.assets.values() if role in asset.roles]
@@ -112,6 +117,10 @@ class Inventory:
         ]
         if inside:
             given["own_nets"] = tuple(inside)
+        for zone in self._zones.values():
+            if zone.networks:
+                name = f"{zone.type}_nets"
+                given[name] = (*given.get(name, ()), *zone.networks)
         given.update({name: tuple(values) for name, values in lists.items()})
         return given
 
