@@ -134,23 +134,24 @@ def _row(result: str, rule: str, case: str, why: str) -> dict[str, Any]:
 
 def _tell(steps: Iterable[Any], limit: int) -> None:
     """Step by step, for a person."""
-    for number, step in enumerate(steps, start=1):
+    for step in steps:
+        if step.event is not None and step.number <= limit:
+            _tell_event(step)
         for finding in step.findings:
             print(f"\nFinding, {finding.severity}: {visible(finding.title)}")
             print(f"  {visible(finding.description)}")
-        if step.event is None:
-            continue
-        if number > limit:
-            continue
-        print(f"\nEvent {number}, read by {step.collector}, log source {step.event.logsource}")
-        for name, value in {"@timestamp": step.event.time, **step.event.fields}.items():
-            print(f"  {name:28} {visible(text(value))}")
-        if not step.rules:
-            print("  no rule is for this log source")
-        for rule in step.rules:
-            print(f"  {rule.result:13} {visible(rule.title)}  ({_near(rule.file)})")
-            for line in rule.why:
-                print(f"  {'':13}   {visible(line)}")
+
+
+def _tell_event(step: Any) -> None:
+    print(f"\nEvent {step.number}, read by {step.collector}, log source {step.event.logsource}")
+    for name, value in {"@timestamp": step.event.time, **step.event.fields}.items():
+        print(f"  {name:28} {visible(text(value))}")
+    if not step.rules:
+        print("  no rule is for this log source")
+    for rule in step.rules:
+        print(f"  {rule.result:13} {visible(rule.title)}  ({_near(rule.file)})")
+        for line in rule.why:
+            print(f"  {'':13}   {visible(line)}")
 
 
 def _try_rows(step: Any) -> Iterator[dict[str, Any]]:

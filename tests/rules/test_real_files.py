@@ -1,0 +1,298 @@
+"""What a person would expect of real files, through the path that `cityward ingest` takes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from cityward.finding import severity_rank
+from cityward.plugin import load
+from siem import assembly
+from siem.config import Models, Settings
+from siem.store.protocol import Document, Range
+from tests.collectors.suites import member, members
+
+
+def findings(
+    path: Path, state: Path, *, lists: Mapping[str, Sequence[str]] | None = None, models: bool
+) -> tuple[list[Document], int]:
+    """Findings of a file, worst first, and how many events it gave."""
+    settings = Settings(
+        state_dir=str(state),
+        models=Models(on=models),
+        lists={name: tuple(values) for name, values in (lists or {}).items()},
+    )
+    source = assembly.file_source(path, load("collectors"))
+    node = assembly.node_of(settings, sources=[source], event_time=True)
+    try:
+        for gathered in node.collect_from(source):
+            node.conclude(node.detect(node.keep(gathered)))
+        node.finish()
+        assert not source.state.error
+        return list(node.db.search("", Range(), limit=1000).rows), source.state.events
+    finally:
+        node.close()
+
+
+def told(rows: Sequence[Document]) -> list[tuple[str, str, str]]:
+    """Severity, title and culprit of each finding."""
+    found: list[tuple[str, str, str]] = [
+        (row["finding.severity"], row["finding.title"], row.get("source.ip", "")) for row in rows
+    ]
+    return sorted(found, key=lambda one: (-severity_rank(one[0]), one[1], one[2]))
+
+
+SILENCED = "Modbus controller silenced or restarted"
+CLEARED = "Modbus counters of a controller cleared"
+NAMES = "SSH user names tried from one address"
+GUESSED = "SSH passwords guessed from one address"
+BROKEN = "SSH connections broken off again and again"
+PORTS = "Ports of one host scanned"
+HOSTS = "Many hosts scanned for one port"
+LOGINS = "Many short connections to a login service"
+CALLS = "Host keeps calling a dead internet address"
+
+ATTACKS: dict[str, list[tuple[str, str, str]]] = {
+    "energy/modbus_quickdraw_attacks_1.pcap": [
+        ("high", SILENCED, "10.0.0.57"),
+        ("low", CLEARED, "10.0.0.57"),
+    ],
+    "energy/modbus_quickdraw_attacks_2.pcap": [
+        ("high", "Modbus functions of a controller scanned", "192.168.66.235")
+    ],
+    "energy/modbus_umas_modicon_attacks.pcap": [
+        ("high", "Controller program transferred (UMAS)", "192.168.63.100")
+    ],
+    "logs/sshd_bruteforce.log": [
+        ("medium", GUESSED, "35.188.49.176"),
+        ("medium", NAMES, "35.188.49.176"),
+    ],
+    "logs/iptables_port_scan.log": [
+        ("medium", PORTS, "127.0.0.2"),
+        ("medium", PORTS, "62.34.17.168"),
+    ],
+    "logs/suricata_eve_alerts.log": [
+        ("high", "Suricata alert of highest severity", "1.2.3.4"),
+        ("medium", "Several Suricata alerts of one address", "2.2.3.4"),
+    ],
+    "network/portscan_vertical_zeek_conn.log": [("medium", PORTS, "192.168.1.9")],
+    "network/syn_scan.pcap": [("medium", PORTS, "172.16.0.8")],
+    "network/ssh_bruteforce_nmap.pcap": [("medium", LOGINS, "147.32.80.40")],
+    "network/ftp_bruteforce.pcap": [("medium", LOGINS, "192.168.56.1")],
+    "network/ctu_win7_zeek_conn_labelled.log": [("medium", CALLS, "192.168.1.107")],
+    "city/iot_botnet_telnet_scan.pcap": [
+        ("high", "Device tries telnet at many addresses", "192.168.2.16"),
+        ("medium", HOSTS, "192.168.2.16"),
+        ("medium", HOSTS, "192.168.2.16"),
+    ],
+}
+"""Each attack file of a format that is read, and all that the rules say of it."""
+
+TECHNIQUES: dict[str, set[str]] = {
+    "energy/modbus_quickdraw_attacks_1.pcap": {"T0814", "T0816", "T0872"},
+    "energy/modbus_quickdraw_attacks_2.pcap": {"T0888"},
+    "energy/modbus_umas_modicon_attacks.pcap": {"T0843", "T0845", "T0889"},
+    "logs/sshd_bruteforce.log": {"T1110.001", "T1110.003"},
+    "logs/iptables_port_scan.log": {"T1046"},
+    "logs/suricata_eve_alerts.log": {"T1190", "T1595.002"},
+    "network/portscan_vertical_zeek_conn.log": {"T1046"},
+    "network/syn_scan.pcap": {"T1046"},
+    "network/ssh_bruteforce_nmap.pcap": {"T1110"},
+    "network/ftp_bruteforce.pcap": {"T1110"},
+    "network/ctu_win7_zeek_conn_labelled.log": {"T1571"},
+    "city/iot_botnet_telnet_scan.pcap": {"T1694.001", "T0846.001"},
+}
+
+BENIGN: dict[str, int] = {
+    "energy/modbus_plant1_normal.pcap": 15_992,
+    "energy/modbus_icsnpp_example.pcap": 50,
+    "energy/iec104_wattson_normal.pcapng": 736,
+    "energy/iec104_control_commands.pcap": 78,
+    "transport/gtfsrt_nyct_subway_ace_1707397157.pb": 320,
+    "transport/gtfsrt_nyct_subway_ace_1707397217.pb": 314,
+    "transport/gtfsrt_nyct_subway_with_alert.pb": 160,
+    "transport/gtfsrt_vehicle_positions_bullrunner.pb": 10,
+    "transport/gtfsrt_wmata_bus_2345.pb": 324,
+    "city/river_usgs_instantaneous_values.json": 20,
+}
+"""Files without an attack, and how many events they give."""
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_file_gives_what_a_person_would_expect(
+    name: str, data: Path, tmp_path: Path
+) -> None:
+    rows, _ = findings(data / name, tmp_path, models=False)
+
+    assert told(rows) == ATTACKS[name]
+    assert {one for row in rows for one in row["threat.technique.id"]} == TECHNIQUES[name]
+
+
+@pytest.mark.parametrize("name", BENIGN)
+def test_a_benign_file_gives_all_its_events_and_nothing_above_low(
+    name: str, data: Path, tmp_path: Path
+) -> None:
+    rows, events = findings(data / name, tmp_path, models=True)
+
+    assert events == BENIGN[name]
+    assert [one for one in told(rows) if severity_rank(one[0]) > severity_rank("low")] == []
+
+
+def test_no_rule_speaks_of_a_benign_file(data: Path, tmp_path: Path) -> None:
+    spoken = {
+        name: told(findings(data / name, tmp_path / str(number), models=False)[0])
+        for number, name in enumerate(BENIGN)
+    }
+
+    assert {name: rows for name, rows in spoken.items() if rows} == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "lists", "expected"),
+    [
+        (
+            "energy/modbus_quickdraw_attacks_1.pcap",
+            {"ot_writers": ["10.0.0.57"]},
+            [
+                ("high", SILENCED, "10.0.0.57"),
+                ("high", "Modbus write, host is no writer", "10.0.0.9"),
+                ("low", CLEARED, "10.0.0.57"),
+            ],
+        ),
+        ("energy/modbus_plant1_normal.pcap", {"ot_writers": ["141.81.0.10"]}, []),
+        (
+            "energy/modbus_umas_modicon_attacks.pcap",
+            {"engineering_hosts": ["192.168.63.10"]},
+            [
+                ("high", "Controller program transferred (UMAS)", "192.168.63.100"),
+                ("high", "Controller reserved by a stranger (UMAS)", "192.168.63.100"),
+            ],
+        ),
+        ("energy/iec104_control_commands.pcap", {"iec104_masters": ["10.0.0.10"]}, []),
+        ("energy/iec104_wattson_normal.pcapng", {"iec104_masters": ["10.0.104.2"]}, []),
+        (
+            "energy/iec104_control_commands.pcap",
+            {"iec104_masters": ["10.0.0.11"]},
+            [
+                ("critical", "IEC 104 interrogated, then commanded", "10.0.0.10"),
+                ("high", "IEC 104 command, host is no master", "10.0.0.10"),
+                ("medium", "IEC 104 interrogation, host is no master", "10.0.0.10"),
+            ],
+        ),
+        (
+            "energy/modbus_quickdraw_attacks_2.pcap",
+            {"own_nets": ["166.161.16.0/24"]},
+            [
+                ("high", "Controller reached from outside", "192.168.66.235"),
+                ("high", "Modbus functions of a controller scanned", "192.168.66.235"),
+            ],
+        ),
+    ],
+)
+def test_who_may_do_what_decides_once_the_site_says_it(
+    name: str,
+    lists: dict[str, list[str]],
+    expected: list[tuple[str, str, str]],
+    data: Path,
+    tmp_path: Path,
+) -> None:
+    rows, _ = findings(data / name, tmp_path, lists=lists, models=False)
+
+    assert told(rows) == expected
+
+
+def test_a_rule_that_needs_a_list_is_shown_as_not_evaluated(tmp_path: Path) -> None:
+    node = assembly.node_of(Settings(state_dir=str(tmp_path)), sources=[], event_time=True)
+
+    states = {one.title: (one.state, one.reason) for one in node._rule_states()}
+    node.close()
+
+    assert states["Modbus write, host is no writer"] == ("not evaluated", "needs %ot_writers%")
+    assert states["IEC 104 interrogated, then commanded"][0] == "not evaluated"
+    assert states[SILENCED] == ("on", "")
+
+
+# ---- CrowdSec's cases of our formats
+
+SUITE = "logs/suite_crowdsec_hub_tests.tar.gz"
+
+CROWDSEC: dict[str, list[tuple[str, str, str]]] = {
+    "iptables-scan-multi-port": [
+        ("medium", PORTS, "127.0.0.2"),
+        ("medium", PORTS, "62.34.17.168"),
+    ],
+    "suricata-eve-detect": [
+        ("high", "Suricata alert of highest severity", "1.2.3.4"),
+        ("medium", "Several Suricata alerts of one address", "2.2.3.4"),
+    ],
+    "ssh-bf": [("medium", GUESSED, "35.188.49.176"), ("medium", NAMES, "35.188.49.176")],
+    "ssh-slow-bf": [("medium", GUESSED, "103.100.210.198")],
+    "ssh-time-based-bf": [("medium", NAMES, "10.0.0.101")],
+    "opnsense-sshd": [("medium", GUESSED, "1.2.3.4")],
+    "sshd-invalid-bf": [("low", BROKEN, "179.43.183.98")],
+    "sshd_banner_exchange": [("low", BROKEN, "59.91.122.57")],
+    "sshd-bad-keyexchange-bf": [
+        ("low", BROKEN, "123.123.123.123"),
+        ("low", BROKEN, "123.57.135.134"),
+        ("low", BROKEN, "206.189.59.169"),
+    ],
+    "ssh-timeout": [],
+    "sshd-refused-conn": [],
+    "ssh-generic-test": [],
+    "endlessh-syslogs": [],
+}
+"""Cases with logs that our collectors read, and all that our rules say of them."""
+
+DIFFERENT = {
+    "ssh-time-based-bf": "one finding of the address, where CrowdSec raises two of the same lines",
+    "ssh-timeout": "four broken connections are too few: health checks make as many",
+    "sshd-refused-conn": "one connection that an access list refused is no finding",
+    "ssh-generic-test": "a user name that CrowdSec made up to test itself",
+    "endlessh-syslogs": "a tarpit that no collector of ours reads",
+}
+"""Where the number of alerts differs from CrowdSec's, and why."""
+
+_IP = re.compile(r'Sources\["[^"]+"\]\.IP == "([^"]+)"')
+_LENGTH = re.compile(r"len\(results\) == (\d+)")
+
+
+@pytest.mark.parametrize("case", CROWDSEC)
+def test_a_crowdsec_case_has_as_many_alerts_of_the_same_sources(
+    case: str, data: Path, tmp_path: Path
+) -> None:
+    name = next(
+        one for one in members(data / SUITE) if re.search(rf"(?:^|/){case}/[^/]*\.log$", one)
+    )
+    log = tmp_path / Path(name).name
+    log.write_text(member(data / SUITE, name))
+    wanted = member(data / SUITE, f"{case}/scenario.assert")
+
+    found = told(findings(log, tmp_path / "state", models=False)[0])
+
+    assert found == CROWDSEC[case]
+    same_sources = {source for _, _, source in found} == set(_IP.findall(wanted))
+    lengths = _LENGTH.search(wanted)
+    assert lengths is not None
+    agrees = same_sources and len(found) == int(lengths[1])
+    assert agrees is (case not in DIFFERENT)
+
+
+def test_the_command_leaves_with_three_only_if_it_was_asked_to(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from siem.cli import run
+
+    file = str(data / "logs/iptables_port_scan.log")
+
+    assert run(["ingest", "-q", file, "-o", "ndjson"]) == 0
+    lines: list[dict[str, Any]] = [
+        msgspec.json.decode(line) for line in capsys.readouterr().out.splitlines()
+    ]
+    assert {line["source.ip"] for line in lines} == {"127.0.0.2", "62.34.17.168"}
+    assert run(["ingest", "-q", file, "-o", "ndjson", "--fail-on", "medium"]) == 3
+    assert run(["ingest", "-q", file, "-o", "ndjson", "--fail-on", "high"]) == 0
