@@ -108,12 +108,8 @@ def test_samples_run_through_the_collector_and_pass(
 def test_a_sample_that_fails_says_why_and_leaves_with_three(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = write(
-        tmp_path, samples=SAMPLES.replace("{name: me, kind: near", "{name: me, kind: must")
-    )
-    (tmp_path / "root.test.yml").write_text(
-        SAMPLES.replace("name: me, kind: near miss", "name: me, kind: must match")
-    )
+    samples = SAMPLES.replace("name: me, kind: near miss", "name: me, kind: must match")
+    file = write(tmp_path, samples=samples)
 
     assert run(["rule", "test", str(file), "-o", "ndjson"]) == 3
     failed = [row for row in rows(capsys) if row["result"] == "failed"]
