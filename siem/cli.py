@@ -32,6 +32,7 @@ app = App(
     version_flags=["--version"],
     result_action="return_value",
 )
+app.command("siem.commands.demo:demo", name="demo")
 app.command("siem.commands.ingest:ingest", name="ingest")
 app.command("siem.commands.run:run", name="run")
 app.command("siem.commands.run:serve", name="serve")

@@ -222,6 +222,11 @@ class Access:
             return None
 
 
+def password_hash(password: str) -> str:
+    """What is kept of a password: Argon2id, as the library writes it."""
+    return PasswordHasher().hash(password)
+
+
 def set_cookie(
     response: Response, request: Request, name: str, value: str, age_s: int | None = None
 ) -> None:

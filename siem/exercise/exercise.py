@@ -1,0 +1,254 @@
+"""The evening from its start to its verdict."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+import yaml
+
+from cityward import InputError, TransientError
+from siem.assembly import RULES_FOLDER
+from siem.exercise import evening
+from siem.exercise.evening import EVENING_S, Clock, Put, Stage
+from siem.exercise.nodes import Memory, OneNode
+from siem.exercise.player import Player, play, write
+from siem.exercise.saltmere import City, captures_of
+from siem.exercise.steps import STEPS, Expected, Scene, Step, scenes
+from siem.exercise.stranger import Stranger, Verdict, judge
+from siem.node import now_utc
+from siem.store.protocol import Document
+
+READY_S = 60.0
+SETTLE_S = 30.0
+"""The nodes may need so long to read what they were given."""
+LOOK_EVERY_S = 1.0
+
+Says = Callable[[str], None]
+
+
+class Exercise:
+    """Four nodes, and the evening that is played into them.
+
+    Args:
+        seed: Which city, and which evening in it.
+        speed: How much faster than a clock the evening passes.
+        without: Names of steps that are left out.
+        says: Is told what happens.
+
+    Raises:
+        InputError: there is no step of that name, or the speed is none.
+    """
+
+    def __init__(self, seed: int, speed: float, without: Sequence[str], says: Says) -> None:
+        _check(speed, without)
+        self._began_s = started_s()
+        self.speed = speed
+        self.city = City(seed)
+        self.without = without
+        self.says = says
+        self.stop = threading.Event()
+        self.first_finding_s: float | None = None
+        self._memory = Memory()
+        self._folder = Path(tempfile.mkdtemp(prefix="cityward-demo-"))
+        self.nodes = [
+            OneNode(place, self._folder / place.operator) for place in self.city.places.values()
+        ]
+        self._strangers: dict[str, Stranger] = {}
+        self._players = {node.place.operator: Player(node) for node in self.nodes}
+        self._expected: dict[str, list[Expected]] = {node.place.operator: [] for node in self.nodes}
+
+    def __enter__(self) -> Exercise:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all nodes, and throw away what they kept."""
+        self.stop.set()
+        for node in self.nodes:
+            node.tell_to_stop()
+        for node in self.nodes:
+            node.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def start(self) -> None:
+        """Start all nodes, and let them read what was before the evening.
+
+        Raises:
+            TransientError: a node does not start.
+        """
+        before = Clock(now_utc(), self.speed)
+        for node in self.nodes:
+            node.prepare()
+            stage = self._stage(node, before, "afternoon")
+            write(self._players[node.place.operator], evening.afternoon(stage), before)
+            node.start()
+        self._memory.start()
+        for node in self.nodes:
+            node.wait()
+            stranger = self._strangers[node.place.operator] = Stranger(node)
+            stranger.sign_in()
+        self._until(self._is_ready, READY_S, "did not get ready")
+
+    def play(self) -> None:
+        """Play the evening; looks for the first finding meanwhile."""
+        clock = Clock(now_utc(), self.speed)
+        given: dict[str, list[Put]] = {}
+        for node in self.nodes:
+            stage = self._stage(node, clock, "ordinary")
+            given[node.place.operator] = list(evening.ordinary(stage))
+        steps: list[tuple[Step, Scene]] = list(scenes(self.city, clock, self.without))
+        for step, scene in steps:
+            given[step.operator] += scene.puts
+            self._expected[step.operator] += scene.expected
+        watch = threading.Thread(target=self._look, name="first finding", daemon=True)
+        watch.start()
+        announce = threading.Thread(target=self._announce, args=(steps, clock), daemon=True)
+        announce.start()
+        try:
+            play([(self._players[name], puts) for name, puts in given.items()], clock, self.stop)
+        except OSError as error:
+            raise TransientError(
+                f"a node stopped reading: {error}", str(self._folder), "Try again."
+            ) from error
+
+    def judge(self) -> Verdict:
+        """Wait until the nodes have read everything, and say what came of it."""
+        self._until(self._has_read_all, SETTLE_S, "")
+        self._memory.stop()
+        rule_ids = rule_ids_of(self._expected)
+        total = Verdict(
+            first_finding_s=self.first_finding_s and round(self.first_finding_s, 1),
+            peak_rss_mb=round(self._memory.peak_mb),
+        )
+        for name, stranger in self._strangers.items():
+            given, promised = self._players[name].given, self._expected[name]
+            verdict, missed, false, lost = judge(stranger, given, promised, rule_ids)
+            total = _sum(total, verdict)
+            for one in missed:
+                self.says(f"{name}: missed: {one.rule} {one.field} {one.value}".rstrip())
+            for source, count in lost.items():
+                self.says(f"{name}: {source}: {count} of {given[source]} records are not there")
+            for row in false:
+                self.says(f"{name}: nobody promised: {_line(row)}")
+        return total
+
+    def _stage(self, node: OneNode, clock: Clock, scene: str) -> Stage:
+        return Stage(self.city, node.place, clock, scene)
+
+    def _until(self, done: Callable[[], bool], limit_s: float, fault: str) -> None:
+        until_s = time.monotonic() + limit_s
+        while not done():
+            dead = [node for node in self.nodes if not node.is_running]
+            if dead or (fault and time.monotonic() > until_s):
+                who = ", ".join(node.place.operator for node in dead) or "a node"
+                raise TransientError(
+                    f"{who} {'ended' if dead else fault}", str(self._folder), "Try again."
+                )
+            if time.monotonic() > until_s or self.stop.wait(0.5):
+                return
+
+    def _is_ready(self) -> bool:
+        """Every source that is open is being read, and what was before is known."""
+        for name, stranger in self._strangers.items():
+            states = {one["source"]: one for one in stranger.sources()}
+            feeds = stranger.node.place.feeds
+            waited = [feed.id if feed.kind != "tap" else captures_of(feed)[0] for feed in feeds]
+            if any(states.get(one, {}).get("state", "waiting") == "waiting" for one in waited):
+                return False
+            given = self._players[name].given
+            if any(states[source]["records"] < count for source, count in given.items()):
+                return False
+        return True
+
+    def _has_read_all(self) -> bool:
+        for name, stranger in self._strangers.items():
+            states = {one["source"]: one for one in stranger.sources()}
+            for source, count in self._players[name].given.items():
+                state = states.get(source, {"records": 0, "state": "waiting"})
+                is_over = source not in self._taps(stranger) or state["state"] == "ended"
+                if state["records"] < count or not is_over:
+                    return False
+        return True
+
+    def _taps(self, stranger: Stranger) -> set[str]:
+        return {
+            name
+            for feed in stranger.node.place.feeds
+            if feed.kind == "tap"
+            for name in captures_of(feed)
+        }
+
+    def _look(self) -> None:
+        """Look for the first finding like a person who reloads the page."""
+        while not self.stop.wait(LOOK_EVERY_S) and self.first_finding_s is None:
+            for stranger in self._strangers.values():
+                try:
+                    found = stranger.findings()
+                except TransientError:
+                    continue
+                if found:
+                    self.first_finding_s = time.time() - self._began_s
+                    self.says(f"The first finding is there: {_line(found[0])}")
+                    return
+
+    def _announce(self, steps: Sequence[tuple[Step, Scene]], clock: Clock) -> None:
+        """Say each step when it is played."""
+        for step, scene in sorted(steps, key=lambda one: one[1].puts[0].at_s):
+            wait_s = clock.time(scene.puts[0].at_s).timestamp() - time.time()
+            if self.stop.wait(max(wait_s, 0.0)):
+                return
+            self.says(f"{step.operator}: {step.name}: {step.says}")
+
+
+def _check(speed: float, without: Sequence[str]) -> None:
+    known = [step.name for step in STEPS]
+    for name in without:
+        if name not in known:
+            raise InputError(f"no step is called {name!r}", "--without", ", ".join(known))
+    if not 1.0 <= speed <= EVENING_S / 10:
+        raise InputError(f"{speed:g} is no speed", "--speed", "Give 1 to 360.")
+
+
+def rule_ids_of(expected: dict[str, list[Expected]]) -> dict[str, str]:
+    """Id of each promised rule by its path in the library; a model has its id for a name."""
+    found: dict[str, str] = {}
+    for rule in {one.rule for promised in expected.values() for one in promised}:
+        path = RULES_FOLDER / f"{rule}.yml"
+        if path.is_file():
+            found[rule] = str(yaml.safe_load(path.read_text(encoding="utf-8"))["id"])
+    return found
+
+
+def _sum(one: Verdict, other: Verdict) -> Verdict:
+    added = {
+        name: getattr(one, name) + getattr(other, name)
+        for name in Verdict.__struct_fields__
+        if name not in ("first_finding_s", "peak_rss_mb")
+    }
+    return msgspec.structs.replace(one, **added)
+
+
+def _line(finding: Document) -> str:
+    return f"{finding.get('finding.severity')}: {finding.get('finding.description')}"
+
+
+def started_s() -> float:
+    """When this process began, seconds since 1970: what a person waits for begins there."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return time.time() - age_s

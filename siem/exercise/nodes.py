@@ -1,0 +1,206 @@
+"""The nodes of the exercise: each a process of its own, none left behind."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from cityward import TransientError
+from siem import assembly
+from siem import config as settings_file
+from siem.assets import from_settings
+from siem.console.access import password_hash
+from siem.exercise.saltmere import Place, captures_of
+from siem.node import now_utc
+from siem.store.protocol import Person
+
+PERSON = "demo"
+PR_SET_PDEATHSIG = 1
+"""Linux, prctl(2)."""
+STOP_S = 15.0
+ANSWERS_S = 60.0
+SAMPLE_S = 0.5
+_SAYS = "console "
+
+
+class OneNode:
+    """A node of the exercise: its folder, its process, who may sign in.
+
+    Args:
+        place: The operator.
+        folder: Where its settings, state and inputs are; made anew.
+    """
+
+    def __init__(self, place: Place, folder: Path) -> None:
+        self.place = place
+        self.folder = folder
+        self.password = secrets.token_urlsafe(9)
+        self.address = ""
+        """Of the console; known when it answers."""
+        self.ports: dict[str, int] = {}
+        self._log = folder / "node.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def prepare(self) -> None:
+        """Write settings, make pipes and folders, let the demo person in."""
+        self.folder.mkdir(parents=True)
+        for feed in self.place.feeds:
+            if feed.kind.startswith("syslog"):
+                self.ports[feed.id] = _free_port(feed.kind)
+            elif feed.kind == "folder":
+                (self.folder / feed.id).mkdir()
+            elif feed.kind == "tap":
+                for name in captures_of(feed)[1:]:
+                    os.mkfifo(self.folder / f"{name}.pcap", 0o600)
+        file = self.folder / "cityward.toml"
+        file.write_text(self.place.settings(self.folder, self.ports), encoding="utf-8")
+        settings = settings_file.load(file)
+        db = assembly.db_of(settings, from_settings(settings), now_utc)
+        db.add_person(Person(PERSON, "analyst", password_hash(self.password)))
+        db.close()
+
+    def start(self) -> None:
+        """Start the process; it ends with us, however we end."""
+        words = [sys.executable, "-m", "siem.cli", "run", "--config"]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [*words, str(self.folder / "cityward.toml")],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Its own session: Ctrl+C comes to us, and we end it in order.
+                start_new_session=True,
+                preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509 – before the first thread
+            )
+
+    def wait(self) -> None:
+        """Wait until the console says its address.
+
+        Raises:
+            TransientError: the process ended, or said nothing for a minute.
+        """
+        until_s = time.monotonic() + ANSWERS_S
+        while time.monotonic() < until_s and self.is_running:
+            for line in self._log.read_text(errors="replace").splitlines():
+                if line.startswith(_SAYS):
+                    self.address = line.removeprefix(_SAYS).strip()
+                    return
+            time.sleep(0.1)
+        said = self._log.read_text(errors="replace")[-2_000:]
+        raise TransientError(
+            f"the node of {self.place.operator} did not start: {said or 'it said nothing'}",
+            str(self._log),
+            "Try again; if it stays so, report it with these lines.",
+        )
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Of the path process; 0 before the start."""
+        return self._process.pid if self._process else 0
+
+    def tell_to_stop(self) -> None:
+        """Ask the process to finish its batch and end."""
+        if self._process and self.is_running:
+            self._process.send_signal(signal.SIGTERM)
+
+    def stop(self) -> None:
+        """Wait until the process has ended; one that does not is killed with all its children."""
+        if self._process is None:
+            return
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            for pid in (*_below(self._process.pid), self._process.pid):
+                _kill(pid)
+            self._process.wait()
+
+
+def _die_with(parent: int) -> Callable[[], None]:
+    """What a child does before it becomes the node: ask to be ended when its parent is."""
+    libc = ctypes.CDLL(None)
+
+    def ask() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return ask
+
+
+def _free_port(kind: str) -> int:
+    what = socket.SOCK_DGRAM if kind == "syslog_udp" else socket.SOCK_STREAM
+    with socket.socket(socket.AF_INET, what) as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+class Memory:
+    """Watches how much memory this process and all below it hold together."""
+
+    def __init__(self) -> None:
+        self.peak_mb = 0.0
+        """Highest sum of resident memory that was seen."""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="memory", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look once more and end."""
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        done = False
+        while not done:
+            done = self._stop.wait(SAMPLE_S)
+            pids = (os.getpid(), *_below(os.getpid()))
+            self.peak_mb = max(self.peak_mb, sum(map(_rss_mb, pids)))
+
+
+def _below(pid: int) -> Iterator[int]:
+    """All processes that a process started, and those that these started."""
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+    except OSError:
+        return
+    for task in tasks:
+        try:
+            children = (task / "children").read_text().split()
+        except OSError:
+            continue
+        for child in map(int, children):
+            yield child
+            yield from _below(child)
+
+
+def _rss_mb(pid: int) -> float:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    found = next((line for line in lines if line.startswith("VmRSS:")), "VmRSS: 0 kB")
+    return int(found.split()[1]) / 1024

@@ -1,0 +1,182 @@
+"""Reads a node over HTTP like anybody who was told a name and a password, and judges it."""
+
+from __future__ import annotations
+
+import re
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from http.cookiejar import CookieJar
+from typing import Any
+from urllib.parse import urlencode
+
+import msgspec
+
+from cityward import TransientError
+from siem.exercise.nodes import PERSON, OneNode
+from siem.exercise.saltmere import captures_of
+from siem.exercise.steps import Expected
+from siem.store.protocol import Document
+
+TIMEOUT_S = 20.0
+ROWS = 1_000
+_TOKEN = re.compile(r'name="csrf" value="([^"]+)"')
+
+
+class Stranger:
+    """A person at the console of one node.
+
+    Args:
+        node: The node; its console answers.
+    """
+
+    def __init__(self, node: OneNode) -> None:
+        self.node = node
+        jar = urllib.request.HTTPCookieProcessor(CookieJar())
+        # No proxy of the environment stands between us and our own machine.
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), jar)
+
+    def sign_in(self) -> None:
+        """Sign in by the form.
+
+        Raises:
+            TransientError: the console does not answer, or lets nobody in.
+        """
+        form = self._read("sign-in").decode()
+        found = _TOKEN.search(form)
+        if found is None:
+            raise self._fault("its sign-in form has no token")
+        said = {"name": PERSON, "password": self.node.password, "csrf": found[1]}
+        self._read("sign-in", urlencode(said).encode())
+
+    def sources(self) -> list[Document]:
+        """State of every source."""
+        return self._rows("health.json")
+
+    def findings(self) -> list[Document]:
+        """All single findings."""
+        return self._rows(
+            "findings.json", {"group": "none", "status": "all", "from": "all", "limit": ROWS}
+        )
+
+    def events(self, query: str) -> int:
+        """How many events match a query of the query bar."""
+        asked = {"q": query, "from": "all", "limit": 1}
+        return int(self._document("hunt.json", asked)["total"])
+
+    def _rows(self, path: str, asked: Mapping[str, Any] | None = None) -> list[Document]:
+        rows: list[Document] = self._document(path, asked)["rows"]
+        return rows
+
+    def _document(self, path: str, asked: Mapping[str, Any] | None = None) -> Document:
+        said = self._read(f"{path}?{urlencode(asked or {})}")
+        document: Document = msgspec.json.decode(said)
+        return document
+
+    def _read(self, path: str, form: bytes | None = None) -> bytes:
+        try:
+            with self._opener.open(self.node.address + path, form, TIMEOUT_S) as answer:
+                return bytes(answer.read())
+        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+            raise self._fault(str(error)) from error
+
+    def _fault(self, what: str) -> TransientError:
+        return TransientError(
+            f"the console of {self.node.place.operator} does not answer: {what}",
+            self.node.address,
+            f"Look into {self.node.folder / 'node.log'}.",
+        )
+
+
+def accounted(stranger: Stranger, sources: Iterable[Document]) -> Counter[str]:
+    """Records of each source that became an event, went into a flow, or were rejected.
+
+    Every line, datagram and document becomes at least one event, and its first has the number 0;
+    a packet goes into a flow, so of captures the node's own count is taken.
+    """
+    taps = {
+        name
+        for feed in stranger.node.place.feeds
+        if feed.kind == "tap"
+        for name in captures_of(feed)
+    }
+    found: Counter[str] = Counter()
+    for state in sources:
+        source = state["source"]
+        if source in taps:
+            found[source] = state["records"]
+        else:
+            query = f'observer.name:"{source}" AND cw.record.number:0'
+            found[source] = stranger.events(query) + state["rejected"]
+    return found
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What came of the evening, for one node or for all."""
+
+    operators: int = 0
+    sources: int = 0
+    records: int = 0
+    events: int = 0
+    rejected: int = 0
+    findings: int = 0
+    expected: int = 0
+    found: int = 0
+    missed: int = 0
+    false: int = 0
+    lost: int = 0
+    first_finding_s: float | None = None
+    """Seconds from the start of the command to the first finding that was seen over HTTP."""
+    peak_rss_mb: int = 0
+
+    @property
+    def holds(self) -> bool:
+        """Whether everything that was promised came, and nothing else."""
+        return not (self.missed or self.false or self.lost)
+
+
+def is_of(finding: Document, expected: Expected, rule_ids: Mapping[str, str]) -> bool:
+    """Whether a finding is the one that a step promised."""
+    if finding["rule.id"] != rule_ids.get(expected.rule, expected.rule):
+        return False
+    value = finding.get(expected.field) if expected.field else expected.value
+    return expected.value in value if isinstance(value, list) else value == expected.value
+
+
+def judge(
+    stranger: Stranger,
+    given: Mapping[str, int],
+    promised: Sequence[Expected],
+    rule_ids: Mapping[str, str],
+) -> tuple[Verdict, list[Expected], list[Document], Counter[str]]:
+    """Compare what a node shows with what it was given and what was promised.
+
+    Args:
+        stranger: Somebody who is signed in there.
+        given: Records by source, as the player counted them.
+        promised: The findings that must be there.
+        rule_ids: Id of each rule by its path in the library.
+
+    Returns:
+        The verdict, what is missed, the findings that nobody promised, and records lost by source.
+    """
+    sources, findings = stranger.sources(), stranger.findings()
+    there = accounted(stranger, sources)
+    missed = [one for one in promised if not any(is_of(row, one, rule_ids) for row in findings)]
+    false = [row for row in findings if not any(is_of(row, one, rule_ids) for one in promised)]
+    lost = Counter(given) - there
+    verdict = Verdict(
+        operators=1,
+        sources=len(sources),
+        records=sum(given.values()),
+        events=sum(state["events"] for state in sources),
+        rejected=sum(state["rejected"] for state in sources),
+        findings=len(findings),
+        expected=len(promised),
+        found=len(promised) - len(missed),
+        missed=len(missed),
+        false=len(false),
+        lost=lost.total(),
+    )
+    return verdict, missed, false, lost
