@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,7 +29,7 @@ def unpack(state: bytes, model: str, version: int) -> tuple[dict[str, Any], list
     """
     line, _, body = state.partition(b"\n")
     try:
-        said = json.loads(line)
+        said = msgspec.json.decode(line)
         if (said["model"], said["version"]) != (model, version):
             raise ValueError(
                 f"a snapshot of {said['model']} version {said['version']}, "
@@ -38,7 +37,7 @@ def unpack(state: bytes, model: str, version: int) -> tuple[dict[str, Any], list
             )
         raw = zlib.decompressobj().decompress(body, STATE_MAX_BYTES)
         header, lengths = dict(said["header"]), [int(length) for length in said["lengths"]]
-    except (KeyError, TypeError, zlib.error) as error:
+    except (KeyError, TypeError, RecursionError, zlib.error) as error:
         raise ValueError(f"no snapshot of {model}: {error!r}") from error
     if sum(lengths) != len(raw) or any(length < 0 for length in lengths):
         raise ValueError(f"a damaged snapshot of {model}: {len(raw)} bytes of {sum(lengths)}")
