@@ -54,7 +54,7 @@ def node_of(
         sector=settings.sector,
         site=settings.site,
         mode=settings.mode,
-        sources=sources if sources is not None else list(_sources(settings, clock)),
+        sources=sources if sources is not None else list(sources_of(settings, clock)),
         inventory=inventory,
         detectors=detectors,
         events=events_of(settings, clock, write=True),
@@ -197,7 +197,12 @@ def _recognised(path: Path, collectors: Mapping[str, Any]) -> str:
     return name
 
 
-def _sources(settings: Settings, clock: Clock) -> Iterator[Source]:
+def sources_of(settings: Settings, clock: Clock = now_utc) -> Iterator[Source]:
+    """What the settings name, each with its reader and collector.
+
+    Raises:
+        ConfigError, InputError: a source cannot be, or its file is of no known kind.
+    """
     collectors = load("collectors")
     for one in settings.source:
         name = one.collector or _collector_for(one, collectors)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
 import msgspec
@@ -14,6 +15,25 @@ Row = Mapping[str, Any]
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """First characters that a spreadsheet takes for a formula."""
+_VAGUE = ("ip", "name", "id", "port", "address")
+_CULPRITS = (
+    "source.ip",
+    "source.mac",
+    "phys.track",
+    "phys.point",
+    "host.name",
+    "cw.asset.asset_id",
+    "user.name",
+)
+"""Fields that name whom a finding is about, most telling first."""
+_COLOURS = {
+    "low": "cyan",
+    "medium": "yellow",
+    "high": "red",
+    "critical": "bold red",
+    "fatal": "bold white on red",
+}
+"""Colour of a severity; the word always stands beside it."""
 
 
 def form_for(asked: Form | None, out: TextIO) -> Form:
@@ -26,6 +46,8 @@ def write(
     form: Form,
     columns: Sequence[str],
     out: TextIO | None = None,
+    *,
+    head: bool = True,
 ) -> None:
     """Write rows in a form.
 
@@ -34,6 +56,7 @@ def write(
         form: `json`, `ndjson` write every field; `table`, `csv` the columns named.
         columns: Field names of the table, most important first.
         out: Where to, standard output by default.
+        head: Name the columns; a list that goes on does so once.
     """
     out = out or sys.stdout
     if form == "ndjson":
@@ -43,22 +66,68 @@ def write(
         out.write(msgspec.json.format(msgspec.json.encode(list(rows))).decode() + "\n")
     elif form == "csv":
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(columns)
+        if head:
+            writer.writerow(columns)
         writer.writerows([_cell(row.get(name)) for name in columns] for row in rows)
     else:
-        _table(rows, columns, out)
+        _table(rows, columns, out, head)
 
 
-def _table(rows: Iterable[Row], columns: Sequence[str], out: TextIO) -> None:
+def write_findings(
+    rows: Iterable[Row], form: Form, columns: Sequence[str], *, head: bool = True
+) -> None:
+    """Write findings: as `write`, but a table gives title and sentence room."""
+    if form != "table":
+        write(rows, form, columns, head=head)
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=head)
+    table.add_column("severity", no_wrap=True)
+    table.add_column("finding", ratio=1, overflow="fold")
+    table.add_column("count", justify="right", no_wrap=True)
+    table.add_column("by", overflow="fold", min_width=8)
+    with_id = "finding.id" in columns
+    if with_id:
+        table.add_column("id", no_wrap=True)
+    for row in rows:
+        severity = str(row["finding.severity"])
+        said = Text(visible(row["finding.title"]), style="bold")
+        said.append("\n" + visible(row["finding.description"]), style="not bold")
+        cells = [
+            Text(severity, style=_COLOURS.get(severity, "")),
+            said,
+            Text(f"{row.get('finding.count', 1):,}"),
+            Text(visible(culprit(row))),
+        ]
+        table.add_row(*cells, *([Text(row["finding.id"][:8])] if with_id else []))
+    Console(file=sys.stdout, highlight=False, markup=False).print(table)
+
+
+def culprit(row: Row) -> str:
+    """Who or what a finding is about, as far as one word says it."""
+    return next((text(row[name]) for name in _CULPRITS if row.get(name)), "")
+
+
+def _table(rows: Iterable[Row], columns: Sequence[str], out: TextIO, head: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=head)
     for name in columns:
-        table.add_column(name.rpartition(".")[2].replace("_", " "), overflow="fold")
+        table.add_column(_heading(name), overflow="fold")
     for row in rows:
         table.add_row(*(visible(text(row.get(name))) for name in columns))
     Console(file=out, highlight=False, markup=False).print(table)
+
+
+def _heading(name: str) -> str:
+    """Last part of a field name; with the one before where that alone says nothing."""
+    *before, last = name.split(".")
+    words = [*before[-1:], last] if last in _VAGUE else [last]
+    return " ".join(words).strip("@").replace("_", " ")
 
 
 def text(value: Any) -> str:
@@ -71,6 +140,8 @@ def text(value: Any) -> str:
         return ", ".join(text(one) for one in value)
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, datetime):
+        return f"{value.astimezone(UTC):%Y-%m-%dT%H:%M:%S}Z"
     return str(msgspec.to_builtins(value))
 
 

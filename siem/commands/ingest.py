@@ -2,178 +2,362 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
+import shutil
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
 
 import msgspec
-from cyclopts import Parameter
 
-from cityward import CitywardError, InputError
+from cityward import CitywardError, Event, LogSource
 from cityward.finding import Severity, severity_rank
 from cityward.plugin import load
+from collectors.recognise import expand
 from siem import assembly
 from siem import config as settings_file
 from siem import output as streams
+from siem.commands.common import ConfigFile, Output, Quiet, UsageError, stopping
 from siem.config import Settings
-from siem.node import Node, Source, settle_memory
+from siem.node import Gathered, Source, now_utc
 from siem.output import Form, visible
-from siem.store.protocol import Document, Range
+from siem.store.protocol import Document, Range, RuleState
 
-COLUMNS = ("finding.severity", "finding.title", "finding.description", "finding.count")
+COLUMNS = (
+    "finding.severity",
+    "finding.title",
+    "finding.description",
+    "finding.count",
+    "source.ip",
+    "finding.first_seen",
+)
 EVENT_COLUMNS = ("@timestamp", "event.action", "source.ip", "destination.ip", "event.outcome")
 PROGRESS_EVERY_S = 10.0
+LIVE_EVERY_S = 0.2
 MAX_FINDINGS = 10_000
 """More than a person reads; `cityward run` keeps them all."""
+WORDS = {"lines": "records", "document": "documents", "packets": "packets"}
+"""What a record of each framing is called."""
 
 
 def ingest(
     *paths: str,
-    config: Annotated[str | None, Parameter(name=["--config", "-c"])] = None,
-    output: Annotated[Form | None, Parameter(name=["--output", "-o"])] = None,
+    config: ConfigFile = None,
+    output: Output = None,
     events: bool = False,
     collector: str = "",
     fail_on: Severity | None = None,
-    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"])] = False,
+    keep: bool = False,
+    quiet: Quiet = False,
 ) -> int:
     """Read files and captures, and print what they mean.
 
-    Every file is recognised by its first bytes; nothing has to be set up. Without settings the
-    state is thrown away, so a second run says the same. Example: cityward ingest capture.pcap
+    Every file is recognised by its first bytes; nothing has to be set up. The state is thrown
+    away, so a second run says the same. Example: cityward ingest capture.pcap auth.log
 
     Args:
         paths: Captures, logs, feeds, folders of them; - is standard input.
-        config: Settings file: its inventory, zones and rules are used, its state is not.
+        config: Settings file; its inventory, zones and rules are used.
         output: Form of the result: table, json, ndjson or csv; ndjson for a pipe.
         events: Print the events instead of the findings.
         collector: Name of the collector that shall read them, where none recognises them.
         fail_on: Leave with 3 if there is a finding of this level or above.
+        keep: Keep events and findings in the node of the settings file, which must not be
+            running; what it has read before is not read again.
         quiet: Do not say what was read.
     """
-    files = list(_files(paths))
-    if not files:
-        raise InputError("no file was named", "cityward ingest", "Name at least one file.")
-    with tempfile.TemporaryDirectory(prefix="cityward-") as state:
-        run = _Run(_settings(config, state), files, collector, quiet)
+    if not paths:
+        raise UsageError("no file was named", "cityward ingest", "Name a file, or - for a pipe.")
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cityward-")))
+        stop = stack.enter_context(stopping(threading.Event()))
+        settings = _settings(config, None if keep else scratch / "state")
+        files = list(_files(paths, scratch, stop))
+        if not files:
+            raise UsageError("there is no file in it", paths[0], "Name a file or a full folder.")
+        run = _Run(settings, files, collector, quiet, keep, stop)
+        stack.callback(run.close)
         run.go()
-        rows = run.events() if events else run.findings()
-        _print(rows, output, EVENT_COLUMNS if events else COLUMNS)
+        form = streams.form_for(output, sys.stdout)
+        if run.read_any:
+            _print(run, form, events)
         worst = max((severity_rank(one) for one in run.severities), default=-1)
+    if run.stop.is_set():
+        told = "the same command goes on there" if keep else "the rest was not read"
+        print(f"Interrupted; {told}.", file=sys.stderr)
+        return 130
     if fail_on and worst >= severity_rank(fail_on):
         return 3
     return 7 if run.refused else 0
 
 
-def _settings(named: str | None, state: str) -> Settings:
-    """The settings in force, or the defaults, with a state that is thrown away."""
+def _settings(named: str | None, scratch: Path | None) -> Settings:
+    """The settings in force, or the defaults; with a state that is thrown away, or their own."""
     path = settings_file.find(named)
     settings = settings_file.load(path) if path else Settings()
-    return msgspec.structs.replace(settings, state_dir=state, source=())
+    if scratch is not None:
+        return msgspec.structs.replace(settings, state_dir=str(scratch), source=())
+    if path is None:
+        raise UsageError("there is no node to keep it in", "--keep", "Make one: cityward init")
+    return settings
 
 
-def _files(paths: Sequence[str]) -> Iterator[Path]:
+def _files(paths: Sequence[str], scratch: Path, stop: threading.Event) -> Iterator[Path]:
     for one in paths:
         path = Path(one)
-        if path.is_dir():
+        if one == "-":
+            yield _piped(scratch, stop)
+        elif path.is_dir():
             yield from (inner for inner in sorted(path.rglob("*")) if inner.is_file())
+        elif not path.exists():
+            raise UsageError(f"{visible(one)} is not there", "cityward ingest", "Check the path.")
         else:
             yield path
+
+
+def _piped(scratch: Path, stop: threading.Event) -> Path:
+    """Standard input as a file: a capture's kind shows only in its first bytes."""
+    path = scratch / "stdin"
+    with path.open("wb") as file:
+        while not stop.is_set() and (data := os.read(sys.stdin.fileno(), 1 << 20)):
+            file.write(data)
+            if shutil.disk_usage(scratch).free < 1 << 28:
+                raise UsageError("the pipe does not fit the temporary folder", str(scratch), "")
+    return path
 
 
 class _Run:
     """One pass over some files."""
 
     def __init__(
-        self, settings: Settings, files: Sequence[Path], collector: str, quiet: bool
+        self,
+        settings: Settings,
+        files: Sequence[Path],
+        collector: str,
+        quiet: bool,
+        keep: bool,
+        stop: threading.Event,
     ) -> None:
-        self.quiet = quiet
         self.refused = 0
+        self.read_any = False
         self.severities: list[str] = []
-        self._started_s = self._said_s = time.monotonic()
-        sources = list(self._sources(files, collector))
-        self.node = assembly.node_of(settings, sources=sources, event_time=True)
+        self._tell = _Teller(quiet)
+        self._keep = keep
+        self._logsources: set[LogSource] = set()
+        self._began = now_utc()
+        self.node = assembly.node_of(
+            settings, sources=list(self._sources(files, collector)), event_time=True
+        )
+        self.node.stop = self.stop = stop
+        self._others = self.node.db.sources()
+        self._first_batch = self.node.events.last_batch
 
     def _sources(self, files: Sequence[Path], collector: str) -> Iterator[Source]:
         collectors = load("collectors")
         if collector and collector not in collectors:
-            known = ", ".join(sorted(collectors))
-            raise InputError(f"no collector is called {collector!r}", "--collector", known)
-        names: dict[str, int] = {}
+            raise UsageError(
+                f"no collector is called {collector!r}",
+                "--collector",
+                "Write one of: " + ", ".join(sorted(collectors)) + ".",
+            )
+        names: Counter[str] = Counter()
         for path in files:
-            number = names[path.name] = names.get(path.name, 0) + 1
-            source = path.name if number == 1 else f"{path.name}#{number}"
+            source = _lasting_name(path) if self._keep else path.name
+            names[source] += 1
+            source = source if names[source] == 1 else f"{source}#{names[source]}"
             try:
                 yield assembly.file_source(path, collectors, source=source, named=collector)
             except CitywardError as error:
                 self.refused += 1
-                self._say(f"{visible(path.name)}: not read: {error.what}. {error.todo}")
+                self._tell.line(f"{visible(path.name)}: not read: {error.what}. {error.todo}")
 
     def go(self) -> None:
         """Read everything, one file after the other, so that the same files say the same."""
         node = self.node
-        settle_memory()
-        for source in node.sources:
-            began_s = time.monotonic()
+        if self._keep:
+            node.recover()
+        for number, source in enumerate(node.sources, 1):
+            if self.stop.is_set():
+                break
+            file = _File(source, f"{number} of {len(node.sources)}")
             for gathered in node.collect_from(source):
-                node.conclude(node.detect(node.keep(gathered)))
-                self._progress(source)
-            self._report(node, source, time.monotonic() - began_s)
+                if gathered.batch is None and self.stop.is_set():
+                    break
+                events = node.keep(gathered)
+                node.conclude(node.detect(events))
+                file.note(gathered, events)
+                self._logsources.update(event.logsource for event in events)
+                self._tell.progress(file.progress)
+            self._report(file)
         node.finish()
+        self._tell.line(_unasked(node.db.rules(), self._logsources))
 
-    def _progress(self, source: Source) -> None:
-        if time.monotonic() - self._said_s > PROGRESS_EVERY_S:
-            self._said_s = time.monotonic()
-            self._say(f"{source.id}: {source.state.records:,} records so far")
+    def _report(self, file: _File) -> None:
+        failed = file.source.state.state == "failed"
+        self.refused += failed
+        self.read_any = self.read_any or not failed
+        for line in file.told():
+            self._tell.line(line)
 
-    def _report(self, node: Node, source: Source, took_s: float) -> None:
-        state = source.state
-        if state.state == "failed":
-            self.refused += 1
-            self._say(f"{visible(source.id)}: failed: {state.error}")
-            return
-        parts = [
-            f"{state.records:,} records",
-            f"{state.events:,} events",
-            f"{state.rejected:,} rejected",
-        ]
-        if state.malformed:
-            parts.append(f"{state.malformed:,} unreadable")
-        if state.cut:
-            parts.append(f"{state.cut:,} cut")
-        if state.lost:
-            parts.append(f"{state.lost:,} lost")
-        rate = state.records / took_s if took_s else 0.0
-        self._say(f"{visible(source.id)} ({source.name}): {', '.join(parts)}, {rate:,.0f}/s")
+    def close(self) -> None:
+        """Let go of the node; the sources it reads otherwise stay in its list."""
+        node = self.node
+        mine = {source.id for source in node.sources}
+        others = [one for one in self._others if one.source not in mine]
+        states = [*others, *(source.state for source in node.sources)]
+        if self._keep and states:
+            node.db.keep((), node.events.last_batch, sources=states)
+        node.events.close()
+        node.db.close()
 
-    def findings(self) -> Iterator[Document]:
-        """All findings, worst first."""
-        yield from self._found()
+    def findings(self) -> Sequence[Document]:
+        """All findings that this run made or made grow, worst first."""
+        asked = f'finding.modified:>="{self._began:%Y-%m-%dT%H:%M:%S.%fZ}"' if self._keep else ""
+        page = self.node.db.search(asked, Range(), limit=MAX_FINDINGS)
+        if page.total > len(page.rows):
+            self._tell.line(f"{page.total:,} findings; the {len(page.rows):,} worst are printed.")
+        self.severities = [row["finding.severity"] for row in page.rows]
+        return page.rows
 
     def events(self) -> Iterator[Document]:
-        """All events in the order in which they were kept."""
-        self._found()
-        for _, documents in self.node.events.replay(0):
+        """All events of this run in the order in which they were kept."""
+        for _, documents in self.node.events.replay(self._first_batch):
             yield from documents
 
-    def _found(self) -> Sequence[Document]:
-        rows = self.node.db.search("", Range(), limit=MAX_FINDINGS).rows
-        self.severities = [row["finding.severity"] for row in rows]
-        return rows
 
-    def _say(self, line: str) -> None:
-        if not self.quiet:
-            print(line, file=sys.stderr)
+def _lasting_name(path: Path) -> str:
+    """A source id that stays with what is in a file: a log that grows or is rotated keeps it."""
+    with path.open("rb") as file:
+        raw = file.read(assembly.HEAD_BYTES)
+    head = expand(raw)
+    first_line, _, rest = head.partition(b"\n")
+    lasting = first_line if rest and b"\0" not in head else head + str(path.stat().st_size).encode()
+    return f"{path.name}@{hashlib.sha256(lasting).hexdigest()[:8]}"
 
 
-def _print(rows: Iterator[Document], form: Form | None, columns: Sequence[str]) -> None:
-    chosen = streams.form_for(form, sys.stdout)
-    found: Any = rows
-    if chosen == "table":
-        found = list(rows)
-        if not found:
-            print("Nothing to report.")
+def _unasked(rules: Iterable[RuleState], seen: Iterable[LogSource]) -> str:
+    """Which rules of what arrived could not be asked, since a list of the site is missing."""
+    came = [str(one).split("/") for one in seen]
+    missing = [
+        one
+        for one in rules
+        if one.state == "not evaluated"
+        and any(map(partial(_covers, one.logsource.split("/")), came))
+    ]
+    if not missing:
+        return ""
+    needs = sorted(set(re.findall(r"%[\w.-]+%", " ".join(one.reason for one in missing))))
+    rules_ = "1 rule was" if len(missing) == 1 else f"{len(missing)} rules were"
+    return f"{rules_} not asked, for want of {', '.join(needs)}: see docs/rules.md"
+
+
+def _covers(wanted: Sequence[str], came: Sequence[str]) -> bool:
+    return len(wanted) == len(came) and all(
+        want in ("*", got) for want, got in zip(wanted, came, strict=True)
+    )
+
+
+class _File:
+    """What one file gave."""
+
+    def __init__(self, source: Source, number: str) -> None:
+        self.source = source
+        self._number = number
+        self._began_s = time.monotonic()
+        self._rejected: Counter[str] = Counter()
+        self._unreadable = ""
+
+    def note(self, gathered: Gathered, events: Sequence[Event]) -> None:
+        """Count what a batch gave."""
+        if gathered.batch is not None:
+            self._rejected.update(gathered.batch.rejected)
+        bad = next((event for event in events if event.is_malformed), None)
+        if bad is not None and not self._unreadable:
+            self._unreadable = f"at {bad.record.place}: {bad.fields.get('event.reason', '')}"
+
+    @property
+    def progress(self) -> str:
+        """Where the reading stands."""
+        state = self.source.state
+        said = f"{state.records:,} {WORDS[self.source.framing]}, {self._rate():,.0f}/s"
+        return f"{visible(self.source.id)} ({self._number}): {said}"
+
+    def told(self) -> Iterator[str]:
+        """What was read, in a line or two."""
+        state, name = self.source.state, visible(self.source.id)
+        if state.state == "failed":
+            yield f"{name}: failed: {visible(state.error)}"
             return
-    streams.write(found, chosen, columns)
+        parts = [
+            f"{state.records:,} {WORDS[self.source.framing]}",
+            f"{state.events:,} events",
+            f"{state.rejected:,} rejected{_reasons(self._rejected)}",
+        ]
+        for count, word in (
+            (state.malformed, "unreadable"),
+            (state.cut, "cut"),
+            (state.lost, "lost"),
+        ):
+            parts += [f"{count:,} {word}"] if count else []
+        yield f"{name} ({self.source.name}): {', '.join(parts)}, {self._rate():,.0f}/s"
+        if self._unreadable:
+            yield f"  first unreadable {visible(self._unreadable)[:200]}"
+        for note in getattr(self.source.reader, "notes", ()):
+            yield f"  {visible(note)}"
+
+    def _rate(self) -> float:
+        took_s = time.monotonic() - self._began_s
+        return self.source.state.records / took_s if took_s else 0.0
+
+
+def _reasons(counts: Counter[str]) -> str:
+    said = ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.items()))
+    return f" ({said})" if said else ""
+
+
+class _Teller:
+    """Lines on standard error; on a terminal the progress is one line that is written over."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._live = sys.stderr.isatty()
+        self._every_s = LIVE_EVERY_S if self._live else PROGRESS_EVERY_S
+        self._said_s = time.monotonic()
+        self._open = False
+
+    def line(self, text: str) -> None:
+        """Say something that stays."""
+        if self._quiet or not text:
+            return
+        print(("\r\x1b[K" if self._open else "") + text, file=sys.stderr)
+        self._open = False
+
+    def progress(self, text: str) -> None:
+        """Say where it stands, not too often."""
+        now_s = time.monotonic()
+        if self._quiet or now_s - self._said_s < self._every_s:
+            return
+        self._said_s = now_s
+        if self._live:
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+            self._open = True
+        else:
+            print(text, file=sys.stderr)
+
+
+def _print(run: _Run, form: Form, events: bool) -> None:
+    findings = run.findings()
+    if events:
+        streams.write(run.events(), form, EVENT_COLUMNS)
+    elif form == "table" and not findings:
+        print("Nothing to report.")
+    else:
+        streams.write_findings(findings, form, COLUMNS)

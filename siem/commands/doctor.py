@@ -1,0 +1,315 @@
+"""`cityward doctor`: what is wrong with this node, why, and the next step."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from cityward import CitywardError, ConfigError
+from siem import assembly
+from siem import config as settings_file
+from siem import output as streams
+from siem.assets import from_settings
+from siem.commands.common import ConfigFile, Output
+from siem.config import Settings, Source
+from siem.node import now_utc
+
+COLUMNS = ("check", "state", "what", "next")
+DISK_LOW_BYTES = 1 << 30
+BUILT = datetime.fromisoformat("2026-01-01T00:00:00+00:00")
+"""No clock that is right shows a time before this."""
+LOCAL = ("127.", "::1", "localhost")
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One thing that was looked at."""
+
+    check: str
+    state: Literal["ok", "note", "wrong"]
+    what: str
+    next: str = ""
+    code: int = 3
+    """Exit code if it is wrong: 4 for what a file says."""
+
+
+def doctor(*, config: ConfigFile = None, output: Output = None) -> int:
+    """Look at settings, rights, clock, disk, store, ports, sources and rules of this node.
+
+    Leaves with 3 if something is wrong, with 4 if it is in a settings or rule file.
+    Example: cityward doctor -c cityward.toml
+
+    Args:
+        config: Settings file; otherwise the first one found counts.
+        output: Form of the result: table, json, ndjson or csv; ndjson for a pipe.
+    """
+    found = list(_checks(config))
+    rows = [{name: getattr(one, name) for name in COLUMNS} for one in found]
+    streams.write(rows, streams.form_for(output, sys.stdout), COLUMNS)
+    wrong = [one for one in found if one.state == "wrong"]
+    said = (
+        f"{len(wrong)} of {len(found)} checks found something wrong." if wrong else "All is well."
+    )
+    print(said, file=sys.stderr)
+    return max((one.code for one in wrong), default=0)
+
+
+def _checks(named: str | None) -> Iterator[Check]:
+    try:
+        path = settings_file.find(named)
+        settings = settings_file.load(path) if path else Settings()
+    except ConfigError as error:
+        yield _wrong("settings", error)
+        return
+    if path is None:
+        yield Check(
+            "settings", "note", "there is no file, the defaults count", "Make one: cityward init"
+        )
+    else:
+        yield Check("settings", "ok", f"{path}: operator {settings.operator}, {settings.sector}")
+        yield from _settings_rights(path)
+    running = _is_running(settings)
+    for look in (_state, _clock, _disk, _store, _people, _rules, _sources):
+        try:
+            yield from look(settings)
+        except (CitywardError, OSError) as error:
+            yield _wrong(look.__name__.strip("_"), error)
+    if running:
+        yield Check("ports", "ok", "the node is running and holds its ports")
+    else:
+        yield from _ports(settings)
+
+
+def _wrong(check: str, error: CitywardError | OSError) -> Check:
+    if isinstance(error, CitywardError):
+        code = error.exit_code if error.exit_code in (3, 4) else 3
+        return Check(check, "wrong", f"{error.what} ({error.where})", error.todo, code)
+    return Check(check, "wrong", str(error), "Check path and permissions.")
+
+
+def _settings_rights(path: Path) -> Iterator[Check]:
+    if path.stat().st_mode & stat.S_IWOTH:
+        yield Check("rights", "wrong", f"everybody may write {path}", f"chmod o-w {path}")
+
+
+def _state(settings: Settings) -> Iterator[Check]:
+    state = settings.state_path
+    if not state.exists():
+        yield Check("rights", "note", f"{state} is not there yet", "cityward run makes it.")
+        return
+    if not os.access(state, os.R_OK | os.W_OK | os.X_OK):
+        yield Check(
+            "rights",
+            "wrong",
+            f"{state} cannot be written",
+            f"Give it to this account: chown {state}",
+        )
+        return
+    open_ = [
+        path
+        for path in (*state.glob("*.key"), *state.glob("node.db*"))
+        if path.stat().st_mode & (stat.S_IRWXO | stat.S_IWGRP)
+        and state.stat().st_mode & stat.S_IXOTH
+    ]
+    if open_:
+        yield Check("rights", "wrong", f"others may read {open_[0]}", f"chmod -R go= {state}")
+    else:
+        yield Check("rights", "ok", f"{state} is ours alone")
+
+
+def _clock(settings: Settings) -> Iterator[Check]:
+    now = now_utc()
+    files = [settings.state_path / "node.db", settings.state_path / "node.db-wal"]
+    newest = max((path.stat().st_mtime for path in files if path.exists()), default=0.0)
+    if now < BUILT:
+        yield Check("clock", "wrong", f"the clock shows {now:%Y-%m-%d}", "Set it; then use NTP.")
+    elif newest > now.timestamp() + 60:
+        ahead_s = newest - now.timestamp()
+        yield Check(
+            "clock", "wrong", f"the state is {ahead_s:,.0f} s ahead of the clock", "Set the clock."
+        )
+    elif _is_synchronised() is False:
+        yield Check(
+            "clock", "note", f"{now:%Y-%m-%d %H:%M:%S}Z, not synchronised", "Switch NTP on."
+        )
+    else:
+        yield Check("clock", "ok", f"{now:%Y-%m-%d %H:%M:%S}Z")
+
+
+def _is_synchronised() -> bool | None:
+    """What the system says of its clock; None if it says nothing."""
+    program = shutil.which("timedatectl")
+    if program is None:
+        return None
+    words = [program, "show", "--property=NTPSynchronized", "--value"]
+    try:
+        done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return {"yes": True, "no": False}.get(done.stdout.strip())
+
+
+def _disk(settings: Settings) -> Iterator[Check]:
+    place = settings.state_path
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    used = sum(path.stat().st_size for path in settings.state_path.rglob("*") if path.is_file())
+    quota_gb = settings.retention.disk_quota_gb
+    room = int(quota_gb * 1e9) - used
+    said = f"{free / 1e9:.1f} GB free, {used / 1e9:.1f} of {quota_gb:g} GB used"
+    if free < DISK_LOW_BYTES:
+        yield Check("disk", "wrong", said, "Make room, or move state_dir.")
+    elif free < room:
+        yield Check("disk", "note", f"{said}: the quota is more than there is", "Lower it.")
+    else:
+        yield Check("disk", "ok", said)
+
+
+def _store(settings: Settings) -> Iterator[Check]:
+    state = settings.state_path
+    if not (state / "node.db").is_file():
+        yield Check("store", "note", "nothing is kept yet", "cityward run begins.")
+        return
+    assembly.db_of(settings, from_settings(settings), now_utc).close()
+    if not (state / "events").is_dir():
+        yield Check("store", "ok", "no events are kept yet")
+        return
+    events = assembly.events_of(settings, now_utc, write=False)
+    usage = events.usage()
+    events.close()
+    said = ", ".join(f"{part} {size / 1e6:,.1f} MB" for part, size in usage.items() if size)
+    if usage.get("quarantine"):
+        yield Check(
+            "store",
+            "wrong",
+            f"damaged batches were set aside: {said}",
+            f"Look into {state / 'events' / 'quarantine'}; a failing disk is the usual reason.",
+        )
+    else:
+        yield Check("store", "ok", said or "no events are kept yet")
+
+
+def _people(settings: Settings) -> Iterator[Check]:
+    if not (settings.state_path / "node.db").is_file():
+        return
+    db = assembly.db_of(settings, from_settings(settings), now_utc)
+    people = db.people()
+    db.close()
+    if people:
+        yield Check("accounts", "ok", f"{len(people)}: {', '.join(one.name for one in people[:5])}")
+    else:
+        yield Check("accounts", "note", "nobody may sign in", "cityward init makes an account.")
+
+
+def _rules(settings: Settings) -> Iterator[Check]:
+    for folder in settings.rules.folders:
+        if not Path(folder).expanduser().is_dir():
+            yield Check("rules", "wrong", f"{folder} is no folder", "Mend rules.folders.", 4)
+    _, states = assembly.detectors_of(settings, from_settings(settings))
+    known = states()
+    refused = [one for one in known if one.state == "refused"]
+    for one in refused[:20]:
+        yield Check("rules", "wrong", f"{one.reason} ({one.file})", "cityward rule check", 4)
+    waiting = [one for one in known if one.state == "not evaluated"]
+    said = f"{len(known) - len(waiting) - len(refused)} of {len(known)} rules are asked"
+    if not known:
+        yield Check("rules", "note", "there is no rule", "Set rules.shipped or rules.folders.")
+    elif waiting:
+        needs = sorted(set(re.findall(r"%[\w.-]+%", " ".join(one.reason for one in waiting))))
+        yield Check(
+            "rules", "note", f"{said}; the others need {', '.join(needs)}", "See docs/rules.md."
+        )
+    elif not refused:
+        yield Check("rules", "ok", said)
+
+
+def _sources(settings: Settings) -> Iterator[Check]:
+    if not settings.source:
+        yield Check("sources", "note", "nothing is read", "Add a [[source]] to the settings.")
+    for one in settings.source:
+        path = Path(one.path)
+        if one.path and not path.exists():
+            waits = one.reader == "file" and one.follow
+            yield Check(
+                f"source {one.id}",
+                "note" if waits else "wrong",
+                f"{one.path} is not there" + (" yet" if waits else ""),
+                "Check the path.",
+            )
+        elif one.path and not os.access(path, os.R_OK):
+            yield Check(
+                f"source {one.id}",
+                "wrong",
+                f"{one.path} may not be read",
+                "Put this account into its group.",
+            )
+        else:
+            chosen = msgspec.structs.replace(settings, source=(one,))
+            try:
+                (source,) = assembly.sources_of(chosen)
+            except CitywardError as error:
+                yield _wrong(f"source {one.id}", error)
+            else:
+                yield Check(f"source {one.id}", "ok", f"{one.reader}, read by {source.name}")
+
+
+def _is_running(settings: Settings) -> bool:
+    """Whether another process holds the events."""
+    try:
+        with (settings.state_path / "events" / "writer.lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _ports(settings: Settings) -> Iterator[Check]:
+    console = settings.console
+    yield _port("port of the console", console.host, console.port, socket.SOCK_STREAM)
+    if not console.host.startswith(LOCAL) and not console.secure_cookie:
+        yield Check(
+            "console",
+            "wrong",
+            f"others can open it on {console.host} without TLS",
+            "Put a TLS proxy in front and set console.secure_cookie, or listen on 127.0.0.1.",
+            4,
+        )
+    for one in settings.source:
+        if one.reader in ("syslog_udp", "syslog_tcp"):
+            yield _syslog_port(one)
+
+
+def _syslog_port(one: Source) -> Check:
+    host, _, port = one.listen.rpartition(":")
+    kind = socket.SOCK_DGRAM if one.reader == "syslog_udp" else socket.SOCK_STREAM
+    return _port(f"port of {one.id}", host.strip("[]"), int(port), kind)
+
+
+def _port(check: str, host: str, port: int, kind: socket.SocketKind) -> Check:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, kind) as sock:
+            if kind == socket.SOCK_STREAM:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((host, port))
+    except OSError as error:
+        todo = "Stop what listens there, or set another port."
+        if error.errno == errno.EACCES:
+            todo = "Ports below 1024 need CAP_NET_BIND_SERVICE; or set a higher one."
+        return Check(check, "wrong", f"{host} port {port}: {error.strerror}", todo)
+    return Check(check, "ok", f"{host} port {port} is free")

@@ -1,0 +1,260 @@
+"""`cityward init`: a settings file, keys and a first account."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from cyclopts import Parameter
+
+from cityward import CitywardError, InputError, Unsafe
+from cityward.fields import SECTORS
+from siem import assembly
+from siem import config as settings_file
+from siem.assets import from_settings
+from siem.commands.common import UsageError, who
+from siem.config import Settings
+from siem.config import Source as SourceSettings
+from siem.node import now_utc
+from siem.output import visible
+from siem.store.protocol import Person, Role
+
+LISTEN = "127.0.0.1:5514"
+_SYSLOG = re.compile(r"(syslog_udp|syslog_tcp|syslog)(?::(.+:\d{1,5}))?")
+
+HEAD = """\
+# Settings of a cityward node; docs/settings.md explains every one.
+# Check it with: cityward doctor
+
+# Stable id of the operator, part of every event; do not change it later.
+operator = {operator}
+name = {name}
+sector = {sector}
+
+# Everything the node keeps is in here: events, findings, accounts, keys.
+state_dir = {state_dir}
+
+[console]
+# Only this machine can open the console. Put a TLS proxy in front before you open it to others,
+# and set secure_cookie = true then.
+host = "127.0.0.1"
+port = 8765
+
+[retention]
+events_days = 30
+findings_days = 365
+# When this is full, the oldest events go first, and are counted.
+disk_quota_gb = 20.0
+"""
+
+SOURCE = """
+[[source]]
+id = {id}
+reader = {reader}
+{key} = {value}
+"""
+
+TAIL = """
+# More sources: reader is one of file, folder, capture, interface, syslog_udp, syslog_tcp.
+# [[source]]
+# id = "gate-firewall"
+# reader = "file"
+# path = "/var/log/firewall.log"
+
+# Zones and devices: they make findings say where, and give rules their lists.
+# [[zone]]
+# id = "substation-7"
+# type = "control"
+# networks = ["192.0.2.0/24"]
+#
+# [[asset]]
+# id = "rtu-7"
+# type = "rtu"
+# addresses = ["192.0.2.17"]
+# zone = "substation-7"
+# criticality = 4
+#
+# [[asset]]
+# id = "scada-1"
+# addresses = ["192.0.2.5"]
+# zone = "substation-7"
+# roles = ["ot_writer", "iec104_master"]
+"""
+
+
+def init(
+    folder: Path = Path(),
+    *,
+    name: str = "",
+    sector: str = "",
+    source: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    account: str = "",
+    role: Role = "engineer",
+    yes: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """Make a node: its settings file, its keys and a first account.
+
+    On a terminal it asks what is not given. Example: cityward init node --yes --sector other
+
+    Args:
+        folder: Where cityward.toml and the state go; it is made if it is not there.
+        name: Name of the operator as people know it.
+        sector: Its sector, e.g. transport.public.
+        source: What is read: a file, a folder, a capture, or syslog_udp:127.0.0.1:5514; may be
+            given several times.
+        account: Name of the first account; your account's name otherwise.
+        role: Its role: engineer, analyst or administrator.
+        yes: Do not ask; take the defaults for what is not given.
+    """
+    path = folder / "cityward.toml"
+    if path.exists() or (folder / "state" / "node.db").exists():
+        raise Unsafe("there is a node already", str(path), "Name another folder; nothing changed.")
+    if not yes and not sys.stdin.isatty() and not sector:
+        raise UsageError("nobody is there to ask", "--sector", "Give it, or --yes for the default.")
+    asked = _Questions(ask=not yes and sys.stdin.isatty())
+    name = name or asked.text("Name of the operator", folder.resolve().name)
+    sector = sector or asked.one_of("Sector", SECTORS, "other")
+    if sector not in SECTORS:
+        raise UsageError(f"{sector!r} is no sector", "--sector", f"One of {', '.join(SECTORS)}.")
+    sources = [_source(one) for one in source or asked.several("Source to read", _source)]
+    account = account or asked.text("Name of the first account", who())
+    text = _settings_text(folder, name, sector, sources)
+    settings = settings_file.parse(tomllib.loads(text), str(path))
+    password = _make(path, text, settings, account, role)
+    _say_done(path, settings, account, password)
+    return 0
+
+
+class _Questions:
+    """Asks on the terminal; the default where nobody is to be asked."""
+
+    def __init__(self, *, ask: bool) -> None:
+        self._ask = ask
+
+    def text(self, question: str, default: str) -> str:
+        """A line of text."""
+        if not self._ask:
+            return default
+        print(f"{question} [{default}]: ", end="", file=sys.stderr, flush=True)
+        return input().strip() or default
+
+    def one_of(self, question: str, choices: Sequence[str], default: str) -> str:
+        """One of some words, by number or by name."""
+        if not self._ask:
+            return default
+        for number, choice in enumerate(choices, 1):
+            print(f"  {number:>2}  {choice}", file=sys.stderr)
+        while True:
+            said = self.text(question, default)
+            if said.isdigit() and 0 < int(said) <= len(choices):
+                return choices[int(said) - 1]
+            if said in choices:
+                return said
+            print(f"{visible(said)} is none of them.", file=sys.stderr)
+
+    def several(self, question: str, check: object) -> list[str]:
+        """Words until an empty line; syslog on this machine if nobody is asked."""
+        if not self._ask:
+            return [f"syslog_udp:{LISTEN}"]
+        print("A file, a folder, a capture or syslog_udp:127.0.0.1:5514.", file=sys.stderr)
+        found: list[str] = []
+        while said := self.text(question, "no more"):
+            if said == "no more":
+                break
+            try:
+                made = _source(said)
+            except CitywardError as error:
+                print(f"{error.what}. {error.todo}", file=sys.stderr)
+                continue
+            print(f"  {made.id}: {made.reader}", file=sys.stderr)
+            found.append(said)
+        return found
+
+
+def _source(said: str) -> SourceSettings:
+    """A source as a person names it.
+
+    Raises:
+        InputError: it is not there, or no collector recognises it.
+    """
+    if found := _SYSLOG.fullmatch(said):
+        reader = "syslog_udp" if found[1] == "syslog" else found[1]
+        return msgspec.convert(
+            {"id": reader.replace("_", "-"), "reader": reader, "listen": found[2] or LISTEN},
+            SourceSettings,
+        )
+    path = Path(said).expanduser().resolve()
+    id_ = re.sub(r"[^a-z0-9]+", "-", path.name.lower()).strip("-")[:64] or "source"
+    if path.is_dir():
+        return SourceSettings(id=id_, reader="folder", path=str(path))
+    if not path.is_file():
+        raise InputError(f"{visible(said)} is not there", "--source", "Check the path.")
+    from cityward.plugin import load
+
+    known = assembly.file_source(path, load("collectors"))
+    return SourceSettings(
+        id=id_, reader="capture" if known.framing == "packets" else "file", path=str(path)
+    )
+
+
+def _settings_text(folder: Path, name: str, sector: str, sources: Sequence[SourceSettings]) -> str:
+    operator = "op-" + (re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60] or "local")
+    said = {"operator": operator, "name": name, "sector": sector}
+    said["state_dir"] = str((folder / "state").resolve())
+    text = HEAD.format(**{key: _quoted(value) for key, value in said.items()})
+    taken: set[str] = set()
+    for one in sources:
+        id_, number = one.id, 1
+        while id_ in taken:
+            number += 1
+            id_ = f"{one.id}-{number}"
+        taken.add(id_)
+        key = "listen" if one.reader.startswith("syslog") else "path"
+        text += SOURCE.format(
+            id=_quoted(id_), reader=_quoted(one.reader), key=key, value=_quoted(getattr(one, key))
+        )
+    return text + TAIL
+
+
+def _quoted(value: str) -> str:
+    # A basic string of TOML takes the escapes of JSON; DEL it wants escaped, JSON does not.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _make(path: Path, text: str, settings: Settings, account: str, role: Role) -> str:
+    """Write everything; returns the password."""
+    from siem.console.access import password_hash
+
+    password = secrets.token_urlsafe(12)
+    try:
+        settings.state_path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for key in ("operator.key", "session.key"):
+            assembly.secret_of(settings.state_path, key)
+        db = assembly.db_of(settings, from_settings(settings), now_utc)
+        db.add_person(Person(account, role, password_hash(password)))
+        db.audit(who(), "node made", str(path), now_utc())
+        db.close()
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise Unsafe(
+            f"cannot be written: {error.strerror}", str(path), "Name a folder of your own."
+        ) from error
+    return password
+
+
+def _say_done(path: Path, settings: Settings, account: str, password: str) -> None:
+    console = settings.console
+    print(f"settings  {path}")
+    print(f"console   http://{console.host}:{console.port}/")
+    print(f"account   {visible(account)}")
+    print(f"password  {password}")
+    print("The password is shown this once; only its hash is kept.", file=sys.stderr)
+    print(f"Next: cityward doctor -c {path}, cityward run -c {path}", file=sys.stderr)
