@@ -24,6 +24,9 @@ EXIT_CODES = {
 }
 """What an exit code means, the same in every command."""
 
+LISTING = ("finding", "source")
+"""Nouns with a verb `list`."""
+
 log = logging.getLogger(__name__)
 
 app = App(
@@ -91,7 +94,7 @@ def run(words: Sequence[str]) -> int:
         level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(message)s"
     )
     try:
-        code = app(list(words), exit_on_error=False, print_error=False)
+        code = app(_listed(words), exit_on_error=False, print_error=False)
     except CycloptsError as error:
         _say(str(error), "command line", "See cityward --help.")
         return 2
@@ -113,6 +116,13 @@ def run(words: Sequence[str]) -> int:
         )
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _listed(words: Sequence[str]) -> list[str]:
+    """A noun alone lists."""
+    noun, *rest = words or [""]
+    is_alone = noun in LISTING and (not rest or rest[0] in ("-o", "--output", "-c", "--config"))
+    return [noun, "list", *rest] if is_alone else list(words)
 
 
 def _say(*lines: str) -> None:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import csv
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import msgspec
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Form = Literal["table", "json", "ndjson", "csv"]
 Row = Mapping[str, Any]
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """First characters that a spreadsheet takes for a formula."""
+PIPE_WIDTH = 120
+_WHOLE = ("@timestamp", "finding.last_seen", "last_event", "source", "check", "time")
+"""Columns that are never folded."""
 _VAGUE = ("ip", "name", "id", "port", "address")
 _CULPRITS = (
     "source.ip",
@@ -80,7 +87,6 @@ def write_findings(
     if form != "table":
         write(rows, form, columns, head=head)
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -103,7 +109,7 @@ def write_findings(
             Text(visible(culprit(row))),
         ]
         table.add_row(*cells, *([Text(row["finding.id"][:8])] if with_id else []))
-    Console(file=sys.stdout, highlight=False, markup=False).print(table)
+    _console(sys.stdout).print(table)
 
 
 def culprit(row: Row) -> str:
@@ -112,15 +118,32 @@ def culprit(row: Row) -> str:
 
 
 def _table(rows: Iterable[Row], columns: Sequence[str], out: TextIO, head: bool) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold", show_header=head)
-    for name in columns:
-        table.add_column(_heading(name), overflow="fold")
-    for row in rows:
-        table.add_row(*(visible(text(row.get(name))) for name in columns))
-    Console(file=out, highlight=False, markup=False).print(table)
+    cells = [[visible(text(row.get(name))) for name in columns] for row in rows]
+    shown = [at for at, _ in enumerate(columns) if not cells or any(line[at] for line in cells)]
+    for at in shown:
+        number = bool(cells) and all(line[at][:1].isdecimal() for line in cells)
+        keep = columns[at] in _WHOLE
+        right = number and not keep
+        table.add_column(
+            _heading(columns[at]),
+            overflow="fold",
+            no_wrap=keep,
+            justify="right" if right else "left",
+        )
+    for line in cells:
+        table.add_row(*(line[at] for at in shown))
+    _console(out).print(table)
+
+
+def _console(out: TextIO) -> Console:
+    from rich.console import Console
+
+    # A pipe has no width; 80 columns would fold what a file has room for.
+    width = None if out.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
+    return Console(file=out, highlight=False, markup=False, width=width)
 
 
 def _heading(name: str) -> str:

@@ -109,6 +109,12 @@ class Correlator:
         while waiting:
             yield from self.see(waiting.popleft())
 
+    def leftover(self) -> Iterator[Finding]:
+        """The input has ended: windows say what they had kept for later; absences stay open."""
+        for state in self._states.values():
+            if isinstance(state, _Windows):
+                yield from self._spoken(state, state.leftover(), deque[Match]())
+
     def _spoken(
         self, state: _Windows | _Absences, findings: Iterator[Finding], waiting: deque[Match]
     ) -> Iterator[Finding]:
@@ -225,15 +231,24 @@ class _Windows:
         now_us, span_us = time_us(now), self.one.timespan_s * 1_000_000
         for key, window in list(self.groups.items()):
             newest = window.entries[-1] if window.entries else None
-            is_over = window.fired_us is None or now_us - window.fired_us >= span_us
-            if window.since and newest is not None and newest.event is not None and is_over:
-                # The last measure is not kept: the window is measured once more.
-                everything = Reached(0.0, window.entries, 0, len(window.entries))
-                again = window.reached(newest, self.one) or everything
-                yield self._finding(key, window, again, newest)
+            if window.fired_us is None or now_us - window.fired_us >= span_us:
+                yield from self._left(key, window)
             if newest is None or now_us - newest.time_us > 2 * span_us:
                 self.kept -= len(window.entries)
                 del self.groups[key]
+
+    def leftover(self) -> Iterator[Finding]:
+        """What every group has not said yet."""
+        for key, window in self.groups.items():
+            yield from self._left(key, window)
+
+    def _left(self, key: Key, window: Window) -> Iterator[Finding]:
+        newest = window.entries[-1] if window.entries else None
+        if window.since and newest is not None and newest.event is not None:
+            # The last measure is not kept: the window is measured once more.
+            everything = Reached(0.0, window.entries, 0, len(window.entries))
+            again = window.reached(newest, self.one) or everything
+            yield self._finding(key, window, again, newest)
 
     def save(self) -> Saved:
         return Saved(

@@ -168,6 +168,10 @@ class Engine:
         """Time passes: absences speak, windows that nobody needs any more are forgotten."""
         yield from self._correlator.tick(now)
 
+    def leftover(self) -> Iterator[Finding]:
+        """The input has ended: what windows that had spoken kept for the end of their span."""
+        yield from self._correlator.leftover()
+
     def use_placeholders(self, placeholders: Placeholders) -> None:
         """Take new values of placeholders; only the rules that name a changed one are compiled."""
         names = {*self.placeholders, *placeholders}

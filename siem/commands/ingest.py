@@ -197,6 +197,9 @@ class _Run:
                 self._logsources.update(event.logsource for event in events)
                 self._tell.progress(file.progress)
             self._report(file)
+        for detector in node.detectors:
+            # The end of what was read is no silence, and no window has to wait for more.
+            node.conclude(list(getattr(detector, "leftover", tuple)()))
         node.finish()
         self._tell.line(_unasked(node.db.rules(), self._logsources))
 

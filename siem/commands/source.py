@@ -28,7 +28,6 @@ from siem.store.protocol import SourceState
 
 COLUMNS = (
     "source",
-    "reader",
     "collector",
     "state",
     "records",
@@ -36,7 +35,6 @@ COLUMNS = (
     "malformed",
     "rejected",
     "lost",
-    "rate_per_min",
     "last_event",
 )
 CHECK_COLUMNS = ("source", "collector", "records", "events", "malformed", "rejected", "first", "ok")
