@@ -238,11 +238,9 @@ def _reader(one: config.Source, framing: Any, clock: Clock) -> Reader:
 
         return CaptureReader(Path(one.path), one.id, clock)
     if one.reader == "interface":
-        raise ConfigError(
-            "live interfaces are not read yet",
-            f"source {one.id}",
-            'Record a capture and read that: reader = "capture".',
-        )
+        from collectors.packets.interface import InterfaceReader
+
+        return InterfaceReader(one.interface, one.id, clock=clock)
     host, _, port = one.listen.rpartition(":")
     kind = SyslogUdp if one.reader == "syslog_udp" else SyslogTcp
     return kind(host.strip("[]"), int(port), one.id, clock=clock)

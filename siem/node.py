@@ -9,6 +9,7 @@ import gc
 import logging
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -62,6 +63,8 @@ class Source:
         self.logsource = spec.logsource
         # A class remembers across batches and is made once; a function is called anew each time.
         self.collector = collector() if isinstance(collector, type) else collector
+        self.rereads: bool = getattr(reader, "rereads", False)
+        self._lost_flows = 0
         self.skip = 0
         """Events that are read again and already durable."""
         self.state = SourceState(source=self.id, collector=name)
@@ -76,7 +79,9 @@ class Source:
         if place is None:
             return None
         self.state = msgspec.convert(place["state"], SourceState)
-        if self.framing == "packets" and self.state.state != "ended":
+        self._lost_flows = place.get("open_flows", 0)
+        if self.rereads and self.state.state != "ended":
+            self._lost_flows = 0
             self.skip = self.state.events
             self.state = SourceState(
                 source=self.id,
@@ -89,7 +94,10 @@ class Source:
 
     def place(self, batch: Batch) -> dict[str, Any]:
         """What the event store keeps of this source beside its events: counts, too, are exact."""
-        return {"at": batch.place, "state": msgspec.to_builtins(self.state)}
+        place = {"at": batch.place, "state": msgspec.to_builtins(self.state)}
+        if self.framing == "packets" and not self.rereads:
+            place["open_flows"] = self.collector.counts["flows_open"]
+        return place
 
     def events(self, batch: Batch, now: datetime) -> list[Event]:
         """What the collector makes of a batch, without what is already durable."""
@@ -98,9 +106,18 @@ class Source:
             found += tick(now)
         if batch.ended and (end := getattr(self.collector, "end", None)):
             found += end()
+        if self._lost_flows:
+            found.insert(0, self._loss(now))
         again = min(self.skip, len(found))
         self.skip -= again
         return found[again:]
+
+    def _loss(self, now: datetime) -> Event:
+        """Flows that were open on an interface when the process ended; nobody can end them now."""
+        why = f"{self._lost_flows} open flows were lost with the process that metered them"
+        self._lost_flows = 0
+        record = Record(b"", self.id, f"restart {now.isoformat()}", now)
+        return Event.malformed(record, self.logsource, why)
 
     def count(self, batch: Batch, events: Sequence[Event], now: datetime) -> None:
         """Bring the state that Health shows up to date."""
@@ -215,7 +232,7 @@ class Node:
                 if gathered.batch is not None:
                     place, ended = gathered.batch.place, gathered.batch.ended
             # A capture cannot be taken up in the middle: that happens at the next start.
-            if ended or source.framing == "packets" or self.stop.wait(RETRY_S):
+            if ended or source.rereads or self.stop.wait(RETRY_S):
                 return
 
     def _batches(self, source: Source, place: Any) -> Iterator[Gathered]:
@@ -342,8 +359,6 @@ class Node:
         return {detector.name: detector.snapshot() for detector in self.detectors}
 
     def _is_due(self, what: str, every_s: float) -> bool:
-        import time
-
         now_s = time.monotonic()
         if now_s < self._due[what]:
             return False

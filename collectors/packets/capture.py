@@ -119,6 +119,8 @@ class CaptureReader:
     """
 
     framing: Framing = "packets"
+    rereads = True
+    """After a restart it begins anew, and what it gave already is given again."""
 
     def __init__(self, path: Path | str, source: str, clock: Clock = utc_now) -> None:
         """Read a capture.

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from cityward.errors import InputError
+from cityward.plugin import Framing
 from collectors.packets.capture import MAX_PACKETS, Chunk, Columns
 from collectors.packets.gather import PAD, gather
 from collectors.readers import Batch, Clock
@@ -51,7 +52,7 @@ _HEADER = np.dtype(
 class InterfaceReader:
     """A live interface. What the kernel dropped is said in the next batch."""
 
-    framing = "packets"
+    framing: Framing = "packets"
 
     def __init__(
         self, name: str, source: str, *, promiscuous: bool = True, clock: Clock = utc_now
