@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from google.transit import gtfs_realtime_pb2 as gtfs
 
-from tests.collectors.hostile import broken_promises, mutants, records, run
+from cityward.checks import broken_promises, mutants, records
+from cityward.checks import events_of as run
 
 
 def _feed() -> bytes:
@@ -34,7 +35,8 @@ SAMPLES: dict[str, list[bytes]] = {
         b"00:c8:8b:e2:d6:87:08:00 SRC=192.0.2.1 DST=192.0.2.2 LEN=84 PROTO=TCP SPT=1 DPT=23 SYN",
     ],
     "river": [
-        b'{"value": {"timeSeries": [{"name": "n", "sourceInfo": {"siteName": "R", "siteCode": '
+        b'{"name": "ns1:timeSeriesResponseType", "value": {"timeSeries": [{"name": "n", '
+        b'"sourceInfo": {"siteName": "R", "siteCode": '
         b'[{"value": "01"}], "geoLocation": {"geogLocation": {"latitude": 38.9, "longitude": '
         b'-75.7}}}, "variable": {"variableCode": [{"value": "00065"}], "unit": {"unitCode": "ft"},'
         b' "noDataValue": -999999.0}, "values": [{"value": [{"value": "6.48", "qualifiers": ["A"],'
