@@ -55,8 +55,8 @@ def demo(
             for name, value in msgspec.to_builtins(verdict).items():
                 print(f"{name:<16} {value}", flush=True)
         if not once:
-            _say("The evening is over; the consoles answer until Ctrl+C.")
-            exercise.stop.wait()
+            _say("The evening is over; the city goes on, and the consoles answer, until Ctrl+C.")
+            exercise.go_on()
     return 0 if verdict.holds else 3
 
 

@@ -210,7 +210,7 @@ def _metro(stage: Stage) -> Iterator[Put]:
     jump = place.of("jump-1")
     for number, at_s in enumerate(stage.around(90.0)):
         cabinet = random.choice(place.named("cabinet-"))
-        if number % 15 == 7:
+        if number % 40 == 7:
             yield stage.password("cabinets", at_s, cabinet, "ops", jump, fits=False)
         yield stage.accepted("cabinets", at_s + 4.0, cabinet, "ops", jump)
     for at_s in stage.around(40.0):
@@ -265,19 +265,12 @@ def _port(stage: Stage) -> Iterator[Put]:
         talk = stage.talk(desk, place.of("files-1"), 445, at_s).open()
         yield from stage.seen(talk.ask(b"\xfeSMB" + bytes(60), b"\xfeSMB" + bytes(90)).close())
     for at_s in stage.around(100.0):
-        who = random.randrange(6)
-        yield stage.accepted(
-            "gateway", at_s, "gateway-1", f"crew{who}", stage.city.internet[20 + who]
-        )
-    for at_s in stage.around(400.0):
-        yield stage.password(
-            "gateway",
-            at_s,
-            "gateway-1",
-            "root",
-            random.choice(stage.city.internet[30:]),
-            fits=False,
-        )
+        crew = random.randrange(6)
+        home = stage.city.internet[20 + crew]
+        yield stage.accepted("gateway", at_s, "gateway-1", f"crew{crew}", home)
+    guessers = random.sample(stage.city.internet[30:], 20)
+    for at_s, who in zip(stage.around(400.0), guessers, strict=False):
+        yield stage.password("gateway", at_s, "gateway-1", "root", who, fits=False)
     yield from _office(stage)
 
 

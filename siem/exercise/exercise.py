@@ -17,7 +17,7 @@ import yaml
 from cityward import InputError, TransientError
 from siem.assembly import RULES_FOLDER
 from siem.exercise import evening
-from siem.exercise.evening import EVENING_S, Clock, Put, Stage
+from siem.exercise.evening import Clock, Put, Stage
 from siem.exercise.nodes import Memory, OneNode
 from siem.exercise.player import Player, play, write
 from siem.exercise.saltmere import City, captures_of
@@ -30,6 +30,10 @@ READY_S = 60.0
 SETTLE_S = 30.0
 """The nodes may need so long to read what they were given."""
 LOOK_EVERY_S = 1.0
+SPEED_MIN, SPEED_MAX = 20.0, 360.0
+"""Slower, a capture that has ended would be long enough for its devices to be missed."""
+AFTERWARDS = 60.0
+"""Speed of the evenings after the labelled one: no window must add up what is rare in each."""
 
 Says = Callable[[str], None]
 
@@ -119,8 +123,24 @@ class Exercise:
         watch.start()
         announce = threading.Thread(target=self._announce, args=(steps, clock), daemon=True)
         announce.start()
+        self._give([(self._players[name], puts) for name, puts in given.items()], clock)
+
+    def go_on(self) -> None:
+        """Play ordinary evenings, one after the other, until `stop`; the taps are done."""
+        number = 0
+        while not self.stop.is_set():
+            number += 1
+            clock = Clock(now_utc(), min(self.speed, AFTERWARDS))
+            given = []
+            for node in self.nodes:
+                player = self._players[node.place.operator]
+                puts = evening.ordinary(self._stage(node, clock, f"ordinary {number}"))
+                given.append((player, [put for put in puts if not player.is_tap(put.source)]))
+            self._give(given, clock)
+
+    def _give(self, given: Sequence[tuple[Player, Sequence[Put]]], clock: Clock) -> None:
         try:
-            play([(self._players[name], puts) for name, puts in given.items()], clock, self.stop)
+            play(given, clock, self.stop)
         except OSError as error:
             raise TransientError(
                 f"a node stopped reading: {error}", str(self._folder), "Try again."
@@ -220,8 +240,9 @@ def _check(speed: float, without: Sequence[str]) -> None:
     for name in without:
         if name not in known:
             raise InputError(f"no step is called {name!r}", "--without", ", ".join(known))
-    if not 1.0 <= speed <= EVENING_S / 10:
-        raise InputError(f"{speed:g} is no speed", "--speed", "Give 1 to 360.")
+    if not SPEED_MIN <= speed <= SPEED_MAX:
+        todo = f"Give {SPEED_MIN:g} to {SPEED_MAX:g}."
+        raise InputError(f"the evening cannot pass {speed:g} times as fast", "--speed", todo)
 
 
 def rule_ids_of(expected: dict[str, list[Expected]]) -> dict[str, str]:
