@@ -90,7 +90,7 @@ class Exercise:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def start(self) -> None:
-        """Start all nodes, and let them read what was before the evening.
+        """Start all nodes, and let them read what was before the evening; `stop` ends it early.
 
         Raises:
             TransientError: a node does not start.
@@ -103,10 +103,12 @@ class Exercise:
             node.start()
         self._memory.start()
         for node in self.nodes:
-            node.wait()
+            node.wait(self.stop)
+            if self.stop.is_set():
+                return
             stranger = self._strangers[node.place.operator] = Stranger(node)
             stranger.sign_in()
-        self._until(self._is_ready, READY_S, "did not get ready")
+        self._until(self._is_ready, READY_S, "the nodes did not get ready within a minute")
 
     def play(self) -> None:
         """Play the evening; looks for the first finding meanwhile."""
@@ -142,9 +144,7 @@ class Exercise:
         try:
             play(given, clock, self.stop)
         except OSError as error:
-            raise TransientError(
-                f"a node stopped reading: {error}", str(self._folder), "Try again."
-            ) from error
+            raise TransientError(f"a node stopped reading: {error}", "", "Try again.") from error
 
     def judge(self) -> Verdict:
         """Wait until the nodes have read everything, and say what came of it."""
@@ -173,13 +173,14 @@ class Exercise:
     def _until(self, done: Callable[[], bool], limit_s: float, fault: str) -> None:
         until_s = time.monotonic() + limit_s
         while not done():
-            dead = [node for node in self.nodes if not node.is_running]
-            if dead or (fault and time.monotonic() > until_s):
-                who = ", ".join(node.place.operator for node in dead) or "a node"
-                raise TransientError(
-                    f"{who} {'ended' if dead else fault}", str(self._folder), "Try again."
-                )
-            if time.monotonic() > until_s or self.stop.wait(0.5):
+            for node in self.nodes:
+                if not node.is_running:
+                    raise node.fault("ended")
+            if self.stop.wait(0.5):
+                return
+            if time.monotonic() > until_s:
+                if fault:
+                    raise TransientError(fault, "", "Try again when this machine has less to do.")
                 return
 
     def _is_ready(self) -> bool:

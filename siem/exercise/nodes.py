@@ -82,8 +82,8 @@ class OneNode:
                 preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509 – before the first thread
             )
 
-    def wait(self) -> None:
-        """Wait until the console says its address.
+    def wait(self, stop: threading.Event) -> None:
+        """Wait until the console says its address, or until `stop`.
 
         Raises:
             TransientError: the process ended, or said nothing for a minute.
@@ -94,11 +94,16 @@ class OneNode:
                 if line.startswith(_SAYS):
                     self.address = line.removeprefix(_SAYS).strip()
                     return
-            time.sleep(0.1)
-        said = self._log.read_text(errors="replace")[-2_000:]
-        raise TransientError(
-            f"the node of {self.place.operator} did not start: {said or 'it said nothing'}",
-            str(self._log),
+            if stop.wait(0.1):
+                return
+        raise self.fault("did not start")
+
+    def fault(self, what: str) -> TransientError:
+        """An error that says what happened to this node, with its last words."""
+        said = self._log.read_text(errors="replace") if self._log.is_file() else ""
+        return TransientError(
+            f"the node of {self.place.operator} {what}",
+            f"its log: {said[-2_000:].strip() or 'it said nothing'}",
             "Try again; if it stays so, report it with these lines.",
         )
 

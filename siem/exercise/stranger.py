@@ -13,7 +13,6 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from cityward import TransientError
 from siem.exercise.nodes import PERSON, OneNode
 from siem.exercise.saltmere import captures_of
 from siem.exercise.steps import Expected
@@ -46,7 +45,7 @@ class Stranger:
         form = self._read("sign-in").decode()
         found = _TOKEN.search(form)
         if found is None:
-            raise self._fault("its sign-in form has no token")
+            raise self.node.fault("shows a sign-in form without a token")
         said = {"name": PERSON, "password": self.node.password, "csrf": found[1]}
         self._read("sign-in", urlencode(said).encode())
 
@@ -79,14 +78,7 @@ class Stranger:
             with self._opener.open(self.node.address + path, form, TIMEOUT_S) as answer:
                 return bytes(answer.read())
         except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-            raise self._fault(str(error)) from error
-
-    def _fault(self, what: str) -> TransientError:
-        return TransientError(
-            f"the console of {self.node.place.operator} does not answer: {what}",
-            self.node.address,
-            f"Look into {self.node.folder / 'node.log'}.",
-        )
+            raise self.node.fault(f"does not answer at {self.node.address}: {error}") from error
 
 
 def accounted(stranger: Stranger, sources: Iterable[Document]) -> Counter[str]:
