@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import uuid
 from collections.abc import Sequence
@@ -94,7 +95,7 @@ def run(words: Sequence[str]) -> int:
         level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(message)s"
     )
     try:
-        code = app(_listed(words), exit_on_error=False, print_error=False)
+        code = app(_spelled(words), exit_on_error=False, print_error=False)
     except CycloptsError as error:
         _say(str(error), "command line", "See cityward --help.")
         return 2
@@ -105,6 +106,8 @@ def run(words: Sequence[str]) -> int:
         _say("Interrupted; the place is kept.", "", "The same command goes on where it stopped.")
         return 130
     except BrokenPipeError:
+        # Who read us has enough; what is left in the buffer must not fail at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         fault_id = uuid.uuid4().hex[:8]
@@ -118,10 +121,12 @@ def run(words: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _listed(words: Sequence[str]) -> list[str]:
-    """A noun alone lists."""
+def _spelled(words: Sequence[str]) -> list[str]:
+    """A noun alone lists; `-` is standard input, which the library takes for an option."""
     noun, *rest = words or [""]
     is_alone = noun in LISTING and (not rest or rest[0] in ("-o", "--output", "-c", "--config"))
+    if noun == "ingest":
+        return [noun, *("/dev/stdin" if word == "-" else word for word in rest)]
     return [noun, "list", *rest] if is_alone else list(words)
 
 

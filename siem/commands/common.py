@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -150,8 +150,8 @@ def as_they_come(
         stop: Set by Ctrl+C.
         clock: The node's time.
     """
-    seen: dict[Any, datetime] = {}
     rows, asked = list(first), clock()
+    seen = {row[key]: asked for row in fresh(asked - OVERLAP)}
     while not stop.is_set():
         now = clock()
         seen |= {row[key]: now for row in rows}

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
 
 import msgspec
-from cyclopts import Parameter
 
-from siem import config
+from siem.commands.common import ConfigFile, settings_of
 from siem.config import Settings
 
-ConfigFile = Annotated[str | None, Parameter(name=["--config", "-c"])]
-
-
-def settings_of(named: str | None) -> tuple[Settings, str]:
-    """The settings in force and where they come from."""
-    path = config.find(named)
-    return (config.load(path), str(path)) if path else (Settings(), "defaults")
+__all__ = ["ConfigFile", "schema", "settings_of", "show"]
 
 
 def show(*, config: ConfigFile = None) -> int:
     """Print the settings in force, defaults included.
+
+    Example: cityward config show
 
     Args:
         config: Settings file; otherwise the first one found counts.
@@ -33,7 +27,10 @@ def show(*, config: ConfigFile = None) -> int:
 
 
 def schema() -> int:
-    """Print the JSON Schema of the settings file, for editors."""
+    """Print the JSON Schema of the settings file, for editors.
+
+    Example: cityward config schema
+    """
     found = msgspec.json.schema(Settings)
     print(msgspec.json.format(msgspec.json.encode(found)).decode())
     return 0

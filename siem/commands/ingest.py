@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import select
 import shutil
 import sys
 import tempfile
@@ -40,10 +41,15 @@ COLUMNS = (
     "finding.first_seen",
 )
 EVENT_COLUMNS = ("@timestamp", "event.action", "source.ip", "destination.ip", "event.outcome")
+STDIN = ("-", "/dev/stdin")
+PIPE_WAIT_S = 0.2
+ROOM_BYTES = 1 << 28
+"""Room that a pipe leaves in the temporary folder."""
 PROGRESS_EVERY_S = 10.0
 LIVE_EVERY_S = 0.2
 MAX_FINDINGS = 10_000
 """More than a person reads; `cityward run` keeps them all."""
+NEEDS_NAMED = 3
 WORDS = {"lines": "records", "document": "documents", "packets": "packets"}
 """What a record of each framing is called."""
 
@@ -113,7 +119,7 @@ def _settings(named: str | None, scratch: Path | None) -> Settings:
 def _files(paths: Sequence[str], scratch: Path, stop: threading.Event) -> Iterator[Path]:
     for one in paths:
         path = Path(one)
-        if one == "-":
+        if one in STDIN:
             yield _piped(scratch, stop)
         elif path.is_dir():
             yield from (inner for inner in sorted(path.rglob("*")) if inner.is_file())
@@ -124,13 +130,26 @@ def _files(paths: Sequence[str], scratch: Path, stop: threading.Event) -> Iterat
 
 
 def _piped(scratch: Path, stop: threading.Event) -> Path:
-    """Standard input as a file: a capture's kind shows only in its first bytes."""
+    """Standard input as a file, since a capture's kind shows only in its first bytes.
+
+    Ctrl+C is its end: what came is read.
+    """
     path = scratch / "stdin"
+    pipe = sys.stdin.fileno()
     with path.open("wb") as file:
-        while not stop.is_set() and (data := os.read(sys.stdin.fileno(), 1 << 20)):
+        while not stop.is_set():
+            if not select.select([pipe], [], [], PIPE_WAIT_S)[0]:
+                continue
+            if not (data := os.read(pipe, 1 << 20)):
+                break
             file.write(data)
-            if shutil.disk_usage(scratch).free < 1 << 28:
-                raise UsageError("the pipe does not fit the temporary folder", str(scratch), "")
+            if shutil.disk_usage(scratch).free < ROOM_BYTES:
+                raise UsageError(
+                    "the pipe does not fit into the temporary folder",
+                    str(scratch),
+                    "Write it to a file elsewhere, or set TMPDIR.",
+                )
+    stop.clear()
     return path
 
 
@@ -152,6 +171,7 @@ class _Run:
         self._tell = _Teller(quiet)
         self._keep = keep
         self._logsources: set[LogSource] = set()
+        self._hints: dict[str, None] = {}
         self._began = now_utc()
         self.node = assembly.node_of(
             settings, sources=list(self._sources(files, collector)), event_time=True
@@ -177,7 +197,9 @@ class _Run:
                 yield assembly.file_source(path, collectors, source=source, named=collector)
             except CitywardError as error:
                 self.refused += 1
-                self._tell.line(f"{visible(path.name)}: not read: {error.what}. {error.todo}")
+                said = error.what if path.name in error.what else f"{path.name} {error.what}"
+                self._tell.line(f"not read: {visible(said)}")
+                self._hints[error.todo] = None
 
     def go(self) -> None:
         """Read everything, one file after the other, so that the same files say the same."""
@@ -201,6 +223,8 @@ class _Run:
             # The end of what was read is no silence, and no window has to wait for more.
             node.conclude(list(getattr(detector, "leftover", tuple)()))
         node.finish()
+        for hint in self._hints:
+            self._tell.line(hint)
         self._tell.line(_unasked(node.db.rules(), self._logsources))
 
     def _report(self, file: _File) -> None:
@@ -259,7 +283,9 @@ def _unasked(rules: Iterable[RuleState], seen: Iterable[LogSource]) -> str:
         return ""
     needs = sorted(set(re.findall(r"%[\w.-]+%", " ".join(one.reason for one in missing))))
     rules_ = "1 rule was" if len(missing) == 1 else f"{len(missing)} rules were"
-    return f"{rules_} not asked, for want of {', '.join(needs)}: see docs/rules.md"
+    more = " …" if len(needs) > NEEDS_NAMED else ""
+    named = ", ".join(needs[:NEEDS_NAMED])
+    return f"{rules_} not asked for want of lists of this site ({named}{more}): see docs/rules.md"
 
 
 def _covers(wanted: Sequence[str], came: Sequence[str]) -> bool:

@@ -14,7 +14,7 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 
-from cityward import CitywardError, InputError, Unsafe
+from cityward import CitywardError, Unsafe
 from cityward.fields import SECTORS
 from siem import assembly
 from siem import config as settings_file
@@ -182,7 +182,8 @@ def _source(said: str) -> SourceSettings:
     """A source as a person names it.
 
     Raises:
-        InputError: it is not there, or no collector recognises it.
+        UsageError: it is not there.
+        InputError: no collector recognises it.
     """
     if found := _SYSLOG.fullmatch(said):
         reader = "syslog_udp" if found[1] == "syslog" else found[1]
@@ -195,7 +196,7 @@ def _source(said: str) -> SourceSettings:
     if path.is_dir():
         return SourceSettings(id=id_, reader="folder", path=str(path))
     if not path.is_file():
-        raise InputError(f"{visible(said)} is not there", "--source", "Check the path.")
+        raise UsageError(f"{visible(said)} is not there", "--source", "Check the path.")
     from cityward.plugin import load
 
     known = assembly.file_source(path, load("collectors"))

@@ -166,6 +166,8 @@ def _sample(source: Source, stop: threading.Event, row: dict[str, Any]) -> None:
         row["malformed"] += len(bad)
         if bad and not row["first"]:
             row["first"] = str(bad[0].fields.get("event.reason", ""))[:200]
-        if batch.ended or stop.is_set() or now > until or row["records"] >= SAMPLE_RECORDS:
+        caught_up = row["records"] and not len(batch.records)
+        enough_read = caught_up or batch.ended or row["records"] >= SAMPLE_RECORDS
+        if enough_read or stop.is_set() or now > until:
             enough.set()
             return
