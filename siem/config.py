@@ -58,6 +58,7 @@ class Zone(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     id: str
+    """Name of the zone."""
     type: Literal[
         "enterprise",
         "dmz",
@@ -125,7 +126,7 @@ class Settings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: str = ""
     """Name of the operator as people know it."""
     sector: str = "other"
-    """Sector of the operator, see the schema page."""
+    """Sector of the operator; the list is below."""
     site: str = ""
     """Depot, substation, terminal, junction; for events that do not say it."""
     state_dir: str = "~/.local/state/cityward"
