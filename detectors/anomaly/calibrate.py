@@ -46,11 +46,11 @@ class Calibration:
         self.shape = 0.0
         self._until_refit = 1
 
-    def add(self, score: float) -> bool:
-        """Learn one score; True if the tail was fitted anew."""
+    def add(self, score: float, rows: float = 1.0) -> bool:
+        """Learn the score of one row, or of some alike; True if the tail was fitted anew."""
         at = int(BINS_PER_OCTAVE * math.log2(1.0 + score)) if score > 0.0 else 0
-        self.counts[at if at < BINS else BINS - 1] += 1.0
-        self.rows += 1.0
+        self.counts[at if at < BINS else BINS - 1] += rows
+        self.rows += rows
         self._until_refit -= 1
         if self._until_refit > 0:
             return False
@@ -88,6 +88,13 @@ class Calibration:
         """Upper edge of the highest score that was learnt and is not forgotten."""
         seen = np.flatnonzero(np.frombuffer(self.counts, np.float32) >= 0.5)
         return float(_EDGES[int(seen[-1]) + 1]) if len(seen) else 0.0
+
+    def forget(self, above: float) -> None:
+        """Forget the scores above a score: what had them would score otherwise now."""
+        counts = np.frombuffer(self.counts, np.float32)
+        counts[_EDGES[:-1] >= above] = 0.0
+        self.rows = float(counts.sum(dtype=np.float64))
+        self._refit()
 
     def _refit(self) -> None:
         counts = np.frombuffer(self.counts, np.float32)

@@ -29,7 +29,10 @@ class Codes:
 
     def __call__(self, text: Any) -> int:
         """The number of a text; 0 for None."""
-        code = self._known.get(text)
+        try:
+            code = self._known.get(text)
+        except TypeError:  # a list where one value belongs
+            return self(str(text))
         if code is None:
             if len(self._known) >= CODES_MAX:
                 self._known = {None: ABSENT}
@@ -57,7 +60,7 @@ class Trail:
 
 
 OT = (
-    Feature("source", 6),
+    Feature("source", 8),
     Feature("function", 6),
     Feature("unit", 5),
     Feature("address", 8),
@@ -66,7 +69,7 @@ OT = (
     Feature("exception", 5),
     Feature("transition", 7),
     Feature("gap", 6),
-    Feature("function by source", 6),
+    Feature("function by source", 7),
     Feature("address by function", 8),
     Feature("value by address", 8),
     Feature("cause by type", 6),
@@ -113,9 +116,14 @@ def gap_bin(seconds: float) -> int:
     return min(62, 2 + int(2.0 * math.log2(seconds * 10_000.0)))
 
 
+def size_of(size: Any) -> float:
+    """A size as it is said; 0 for what is no size."""
+    return size if isinstance(size, (int, float)) and 0 <= size < 1e300 else 0
+
+
 def size_bin(size: Any) -> int:
     """Two bins an octave; 0 for what is not given."""
-    if not isinstance(size, (int, float)) or size < 0:
+    if not isinstance(size, (int, float)) or not 0 <= size < 1e300:
         return ABSENT
     return min(62, 1 + int(2.0 * math.log2(1.0 + size)))
 
@@ -151,14 +159,16 @@ def ot_slots(fields: Mapping[str, Any], time_s: float, trail: Trail, codes: Code
     source = codes(get("source.ip"))
     unit = codes(get("ot.unit") or get("ot.common_address"))
     address = get("ot.point.address")
-    spot = ABSENT if address is None else address + 1
+    spot = address + 1 if isinstance(address, int) else codes(address)
     value = value_bin(get("ot.value"))
     if not value and (raw := get("ot.value_raw")) and get("ot.is_command"):
         value = codes(raw)
     cause = codes(get("ot.cause")) ^ (codes(get("ot.point.type")) >> 7)
     quantity = get("ot.point.count") or 0
+    if not isinstance(quantity, int):
+        quantity = codes(quantity)
     slots = [
-        _mix(source, 6),
+        _mix(source, 8),
         at[1] + _mix(function, 6),
         at[2] + _mix(unit, 5),
         at[3] + _mix(spot, 8),
@@ -167,7 +177,7 @@ def ot_slots(fields: Mapping[str, Any], time_s: float, trail: Trail, codes: Code
         at[6] + _mix(codes(get("ot.exception")), 5),
         at[7] + _pair(trail.function, function, 7),
         at[8] + gap_bin(time_s - trail.time_s),
-        at[9] + _pair(source, function, 6),
+        at[9] + _pair(source, function, 7),
         at[10] + _pair(spot, function ^ unit, 8),
         at[11] + _pair(value, spot ^ (function >> 9), 8),
         at[12] + _mix(cause, 6),
@@ -186,14 +196,14 @@ def flow_slots(fields: Mapping[str, Any], time_s: float, trail: Trail, codes: Co
     state = codes(conn_state_of(fields))
     bytes_out = size_bin(get("source.bytes"))
     duration = get("event.duration")
-    packets = (get("source.packets") or 0) + (get("destination.packets") or 0)
+    sent, received = size_of(get("source.packets")), size_of(get("destination.packets"))
     slots = [
         _mix(peer, 8),
         at[1] + _mix(service, 6),
         at[2] + _mix(state, 5),
         at[3] + bytes_out,
         at[4] + size_bin(get("destination.bytes")),
-        at[5] + size_bin(packets),
+        at[5] + size_bin(sent + received),
         at[6] + gap_bin(duration / 1e9 if isinstance(duration, int) else 0.0),
         at[7] + gap_bin(time_s - trail.time_s),
         at[8] + int(time_s // 14_400) % 6 + (8 if int(time_s // 86_400 + 3) % 7 > 4 else 0),
@@ -212,7 +222,7 @@ def service_of(fields: Mapping[str, Any]) -> str:
     port = fields.get("destination.port")
     if named:
         return str(named)
-    if port is None:
+    if not isinstance(port, int):
         return str(transport)
     return f"{transport}/{port if port < SERVICE_PORTS_MAX else 'high'}"
 

@@ -22,10 +22,11 @@ from detectors.anomaly.features import (
     conn_state_of,
     offsets,
     service_of,
+    value_bin,
 )
 from detectors.anomaly.state import pack, unpack
 
-VERSION = 1
+VERSION = 2
 """Of the state; another one is refused."""
 MODEL_VERSION = "1.0.0"
 TERMS = 5
@@ -39,10 +40,23 @@ P_MIN = 1e-250
 REACH = 0.95
 """This much of the highest score that a row could have is enough, if none was ever so high."""
 WEIGHT_MAX = 1e6
+PRIOR_ROWS = 3.0
+"""So many rows without surprise are in the mean of a context before its first one."""
 SETTLING_ROWS = 20
 """The scores of an entity's first rows say nothing of what is usual."""
 BITS_MAX = 8.0
 """A row moves the mean surprise of a feature by no more than such an excess would."""
+SOURCE, COMMANDER = 0, 9
+"""Features of OT: who speaks, and who uses which function."""
+CONTEXT = 1
+"""A row is compared with what is usual for rows of its own function or service, so that an hourly
+write is not strange among polls, and a stranger's write is."""
+CONTEXTS = 16
+"""So many have means of their own; all others share one."""
+OTHER = -1
+STRANGE_RATE = 1.0 / 2_048.0
+FLOOD = 0.015
+"""Three times as many withheld rows as the guard of a mature entity means."""
 GAP_MAX_S = 86_400.0
 """A clock that jumps forward by years does not make an entity watched for years."""
 RANGES = 32
@@ -77,7 +91,10 @@ class Entity:
         "rest_s",
         "rest_score",
         "rows",
+        "settled",
+        "spoke_of",
         "spoke_s",
+        "strange",
         "threshold",
         "total",
         "trail",
@@ -89,7 +106,8 @@ class Entity:
         self.kind = kind
         features = KINDS[kind].features
         self.counts = array("f", bytes(4 * offsets(features)[-1]))
-        self.means = [0.0] * len(features)
+        self.means: dict[int, array[float]] = {}
+        """Context (slot of `CONTEXT`) → usual surprise of each feature, and rows it is made of."""
         self.calibration = Calibration()
         self.held = array("H", bytes(2 * len(features) * QUARANTINE))
         """Ring of rows that were too strange to be learnt."""
@@ -98,6 +116,8 @@ class Entity:
         self.held_s = 0.0
         """When the first of them came."""
         self.spoke_s = 0.0
+        self.spoke_of = -1
+        """Slot of the command that made it speak last."""
         self.ranges: dict[int, tuple[float, float]] = {}
         self.trail = Trail()
         self.rows = 0
@@ -105,6 +125,10 @@ class Entity:
         self.weight = 1.0
         self.watched_s = 0.0
         self.last_s = math.inf
+        self.settled = 0
+        """How many halves of its first day are over."""
+        self.strange = 0.0
+        """Share of the newest rows that were withheld."""
         self.guard = math.inf
         self.threshold = math.inf
         self.p_limit = 1.0
@@ -112,29 +136,76 @@ class Entity:
         self.rest_s = 0.0
         self.rest_score = 0.0
 
+    def excess(self, slots: list[int]) -> list[float]:
+        """Bits of each feature over its own mean in rows of this context."""
+        counts, weight, log2 = self.counts, self.weight, math.log2
+        # log2((total / w + 1) / (count / w + PSEUDO)), one logarithm a feature
+        whole, pseudo = log2(self.total + weight), PSEUDO * weight
+        return [
+            whole - log2(counts[slot] + pseudo) - mean
+            for slot, mean in zip(slots, self.means_of(slots), strict=False)
+        ]
+
+    def means_of(self, slots: list[int]) -> array[float]:
+        """The usual surprise of each feature in rows of this context; 0 in one never learnt."""
+        found = self.means.get(slots[CONTEXT])
+        if found is None:
+            found = self.means.get(OTHER) if len(self.means) > CONTEXTS else None
+        return _NO_MEANS if found is None else found
+
+    def learn(self, slots: list[int], excess: list[float], weight: float) -> None:
+        """Count a row, and let the means of its context follow."""
+        means = self.means_of(slots)
+        if means is _NO_MEANS:
+            context = slots[CONTEXT] if len(self.means) < CONTEXTS else OTHER
+            means = self.means[context] = array("d", bytes(8 * (len(slots) + 1)))
+        rows = means[-1] = means[-1] + 1.0
+        rate = max(MEAN_RATE, 1.0 / (rows + PRIOR_ROWS))
+        counts = self.counts
+        for feature, slot in enumerate(slots):
+            counts[slot] += weight
+            bits = excess[feature]
+            means[feature] += rate * (bits if bits < BITS_MAX else BITS_MAX)
+        self.total += weight
+
     def confirm(self) -> int:
-        """Learn what waits in quarantine; how many rows that were."""
-        width = len(self.means)
+        """Learn what waits in quarantine; how many rows that were.
+
+        They stand for those that found no more room, too. Their scores, given when they were
+        strange, are forgotten; those they have now count.
+        """
+        width = len(KINDS[self.kind].features)
         waiting = min(self.held_rows, QUARANTINE)
-        for slot in self.held[: waiting * width]:
-            self.counts[slot] += self.weight
-        self.total += self.weight * waiting
+        rows = [list(self.held[at * width : at * width + width]) for at in range(waiting)]
+        each = self.held_rows / max(waiting, 1)
+        for slots in rows:
+            self.learn(slots, self.excess(slots), self.weight * each)
+        self.calibration.forget(self.guard)
+        for slots in rows:
+            self.calibration.add(_sum(self.excess(slots)), each)
         self.held_rows = self.held_at = 0
+        self.strange = 0.0
         return waiting
 
     def header(self) -> list[Any]:
         """What is no array, for a snapshot; in the order of `of`."""
         return [
-            self.kind, self.means, self.calibration.header(), self.held_at, self.held_rows,
+            self.kind, self.calibration.header(), self.held_at, self.held_rows,
             list(self.ranges.items()), self.trail.function, self.trail.time_s, self.rows,
             self.total, self.weight, self.watched_s, _limit(self.last_s), _limit(self.guard),
             _limit(self.threshold), self.p_limit, self.rest_row, self.rest_s, self.rest_score,
-            self.held_s, self.spoke_s,
+            self.held_s, self.spoke_s, self.settled,
+            self.strange, self.spoke_of,
         ]  # fmt: skip
 
     def arrays(self) -> list[bytes]:
-        """Counters, histogram, quarantine."""
-        return [self.counts.tobytes(), self.calibration.counts.tobytes(), self.held.tobytes()]
+        """Counters, histogram, quarantine, means."""
+        means = array("d")
+        for context, one in self.means.items():
+            means.append(context)
+            means.extend(one)
+        counts, histogram = self.counts.tobytes(), self.calibration.counts.tobytes()
+        return [counts, histogram, self.held.tobytes(), means.tobytes()]
 
     @classmethod
     def of(cls, header: Sequence[Any], arrays: Sequence[bytes]) -> Entity:
@@ -144,17 +215,22 @@ class Entity:
             ValueError: the sizes are not those of this kind of entity.
         """
         made = cls(int(header[0]))
-        counts, histogram, held = arrays
+        counts, histogram, held, means = arrays
         if len(counts) != 4 * len(made.counts) or len(held) != 2 * len(made.held):
             raise ValueError("arrays of another size")
-        if len(header[1]) != len(made.means):
-            raise ValueError("another number of features")
+        width = len(KINDS[made.kind].features) + 2
+        rows = array("d", means)
+        if len(rows) % width or len(rows) > width * (CONTEXTS + 1):
+            raise ValueError("means of another size")
+        for at in range(0, len(rows), width):
+            made.means[int(rows[at])] = rows[at + 1 : at + width]
         made.counts, made.held = array("f", counts), array("H", held)
-        made.calibration = Calibration.of(histogram, header[2])
+        made.calibration = Calibration.of(histogram, header[1])
         (
-            _, made.means, _, made.held_at, made.held_rows, ranges, function, time_s, made.rows,
+            _, _, made.held_at, made.held_rows, ranges, function, time_s, made.rows,
             made.total, made.weight, made.watched_s, last_s, guard, threshold, made.p_limit,
             made.rest_row, made.rest_s, made.rest_score, made.held_s, made.spoke_s,
+            made.settled, made.strange, made.spoke_of,
         ) = header  # fmt: skip
         made.ranges = {int(key): (low, high) for key, (low, high) in ranges}
         made.trail = Trail(function, time_s)
@@ -162,6 +238,11 @@ class Entity:
         made.guard = math.inf if guard is None else guard
         made.threshold = math.inf if threshold is None else threshold
         return made
+
+
+def _sum(excess: list[float]) -> float:
+    """The score: only the largest terms count."""
+    return sum(sorted(excess)[-TERMS:])
 
 
 def _limit(value: float) -> float | None:
@@ -207,7 +288,7 @@ class Surprise:
             warm_up_rows: No word before so many rows of an entity …
             warm_up_s: … and so many seconds between its first row and now.
             young_rows: Watched for less than `young_s`, an entity speaks only of a command by a
-                host that never spoke to it, and only after so many rows.
+                host that never spoke to it, only after so many rows, and if it is more than ever.
             young_s: See `young_rows`; seconds.
             mature_rows: From here the guard is `guard_mature`, before `guard_young`.
             guard_young: Quantile of the scores above which a row is not learnt.
@@ -215,8 +296,10 @@ class Surprise:
             half_life_rows: After so many rows of an entity a count is worth half.
             relearn_s: What was withheld for so long, while the entity was spoken of no more, is
                 the new usual; seconds.
-            rest_rows: After a finding an entity rests for so many rows …
-            rest_s: … or so many seconds, unless a row is a hundred times less probable.
+            rest_rows: After a finding an entity speaks of another one's first command after so
+                many rows at the earliest …
+            rest_s: … and of all else after so many seconds, unless a row is a hundred times less
+                probable.
             entities_max: Grown entities kept; the least recently seen makes room.
             young_max: Entities in warm-up kept, apart, so that a scan pushes out no grown one.
         """
@@ -260,11 +343,12 @@ class Surprise:
                 continue
             key, entity, score, slots, excess = scored
             time_s = event.time.timestamp()
-            if score > entity.threshold and self._may_speak(entity, event, score, slots):
+            if score > entity.guard and self._may_speak(entity, event, score, slots):
                 yield self._finding(event, entity, score, slots, excess)
                 entity.rest_row = entity.rows + self.rest_rows
                 entity.rest_s = time_s + self.rest_s
                 entity.spoke_s = time_s
+                entity.spoke_of = slots[COMMANDER]
                 p = min(entity.calibration.p(score), entity.p_limit)
                 entity.rest_score = entity.calibration.score_at(max(p / 100.0, P_MIN))
             self._learn(entity, event, time_s, score, slots, excess)
@@ -287,19 +371,8 @@ class Surprise:
             return None
         entity = self._grown.get(key) or self._young.get(key) or Entity(number)
         slots = kind.slots(event.fields, event.time.timestamp(), entity.trail, self._codes)
-        counts, weight, log2 = entity.counts, entity.weight, math.log2
-        # log2((total / w + 1) / (count / w + PSEUDO)), one logarithm a feature
-        whole, pseudo = log2(entity.total + weight), PSEUDO * weight
-        excess = [
-            whole - log2(counts[slot] + pseudo) - mean
-            for slot, mean in zip(slots, entity.means, strict=True)
-        ]
-        return key, entity, sum(sorted(excess)[-TERMS:]), slots, excess
-
-    def quarantined(self, key: str) -> int:
-        """Rows of an entity that wait to be confirmed, at most `QUARANTINE`."""
-        entity = self._grown.get(key)
-        return min(entity.held_rows, QUARANTINE) if entity else 0
+        excess = entity.excess(slots)
+        return key, entity, _sum(excess), slots, excess
 
     def confirm(self, key: str) -> int:
         """A person or a change ticket says that what was strange is right: learn what waits."""
@@ -307,16 +380,20 @@ class Surprise:
         return entity.confirm() if entity else 0
 
     def _may_speak(self, entity: Entity, event: Event, score: float, slots: list[int]) -> bool:
-        resting = entity.rows < entity.rest_row and event.time.timestamp() < entity.rest_s
-        if resting and score <= entity.rest_score:
-            return False
-        if entity.watched_s >= self.young_s:
-            return True
-        # Before it was watched for a day a device does much for the first time. Who commands it
-        # is the exception: a stranger's command is told at once.
-        stranger = entity.counts[slots[0]] / entity.weight < 0.5
-        command = event.fields.get("ot.is_command") is True
-        return stranger and command and entity.rows >= self.young_rows
+        young = entity.watched_s < self.young_s
+        who = slots[SOURCE if young else COMMANDER]
+        first = event.fields.get("ot.is_command") is True and entity.counts[who] < 0.5
+        if event.time.timestamp() < entity.rest_s and score <= entity.rest_score:
+            # Who made it speak must not hide the next one.
+            another = first and slots[COMMANDER] != entity.spoke_of
+            if not another or entity.rows < entity.rest_row:
+                return False
+        if young:
+            # In its first day a device does much for the first time. A stranger's command is the
+            # exception, if it is more than ever was.
+            return first and entity.rows >= self.young_rows and score > entity.calibration.highest()
+        # Later a command that its host never gave is told even if it is one like many others.
+        return first or score > entity.threshold
 
     def _learn(
         self,
@@ -330,21 +407,20 @@ class Surprise:
         entity.rows += 1
         entity.watched_s += min(max(time_s - entity.last_s, 0.0), GAP_MAX_S)
         entity.last_s = time_s
-        # Winsorised: however wild a row is, it moves the histogram by one row at its edge.
-        scored = entity.rows > SETTLING_ROWS
-        if scored and entity.calibration.add(min(score, entity.threshold)):
+        strange = score > entity.guard
+        entity.strange += STRANGE_RATE * (strange - entity.strange)
+        # Winsorised: however wild a row is, it moves the histogram by one row at its edge. And a
+        # stream that is half attack does not make attack usual.
+        if strange and self._is_flooded(entity):
+            if entity.held_rows % QUARANTINE == 0:
+                self._set_limits(entity)
+        elif entity.rows > SETTLING_ROWS and entity.calibration.add(min(score, entity.threshold)):
             self._set_limits(entity)
-        if score > entity.guard:
+        if strange:
             self._withhold(entity, slots)
             return
-        counts, means, weight = entity.counts, entity.means, entity.weight
-        rate = max(MEAN_RATE, 1.0 / entity.rows)
-        for feature, slot in enumerate(slots):
-            counts[slot] += weight
-            bits = excess[feature]
-            means[feature] += rate * (bits if bits < BITS_MAX else BITS_MAX)
-        entity.total += weight
-        entity.weight = weight * self.growth
+        entity.learn(slots, excess, entity.weight)
+        entity.weight *= self.growth
         if entity.weight > WEIGHT_MAX:
             _scale(entity)
         value = event.fields.get("ot.value")
@@ -352,23 +428,47 @@ class Surprise:
             _widen(entity, slots, value, event.fields.get("ot.is_command") is True)
 
     def _set_limits(self, entity: Entity) -> None:
+        self._settle(entity)
         calibration = entity.calibration
-        if entity.rows < self.warm_up_rows:
+        if calibration.rows < self.warm_up_rows:
             return
         mature = entity.rows >= self.mature_rows
         entity.guard = calibration.quantile(self.guard_mature if mature else self.guard_young)
         if entity.watched_s < self.warm_up_s:
             return
         entity.p_limit = self.budget.p(entity.rows, entity.watched_s)
-        # A heavy tail must not put the threshold where no row can come: what is more than ever
-        # was and nearly all new speaks.
+        # A heavy tail must not put the threshold where no row can come. With the heaviest that is
+        # believed, twice the highest row comes as rarely as `BEYOND` says; and what is more than
+        # ever was and nearly all new speaks, too.
         new = math.log2((entity.total / entity.weight + 1.0) / PSEUDO)
-        reach = sum(sorted(new - mean for mean in entity.means)[-TERMS:])
-        reached = max(REACH * reach, calibration.highest())
-        entity.threshold = max(self.floor_bits, min(calibration.score_at(entity.p_limit), reached))
+        reach = min(
+            (_sum([new - mean for mean in means[:-1]]) for means in entity.means.values()),
+            default=math.inf,
+        )
+        highest = calibration.highest()
+        score = min(
+            calibration.score_at(entity.p_limit), 2.0 * highest, max(REACH * reach, highest)
+        )
+        entity.threshold = max(self.floor_bits, score)
+
+    def _settle(self, entity: Entity) -> None:
+        """Learn what was withheld once it is usual: twice in the first day, and each quiet week.
+
+        Who does something once an hour would else be strange for a week. Scores of the first
+        half day are those of a newborn: they are forgotten.
+        """
+        half = int(min(2.0, 2.0 * entity.watched_s / self.young_s))
+        if half > entity.settled and not entity.spoke_s:
+            if not entity.settled:
+                entity.calibration = Calibration()
+            entity.settled = half
+            entity.confirm()
         waits = entity.held_rows and entity.last_s - entity.held_s > self.relearn_s
         if waits and entity.last_s - entity.spoke_s > self.relearn_s:
             entity.confirm()
+
+    def _is_flooded(self, entity: Entity) -> bool:
+        return entity.rows > self.mature_rows and entity.strange > FLOOD
 
     def _withhold(self, entity: Entity, slots: list[int]) -> None:
         width = len(slots)
@@ -405,6 +505,9 @@ class Surprise:
         lead = next((name for name in words.LEADS if name in new), names[top[0]])
         p = max(entity.calibration.p(score), 1e-12)
         command = fields.get("ot.is_command") is True
+        by_rarity = score > entity.threshold
+        threshold = entity.threshold if by_rarity else entity.guard
+        how = "sum of" if by_rarity else "a command its host never gave; sum of"
         return Finding(
             analytic=Analytic(
                 id=f"model.surprise.{kind.id}",
@@ -425,7 +528,7 @@ class Surprise:
             type="anomaly",
             confidence=round(min(0.9, 0.3 + 0.05 * -math.log10(p)), 2),
             why=Why(
-                condition=f"sum of the {TERMS} largest terms; p = {p:.1g} in {entity.rows} rows, "
+                condition=f"{how} the {TERMS} largest terms; p = {p:.1g} in {entity.rows} rows, "
                 f"{min(entity.held_rows, QUARANTINE)} in quarantine",
                 checks=tuple(
                     Check(
@@ -439,7 +542,7 @@ class Surprise:
                     for at in top
                 ),
                 score=round(score, 2),
-                threshold=round(entity.threshold, 2),
+                threshold=round(threshold, 2),
                 unit="bits",
             ),
             fields={name: fields[name] for name in SHOWN if name in fields},
@@ -462,10 +565,10 @@ class Surprise:
         grown: OrderedDict[str, Entity] = OrderedDict()
         try:
             entities = header["entities"]
-            if len(arrays) != 3 * len(entities):
-                raise ValueError("three arrays an entity are wanted")
+            if len(arrays) != 4 * len(entities):
+                raise ValueError("four arrays an entity are wanted")
             for at, (key, is_grown, *rest) in enumerate(entities):
-                entity = Entity.of(rest, arrays[3 * at : 3 * at + 3])
+                entity = Entity.of(rest, arrays[4 * at : 4 * at + 4])
                 (grown if is_grown else young)[key] = entity
             evicted, unkeyed = int(header["evicted"]), int(header["unkeyed"])
         except (KeyError, TypeError, IndexError) as error:
@@ -490,11 +593,11 @@ def _scale(entity: Entity) -> None:
 
 
 def _widen(entity: Entity, slots: list[int], value: float, command: bool) -> None:
-    """Remember the range of a point's values, and that of all commands."""
-    if not -1e300 < value < 1e300:
+    """Remember the range of a point's values, and that of all commands of this function."""
+    if not value_bin(value):
         return
     ranges = entity.ranges
-    for key in (_point_slot(slots), -1) if command else (_point_slot(slots),):
+    for key in (_point_slot(slots), -slots[CONTEXT]) if command else (_point_slot(slots),):
         known = ranges.get(key)
         if known is None:
             if len(ranges) < RANGES:
@@ -514,7 +617,7 @@ def _sentence(
     if kind.id == "ot_link":
         usual = entity.ranges.get(_point_slot(slots))
         if usual is None and fields.get("ot.is_command") is True:
-            usual = entity.ranges.get(-1)
+            usual = entity.ranges.get(-slots[CONTEXT])
         return words.ot_sentence(lead, fields, entity.watched_s, new, usual)
     service, state = service_of(fields), conn_state_of(fields)
     return words.flow_sentence(lead, fields, service, state, entity.watched_s, new)
@@ -529,3 +632,6 @@ def _usual(seen: float, entity: Entity) -> str:
 
 def _group(fields: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple((name, str(fields[name])) for name in GROUP if fields.get(name) is not None)
+
+
+_NO_MEANS = array("d", bytes(8 * 32))

@@ -27,16 +27,14 @@ TITLES = {
     "source": "Host never spoke to this device before",
     "function by source": "Host does what it never did here",
     "function": "Function never used on this device",
+    "exception": "Error this device hardly ever answers",
     "address by function": "Touches a point nobody touched before",
     "address": "Touches a point nobody touched before",
     "unit": "Addresses a unit never seen here",
     "value by address": "Value this point never had",
     "value": "Value this device never had",
-    "exception": "Error this device hardly ever answers",
     "cause by type": "Cause of transmission unusual here",
     "quantity": "Asks for an unusual number of points",
-    "transition": "Messages in an unusual order",
-    "gap": "Unusual pause between messages",
     "peer": "Talks to a peer it never talked to",
     "service by peer": "Uses a new service of a known peer",
     "service": "Uses a service it never used",
@@ -48,6 +46,8 @@ TITLES = {
     "packets": "Unusual number of packets",
     "duration": "Conversation of unusual length",
     "hour class": "Active at an unusual hour",
+    "transition": "Messages in an unusual order",
+    "gap": "Unusual pause between messages",
 }
 """Leading term → title. The first of these that is among the new terms leads."""
 LEADS = tuple(TITLES)
