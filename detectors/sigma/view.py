@@ -88,13 +88,18 @@ def _is_group(value: Any) -> bool:
 
 
 def _flatten(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested parts flattened; the many plain values are taken as they are."""
+    plain = {name: value for name, value in fields.items() if type(value) in _PLAIN}
+    nested = {name: value for name, value in fields.items() if name not in plain}
     flat: dict[str, list[Any]] = {}
     several: set[str] = set()
-    _put(flat, several, "", fields, 0)
-    return {
-        name: values if name in several or len(values) != 1 else values[0]
-        for name, values in flat.items()
-    }
+    _put(flat, several, "", nested, 0)
+    for name, values in flat.items():
+        if name in plain:
+            plain[name] = [plain[name], *values]
+        else:
+            plain[name] = values if name in several or len(values) != 1 else values[0]
+    return plain
 
 
 def _put(flat: dict[str, list[Any]], several: set[str], name: str, value: Any, depth: int) -> None:
