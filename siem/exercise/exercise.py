@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -246,14 +246,11 @@ def _check(speed: float, without: Sequence[str]) -> None:
         raise InputError(f"the evening cannot pass {speed:g} times as fast", "--speed", todo)
 
 
-def rule_ids_of(expected: dict[str, list[Expected]]) -> dict[str, str]:
-    """Id of each promised rule by its path in the library; a model has its id for a name."""
-    found: dict[str, str] = {}
-    for rule in {one.rule for promised in expected.values() for one in promised}:
-        path = RULES_FOLDER / f"{rule}.yml"
-        if path.is_file():
-            found[rule] = str(yaml.safe_load(path.read_text(encoding="utf-8"))["id"])
-    return found
+def rule_ids_of(expected: Mapping[str, Sequence[Expected]]) -> dict[str, str]:
+    """Id of each promised rule by its path in the library."""
+    rules = {one.rule for promised in expected.values() for one in promised}
+    texts = {rule: (RULES_FOLDER / f"{rule}.yml").read_text(encoding="utf-8") for rule in rules}
+    return {rule: str(yaml.safe_load(text)["id"]) for rule, text in texts.items()}
 
 
 def _sum(one: Verdict, other: Verdict) -> Verdict:

@@ -129,7 +129,7 @@ class OneNode:
         try:
             self._process.wait(STOP_S)
         except subprocess.TimeoutExpired:
-            for pid in (*_below(self._process.pid), self._process.pid):
+            for pid in (*below(self._process.pid), self._process.pid):
                 _kill(pid)
             self._process.wait()
 
@@ -182,11 +182,11 @@ class Memory:
         done = False
         while not done:
             done = self._stop.wait(SAMPLE_S)
-            pids = (os.getpid(), *_below(os.getpid()))
+            pids = (os.getpid(), *below(os.getpid()))
             self.peak_mb = max(self.peak_mb, sum(map(_rss_mb, pids)))
 
 
-def _below(pid: int) -> Iterator[int]:
+def below(pid: int) -> Iterator[int]:
     """All processes that a process started, and those that these started."""
     try:
         tasks = list(Path(f"/proc/{pid}/task").iterdir())
@@ -199,7 +199,7 @@ def _below(pid: int) -> Iterator[int]:
             continue
         for child in map(int, children):
             yield child
-            yield from _below(child)
+            yield from below(child)
 
 
 def _rss_mb(pid: int) -> float:

@@ -20,7 +20,7 @@ class Expected(NamedTuple):
     """A finding that a step promises."""
 
     rule: str
-    """Path of the rule in the library without its ending, or id of a model."""
+    """Path of the rule in the library without its ending."""
     field: str = ""
     """Field that names the culprit or what is affected; empty: the finding names nobody."""
     value: str = ""
@@ -139,10 +139,7 @@ def _heat_setpoint(stage: Stage, at_s: float, step: int) -> Scene:
         talk.ask(says.modbus(number, 1, write), says.modbus(number, 1, write))
     return Scene(
         list(stage.seen(talk.close())),
-        [
-            Expected("energy/modbus_write_by_non_writer", "source.ip", who),
-            Expected("model.surprise.ot_link", "source.ip", who),
-        ],
+        [Expected("energy/modbus_write_by_non_writer", "source.ip", who)],
     )
 
 
@@ -161,7 +158,6 @@ def _open_breakers(stage: Stage, at_s: float, step: int) -> Scene:
         "energy/iec104_command_by_stranger",
         "correlations/iec104_interrogation_then_command",
         "correlations/iec104_points_enumerated",
-        "model.surprise.ot_link",
     )
     return Scene(
         list(stage.seen(talk.close())), [Expected(rule, "source.ip", who) for rule in rules]
@@ -202,7 +198,6 @@ def _crane_program(stage: Stage, at_s: float, step: int) -> Scene:
         "energy/umas_reserved_by_stranger",
         "energy/umas_program_transfer",
         "energy/umas_controller_stopped",
-        "model.surprise.ot_link",
     )
     return Scene(
         list(stage.seen(talk.close())), [Expected(rule, "source.ip", who) for rule in rules]
@@ -274,8 +269,7 @@ def _forged_level(stage: Stage, at_s: float, step: int) -> Scene:
     """A forged reading says that the river stands 41 metres high."""
     gauge = "mill-bridge"
     put = stage.reading("gauges", at_s, gauge, 41.0 + stage.random.random())
-    rules = ("city/gauge_reading_impossible", "model.series.sensor")
-    return Scene([put], [Expected(rule, "phys.point", gauge) for rule in rules])
+    return Scene([put], [Expected("city/gauge_reading_impossible", "phys.point", gauge)])
 
 
 @_step("blind-gauge", "op-city")

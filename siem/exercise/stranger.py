@@ -20,6 +20,8 @@ from siem.store.protocol import Document
 
 TIMEOUT_S = 20.0
 ROWS = 1_000
+MODEL = "model."
+"""Ids of models begin so."""
 _TOKEN = re.compile(r'name="csrf" value="([^"]+)"')
 
 
@@ -130,8 +132,20 @@ class Verdict(msgspec.Struct, frozen=True):
 
 def is_of(finding: Document, expected: Expected, rule_ids: Mapping[str, str]) -> bool:
     """Whether a finding is the one that a step promised."""
-    if finding["rule.id"] != rule_ids.get(expected.rule, expected.rule):
-        return False
+    return finding["rule.id"] == rule_ids[expected.rule] and _names(finding, expected)
+
+
+def is_noticed(finding: Document, expected: Expected) -> bool:
+    """Whether a model noticed a step by itself: it names who or what the step's findings name.
+
+    What a model says depends on all that it learnt before, so no step promises it; but it is not
+    false either.
+    """
+    is_model = finding["rule.id"].startswith(MODEL)
+    return is_model and bool(expected.field) and _names(finding, expected)
+
+
+def _names(finding: Document, expected: Expected) -> bool:
     value = finding.get(expected.field) if expected.field else expected.value
     return expected.value in value if isinstance(value, list) else value == expected.value
 
@@ -156,7 +170,11 @@ def judge(
     sources, findings = stranger.sources(), stranger.findings()
     there = accounted(stranger, sources)
     missed = [one for one in promised if not any(is_of(row, one, rule_ids) for row in findings)]
-    false = [row for row in findings if not any(is_of(row, one, rule_ids) for one in promised)]
+    false = [
+        row
+        for row in findings
+        if not any(is_of(row, one, rule_ids) or is_noticed(row, one) for one in promised)
+    ]
     lost = Counter(given) - there
     verdict = Verdict(
         operators=1,

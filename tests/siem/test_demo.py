@@ -1,0 +1,192 @@
+"""The demo as a stranger starts it: a command, four nodes, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from siem.exercise.evening import Clock
+from siem.exercise.nodes import below
+from siem.exercise.saltmere import City
+from siem.exercise.steps import scenes
+from siem.node import now_utc
+
+pytestmark = pytest.mark.slow
+
+FAST = ("--speed", "240")
+"""A quarter of a minute for the evening."""
+KEYS = [
+    "operators",
+    "sources",
+    "records",
+    "events",
+    "rejected",
+    "findings",
+    "expected",
+    "found",
+    "missed",
+    "false",
+    "lost",
+    "first_finding_s",
+    "peak_rss_mb",
+]
+OF_THE_EVENING = KEYS[:-2]
+"""The last two are of the machine."""
+LEFT_OUT = "open-breakers"
+PROMISED = 37
+
+
+def _demo(tmp_path: Path, *words: str) -> tuple[int, dict[str, Any], str]:
+    """Exit code, verdict, and what was said."""
+    done = subprocess.run(
+        [sys.executable, "-m", "siem.cli", "demo", "--once", "-o", "json", *FAST, *words],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=170,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == 1, done.stderr
+    return done.returncode, json.loads(lines[0]), done.stderr
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, dict[str, Any], str]:
+    return _demo(tmp_path_factory.mktemp("whole"), "--seed", "1")
+
+
+def test_the_evening_keeps_its_promises(whole: tuple[int, dict[str, Any], str]) -> None:
+    code, verdict, said = whole
+
+    assert list(verdict) == KEYS
+    assert verdict["operators"] == 4
+    assert verdict["rejected"] == 0
+    assert verdict["found"] == verdict["expected"] == PROMISED, said
+    assert verdict["findings"] >= PROMISED
+    assert (verdict["missed"], verdict["false"], verdict["lost"]) == (0, 0, 0), said
+    assert 0 < verdict["first_finding_s"] <= 60
+    assert 0 < verdict["peak_rss_mb"] < 4000
+    assert code == 0
+
+
+@pytest.mark.parametrize("seed", ["2", "3"])
+def test_another_city_keeps_them_as_well(seed: str, tmp_path: Path) -> None:
+    code, verdict, said = _demo(tmp_path, "--seed", seed)
+
+    assert (verdict["found"], verdict["missed"], verdict["false"]) == (PROMISED, 0, 0), said
+    assert code == 0, said
+
+
+def test_the_same_seed_gives_the_same_numbers(
+    whole: tuple[int, dict[str, Any], str], tmp_path: Path
+) -> None:
+    _, again, _ = _demo(tmp_path, "--seed", "1")
+
+    for name in OF_THE_EVENING:
+        assert again[name] == whole[1][name], name
+
+
+def test_a_step_left_out_takes_its_findings_along(
+    whole: tuple[int, dict[str, Any], str], tmp_path: Path
+) -> None:
+    city = City(1)
+    lacks = {step.name: scene for step, scene in scenes(city, Clock(now_utc(), 240.0))}[LEFT_OUT]
+
+    code, verdict, said = _demo(tmp_path, "--seed", "1", "--without", LEFT_OUT)
+
+    assert code == 0, said
+    # None is false: what the step promised is gone; none is missed: all else is there.
+    assert (verdict["missed"], verdict["false"], verdict["lost"]) == (0, 0, 0), said
+    assert verdict["expected"] == PROMISED - len(lacks.expected)
+    assert verdict["findings"] <= whole[1]["findings"] - len(lacks.expected)
+    assert verdict["records"] == whole[1]["records"] - len(lacks.puts)
+    assert verdict["sources"] == whole[1]["sources"]
+    assert LEFT_OUT not in said
+
+
+def test_an_ordinary_evening_is_quiet(tmp_path: Path) -> None:
+    code, verdict, said = _demo(tmp_path, "--seed", "3", "--ordinary")
+
+    assert verdict["records"] > 10_000
+    assert (verdict["findings"], verdict["expected"], verdict["lost"]) == (0, 0, 0), said
+    assert verdict["first_finding_s"] is None
+    assert code == 0
+    assert list(tmp_path.glob("cityward-demo-*")) == []
+
+
+# ---- nothing is left behind
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[int]]]:
+    """A demo whose consoles answer, and the processes below it."""
+    said = tmp_path / "said"
+    with said.open("wb") as log:
+        demo = subprocess.Popen(
+            [sys.executable, "-m", "siem.cli", "demo", *FAST],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+        )
+    until_s = time.monotonic() + 60
+    while len(re.findall(r"http://\S+", said.read_text())) < 4:
+        assert demo.poll() is None, said.read_text()
+        assert time.monotonic() < until_s, said.read_text()
+        time.sleep(0.2)
+    pids = list(below(demo.pid))
+    yield demo, pids
+    for pid in (demo.pid, *pids):
+        if _lives(pid):
+            os.kill(pid, signal.SIGKILL)
+    demo.wait()
+
+
+def _lives(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def _wait_until_gone(pids: list[int]) -> list[int]:
+    until_s = time.monotonic() + 30
+    while (left := [pid for pid in pids if _lives(pid)]) and time.monotonic() < until_s:
+        time.sleep(0.2)
+    return left
+
+
+def test_ctrl_c_ends_all_processes_and_leaves_no_file(
+    running: tuple[subprocess.Popen[bytes], list[int]], tmp_path: Path
+) -> None:
+    demo, pids = running
+    assert len(pids) >= 8
+
+    os.killpg(demo.pid, signal.SIGINT)
+
+    assert demo.wait(30) == 130
+    assert _wait_until_gone(pids) == []
+    assert list(tmp_path.glob("cityward-demo-*")) == []
+
+
+def test_a_killed_demo_takes_its_nodes_along(
+    running: tuple[subprocess.Popen[bytes], list[int]],
+) -> None:
+    demo, pids = running
+
+    demo.kill()
+    demo.wait(10)
+
+    assert _wait_until_gone(pids) == []
