@@ -28,6 +28,8 @@ EXIT_CODES = {
 LISTING = ("finding", "source")
 """Nouns with a verb `list`."""
 
+HELP = {"--help", "-h"}
+
 log = logging.getLogger(__name__)
 
 app = App(
@@ -63,6 +65,9 @@ app.command(config)
 config.command("siem.commands.config:show", name="show")
 config.command("siem.commands.config:schema", name="schema")
 
+model = App(name="model", help="Anomaly models: a second opinion on what they let pass.")
+app.command(model)
+model.command("siem.commands.model:audit", name="audit")
 bench = App(name="bench", help="Speed figures, with the machine they were measured on.")
 app.command(bench)
 bench.command("siem.commands.bench:node", name="node")
@@ -124,7 +129,7 @@ def run(words: Sequence[str]) -> int:
 def _spelled(words: Sequence[str]) -> list[str]:
     """A noun alone lists; `-` is standard input, which the library takes for an option."""
     noun, *rest = words or [""]
-    is_alone = noun in LISTING and (not rest or rest[0] in ("-o", "--output", "-c", "--config"))
+    is_alone = noun in LISTING and (not rest or rest[0].startswith("-")) and not HELP & {*rest}
     if noun == "ingest":
         return [noun, *("/dev/stdin" if word == "-" else word for word in rest)]
     return [noun, "list", *rest] if is_alone else list(words)

@@ -87,6 +87,9 @@ def write_findings(
     if form != "table":
         write(rows, form, columns, head=head)
         return
+    rows = list(rows)
+    if not rows:
+        return
     from rich.table import Table
     from rich.text import Text
 
@@ -122,9 +125,11 @@ def _table(rows: Iterable[Row], columns: Sequence[str], out: TextIO, head: bool)
 
     table = Table(box=None, pad_edge=False, header_style="bold", show_header=head)
     cells = [[visible(text(row.get(name))) for name in columns] for row in rows]
-    shown = [at for at, _ in enumerate(columns) if not cells or any(line[at] for line in cells)]
+    if not cells:
+        return
+    shown = [at for at, _ in enumerate(columns) if any(line[at] for line in cells)]
     for at in shown:
-        number = bool(cells) and all(line[at][:1].isdecimal() for line in cells)
+        number = all(line[at][:1].isdecimal() for line in cells)
         keep = columns[at] in _WHOLE
         right = number and not keep
         table.add_column(

@@ -301,12 +301,14 @@ class _File:
         self.source = source
         self._number = number
         self._began_s = time.monotonic()
+        self._records = 0
         self._rejected: Counter[str] = Counter()
         self._unreadable = ""
 
     def note(self, gathered: Gathered, events: Sequence[Event]) -> None:
         """Count what a batch gave."""
         if gathered.batch is not None:
+            self._records += len(gathered.batch.records)
             self._rejected.update(gathered.batch.rejected)
         bad = next((event for event in events if event.is_malformed), None)
         if bad is not None and not self._unreadable:
@@ -324,6 +326,9 @@ class _File:
         state, name = self.source.state, visible(self.source.id)
         if state.state == "failed":
             yield f"{name}: failed: {visible(state.error)}"
+            return
+        if state.records and not self._records:
+            yield f"{name}: was read before, nothing is new"
             return
         parts = [
             f"{state.records:,} {WORDS[self.source.framing]}",
@@ -344,7 +349,7 @@ class _File:
 
     def _rate(self) -> float:
         took_s = time.monotonic() - self._began_s
-        return self.source.state.records / took_s if took_s else 0.0
+        return self._records / took_s if took_s else 0.0
 
 
 def _reasons(counts: Counter[str]) -> str:

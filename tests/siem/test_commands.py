@@ -253,6 +253,7 @@ def test_what_a_node_has_read_it_does_not_tell_again(run, node):
     done = run("ingest", "--keep", "auth.log", "-c", str(node), "-o", "table")
 
     assert (done.code, done.out) == (0, "Nothing to report.\n")
+    assert re.search(r"^auth\.log@\w+: was read before, nothing is new$", done.err, re.MULTILINE)
 
 
 @pytest.mark.slow
@@ -621,6 +622,12 @@ def one_of(run: Run, node: Path) -> dict[str, object]:
 
 def test_a_noun_alone_lists(run, node):
     assert run("finding", "-c", str(node)).rows == run("finding", "list", "-c", str(node)).rows
+
+
+def test_an_empty_table_is_no_table(run, node):
+    done = run("finding", "-o", "table", "-c", str(node), "--since", "1s")
+
+    assert (done.out, done.err) == ("", "No finding matches.\n")
 
 
 def test_findings_are_filtered_by_a_query(run, node):
