@@ -13,7 +13,7 @@ from detectors.anomaly.calibrate import Budget, Calibration
 from detectors.anomaly.state import pack, unpack
 from detectors.anomaly.words import number, span
 
-VERSION = 1
+VERSION = 2
 MODEL_VERSION = "1.0.0"
 LEVEL_RATE = 0.05
 SCALE_RATE = 0.01
@@ -59,7 +59,7 @@ class Sensor:
     """What is known of one series: some forty numbers, a profile, seven histograms of 1 KiB."""
 
     __slots__ = (
-        "change", "channels", "forest", "high", "last_s", "level", "longest_flat", "low",
+        "calm", "change", "channels", "forest", "high", "last_s", "level", "longest_flat", "low",
         "previous", "profile", "profile_scale", "profile_seen", "recent", "rest_p", "rest_row",
         "rest_s", "rows", "run", "scale", "total", "watched_s",
     )  # fmt: skip
@@ -85,6 +85,8 @@ class Sensor:
         self.rest_row = -1
         self.rest_s = -math.inf
         self.rest_p = 0.0
+        self.calm = True
+        """Its score was usual since the last finding."""
         self.forest: Forest | None = None
 
     def header(self) -> list[Any]:
@@ -93,7 +95,7 @@ class Sensor:
             self.rows, _told(self.last_s), self.watched_s, self.previous, self.level, self.scale,
             self.change, _told(self.low), _told(self.high), self.run, self.longest_flat,
             self.profile, self.profile_seen, self.profile_scale, list(self.recent), self.rest_row,
-            _told(self.rest_s), self.rest_p,
+            _told(self.rest_s), self.rest_p, self.calm,
             [calibration.header() for calibration in (*self.channels, self.total)],
         ]  # fmt: skip
 
@@ -108,7 +110,8 @@ class Sensor:
         (
             made.rows, last_s, made.watched_s, made.previous, made.level, made.scale, made.change,
             low, high, made.run, made.longest_flat, made.profile, made.profile_seen,
-            made.profile_scale, recent, made.rest_row, rest_s, made.rest_p, headers,
+            made.profile_scale, recent, made.rest_row, rest_s, made.rest_p, made.calm,
+            headers,
         ) = header  # fmt: skip
         if len(made.profile) != PROFILE_BINS or len(made.profile_seen) != PROFILE_BINS:
             raise ValueError("a profile of another size")
@@ -159,8 +162,8 @@ class Series:
             settle_rows: No word before so many.
             smooth_rows: The score is the mean of the last so many rows.
             guard: Quantile of the scores above which a row moves level and profile no more.
-            rest_rows: After a finding a sensor rests for so many rows …
-            rest_s: … or so many seconds, unless it becomes a hundred times less probable.
+            rest_rows: After a finding a sensor rests for so many rows and until it is usual …
+            rest_s: … or for so many seconds, unless it becomes a hundred times less probable.
             sensors_max: Sensors kept; the least recently seen makes room.
             forests_max: Sensors that get a forest (about 0.3 MB each), first come, first served.
             young_factor: Until a sensor was watched for a day, only what is so much rarer speaks.
@@ -203,6 +206,7 @@ class Series:
                     sensor.rest_row = sensor.rows + self.rest_rows
                     sensor.rest_s = event.time.timestamp() + self.rest_s
                     sensor.rest_p = p / 100.0
+                    sensor.calm = False
             self._learn(sensor, event.time.timestamp(), value, score, votes)
 
     def tick(self, now: datetime) -> Iterator[Finding]:
@@ -243,9 +247,8 @@ class Series:
             "expected": min(abs(deviation), 1e6),
             "change": min(abs(step), 1e6),
             "range": min(max(value - sensor.high, sensor.low - value, 0.0) / scale, 1e6),
+            "flat line": float(sensor.run + 1) if value == sensor.previous else 0.0,
         }
-        if value == sensor.previous:
-            votes["flat line"] = float(sensor.run + 1)
         at = int(time_s % DAY_S // (DAY_S / PROFILE_BINS))
         if sensor.profile_seen[at] and sensor.watched_s > PROFILE_DAYS * DAY_S:
             usual = max(sensor.profile_scale, 1e-12)
@@ -269,7 +272,9 @@ class Series:
         return limit if sensor.watched_s >= DAY_S else limit * self.young_factor
 
     def _may_speak(self, sensor: Sensor, time_s: float, p: float) -> bool:
-        resting = sensor.rows < sensor.rest_row and time_s < sensor.rest_s
+        # A state that lasts is one finding, and another one each `rest_s`.
+        lasting = sensor.rows < sensor.rest_row or not sensor.calm
+        resting = lasting and time_s < sensor.rest_s
         return not resting or p < sensor.rest_p
 
     def _learn(
@@ -281,20 +286,25 @@ class Series:
             sensor.watched_s += min(max(time_s - sensor.last_s, 0.0), GAP_MAX_S)
         sensor.rows += 1
         sensor.last_s = time_s
-        strange = sensor.rows > self.settle_rows and score > max(
-            self.floor, sensor.total.quantile(self.guard)
+        strange = (
+            score > self.floor
+            and sensor.rows > self.settle_rows
+            and score > sensor.total.quantile(self.guard)
         )
         for at, name in enumerate(CHANNELS):
             if name in votes:
                 edge = sensor.channels[at].start * 4.0 + 1.0
-                young = sensor.channels[at].rows < self.settle_rows
-                sensor.channels[at].add(votes[name] if young else min(votes[name], edge))
+                free = not strange or sensor.channels[at].rows < self.settle_rows
+                sensor.channels[at].add(votes[name] if free else min(votes[name], edge))
+        sensor.calm = sensor.calm or score <= self.floor
         if votes:
             sensor.total.add(min(score, 2.0 * sensor.total.start + 2.0))
         if not strange:
             _follow(sensor, time_s, value)
-        sensor.run = sensor.run + 1 if value == sensor.previous else 0
-        sensor.longest_flat = max(sensor.longest_flat, sensor.run)
+        if value != sensor.previous:
+            sensor.longest_flat = max(sensor.longest_flat, sensor.run)
+            sensor.run = 0
+        sensor.run += 1
         sensor.previous = value
 
     def _finding(
