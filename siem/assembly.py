@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ def node_of(
         clock=clock,
         event_time=event_time,
         rule_states=states,
+        off=frozenset(settings.rules.off),
     )
 
 
@@ -114,11 +115,13 @@ def detectors_of(
     documents = {one.analytic.id: one for one in ruleset.speaking()}
     detectors: list[Detector] = [engine]
     if settings.models.on:
-        detectors += [Surprise(), Series(), Silence()]
-    return detectors, lambda: [_rule_state(one, documents) for one in engine.states()]
+        quiet = [one.id for one in settings.source if one.quiet_ok]
+        detectors += [Surprise(), Series(), Silence(quiet=quiet)]
+    off = frozenset(settings.rules.off)
+    return detectors, lambda: [_rule_state(one, documents, off) for one in engine.states()]
 
 
-def _rule_state(state: Any, documents: Mapping[str, Any]) -> RuleState:
+def _rule_state(state: Any, documents: Mapping[str, Any], off: Set[str]) -> RuleState:
     """What the engine knows of a rule, with what its document says."""
     found = RuleState(
         id=state.id,
@@ -132,6 +135,9 @@ def _rule_state(state: Any, documents: Mapping[str, Any]) -> RuleState:
         matches=state.matches,
         arriving=state.arriving,
     )
+    if state.id in off:
+        why = "off in the settings (rules.off)"
+        found = msgspec.structs.replace(found, state="not evaluated", reason=why)
     document = documents.get(state.id)
     if document is None:
         return found

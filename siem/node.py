@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -175,6 +175,7 @@ class Node:
         findings_days: int = 365,
         clock: Clock = now_utc,
         event_time: bool = False,
+        off: Set[str] = frozenset(),
         rule_states: Callable[[], Sequence[RuleState]] = lambda: (),
         watch: Callable[[Source, Batch, int], None] = lambda source, batch, events: None,
     ) -> None:
@@ -194,6 +195,7 @@ class Node:
             "cw.mode": mode,
             **({"cw.site": site} if site else {}),
         }
+        self._off = off
         self._rule_states = rule_states
         self._watch = watch
         self._queue: queue.Queue[Gathered] = queue.Queue(maxsize=QUEUE_BATCHES)
@@ -269,12 +271,20 @@ class Node:
         fault("after-receive")
         events = [self._described(event, source, now) for event in source.events(batch, now)]
         source.count(batch, events, now)
+        if batch.ended:
+            self._ended(source)
         if events or len(batch.records) or batch.ended:
             documents = [document(event) for event in events]
             self._batch_number = self.events.append(documents, {source.id: source.place(batch)})
             fault("after-commit-before-detect")
         self._watch(source, batch, len(events))
         return events
+
+    def _ended(self, source: Source) -> None:
+        """Tell the detectors that care that nothing more comes from a source."""
+        for detector in self.detectors:
+            if end := getattr(detector, "end", None):
+                end(source.id)
 
     def _failed(self, source: Source, error: str, now: datetime) -> list[Event]:
         log.error("Source %s failed: %s", source.id, error)
@@ -326,7 +336,7 @@ class Node:
                 found += detector.tick(now)
             except Exception:  # one detector must not blind the others
                 log.exception("Detector %s failed on a batch of %d.", detector.name, len(events))
-        return found
+        return [one for one in found if one.analytic.id not in self._off]
 
     def _now(self, events: Sequence[Event]) -> datetime:
         """Time of detection: the clock's, or for files of the past the newest event's."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from cityward import ConfigError
 from siem import assembly
@@ -13,6 +14,9 @@ from siem.config import Settings
 from siem.console.protocol import Usage
 from siem.node import Clock, now_utc
 from siem.store.protocol import Events, Findings, Person, RuleState, SourceState
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class Served:
@@ -83,9 +87,22 @@ def serve(settings: Settings, listening: socket.socket) -> None:
 
     from siem.console.app import make_app
 
-    app = make_app(Served(settings))
+    app: ASGIApp = make_app(Served(settings))
+    if settings.console.secure_cookie:
+        app = _as_https(app)
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
     uvicorn.Server(config).run(sockets=[listening])
+
+
+def _as_https(app: ASGIApp) -> ASGIApp:
+    """Behind a TLS proxy every request came over HTTPS, whatever the last hop was."""
+
+    async def told(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope = {**scope, "scheme": "https"}
+        await app(scope, receive, send)
+
+    return told
 
 
 def listen(settings: Settings) -> socket.socket:

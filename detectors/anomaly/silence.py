@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -116,6 +116,7 @@ class Silence:
         span_factor: float = 10.0,
         speakers_max: int = 20_000,
         sources_max: int = 1_000,
+        quiet: Collection[str] = (),
     ) -> None:
         """Set up an empty model.
 
@@ -129,6 +130,7 @@ class Silence:
                 well enough either.
             speakers_max: Speakers kept; the least recently heard of its source makes room.
             sources_max: Sources kept; the least recently heard makes room.
+            quiet: Ids of sources whose silence means nothing.
         """
         self.patience = patience
         self.pauses_min = pauses_min
@@ -137,6 +139,7 @@ class Silence:
         self.span_factor = span_factor
         self.speakers_max = speakers_max
         self.sources_max = sources_max
+        self.quiet = frozenset(quiet)
         self.evicted = 0
         """Speakers and sources forgotten for want of room."""
         self.jumps = 0
@@ -153,6 +156,8 @@ class Silence:
         """Hear who speaks; in the time of each source, tell who does not."""
         touched: dict[str, Source] = {}
         for event in events:
+            if event.record.source in self.quiet:
+                continue
             source = self._source(event)
             touched[event.record.source] = source
             yield from self._hear(source, event)

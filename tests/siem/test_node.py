@@ -216,3 +216,23 @@ def test_settings_without_a_source_make_a_node_that_only_waits(tmp_path: Path) -
 
     assert node.sources == []
     node.close()
+
+
+def test_a_rule_that_is_off_does_not_speak_and_is_shown_so(tmp_path: Path) -> None:
+    config = _node_folder(tmp_path)
+    rule = "5b0d1c1e-0c53-4f51-8a3f-4c1f8a6b7c11"
+    config.write_text(
+        config.read_text().replace("shipped = false", f'shipped = false\noff = ["{rule}"]')
+    )
+    (tmp_path / "auth.log").write_bytes(_line(1))
+    source = assembly.file_source(tmp_path / "auth.log", assembly.load("collectors"))
+    node = assembly.node_of(load(config), sources=[source], event_time=True)
+
+    for gathered in node.collect_from(source):
+        node.conclude(node.detect(node.keep(gathered)))
+    node.finish()
+
+    assert node.db.search("", Range()).total == 0
+    state = next(one for one in node.db.rules() if one.id == rule)
+    assert (state.state, state.reason) == ("not evaluated", "off in the settings (rules.off)")
+    node.close()
