@@ -61,9 +61,11 @@ class Calibration:
     def p(self, score: float) -> float:
         """Probability of a score at least so high, by what was learnt; never 0."""
         if score < self.start:
+            at = int(BINS_PER_OCTAVE * math.log2(1.0 + score)) if score > 0.0 else 0
+            if not at:
+                return (self.rows + 0.5) / (self.rows + 1.0)
             counts = np.frombuffer(self.counts, np.float32)
-            at = min(BINS - 1, int(BINS_PER_OCTAVE * math.log2(1.0 + max(score, 0.0))))
-            return float((counts[at:].sum() + 0.5) / (self.rows + 1.0))
+            return (float(np.add.reduce(counts[at:])) + 0.5) / (self.rows + 1.0)
         over = (score - self.start) / self.scale
         tail = (
             math.exp(-min(over, 700.0))

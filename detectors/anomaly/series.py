@@ -197,17 +197,17 @@ class Series:
             if found is None:
                 continue
             key, value = found
-            score, votes, sensor = self.score(key, value, event.time.timestamp())
-            p = sensor.total.p(score)
-            if sensor.rows >= self.settle_rows and score > self.floor:
-                limit = self._limit(sensor)
-                if p <= limit and self._may_speak(sensor, event.time.timestamp(), p):
+            time_s = event.time.timestamp()
+            score, votes, sensor = self.score(key, value, time_s)
+            if score > self.floor and sensor.rows >= self.settle_rows:
+                p, limit = sensor.total.p(score), self._limit(sensor)
+                if p <= limit and self._may_speak(sensor, time_s, p):
                     yield self._finding(event, sensor, value, score, p, limit, votes)
                     sensor.rest_row = sensor.rows + self.rest_rows
-                    sensor.rest_s = event.time.timestamp() + self.rest_s
+                    sensor.rest_s = time_s + self.rest_s
                     sensor.rest_p = p / 100.0
                     sensor.calm = False
-            self._learn(sensor, event.time.timestamp(), value, score, votes)
+            self.learn(sensor, time_s, value, score, votes)
 
     def tick(self, now: datetime) -> Iterator[Finding]:
         """Time alone says nothing here; silence is another model's."""
@@ -277,9 +277,10 @@ class Series:
         resting = lasting and time_s < sensor.rest_s
         return not resting or p < sensor.rest_p
 
-    def _learn(
+    def learn(
         self, sensor: Sensor, time_s: float, value: float, score: float, votes: Mapping[str, float]
     ) -> None:
+        """Learn a reading from what `score` said of it."""
         if sensor.rows == 0:
             sensor.level = sensor.previous = value
         else:
