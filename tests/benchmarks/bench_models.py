@@ -171,7 +171,7 @@ def _nab_raw(alerts: Sequence[int], rows: Any, windows: Any, costs: Any) -> floa
         for begin, end in windows
     ]
     hit: set[int] = set()
-    score = 0.0
+    score: float = 0.0
     for alert in sorted(one for one in alerts if one >= probation):
         inside = next((at for at, (low, high) in enumerate(spans) if low <= alert <= high), None)
         if inside is not None:
@@ -187,7 +187,8 @@ def _nab_raw(alerts: Sequence[int], rows: Any, windows: Any, costs: Any) -> floa
         before = [span for span in spans if span[1] < alert]
         far = (alert - before[-1][1]) / max(before[-1][1] - before[-1][0], 1) if before else 4.0
         score += costs["fpWeight"] * (_sigmoid(far) if far <= 3.0 else -1.0)
-    return score - costs["fnWeight"] * (len(spans) - len(hit))
+    missed: float = costs["fnWeight"] * (len(spans) - len(hit))
+    return float(score - missed)
 
 
 def _sigmoid(place: float) -> float:
