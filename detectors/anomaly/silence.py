@@ -156,7 +156,8 @@ class Silence:
         """Hear who speaks; in the time of each source, tell who does not."""
         touched: dict[str, Source] = {}
         for event in events:
-            if event.record.source in self.quiet:
+            # A flow is told when it is over: its time says nothing of who speaks now.
+            if event.record.source in self.quiet or event.logsource.category == "flow":
                 continue
             source = self._source(event)
             touched[event.record.source] = source

@@ -32,6 +32,7 @@ from detectors.sigma.rule import Absence, Correlation, RuleSet
 from detectors.sigma.view import View, text_of
 from detectors.sigma.window import (
     KEPT_MAX,
+    UNKNOWN,
     Entry,
     Reached,
     Window,
@@ -171,6 +172,7 @@ class _Windows:
         self.groups: OrderedDict[Key, Window] = OrderedDict()
         self.titles = titles
         self.kept = 0
+        self.now_us = UNKNOWN
 
     def see(self, match: Match) -> Iterator[Finding]:
         self.counts["seen"] += 1
@@ -180,6 +182,7 @@ class _Windows:
             return
         window = self.groups.setdefault(key, Window())
         self.groups.move_to_end(key)
+        window.touched_us = self.now_us
         values = values_of(self.one, match.view)
         entry = Entry(time_us(match.event.time), match.rule, values, match.event)
         before, cut = len(window.entries), window.cut
@@ -228,12 +231,14 @@ class _Windows:
 
     def tick(self, now: datetime) -> Iterator[Finding]:
         """What was left over speaks; windows that no event can reach any more are forgotten."""
-        now_us, span_us = time_us(now), self.one.timespan_s * 1_000_000
+        self.now_us, span_us = time_us(now), self.one.timespan_s * 1_000_000
         for key, window in list(self.groups.items()):
-            newest = window.entries[-1] if window.entries else None
-            if window.fired_us is None or now_us - window.fired_us >= span_us:
+            if window.touched_us == UNKNOWN:
+                window.touched_us = self.now_us
+            quiet_us = self.now_us - window.touched_us
+            if quiet_us >= span_us:
                 yield from self._left(key, window)
-            if newest is None or now_us - newest.time_us > 2 * span_us:
+            if quiet_us > 2 * span_us:
                 self.kept -= len(window.entries)
                 del self.groups[key]
 
@@ -261,6 +266,7 @@ class _Windows:
         self.counts = Counter(saved.counts)
         self.groups = OrderedDict(saved.windows)
         for window in self.groups.values():
+            window.touched_us = UNKNOWN
             for entry in window.entries + window.late:
                 entry.event = None if entry.event is None else with_dates(entry.event)
         self.kept = sum(len(window.entries) for window in self.groups.values())

@@ -77,6 +77,10 @@ class Reached(msgspec.Struct, frozen=True):
         return [entry.event for entry in self.entries if entry.event is not None]
 
 
+UNKNOWN = -1
+"""Not by any clock yet: the next tick says when."""
+
+
 class Window(msgspec.Struct):
     """What one group has seen."""
 
@@ -86,6 +90,8 @@ class Window(msgspec.Struct):
     """Those in a row that were too late."""
     fired_us: int | None = None
     """When it last spoke."""
+    touched_us: int = UNKNOWN
+    """When its newest event came, by the clock of `tick`: a log may be read long after its time."""
     since: int = 0
     """Base events on which the condition held since then."""
     last: dict[str, int] = {}

@@ -97,6 +97,7 @@ def test_groups_do_not_mix_and_an_event_without_the_field_is_counted() -> None:
 
 def test_a_group_that_goes_on_speaks_once_a_time_span_and_counts_the_rest() -> None:
     one = engine(COUNT)
+    list(one.tick(START))
 
     found = acts(one, *((60.0 * minute, "a") for minute in range(25)))
     rest = list(one.tick(START + timedelta(hours=1)))
@@ -373,11 +374,24 @@ def test_counting_as_they_come_agrees_with_counting_a_window_again(
 
 def test_time_that_passes_forgets_windows() -> None:
     one = engine(COUNT)
+    list(one.tick(START))
     acts(one, (0, "a"), (1, "a"))
 
     list(one.tick(START + timedelta(hours=1)))
 
     assert b'"entries":[{' not in one.snapshot()
+
+
+def test_a_log_that_is_read_long_after_its_time_keeps_its_windows() -> None:
+    one = engine(COUNT)
+    read_at = START + timedelta(days=3)
+
+    list(one.tick(read_at))
+    acts(one, (0, "a"), (1, "a"))
+    list(one.tick(read_at + timedelta(seconds=1)))
+    found = acts(one, (2, "a"))
+
+    assert len(found) == 1
 
 
 ABSENT = (
