@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -44,19 +46,28 @@ def run(*, config: ConfigFile = None, path_only: bool = False) -> int:
     return 0
 
 
-def serve(*, config: ConfigFile = None) -> int:
+def serve(*, config: ConfigFile = None, with_parent: bool = False) -> int:
     """Serve the console of a node that runs on the same state folder.
 
     Args:
         config: Settings file; otherwise the first one found counts.
+        with_parent: End when standard input closes: when the node that started it is gone.
     """
     from siem import serve as console
 
     _, settings = _settings(config)
     listening = console.listen(settings)
+    if with_parent:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     print(f"console {console.address_of(listening)}", file=sys.stderr, flush=True)
     console.serve(settings, listening)
     return 0
+
+
+def _end_with_parent() -> None:
+    """Standard input is a pipe from the node: it closes when the node is gone, even killed."""
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _settings(named: str | None) -> tuple[Path, Settings]:
@@ -71,9 +82,9 @@ def _settings(named: str | None) -> tuple[Path, Settings]:
 
 
 def _start_console(file: Path) -> subprocess.Popen[bytes]:
-    words = [sys.executable, "-m", "siem.cli", "serve", "--config", str(file)]
+    words = [sys.executable, "-m", "siem.cli", "serve", "--with-parent", "--config", str(file)]
     # Its own session: Ctrl+C comes to us, and we end it after the last batch.
-    return subprocess.Popen(words, start_new_session=True)
+    return subprocess.Popen(words, start_new_session=True, stdin=subprocess.PIPE)
 
 
 def _stop_on_signals(node: Node) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -236,3 +237,34 @@ def test_a_rule_that_is_off_does_not_speak_and_is_shown_so(tmp_path: Path) -> No
     state = next(one for one in node.db.rules() if one.id == rule)
     assert (state.state, state.reason) == ("not evaluated", "off in the settings (rules.off)")
     node.close()
+
+
+@pytest.mark.slow
+def test_the_console_ends_with_a_node_that_is_killed(tmp_path: Path) -> None:
+    config = _node_folder(tmp_path)
+    (tmp_path / "auth.log").touch()
+    config.write_text(config.read_text() + "[console]\nport = 0\n")
+    words = [sys.executable, "-m", "siem.cli", "run", "--config", str(config)]
+    node = subprocess.Popen(words, stderr=subprocess.PIPE)
+    assert node.stderr is not None
+    said = node.stderr.readline().decode()
+    address = said.split()[1]
+
+    node.kill()
+    node.wait()
+
+    assert said.startswith("console http://127.0.0.1:")
+    for _ in range(100):
+        if not _answers(address):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"the console at {address} outlived its node")
+
+
+def _answers(address: str) -> bool:
+    host, port = address.removeprefix("http://").strip("/").split(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=1).close()
+    except OSError:
+        return False
+    return True
