@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ from siem.store.protocol import RuleState
 
 HEAD_BYTES = 65_536
 """How much of a file is looked at to recognise it."""
+
+SECRET_BYTES = 32
 
 RULES_FOLDER = Path(__file__).parent.parent / "rules"
 """The rule library that comes with cityward."""
@@ -86,16 +90,28 @@ def db_of(settings: Settings, inventory: Inventory, clock: Clock) -> NodeDb:
 
 
 def secret_of(state: Path, name: str) -> bytes:
-    """A secret of this node: 32 random bytes in a file that only its owner reads, made once."""
+    """A secret of this node: 32 random bytes in a file that only its owner reads, made once.
+
+    Raises:
+        ConfigError: the file does not hold them.
+    """
     path = state / name
     state.mkdir(parents=True, exist_ok=True)
-    try:
-        made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_bytes()
-    with os.fdopen(made, "wb") as file:
-        file.write(secrets.token_bytes(32))
-    return path.read_bytes()
+    if not path.exists():
+        # It has its name when it is whole: an empty secret would be everyone's.
+        made, unfinished = tempfile.mkstemp(dir=state)
+        with os.fdopen(made, "wb") as file:
+            file.write(secrets.token_bytes(SECRET_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(unfinished, path)
+        os.unlink(unfinished)
+    secret = path.read_bytes()
+    if len(secret) != SECRET_BYTES:
+        what = f"no secret: {len(secret)} bytes of {SECRET_BYTES}"
+        raise ConfigError(what, str(path), "Restore it from a backup, or remove it for a new one.")
+    return secret
 
 
 def detectors_of(

@@ -37,9 +37,13 @@ TICK_S = 0.5
 """Detectors are told at least so often that time has passed."""
 RETRY_S = 10.0
 """A reader that failed is tried again after so long."""
+STOP_S = 10.0
+"""After the stop, what readers have taken already is kept for at most so long."""
 STATES_EVERY_S = 1.0
 COMPACT_EVERY_S = 60.0
 RETAIN_EVERY_S = 3600.0
+RATE_OVER, RATE_STEP = timedelta(minutes=5), timedelta(seconds=1)
+"""The rate is over so long, and counted in such steps."""
 LATE_S = 60.0
 """An event is late if its source has already sent one this much newer."""
 
@@ -63,12 +67,13 @@ class Source:
         self.logsource = spec.logsource
         # A class remembers across batches and is made once; a function is called anew each time.
         self.collector = collector() if isinstance(collector, type) else collector
+        self._is_broken = False
         self.rereads: bool = getattr(reader, "rereads", False)
         self._lost_flows = 0
         self.skip = 0
         """Events that are read again and already durable."""
         self.state = SourceState(source=self.id, collector=name)
-        self._recent: deque[tuple[datetime, int]] = deque(maxlen=600)
+        self._recent: deque[tuple[datetime, int]] = deque(maxlen=RATE_OVER // RATE_STEP + 1)
 
     def resume(self, place: Mapping[str, Any] | None) -> Any:
         """Where the reader goes on, from what the event store kept of this source.
@@ -80,6 +85,8 @@ class Source:
             return None
         self.state = msgspec.convert(place["state"], SourceState)
         self._lost_flows = place.get("open_flows", 0)
+        if "memory" in place:
+            self.collector.memory = place["memory"]
         if self.rereads and self.state.state != "ended":
             self._lost_flows = 0
             self.skip = self.state.events
@@ -97,11 +104,13 @@ class Source:
         place = {"at": batch.place, "state": msgspec.to_builtins(self.state)}
         if self.framing == "packets" and not self.rereads:
             place["open_flows"] = self.collector.counts["flows_open"]
+        if memory := getattr(self.collector, "memory", None):
+            place["memory"] = msgspec.to_builtins(memory)
         return place
 
     def events(self, batch: Batch, now: datetime) -> list[Event]:
         """What the collector makes of a batch, without what is already durable."""
-        found = list(self.collector(batch.records)) if len(batch.records) else []
+        found = self._made(batch.records) if len(batch.records) else []
         if (tick := getattr(self.collector, "tick", None)) and not len(batch.records):
             found += tick(now)
         if batch.ended and (end := getattr(self.collector, "end", None)):
@@ -111,6 +120,19 @@ class Source:
         again = min(self.skip, len(found))
         self.skip -= again
         return found[again:]
+
+    def _made(self, records: Sequence[Record]) -> list[Event]:
+        """Events of records; of those that break the collector, one by one, that they do."""
+        try:
+            return list(self.collector(records))
+        except Exception as fault_:  # a record must not stop the node, now and at every start
+            if not self._is_broken:
+                self._is_broken = True
+                log.exception("Collector %s failed on a record of %s.", self.name, self.id)
+            if len(records) > 1 and self.framing != "packets":
+                return [event for one in records for event in self._made([one])]
+            why = f"the collector failed: {type(fault_).__name__}"
+            return [Event.malformed(records[0], self.logsource, why)]
 
     def _loss(self, now: datetime) -> Event:
         """Flows that were open on an interface when the process ended; nobody can end them now."""
@@ -123,12 +145,16 @@ class Source:
         """Bring the state that Health shows up to date."""
         state = self.state
         malformed = [event for event in events if event.is_malformed]
-        newest = max((event.time for event in events), default=None)
         last = state.last_event
-        late = last and sum((last - event.time).total_seconds() > LATE_S for event in events)
-        if events:
+        newest = max((event.time for event in events), default=last)
+        late = sum((last - event.time).total_seconds() > LATE_S for event in events) if last else 0
+        # If all are late, the clock of the source was set back.
+        set_back = late == len(events)
+        if self._recent and abs(now - self._recent[-1][0]) < RATE_STEP:
+            self._recent[-1] = self._recent[-1][0], self._recent[-1][1] + len(events)
+        else:
             self._recent.append((now, len(events)))
-        window = now - timedelta(minutes=5)
+        window = now - RATE_OVER
         self.state = msgspec.structs.replace(
             state,
             records=state.records + len(batch.records),
@@ -137,12 +163,13 @@ class Source:
             malformed=state.malformed + len(malformed),
             lost=state.lost + batch.lost,
             cut=state.cut + batch.cut,
-            late=state.late + (late or 0),
-            last_event=max(last, newest) if last and newest else newest or last,
+            late=state.late + late,
+            last_event=max(last, newest) if last and newest and not set_back else newest,
             last_received=now if events else state.last_received,
-            rate_per_min=sum(n for at, n in self._recent if at >= window) / 5,
-            lag_s=(now - newest).total_seconds() if newest else state.lag_s,
+            rate_per_min=sum(n for at, n in self._recent if at > window) / 5,
+            lag_s=(now - newest).total_seconds() if events and newest else state.lag_s,
             state="ended" if batch.ended else "running",
+            error="",
             sample=str(malformed[-1].fields.get("event.original", ""))[:200]
             if malformed
             else state.sample,
@@ -209,16 +236,31 @@ class Node:
     def collect(self) -> Iterator[Gathered | None]:
         """Batches of all sources as they come, until `stop` is set; None: only time has passed."""
         places = self.events.places()
-        for source in self.sources:
-            place = source.resume(places.get(source.id))
-            threading.Thread(
-                target=self._read, args=(source, place), name=source.id, daemon=True
-            ).start()
+        readers = [self._start(one, one.resume(places.get(one.id))) for one in self.sources]
         while not self.stop.is_set():
-            try:
-                yield self._queue.get(timeout=TICK_S)
-            except queue.Empty:
-                yield None
+            yield self._next(TICK_S)
+        # What was received is kept: a datagram does not come again. A capture is read again.
+        until_s = time.monotonic() + STOP_S
+        while any(one.is_alive() for one in readers) or not self._queue.empty():
+            if time.monotonic() > until_s:
+                log.error("Batches that wait are lost, unless their sources are read again.")
+                return
+            gathered = self._next(TICK_S / 10)
+            if gathered and not gathered.source.rereads:
+                yield gathered
+
+    def _next(self, timeout_s: float) -> Gathered | None:
+        try:
+            return self._queue.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+
+    def _start(self, source: Source, place: Any) -> threading.Thread:
+        reader = threading.Thread(
+            target=self._read, args=(source, place), name=source.id, daemon=True
+        )
+        reader.start()
+        return reader
 
     def collect_from(self, source: Source) -> Iterator[Gathered]:
         """Batches of one source in this thread, until it ends."""
@@ -230,7 +272,7 @@ class Node:
         while True:
             ended = False
             for gathered in self._batches(source, place):
-                self._put(gathered)
+                self._queue.put(gathered)
                 if gathered.batch is not None:
                     place, ended = gathered.batch.place, gathered.batch.ended
             # A capture cannot be taken up in the middle: that happens at the next start.
@@ -243,22 +285,15 @@ class Node:
         try:
             for batch in source.reader.read(place, self.stop):
                 yield Gathered(source, batch)
-                if batch.ended or self.stop.is_set():
+                if batch.ended:
                     return
         except CitywardError as fault_:
             error = str(fault_)
         except Exception as fault_:  # a fault of ours must not stop the other sources
             log.exception("Source %s failed.", source.id)
             error = repr(fault_)
-        yield Gathered(source, None, error)
-
-    def _put(self, gathered: Gathered) -> None:
-        while not self.stop.is_set():
-            try:
-                self._queue.put(gathered, timeout=0.5)
-            except queue.Full:
-                continue
-            return
+        if not self.stop.is_set():
+            yield Gathered(source, None, error)
 
     # ---- Event kept
 
@@ -273,7 +308,7 @@ class Node:
         source.count(batch, events, now)
         if batch.ended:
             self._ended(source)
-        if events or len(batch.records) or batch.ended:
+        if events or len(batch.records) or batch.lost or batch.rejected or batch.ended:
             documents = [document(event) for event in events]
             self._batch_number = self.events.append(documents, {source.id: source.place(batch)})
             fault("after-commit-before-detect")
@@ -287,7 +322,8 @@ class Node:
                 end(source.id)
 
     def _failed(self, source: Source, error: str, now: datetime) -> list[Event]:
-        log.error("Source %s failed: %s", source.id, error)
+        if (source.state.state, source.state.error) != ("failed", error):
+            log.error("Source %s failed: %s", source.id, error)
         source.state = msgspec.structs.replace(source.state, state="failed", error=error)
         return []
 
@@ -416,9 +452,11 @@ class Node:
         self._save()
 
     def close(self) -> None:
-        """Stop reading, save models and windows, and let go of the files."""
+        """Stop reading and let go of the files.
+
+        It saves nothing: after a fault, what was not concluded on is detected at the next start.
+        """
         self.stop.set()
-        self.finish()
         self.events.close()
         self.db.close()
 
@@ -441,6 +479,7 @@ def run(node: Node) -> None:
         findings = node.detect(events)
         node.conclude(findings)
         node.tidy()
+    node.finish()
 
 
 def document(event: Event) -> Document:

@@ -104,6 +104,8 @@ SIGNS = (
     ("modbus", "func"),
 )
 FIELDS_MAX = 1_024
+HEADERS_MAX = 1_000
+"""Files whose header is remembered; the oldest gives way."""
 """Columns of a header that are kept."""
 
 
@@ -117,16 +119,15 @@ def looks_like_zeek(head: bytes) -> bool:
 
 @collector(ZEEK, looks_like=looks_like_zeek, strength=70)
 class Zeek:
-    """Read one log; the header of a source is remembered until the next one.
+    """Read logs; the header of each file is remembered until its next one.
 
     References:
         docs.zeek.org, "Log Formats and Inspection"; base/frameworks/logging/writers/ascii.
     """
 
     def __init__(self) -> None:
-        self._columns: list[str] = []
-        self._header: dict[str, str] = {}
-        self._separator = "\t"
+        self.memory: dict[str, dict[str, Any]] = {}
+        """Header of each file of the source; it is needed after a restart, too."""
 
     def __call__(self, records: Iterable[Record]) -> Iterator[Event]:
         """One event a line; header lines are events, too, of what they announce."""
@@ -143,27 +144,29 @@ class Zeek:
         if data.lstrip()[:1] == b"{":
             line = flat(read_json(data))
             return _event(line, _path_of(line), record)
-        if not self._columns:
+        header = self.memory.get(record.source, {})
+        if not (columns := header.get("columns")):
             raise ValueError("a line of values before any #fields header")
-        parts = data.decode("utf-8", "backslashreplace").split(self._separator, FIELDS_MAX + 1)
-        if len(parts) != len(self._columns):
-            raise ValueError(f"{len(parts)} values, the header has {len(self._columns)} columns")
-        line = {name: _value(part) for name, part in zip(self._columns, parts, strict=True)}
-        return _event(line, self._header.get("path") or _path_of(line), record)
+        parts = data.decode("utf-8", "backslashreplace").split(header["separator"], FIELDS_MAX + 1)
+        if len(parts) != len(columns):
+            raise ValueError(f"{len(parts)} values, the header has {len(columns)} columns")
+        line = {name: _value(part) for name, part in zip(columns, parts, strict=True)}
+        return _event(line, header.get("path") or _path_of(line), record)
 
     def _announce(self, record: Record) -> Event:
         """Take a line of the header and say so."""
         said = record.data[1:].decode("utf-8", "backslashreplace")
-        name, _, value = said.replace("#separator ", "separator\t").partition(self._separator)
+        header = self._header_of(record.source)
+        name, _, value = said.replace("#separator ", "separator\t").partition(header["separator"])
         if said.startswith("separator "):
             name, value = "separator", said[10:].strip()
-            self._separator = _unescaped(value)
-        if name in ("separator", "path", "open", "close", "set_separator"):
-            self._header[name] = value.strip()[:256]
+            header["separator"] = _unescaped(value)
+        elif name == "path":
+            header["path"] = value.strip()[:256]
         elif name == "fields":
-            columns = value.split(self._separator, FIELDS_MAX + 1)
-            self._columns = [clean(column) for column in columns[:FIELDS_MAX]]
-        service = self._header.get("path", "")
+            columns = value.split(header["separator"], FIELDS_MAX + 1)
+            header["columns"] = [clean(column)[:128] for column in columns[:FIELDS_MAX]]
+        service = header.get("path", "")
         fields = {
             "event.kind": "state",
             "event.action": "log_header",
@@ -172,6 +175,12 @@ class Zeek:
             "cw.time_source": "collector",
         }
         return Event(record.received, ZEEK, fields, record)
+
+    def _header_of(self, source: str) -> dict[str, Any]:
+        header = self.memory.setdefault(source, {"separator": "\t"})
+        if len(self.memory) > HEADERS_MAX:
+            del self.memory[next(iter(self.memory))]
+        return header
 
 
 def _unescaped(value: str) -> str:

@@ -241,7 +241,7 @@ class _Run:
         others = [one for one in self._others if one.source not in mine]
         states = [*others, *(source.state for source in node.sources)]
         if self._keep and states:
-            node.db.keep((), node.events.last_batch, sources=states)
+            node.db.keep((), node.db.checkpoint()[0], sources=states)
         node.events.close()
         node.db.close()
 

@@ -41,8 +41,7 @@ def run(*, config: ConfigFile = None, path_only: bool = False) -> int:
     finally:
         node.close()
         if console is not None:
-            console.terminate()
-            console.wait(timeout=10)
+            _end(console)
     return 0
 
 
@@ -85,6 +84,16 @@ def _start_console(file: Path) -> subprocess.Popen[bytes]:
     words = [sys.executable, "-m", "siem.cli", "serve", "--with-parent", "--config", str(file)]
     # Its own session: Ctrl+C comes to us, and we end it after the last batch.
     return subprocess.Popen(words, start_new_session=True, stdin=subprocess.PIPE)
+
+
+def _end(console: subprocess.Popen[bytes]) -> None:
+    """A download under way must not keep the console, nor its fault the node's good end."""
+    console.terminate()
+    try:
+        console.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        console.kill()
+        console.wait()
 
 
 def _stop_on_signals(node: Node) -> None:

@@ -261,6 +261,24 @@ def test_the_console_ends_with_a_node_that_is_killed(tmp_path: Path) -> None:
     raise AssertionError(f"the console at {address} outlived its node")
 
 
+@pytest.mark.slow
+def test_a_console_that_hangs_does_not_spoil_the_end_of_its_node(tmp_path: Path) -> None:
+    config = _node_folder(tmp_path)
+    (tmp_path / "auth.log").touch()
+    config.write_text(config.read_text() + "[console]\nport = 0\n")
+    words = [sys.executable, "-m", "siem.cli", "run", "--config", str(config)]
+    node = subprocess.Popen(words, stderr=subprocess.PIPE)
+    assert node.stderr is not None
+    assert node.stderr.readline().startswith(b"console http://")
+    console = int(Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text())
+
+    os.kill(console, signal.SIGSTOP)
+    node.send_signal(signal.SIGTERM)
+
+    assert node.wait(timeout=60) == 0
+    assert not Path(f"/proc/{console}").exists()
+
+
 def _answers(address: str) -> bool:
     host, port = address.removeprefix("http://").strip("/").split(":")
     try:

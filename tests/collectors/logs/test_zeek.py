@@ -123,3 +123,32 @@ def test_each_log_has_its_fields(line, wanted):
 
     assert event.logsource.service == wanted[0]
     assert {name: event.fields[name] for name in wanted[1]} == wanted[1]
+
+
+def test_each_file_of_a_folder_has_its_own_header():
+    lines = [
+        ("zeek/conn.log", b"#path\tconn"),
+        ("zeek/conn.log", b"#fields\tts\tid.orig_h"),
+        ("zeek/dns.log", b"#path\tdns"),
+        ("zeek/dns.log", b"#fields\tts\tquery"),
+        ("zeek/conn.log", b"1.5\t192.0.2.1"),
+        ("zeek/dns.log", b"1.5\ta.example"),
+    ]
+
+    events = list(Zeek()(Record(data, source, 0, NOW) for source, data in lines))
+
+    assert (events[4].logsource.service, events[4].fields["source.ip"]) == ("conn", "192.0.2.1")
+    assert (events[5].logsource.service, events[5].fields["dns.question.name"]) == (
+        "dns",
+        "a.example",
+    )
+
+
+def test_a_new_instance_goes_on_with_the_memory_of_the_one_before():
+    before, after = Zeek(), Zeek()
+    list(before(_records(b"#separator \\x7c\n#path|dns\n#fields|ts|query")))
+
+    after.memory = json.loads(json.dumps(before.memory))
+    (event,) = after(_records(b"1.5|a.example"))
+
+    assert event.fields["dns.question.name"] == "a.example"
