@@ -19,6 +19,9 @@ from cityward.fields import SECTORS
 
 ReaderKind = Literal["file", "folder", "capture", "interface", "syslog_udp", "syslog_tcp"]
 
+PORT_MAX = 65_535
+DAYS_MAX = 36_500
+QUOTA_MAX_GB = 1e9
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
 
@@ -226,8 +229,16 @@ def _impossible(settings: Settings) -> Iterator[tuple[str, str]]:
         key = needed.get(source.reader, "path")
         if not getattr(source, key):
             yield f"source[{number}].{key}", f"a {source.reader} source needs {key}"
-    if settings.retention.events_days < 1 or settings.retention.findings_days < 1:
-        yield "retention", "less than a day is no retention"
+        _, colon, port = source.listen.rpartition(":")
+        if key == "listen" and not (colon and port.isdecimal() and int(port) <= PORT_MAX):
+            yield f"source[{number}].listen", f"{source.listen!r} is no address:port"
+    if not 0 <= settings.console.port <= PORT_MAX:
+        yield "console.port", f"{settings.console.port} is no port"
+    kept = settings.retention
+    if not (1 <= kept.events_days <= DAYS_MAX and 1 <= kept.findings_days <= DAYS_MAX):
+        yield "retention", f"things are kept for 1 to {DAYS_MAX} days"
+    if not 0 <= kept.disk_quota_gb <= QUOTA_MAX_GB:
+        yield "retention.disk_quota_gb", f"{kept.disk_quota_gb} is no size; 0 is no limit"
 
 
 def _twice(table: str, ids: list[str]) -> Iterator[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -48,13 +49,14 @@ def audit(
     db = assembly.db_of(settings, from_settings(settings), now_utc)
     recent = span(since, "", now_utc())
     before = Range(recent.since - timedelta(days=LEARN_DAYS), recent.since)
-    known = list(_events(events, kind, before))
-    if len(known) < ROWS_MIN:
-        what = f"{len(known)} events of the week before {since} are too few to learn from"
-        print(f"{what}: {ROWS_MIN} are needed.", file=sys.stderr)
-        return 0
-    found = challenge(kind, known, list(_events(events, kind, recent)))
-    rows = [_row(one, db) for one in found]
+    with closing(events), closing(db):
+        known = list(_events(events, kind, before))
+        if len(known) < ROWS_MIN:
+            what = f"{len(known)} events of the week before {since} are too few to learn from"
+            print(f"{what}: {ROWS_MIN} are needed.", file=sys.stderr)
+            return 0
+        found = challenge(kind, known, list(_events(events, kind, recent)))
+        rows = [_row(one, db) for one in found]
     streams.write(rows, streams.form_for(output, sys.stdout), COLUMNS)
     return 0
 

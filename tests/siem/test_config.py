@@ -98,7 +98,33 @@ def test_a_whole_file_is_read(tmp_path):
             "zone[1].id",
         ),
         ("[[asset]]\nid = ''", "'' is there twice or empty", "asset[0].id"),
-        ("[retention]\nevents_days = 0", "less than a day is no retention", "retention"),
+        ("[retention]\nevents_days = 0", "things are kept for 1 to 36500 days", "retention"),
+        (
+            "[retention]\nevents_days = 1_000_000_000",
+            "things are kept for 1 to 36500 days",
+            "retention",
+        ),
+        (
+            "[retention]\ndisk_quota_gb = -1.0",
+            "-1.0 is no size; 0 is no limit",
+            "retention.disk_quota_gb",
+        ),
+        (
+            "[retention]\ndisk_quota_gb = nan",
+            "nan is no size; 0 is no limit",
+            "retention.disk_quota_gb",
+        ),
+        ("[console]\nport = 65_536", "65536 is no port", "console.port"),
+        (
+            "[[source]]\nid = 'a'\nreader = 'syslog_udp'\nlisten = '5514'",
+            "'5514' is no address:port",
+            "source[0].listen",
+        ),
+        (
+            "[[source]]\nid = 'a'\nreader = 'syslog_tcp'\nlisten = '127.0.0.1:65536'",
+            "'127.0.0.1:65536' is no address:port",
+            "source[0].listen",
+        ),
     ],
 )
 def test_a_wrong_setting_is_named_with_file_and_key(tmp_path, text, what, key):
