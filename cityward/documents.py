@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from cityward.errors import RuleError
 MAX_BYTES = 1_048_576
 MAX_DEPTH = 24
 MAX_NODES = 200_000
+_LONG_NUMBER = re.compile(r"[-+.\d][\w.:+-]{300,}")
+"""YAML 1.1 counts `1:1:1…` to the base of 60, in a time that grows with the square."""
 
 Place = tuple[str | int, ...]
 """Path of keys and list positions from the root of a document."""
@@ -93,6 +96,8 @@ def _guard(text: str, file: str) -> None:
         where = f"{file}:{mark.line + 1}" if mark else file
         if isinstance(event, yaml.AliasEvent):
             raise RuleError(f"alias *{event.anchor}", where, "Write the value out.")
+        if isinstance(event, yaml.ScalarEvent) and _is_endless(event):
+            raise RuleError(f"{len(event.value)} characters in a number", where, "Quote it.")
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -103,6 +108,11 @@ def _guard(text: str, file: str) -> None:
             raise RuleError(f"more than {MAX_NODES} values", where, "Split the file.")
 
 
+def _is_endless(scalar: Any) -> bool:
+    """Whether a value without quotes would be read as a number of hundreds of digits."""
+    return not scalar.implicit[1] and _LONG_NUMBER.fullmatch(scalar.value) is not None
+
+
 def _mark(node: Any, place: Place, lines: dict[Place, int]) -> None:
     import yaml
 
@@ -110,6 +120,9 @@ def _mark(node: Any, place: Place, lines: dict[Place, int]) -> None:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             inner = (*place, key.value) if isinstance(key, yaml.ScalarNode) else place
+            if inner in lines and inner != place:
+                what = f"key {key.value[:60]!r} is there twice"
+                raise yaml.constructor.ConstructorError(None, None, what, key.start_mark)
             lines[inner] = key.start_mark.line + 1
             _mark(value, inner, lines)
     elif isinstance(node, yaml.SequenceNode):
