@@ -6,6 +6,7 @@ Our own parts come in through the same groups as anyone's.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from importlib.metadata import entry_points
@@ -21,6 +22,8 @@ Framing = Literal["lines", "document", "packets"]
 Collect = Callable[[Iterable[Record]], Iterator[Event]]
 LooksLike = Callable[[bytes], bool]
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 class CollectorSpec(msgspec.Struct, frozen=True):
@@ -152,20 +155,37 @@ class Detector(Protocol):
         ...
 
 
-def load(group: str) -> dict[str, Any]:
-    """Load every part of a group (`collectors`, `decoders`, `detectors`, `actuators`) by name.
+GROUPS = ("collectors", "decoders", "detectors", "actuators")
+_MARKED = ("collectors", "decoders")
 
-    Raises:
-        PluginError: an entry point cannot be imported; it is named.
-    """
+
+def load(group: str) -> dict[str, Any]:
+    """Load every part of a group (one of `GROUPS`) by name; a broken one is logged and left out."""
     found = {}
+    for name, part in _parts(group):
+        if isinstance(part, PluginError):
+            log.error("%s is left out: %s. %s", part.where, part.what, part.todo)
+        else:
+            found[name] = part
+    return found
+
+
+def broken(group: str) -> list[PluginError]:
+    """What `load` leaves out, and why."""
+    return [part for _, part in _parts(group) if isinstance(part, PluginError)]
+
+
+def _parts(group: str) -> Iterator[tuple[str, Any]]:
+    """Every part by name, or why it cannot be one."""
     for point in sorted(entry_points(group=f"cityward.{group}"), key=lambda point: point.name):
         try:
-            found[point.name] = point.load()
-        except Exception as error:
-            raise PluginError(
+            part = point.load()
+            if group in _MARKED and not hasattr(part, "cityward_spec"):
+                raise TypeError(f"{point.value} is not marked as one of the {group}")
+        except Exception as error:  # whatever a stranger's module does when it is imported
+            part = PluginError(
                 f"{type(error).__name__}: {error}",
                 f"entry point {point.name} = {point.value} in cityward.{group}",
                 "Mend or remove the package that brings it.",
-            ) from error
-    return found
+            )
+        yield point.name, part

@@ -18,7 +18,7 @@ from typing import Literal
 
 import msgspec
 
-from cityward import CitywardError, ConfigError
+from cityward import CitywardError, ConfigError, plugin
 from siem import assembly
 from siem import config as settings_file
 from siem import output as streams
@@ -81,6 +81,8 @@ def _checks(named: str | None) -> Iterator[Check]:
         yield Check("settings", "ok", f"{path}: operator {settings.operator}, {settings.sector}")
         yield from _settings_rights(path)
     running = _is_running(settings)
+    for group in plugin.GROUPS:
+        yield from (_wrong("plug-in", error) for error in plugin.broken(group))
     for look in (_state, _clock, _disk, _store, _people, _rules, _sources):
         try:
             yield from look(settings)
