@@ -88,7 +88,9 @@ def moment(text: str, where: str, now: datetime) -> datetime:
     try:
         if found is None:
             time = datetime.fromisoformat(text)
-            return time if time.tzinfo else time.replace(tzinfo=UTC)
+            time = time if time.tzinfo else time.replace(tzinfo=UTC)
+            # Nothing is kept outside; beyond it there is no room for a zone or five minutes more.
+            return min(max(time, TIME_MIN), TIME_MAX)
         time = now - timedelta(seconds=int(found[1] or 0) * _SECONDS[found[2] or "s"])
     except (ValueError, OverflowError):
         raise CitywardError(

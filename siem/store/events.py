@@ -27,7 +27,7 @@ from cityward.fields import FIELDS
 from siem.store.archive import EVENT_ID_SQL, MEMORY_LIMIT, Archived, Look, Looking, archives
 from siem.store.faults import fault, is_due
 from siem.store.lines import COLUMNS, Encoder, documents_of, event_id
-from siem.store.protocol import Document, Page, Range
+from siem.store.protocol import TIME_MAX, TIME_MIN, Document, Page, Range
 from siem.store.query import DuckDialect, from_micros, parse, steps
 from siem.store.spool import Header, Segment, commit_line, pairs, segments, sync_folder
 
@@ -278,18 +278,23 @@ class EventStore:
 
     def _begin_segment(self) -> None:
         """A new file with all places, durable before the first batch goes into it."""
-        self._first = self._batch + 1
-        self._opened = self._clock().astimezone(UTC)
-        path = self.folder / "spool" / f"{self._first:016d}.ndjson"
+        first, opened = self._batch + 1, self._clock().astimezone(UTC)
+        path = self.folder / "spool" / f"{first:016d}.ndjson"
         unfinished = path.with_suffix(".tmp")
+        file = unfinished.open("wb", buffering=0)
+        try:
+            header = Header(FORMAT, first, opened, self._places)
+            self._write(file, msgspec.json.encode(header) + b"\n")
+            fault("rotate-before-rename")
+            # A segment of this name holds no batch, but all places: it is never gone for a moment.
+            unfinished.replace(path)
+        except OSError:
+            # The old segment goes on: what went into a file without a name would be lost.
+            file.close()
+            raise
         if self._file is not None:
             self._file.close()
-        self._file = unfinished.open("wb", buffering=0)
-        header = Header(FORMAT, self._first, self._opened, self._places)
-        self._write(self._file, msgspec.json.encode(header) + b"\n")
-        fault("rotate-before-rename")
-        # A segment of this name holds no batch, but all places: it must not be gone for a moment.
-        unfinished.replace(path)
+        self._file, self._first, self._opened = file, first, opened
         sync_folder(path.parent)
         fault("rotate-after-rename")
 
@@ -436,6 +441,7 @@ class EventStore:
         spans = [Range()]
         if near is not None:
             minute = timedelta(minutes=1)
+            near = min(max(near, TIME_MIN + minute), TIME_MAX)
             spans.insert(0, Range(near - minute, near + minute))
         for span in spans:
             if found := self._ask(lambda look, span=span: self._one(look, event_id, span)):  # type: ignore[misc]

@@ -155,3 +155,29 @@ def test_triage_is_kept_with_its_history(client: TestClient) -> None:
     assert rows[0]["cw.history"][-1]["by"] == "i.vasko"
     assert rows[0]["cw.history"][-1]["why"] == "planned change"
     assert "planned change" in client.get(f"/findings/{rows[0]['finding.id']}").text
+
+
+@pytest.mark.parametrize("path", ["/hunt", "/hunt.json", "/findings", "/findings.json"])
+@pytest.mark.parametrize(
+    "span",
+    [
+        "from=0001-01-01T00:00:00%2B14:00",
+        "from=all&to=9999-12-31T23:59:59-14:00",
+        "from=0001-01-01&to=9999-12-31T23:59:59.999999",
+    ],
+)
+def test_a_range_at_the_ends_of_the_calendar_is_a_range(
+    path: str, span: str, client: TestClient
+) -> None:
+    answer = client.get(f"{path}?{span}")
+
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "near", ["0001-01-01T00:00:00%2B14:00", "0001-01-01", "9999-12-31T23:59:59Z"]
+)
+def test_no_event_is_near_the_ends_of_the_calendar(near: str, client: TestClient) -> None:
+    answer = client.get(f"/hunt/{'0' * 32}.json?near={near}")
+
+    assert answer.status_code == 404
