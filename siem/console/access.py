@@ -23,6 +23,7 @@ from siem.store.protocol import Person
 SESSION = "cityward_session"
 BEFORE = "cityward_before"
 """Cookie that ties the sign-in form to the browser that got it."""
+ENDED_MAX = 10_000
 
 SESSION_MAX_S = 12 * 3600
 PASSWORD_MAX = 1024
@@ -131,6 +132,11 @@ class Access:
         self._hasher = hasher or PasswordHasher()
         self._signer = URLSafeTimedSerializer(node.secret, salt="cityward session")
         self._nobody = self._hasher.hash(secrets.token_hex(16))
+        self.turn = threading.Lock()
+        """One sign-in after the other: a hash takes 64 MiB, and a failure counts for the next."""
+        self._ended: OrderedDict[str, None] = OrderedDict()
+        self.session_cookie = cookie_name(SESSION, node.secret)
+        self.before_cookie = cookie_name(BEFORE, node.secret)
 
     def session(self, request: Request) -> Session | None:
         """Who sent a request, by session cookie or by token."""
@@ -139,7 +145,7 @@ class Access:
             digest = hashlib.sha256(bearer[7:].strip().encode()).hexdigest()
             holder = self.node.holder_of(digest)
             return Session(holder, "") if holder else None
-        return self._by_cookie(request.cookies.get(SESSION, ""))
+        return self._by_cookie(request.cookies.get(self.session_cookie, ""))
 
     def enter(self, request: Request, part: str) -> Session:
         """The session of a request that may see a part.
@@ -182,23 +188,27 @@ class Access:
     def open(self, response: Response, request: Request, person: Person) -> None:
         """Give the browser a session."""
         said = {"name": person.name, "csrf": secrets.token_urlsafe(24), "of": _stamp(person)}
-        set_cookie(response, request, SESSION, self._dump(said), SESSION_MAX_S)
-        response.delete_cookie(BEFORE)
+        set_cookie(response, request, self.session_cookie, self._dump(said), SESSION_MAX_S)
+        response.delete_cookie(self.before_cookie)
 
-    def close(self, response: Response) -> None:
-        """Take the session away."""
-        response.delete_cookie(SESSION)
+    def close(self, response: Response, session: Session | None) -> None:
+        """End the session, also for whoever has a copy of its cookie."""
+        response.delete_cookie(self.session_cookie)
+        if session and not session.by_token:
+            self._ended[session.csrf] = None
+            while len(self._ended) > ENDED_MAX:
+                self._ended.popitem(last=False)
 
     def before(self, request: Request) -> tuple[str, str]:
         """Cookie and form token for somebody who is not signed in yet."""
-        cookie = request.cookies.get(BEFORE, "")
+        cookie = request.cookies.get(self.before_cookie, "")
         if not 20 <= len(cookie) <= 100:
             cookie = secrets.token_urlsafe(24)
         return cookie, self._before_token(cookie)
 
     def check_before(self, request: Request, token: str) -> bool:
         """Whether a sign-in form came from a page of ours in this browser."""
-        cookie = request.cookies.get(BEFORE, "")
+        cookie = request.cookies.get(self.before_cookie, "")
         return bool(cookie) and hmac.compare_digest(
             self._before_token(cookie).encode(), token.encode()
         )
@@ -217,6 +227,7 @@ class Access:
             said = self._signer.loads(cookie, max_age=SESSION_MAX_S)
             person = self.node.person(said["name"])
             fits = person is not None and said["of"] == _stamp(person)
+            fits = fits and said["csrf"] not in self._ended
             return Session(person, said["csrf"]) if person and fits else None
         except (BadSignature, KeyError, TypeError):
             return None
@@ -225,6 +236,11 @@ class Access:
 def password_hash(password: str) -> str:
     """What is kept of a password: Argon2id, as the library writes it."""
     return PasswordHasher().hash(password)
+
+
+def cookie_name(name: str, secret: bytes) -> str:
+    """Name of a cookie of one node: all ports of a host share their cookies."""
+    return f"{name}_{hmac.new(secret, name.encode(), 'sha256').hexdigest()[:8]}"
 
 
 def set_cookie(

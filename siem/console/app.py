@@ -125,7 +125,10 @@ def _errors(app: FastAPI, site: Site) -> None:
         number = secrets.token_hex(4)
         log.error("Page failed, id %s.", number, exc_info=error)
         said = Fault("a fault of ours", f"id {number}, in the log", "Tell us the id.")
-        return _said(site, request, 500, said)
+        answer = _said(site, request, 500, said)
+        # This answer is made outside of the guard.
+        _protect(answer.headers, request.url.path)
+        return answer
 
     app.add_exception_handler(NotSignedIn, not_signed_in)
     app.add_exception_handler(NotYours, not_yours)
@@ -176,11 +179,13 @@ class _Guard:
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers[name] = value
-                if not scope["path"].startswith("/static/"):
-                    headers["cache-control"] = "no-store"
+                _protect(MutableHeaders(scope=message), scope["path"])
             await send(message)
 
         await self.app(scope, limited, guarded)
+
+
+def _protect(headers: MutableHeaders, path: str) -> None:
+    headers.update(HEADERS)
+    if not path.startswith("/static/"):
+        headers["cache-control"] = "no-store"

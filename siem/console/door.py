@@ -8,7 +8,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from siem.console.access import (
-    BEFORE,
     LANDS_ON,
     NotSignedIn,
     NotYours,
@@ -107,7 +106,7 @@ class Door:
             "name": name,
         }
         response = self.site.html(request, "sign_in.html", context, status)
-        set_cookie(response, request, BEFORE, cookie)
+        set_cookie(response, request, self.access.before_cookie, cookie)
         return response
 
     def _sign_in(self, request: Request, form: FormData) -> Response:
@@ -115,12 +114,16 @@ class Door:
         address = request.client.host if request.client else "unknown"
         if not self.access.check_before(request, text(form, "csrf")):
             return self._form(request, onward, "This form is too old. Send it again.", name, 403)
-        if wait_s := self.access.wait_s(name, address):
+        person = None
+        with self.access.turn:
+            wait_s = self.access.wait_s(name, address)
+            if not wait_s:
+                person = self.access.check_password(name, text(form, "password"), address)
+        if wait_s:
             error = f"Too many tries. Wait {ago(wait_s)}."
             response = self._form(request, onward, error, name, 429)
             response.headers["retry-after"] = str(int(wait_s) + 1)
             return response
-        person = self.access.check_password(name, text(form, "password"), address)
         now = self.site.node.now()
         if person is None:
             self.site.node.audit(name[:200], "sign-in refused", address, now)
@@ -137,7 +140,7 @@ class Door:
             if not self.access.check_form(session, text(form, "csrf")):
                 raise NotYours(session.person, "form")
             self.site.node.audit(session.person.name, "sign-out", "", self.site.node.now())
-        self.access.close(response)
+        self.access.close(response, session)
         return response
 
     def _set(self, request: Request, form: FormData) -> Response:

@@ -5,12 +5,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx2 as httpx
 import pytest
 from starlette.testclient import TestClient
 
-from siem.console.access import BEFORE, SESSION, Tries
+from siem.console.access import BEFORE, SESSION, Access, Tries, cookie_name
+from siem.console.app import make_app
 from siem.store.protocol import Person
 from tests.siem.console import fake
 from tests.siem.console.conftest import csrf_of, sign_in
@@ -109,14 +113,15 @@ def test_a_wrong_name_or_password_says_the_same(
 
     assert answer.status_code == 401
     assert "Name or password do not fit." in answer.text
-    assert SESSION not in client.cookies
+    assert not any(name.startswith(SESSION) for name in client.cookies)
 
 
-def test_a_changed_cookie_is_no_session(signed_in: Enter) -> None:
+def test_a_changed_cookie_is_no_session(signed_in: Enter, node: fake.FakeNode) -> None:
     client = signed_in()
-    value = client.cookies[SESSION]
+    name = cookie_name(SESSION, node.secret)
+    value = client.cookies[name]
     client.cookies.clear()
-    client.cookies.set(SESSION, value[:-3] + ("abc" if value[-3:] != "abc" else "abd"))
+    client.cookies.set(name, value[:-3] + ("abc" if value[-3:] != "abc" else "abd"))
 
     answer = client.get("/findings")
 
@@ -142,6 +147,46 @@ def test_signing_out_ends_the_session(signed_in: Enter) -> None:
     client.post("/sign-out", data={"csrf": token})
 
     assert client.get("/findings").status_code == 303
+
+
+def test_a_copy_of_the_cookie_is_worth_nothing_after_signing_out(
+    signed_in: Enter, node: fake.FakeNode
+) -> None:
+    client = signed_in()
+    name = cookie_name(SESSION, node.secret)
+    copy = client.cookies[name]
+    client.post("/sign-out", data={"csrf": csrf_of(client.get("/findings").text)})
+    client.cookies.set(name, copy)
+
+    answer = client.get("/findings")
+
+    assert answer.status_code == 303
+
+
+def test_two_nodes_on_one_host_keep_a_session_each(node: fake.FakeNode) -> None:
+    other = fake.operator()
+    other.secret = b"of another node " * 2
+    jar = httpx.Cookies()
+    first, second = (
+        TestClient(make_app(one, Access(one, fake.HASHER)), follow_redirects=False)
+        for one in (node, other)
+    )
+    first.cookies = second.cookies = jar
+    forms = [csrf_of(one.get("/sign-in").text) for one in (first, second)]
+
+    for one, token in zip((first, second), forms, strict=True):
+        one.post("/sign-in", data={"csrf": token, "name": "i.vasko", "password": fake.PASSWORD})
+
+    assert [one.get("/findings").status_code for one in (first, second)] == [200, 200]
+
+
+def test_many_tries_at_once_are_no_more_than_ten(client: TestClient) -> None:
+    data = {"csrf": csrf_of(client.get("/sign-in").text), "name": "i.vasko", "password": "wrong"}
+
+    with ThreadPoolExecutor(40) as pool:
+        answers = list(pool.map(lambda _: client.post("/sign-in", data=data), range(40)))
+
+    assert Counter(one.status_code for one in answers) == {401: 10, 429: 30}
 
 
 def test_after_ten_failures_a_name_waits_also_with_the_right_password(client: TestClient) -> None:
@@ -194,9 +239,11 @@ def test_a_form_without_the_token_of_its_session_changes_nothing(
     assert client.get("/findings").status_code == 200
 
 
-def test_the_sign_in_form_works_only_in_the_browser_that_got_it(client: TestClient) -> None:
+def test_the_sign_in_form_works_only_in_the_browser_that_got_it(
+    client: TestClient, node: fake.FakeNode
+) -> None:
     token = csrf_of(client.get("/sign-in").text)
-    client.cookies.delete(BEFORE)
+    client.cookies.delete(cookie_name(BEFORE, node.secret))
 
     answer = client.post(
         "/sign-in", data={"csrf": token, "name": "i.vasko", "password": fake.PASSWORD}
@@ -265,6 +312,22 @@ def test_every_answer_carries_the_strict_policy(path: str, signed_in: Enter) -> 
     )
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["referrer-policy"] == "no-referrer"
+
+
+def test_also_a_fault_of_ours_carries_the_strict_policy(
+    node: fake.FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app(node, Access(node, fake.HASHER))
+    client = TestClient(app, follow_redirects=False, raise_server_exceptions=False)
+    sign_in(client, "i.vasko")
+    monkeypatch.setattr(node, "disk", lambda: 1 // 0)
+
+    answer = client.get("/health")
+
+    assert answer.status_code == 500
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'; ")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cache-control"] == "no-store"
 
 
 def test_no_page_has_inline_script_or_style(signed_in: Enter) -> None:
