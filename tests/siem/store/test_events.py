@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import pytest
@@ -95,6 +96,29 @@ def test_batches_have_numbers_without_a_gap_over_restarts(tmp_path: Path, clock:
 
     assert numbers == [1, 2, 3]
     assert places == {"auth": 2, "dns": 7}
+
+
+def test_a_segment_that_cannot_begin_loses_no_batch_behind_it(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = EventStore.open(tmp_path, clock, segment_max_bytes=1)
+    store.append([event(0)], {"auth": 1})
+    with monkeypatch.context() as full:
+        full.setattr(EventStore, "_write", staticmethod(_no_space))
+        with pytest.raises(OSError, match="No space"):
+            store.append([event(1)], {"auth": 2})
+
+    number = store.append([event(1)], {"auth": 2})
+    store.close()
+
+    again = EventStore.open(tmp_path, clock)
+    assert number == again.last_batch == 2
+    assert sequences(again) == [1, 0]
+    again.close()
+
+
+def _no_space(file: IO[bytes], data: bytes) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_places_survive_although_their_segments_are_compacted(tmp_path: Path, clock: Clock) -> None:
