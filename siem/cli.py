@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 from cityward import CitywardError
+from siem.output import visible
 
 EXIT_CODES = {
     0: "done, and nothing to report",
@@ -90,7 +91,8 @@ def help_(topic: str = "") -> int:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Run the command and leave with its exit code."""
+    """Run the command and leave with its exit code; what it makes is for this account alone."""
+    os.umask(0o077)
     sys.exit(run(sys.argv[1:] if words is None else words))
 
 
@@ -136,7 +138,8 @@ def _spelled(words: Sequence[str]) -> list[str]:
 
 
 def _say(*lines: str) -> None:
-    print("\n".join(line for line in lines if line), file=sys.stderr)
+    shown = (visible(line) for text in lines for line in text.splitlines())
+    print("\n".join(shown), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 Form = Literal["table", "json", "ndjson", "csv"]
 Row = Mapping[str, Any]
 
+_UNSEEN = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""What JSON leaves as it is, and a terminal obeys: C1 controls, changes of direction."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """First characters that a spreadsheet takes for a formula."""
 PIPE_WIDTH = 120
@@ -68,9 +71,9 @@ def write(
     out = out or sys.stdout
     if form == "ndjson":
         for row in rows:
-            out.write(msgspec.json.encode(row).decode() + "\n")
+            out.write(_json(row) + "\n")
     elif form == "json":
-        out.write(msgspec.json.format(msgspec.json.encode(list(rows))).decode() + "\n")
+        out.write(msgspec.json.format(_json(list(rows))) + "\n")
     elif form == "csv":
         writer = csv.writer(out, lineterminator="\n")
         if head:
@@ -180,6 +183,11 @@ def visible(value: str) -> str:
     )
 
 
+def _json(value: Any) -> str:
+    """JSON whose every character is printable: what obeys a terminal is written as its number."""
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", msgspec.json.encode(value).decode())
+
+
 def _cell(value: Any) -> str:
-    cell = text(value)
+    cell = visible(text(value))
     return "'" + cell if cell.startswith(_FORMULA) and not isinstance(value, (int, float)) else cell

@@ -190,7 +190,7 @@ class _Run:
             )
         names: Counter[str] = Counter()
         for path in files:
-            source = _lasting_name(path) if self._keep else path.name
+            source = _lasting_name(path) if self._keep else _name(path)
             names[source] += 1
             source = source if names[source] == 1 else f"{source}#{names[source]}"
             try:
@@ -260,6 +260,11 @@ class _Run:
             yield from documents
 
 
+def _name(path: Path) -> str:
+    """The name of a file as text, also where its bytes are no UTF-8."""
+    return path.name.encode(errors="backslashreplace").decode()
+
+
 def _lasting_name(path: Path) -> str:
     """A source id that stays with what is in a file: a log that grows or is rotated keeps it."""
     with path.open("rb") as file:
@@ -267,7 +272,7 @@ def _lasting_name(path: Path) -> str:
     head = expand(raw)
     first_line, _, rest = head.partition(b"\n")
     lasting = first_line if rest and b"\0" not in head else head + str(path.stat().st_size).encode()
-    return f"{path.name}@{hashlib.sha256(lasting).hexdigest()[:8]}"
+    return f"{_name(path)}@{hashlib.sha256(lasting).hexdigest()[:8]}"
 
 
 def _unasked(rules: Iterable[RuleState], seen: Iterable[LogSource]) -> str:

@@ -239,6 +239,60 @@ def test_control_characters_of_an_attacker_are_shown_not_obeyed(run, tmp_path):
     assert "\x1b" not in table.out
 
 
+@pytest.mark.parametrize("form", ["table", "json", "ndjson", "csv"])
+def test_no_form_lets_a_text_from_outside_steer_the_terminal(run, node, tmp_path, form):
+    steer = "\x1b]0;gone\x07 \x9b2J \u202ecba"
+    line = f"2026-03-01T10:00:00+00:00 gw{steer} sshd[7]: Failed password for a{steer} from "
+    (tmp_path / "auth.log").write_text(f"{line}192.0.2.7 port 40000 ssh2\n", encoding="utf-8")
+    run("ingest", "--keep", "auth.log", "-c", str(node))
+
+    events = run("search", "--since", "all", "-c", str(node), "-o", form).out
+
+    assert len(events.splitlines()) > 1
+    assert [char for char in events if not char.isprintable() and char != "\n"] == []
+
+
+def test_json_says_the_same_text_with_its_controls_as_numbers(run, tmp_path):
+    name = "a\x9b2J \u202ecba"
+    line = f"2026-03-01T10:00:00+00:00 gw sshd[7]: Failed password for {name} from 192.0.2.7"
+    (tmp_path / "auth.log").write_text(f"{line} port 40000 ssh2\n", encoding="utf-8")
+
+    done = run("ingest", "auth.log", "--events")
+
+    assert done.rows[0]["user.name"] == name
+    assert "a\\u009b2J \\u202ecba" in done.out
+
+
+def test_an_error_shows_the_controls_of_a_name(run):
+    done = run("rule", "check", "no\x1b[2J.yml")
+
+    assert done.code != 0
+    assert "no\\x1b[2J.yml" in done.err
+    assert "\x1b" not in done.err
+
+
+def test_a_file_whose_name_is_no_utf_8_is_read(run, tmp_path):
+    name = os.fsdecode(b"auth\xff.log")
+    (tmp_path / name).write_text(GUESSING)
+
+    done = run("ingest", name)
+
+    assert (done.code, len(done.rows)) == (0, 1)
+    assert "auth\\udcff.log (syslog): 8 records" in done.err
+
+
+def test_what_a_node_keeps_is_for_its_account_alone(node, tmp_path):
+    text = node.read_text().replace(str(tmp_path / "node" / "state"), str(tmp_path / "fresh"))
+    (tmp_path / "fresh.toml").write_text(text)
+
+    done = shell("ingest", "--keep", "auth.log", "-c", "fresh.toml", cwd=tmp_path)
+
+    made = [tmp_path / "fresh", *(tmp_path / "fresh").rglob("*")]
+    assert done.code == 0
+    assert len(made) > 5
+    assert [path for path in made if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)] == []
+
+
 def test_a_node_keeps_what_it_is_told_to_and_reads_only_what_is_new(run, node, tmp_path):
     with (tmp_path / "auth.log").open("a") as file:
         file.write(GUESSING.replace("T10:", "T11:"))
