@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cityward import ConfigError
+from cityward.documents import MAX_BYTES
 from siem import assembly
 from siem.assets import from_settings
 from siem.config import Settings
@@ -76,6 +80,19 @@ class Served:
             "Findings are kept": f"{retention.findings_days} days after they were closed",
         }
 
+    def rule_text(self, rule: RuleState) -> str:
+        """A rule as it stands in its file."""
+        try:
+            with Path(rule.file.rpartition(":")[0]).open("rb") as file:
+                return file.read(MAX_BYTES).decode("utf-8", "backslashreplace")
+        except OSError:
+            return ""
+
+    def close(self) -> None:
+        """Let go of the stores."""
+        self._events.close()
+        self._db.close()
+
     def audit(self, by: str, action: str, about: str, now: datetime) -> None:
         """Keep what a person did."""
         self._db.audit(by, action, about, now)
@@ -87,11 +104,24 @@ def serve(settings: Settings, listening: socket.socket) -> None:
 
     from siem.console.app import make_app
 
-    app: ASGIApp = make_app(Served(settings))
+    # A signal must not end us before the stores are closed.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    node = Served(settings)
+    app: ASGIApp = make_app(node)
     if settings.console.secure_cookie:
         app = _as_https(app)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
-    uvicorn.Server(config).run(sockets=[listening])
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        # Without a proxy anybody could name another address, and so try passwords for ever.
+        proxy_headers=settings.console.secure_cookie,
+    )
+    try:
+        uvicorn.Server(config).run(sockets=[listening])
+    finally:
+        node.close()
 
 
 def _as_https(app: ASGIApp) -> ASGIApp:

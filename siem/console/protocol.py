@@ -68,6 +68,10 @@ class Console(Protocol):
         """What is known of every rule."""
         ...
 
+    def rule_text(self, rule: RuleState) -> str:
+        """A rule as it stands in its file; empty if it is not at hand."""
+        ...
+
     def disk(self) -> Sequence[Usage]:
         """How full the store is."""
         ...

@@ -65,6 +65,8 @@ class Rules:
         session = self.site.access.enter(request, "rules")
         form = formats.form_of(request)
         rule = next((one for one in self.node.rules() if one.id == rule_id), None)
+        if rule is not None:
+            rule = msgspec.structs.replace(rule, text=self.node.rule_text(rule))
         if rule is None:
             what = f"no rule has the id {rule_id[:80]}"
             if form:

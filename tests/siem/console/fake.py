@@ -310,6 +310,9 @@ class FakeNode:
     def rules(self) -> list[RuleState]:
         return self.rule_states
 
+    def rule_text(self, rule: RuleState) -> str:
+        return rule.text
+
     def disk(self) -> list[Usage]:
         return [
             Usage("Parquet", 1_240_000_000, 2_000_000_000),
