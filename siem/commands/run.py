@@ -13,7 +13,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from cityward import ConfigError
+from cityward import ConfigError, TransientError
 from siem import assembly
 from siem import config as settings_file
 from siem.config import Settings
@@ -38,6 +38,12 @@ def run(*, config: ConfigFile = None, path_only: bool = False) -> int:
     _stop_on_signals(node)
     try:
         run_node(node)
+    except OSError as error:
+        raise TransientError(
+            f"the state cannot be written: {error.strerror or error}",
+            str(settings.state_path),
+            "Make room and start it again; it goes on where it stood, nothing kept is lost.",
+        ) from error
     finally:
         node.close()
         if console is not None:

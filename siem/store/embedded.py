@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from cityward.asset import Asset
-from cityward.errors import ConfigError, InputError
+from cityward.errors import ConfigError, InputError, TransientError
 from cityward.event import Event
 from cityward.fields import FIELDS, SCHEMA_VERSION
 from cityward.finding import EVENTS_KEPT, SEVERITIES, STATUSES, VERDICTS, Finding
@@ -314,15 +314,24 @@ class NodeDb:
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction that has the right to write from its beginning."""
+        """One transaction that has the right to write from its beginning.
+
+        Raises:
+            TransientError: the disk is full, or another process holds the file for too long.
+        """
         db = self._db
-        db.execute("BEGIN IMMEDIATE")
         try:
+            db.execute("BEGIN IMMEDIATE")
             yield db
+            db.commit()
+        except sqlite3.OperationalError as error:
+            db.rollback()
+            raise TransientError(
+                f"the state cannot be written: {error}", str(self.path), "Make room; try again."
+            ) from error
         except BaseException:
             db.rollback()
             raise
-        db.commit()
 
     def close(self) -> None:
         """Let go of the file."""

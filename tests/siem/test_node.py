@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import socket
 import subprocess
@@ -237,6 +238,35 @@ def test_a_rule_that_is_off_does_not_speak_and_is_shown_so(tmp_path: Path) -> No
     state = next(one for one in node.db.rules() if one.id == rule)
     assert (state.state, state.reason) == ("not evaluated", "off in the settings (rules.off)")
     node.close()
+
+
+@pytest.mark.slow
+def test_a_node_whose_disk_is_full_says_so_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    config = _node_folder(tmp_path)
+    lines = 20_000
+    (tmp_path / "auth.log").write_bytes(b"".join(_line(number) for number in range(lines)))
+    words = [sys.executable, "-m", "siem.cli", "run", "--path-only", "--config", str(config)]
+
+    full = subprocess.run(
+        words,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, 4_000_000)),
+        timeout=60,
+        check=False,
+    )
+    second = _start(config)
+    _until(config, lines, second)
+    _end(second)
+
+    assert full.returncode == 5
+    what, where, todo = full.stderr.decode().splitlines()[-3:]
+    assert what.startswith("the state cannot be written: ")
+    assert where.startswith(f"{tmp_path}/state")
+    assert todo.startswith("Make room")
+    kept = _kept(config, 2 * lines)
+    assert len(kept) == lines
+    assert set(kept.values()) == {1}
+    assert _found(config) == (1, lines)
 
 
 @pytest.mark.slow
