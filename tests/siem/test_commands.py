@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -881,9 +881,14 @@ def test_every_list_has_every_form_with_the_same_rows(run, node, words):
     cells = list(csv.DictReader(io.StringIO(run(*words, "-c", str(node), "-o", "csv").out)))
     table = run(*words, "-c", str(node), "-o", "table").out
 
-    assert whole == lines
+    assert unclocked(whole) == unclocked(lines)
     assert len(cells) == len(lines) >= 1
     assert len(table.splitlines()) > len(lines)
+
+
+def unclocked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, less the hour that ``doctor`` prints: two runs are not at the same second."""
+    return [row | {"what": ""} if row.get("check") == "clock" else row for row in rows]
 
 
 def commands() -> Iterator[tuple[str, ...]]:
