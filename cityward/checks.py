@@ -24,7 +24,7 @@ import msgspec
 from cityward.event import Event, Record
 from cityward.fields import FIELDS, faults
 from cityward.finding import EVENTS_KEPT, SEVERITIES, Finding
-from cityward.plugin import CollectorSpec, DecoderSpec, Detector, Session
+from cityward.plugin import CollectorSpec, DecoderSpec, Detector, Session, Transport
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 """When the records of a check are received."""
@@ -321,7 +321,13 @@ Piece = tuple[bool, bytes]
 """Bytes of a conversation, and whether the client sent them."""
 
 
-def check_decoder(decoder: Any, conversation: Sequence[Piece], *, mutants_each: int = 100) -> None:
+def check_decoder(
+    decoder: Any,
+    conversation: Sequence[Piece],
+    *,
+    transport: Transport | None = None,
+    mutants_each: int = 100,
+) -> None:
     """Check what a decoder promises, whatever it is given.
 
     It recognises its conversation and reads it; it gives the same messages however the bytes are
@@ -331,6 +337,7 @@ def check_decoder(decoder: Any, conversation: Sequence[Piece], *, mutants_each: 
     Args:
         decoder: A class that `@decoder` marked.
         conversation: A good conversation, in order.
+        transport: What carries it, where the decoder can do several; the first one otherwise.
         mutants_each: How many broken variants of each piece are tried.
 
     Raises:
@@ -340,27 +347,31 @@ def check_decoder(decoder: Any, conversation: Sequence[Piece], *, mutants_each: 
     assert isinstance(getattr(decoder, "cityward_spec", None), DecoderSpec), (
         f"{name} is not marked with @decoder"
     )
-    datagrams = decoder.cityward_spec.transport == "udp"
+    spec = decoder.cityward_spec
+    transport = transport or spec.transports[0]
     assert conversation, f"{name} has no sample"
-    assert decoder.recognises(conversation[0][1]), f"{name} does not recognise its own conversation"
-    whole = _decoded(decoder, conversation)
+    head = conversation[0][1]
+    assert decoder.recognises(head), f"{name} does not recognise its own conversation"
+    assert not spec.begins or head[0] in spec.begins, f"{name} does not say that it begins so"
+    whole = _decoded(decoder, conversation, transport)
     assert whole, f"{name} makes nothing of its own conversation"
     for fields in whole:
         why = fields.get("event.reason")
         assert fields.get("event.kind") != "pipeline_error", (
             f"{name} cannot read its own conversation: {why}"
         )
-    assert whole == _decoded(decoder, conversation), f"{name} reads the same bytes in two ways"
-    if not datagrams:
+    again = _decoded(decoder, conversation, transport)
+    assert whole == again, f"{name} reads the same bytes in two ways"
+    if transport == "tcp":
         single = [(who, bytes([byte])) for who, data in conversation for byte in data]
-        assert whole == _decoded(decoder, single), (
+        assert whole == _decoded(decoder, single, transport), (
             f"{name} gives other messages when the bytes come one by one"
         )
     for number, (who, data) in enumerate(conversation):
         for strange in (*HOSTILE, *_cut([data]), *mutants(data, number, mutants_each)):
             _recognises(name, decoder, strange)
             pieces = [*conversation[:number], (who, strange), *conversation[number + 1 :]]
-            _decoded(decoder, pieces, gap_at=number if len(strange) % 2 else -1)
+            _decoded(decoder, pieces, transport, gap_at=number if len(strange) % 2 else -1)
 
 
 def _recognises(name: str, decoder: Any, head: bytes) -> None:
@@ -370,15 +381,21 @@ def _recognises(name: str, decoder: Any, head: bytes) -> None:
         raise AssertionError(f"{name}.recognises raises {error!r} on {_short(head)}") from error
 
 
-def _decoded(decoder: Any, pieces: Sequence[Piece], gap_at: int = -1) -> list[dict[str, Any]]:
+def _session(transport: Transport) -> Session:
+    base: dict[str, Any] = {"network.transport": transport}
+    if transport == "link":
+        ends = ("02:00:00:00:00:01", "02:00:00:00:00:02")
+        return Session({"source.mac": ends[0], "destination.mac": ends[1]}, *ends)
+    base |= {"source.ip": "192.0.2.1", "source.port": 40_000}
+    base |= {"destination.ip": "192.0.2.2", "destination.port": 502}
+    return Session(base, "192.0.2.1:40000", "192.0.2.2:502")
+
+
+def _decoded(
+    decoder: Any, pieces: Sequence[Piece], transport: Transport, gap_at: int = -1
+) -> list[dict[str, Any]]:
     """All fields of a conversation, through a buffer as the reassembly keeps it."""
-    base: dict[str, Any] = {
-        "source.ip": "192.0.2.1",
-        "source.port": 40_000,
-        "destination.ip": "192.0.2.2",
-        "destination.port": 502,
-    }
-    part = decoder(Session(base, "192.0.2.1:40000", "192.0.2.2:502"))
+    part = decoder(_session(transport))
     rest = {True: b"", False: b""}
     found: list[dict[str, Any]] = []
     for number, (who, data) in enumerate(pieces):
@@ -392,7 +409,7 @@ def _decoded(decoder: Any, pieces: Sequence[Piece], gap_at: int = -1) -> list[di
             said = f"{_name(decoder)} raises {error!r} on the bytes {_short(given)}"
             raise AssertionError(said) from error
         assert 0 <= used <= len(given), f"{_name(decoder)} used {used} of {len(given)} bytes"
-        rest[who] = given[used:]
+        rest[who] = given[used:] if transport == "tcp" else b""
         found += fields
     found += part.end()
     for fields in found:

@@ -19,6 +19,7 @@ from cityward.event import Event, LogSource, Record
 from cityward.finding import Finding
 
 Framing = Literal["lines", "document", "packets"]
+Transport = Literal["tcp", "udp", "link"]
 Collect = Callable[[Iterable[Record]], Iterator[Event]]
 LooksLike = Callable[[bytes], bool]
 T = TypeVar("T")
@@ -61,13 +62,17 @@ def collector(
 
 
 class Session(msgspec.Struct):
-    """Constants of one conversation, made once: what each of its events starts with."""
+    """Constants of one conversation, made once: what each of its events starts with.
+
+    Without IP (`link`) a conversation is all frames of one kind from one sender: `source.mac` and
+    `destination.mac` of its first frame, and everything comes from the client.
+    """
 
     base: dict[str, Any]
     """`source.*` (who started it), `destination.*`, `network.*`; events are `{**base, own}`."""
     client: str
     server: str
-    """`ip:port` of both ends."""
+    """`ip:port`, or the hardware address, of both ends."""
 
 
 class Decoder(Protocol):
@@ -86,7 +91,8 @@ class Decoder(Protocol):
         """Decode what is whole.
 
         Args:
-            data: Bytes of this direction not yet consumed, in order; a datagram for UDP.
+            data: Bytes of this direction not yet consumed, in order; a datagram for UDP; what is
+                behind the ethertype for `link`.
             from_client: Direction: True from `session.client` to `session.server`.
             time_s: Epoch seconds of the packet that brought the newest byte.
             frame: Its frame number, from 1.
@@ -112,22 +118,42 @@ class DecoderSpec(msgspec.Struct, frozen=True):
 
     name: str
     logsource: LogSource
-    transport: Literal["tcp", "udp"]
-    ports: tuple[int, ...]
+    transports: tuple[Transport, ...]
+    """What carries it: a stream in order (`tcp`), datagrams (`udp`), frames without IP (`link`)."""
+    ports: tuple[int, ...] = ()
     """Where it is expected; it is recognised by structure on any port."""
+    ethertypes: tuple[int, ...] = ()
+    """Frames of which kinds are its own, for `link`."""
+    begins: bytes = b""
+    """Bytes with one of which every conversation begins, so that others need not be looked at;
+    empty: any."""
 
 
 def decoder(
     name: str,
     logsource: LogSource,
     *,
-    transport: Literal["tcp", "udp"] = "tcp",
+    transport: Transport | Sequence[Transport] = "tcp",
     ports: Sequence[int] = (),
+    ethertypes: Sequence[int] = (),
+    begins: bytes = b"",
 ) -> Callable[[T], T]:
-    """Mark a decoder class (see `Decoder`)."""
+    """Mark a decoder class (see `Decoder`); `session.base["network.transport"]` says what it got.
+
+    Args:
+        name: What `network.protocol` says.
+        logsource: Of its events.
+        transport: What carries it, one or several (see `DecoderSpec`).
+        ports: Where it is expected.
+        ethertypes: Which frames are its own, for `link`.
+        begins: First bytes that a conversation can have; empty: any.
+    """
+    transports = (transport,) if isinstance(transport, str) else tuple(transport)
 
     def mark(part: T) -> T:
-        part.cityward_spec = DecoderSpec(name, logsource, transport, tuple(ports))  # type: ignore[attr-defined]
+        part.cityward_spec = DecoderSpec(  # type: ignore[attr-defined]
+            name, logsource, transports, tuple(ports), tuple(ethertypes), begins
+        )
         return part
 
     return mark

@@ -57,7 +57,7 @@ class Registry:
             self.names[known.verdict] = known.spec.name
         self.ports = frozenset(port for known in made for port in known.spec.ports)
         self._of = {
-            number: [known for known in made if known.spec.transport == name]
+            number: [known for known in made if name in known.spec.transports]
             for number, name in ((TCP, "tcp"), (UDP, "udp"))
         }
 
