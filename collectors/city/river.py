@@ -1,4 +1,13 @@
-"""River gauges: answers of the USGS water service, and lines of a plain gauge."""
+"""River gauges: answers of the USGS water service, and lines of a plain gauge.
+
+Send: let the node ask the service (`reader = "http"`), or read lines that a gauge writes
+(`reader = "file"`): one JSON object a reading.
+
+Understood: water level, discharge, precipitation, temperature and further USGS parameters, with
+unit, time, place and quality.
+
+Not understood: daily values and statistics of the service.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,13 @@
-"""The packet filter of Linux: log lines of iptables, nftables and ufw."""
+"""The packet filter of Linux: log lines of iptables, nftables and ufw.
+
+Send: give the rule a log action (`log prefix "DROP: "` in nftables, `-j LOG` in iptables) and send
+the kernel's messages by syslog, or read `/var/log/kern.log` (`reader = "file"`).
+
+Understood: interfaces, addresses, ports, protocol, TCP flags, MAC addresses, lengths, and whether
+the prefix says that the packet was dropped or let through.
+
+Not understood: counters and connection-tracking events.
+"""
 
 from __future__ import annotations
 

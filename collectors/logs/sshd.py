@@ -3,6 +3,14 @@
 Each line is read for itself. A line that names no address gives an event without one: joining it
 to an earlier line of the same process would need a memory that a restart loses, and then the same
 file would not give the same events.
+
+Send: let the server log to syslog and name this node as its loghost (`reader = "syslog_tcp"`), or
+read its file (`reader = "file"`, `path = "/var/log/auth.log"`).
+
+Understood: accepted, failed and invalid logins with user, address, port and method, disconnects
+before sign-in, too many tries, closed and reset connections, repeated-message lines.
+
+Not understood: lines of PAM and of other programs; they are kept as syslog events.
 """
 
 from __future__ import annotations

@@ -1,4 +1,13 @@
-"""Suricata's EVE output: alerts and what it saw besides, one JSON object a line."""
+"""Suricata's EVE output: alerts and what it saw besides, one JSON object a line.
+
+Send: switch `eve-log` on in suricata.yaml and read its file (`reader = "file"`,
+`path = "/var/log/suricata/eve.json"`), or let it write to syslog.
+
+Understood: alerts with their rule and ATT&CK metadata, flows, DNS, HTTP, TLS, SSH and file events,
+anomalies; addresses, ports and community ids of all of them.
+
+Not understood: packet bodies; statistics are kept as metrics in `cw.vendor`.
+"""
 
 from __future__ import annotations
 

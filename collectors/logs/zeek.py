@@ -1,4 +1,13 @@
-"""Zeek's logs, as JSON lines or as tab-separated values with their header."""
+"""Zeek's logs, as JSON lines or as tab-separated values with their header.
+
+Send: read Zeek's log folder (`reader = "folder"`, `path = "/opt/zeek/logs/current"`,
+`glob = "*.log"`); JSON (`LogAscii::use_json=T`) or tab-separated.
+
+Understood: conn as flows, dns, http, ssl, ssh, files, notice, weird and the logs of industrial
+protocols, under ECS names; each log has the log source `product: zeek, service: <log>`.
+
+Not understood: a tab-separated file that is read from its middle, without its `#fields` line.
+"""
 
 from __future__ import annotations
 

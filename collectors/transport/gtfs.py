@@ -1,4 +1,12 @@
-"""Public transport in real time: GTFS-realtime feeds, one poll answer or file a record."""
+"""Public transport in real time: GTFS-realtime feeds, one poll answer or file a record.
+
+Send: let the node ask the feed (`reader = "http"`, `url` of the feed), or read files of it.
+
+Understood: trip updates with delays, vehicle positions with speed and course, service alerts with
+cause and effect, cancelled trips.
+
+Not understood: extensions of single operators (NYCT, MTA).
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,12 @@ An I-frame with monitoring data gives one event; one with commands gives one for
 that start, stop and test the transfer are events of their own. S-frames only acknowledge: they are
 counted, and are an event where they acknowledge what cannot be.
 
+Understood: start, stop and test of the transfer, all types of monitoring and control with cause,
+common address, object address, value, quality and time tag; activation, confirmation and
+termination joined; sequence faults.
+
+Not understood: file transfer beyond its headers, and private types.
+
 References:
     IEC 60870-5-104:2006, sections 5 (APCI, sequence numbers) and 8 (type identifications).
     IEC 60870-5-101:2003, section 7.2 (information elements) and 7.3 (ASDUs).

@@ -3,6 +3,11 @@
 What a message means beyond its header is data: tables at the top, one small function for each kind
 of content behind the class.
 
+Understood: all public function codes with unit, addresses, counts and values, diagnostics and
+device identification, exceptions, Schneider's UMAS (function 90), requests and answers joined.
+
+Not understood: Modbus RTU inside TCP and Modbus/TCP Security.
+
 References:
     MODBUS Application Protocol Specification V1.1b3 (function codes, sub-functions, exceptions).
     MODBUS Messaging on TCP/IP Implementation Guide V1.0b, section 3.1.3 (MBAP header).
