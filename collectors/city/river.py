@@ -3,8 +3,8 @@
 Send: let the node ask the service (`reader = "http"`), or read lines that a gauge writes
 (`reader = "file"`): one JSON object a reading.
 
-Understood: water level, discharge, precipitation, temperature and further USGS parameters, with
-unit, time, place and quality.
+Understood: water level, discharge, precipitation, temperature and further USGS parameters, in
+SI units, with time, place and quality.
 
 Not understood: daily values and statistics of the service.
 """

@@ -3,8 +3,8 @@
 Send: name this node as loghost of the device; `reader = "syslog_udp"` or `"syslog_tcp"` with
 `listen = "0.0.0.0:5514"`. Octet-counted and newline framing are both read.
 
-Understood: RFC 3164 and RFC 5424 envelopes with structured data, journald's and Docker's JSON
-wrappers; what is inside goes to the collector that knows it.
+Understood: RFC 3164 and RFC 5424 envelopes with structured data, what journalctl and dmesg print,
+Docker's JSON; what is inside goes to the collector that knows it.
 
 Not understood: the text of programs that no collector knows; it is kept whole as `message`.
 """
