@@ -119,14 +119,37 @@ FIELDS: dict[str, Field] = {
     "dns.type": Field("keyword", "The type of DNS event captured, query or answer"),
     "dns.question.name": Field("keyword", "The name being queried"),
     "dns.question.type": Field("keyword", "The type of record being queried"),
+    "dns.question.registered_domain": Field("keyword", "The highest registered domain"),
     "dns.answers.data": Field("keyword", "The data describing the resource"),
+    "dns.answers.type": Field("keyword", "The type of data contained in this resource record"),
+    "dns.answers.ttl": Field("long", "The time interval in seconds that this resource record may"),
+    "dns.resolved_ip": Field("ip[]", "Array containing all IPs seen in answers.data"),
+    "dns.op_code": Field("keyword", "The DNS operation code that specifies the kind of query"),
     "dns.response_code": Field("keyword", "The DNS response code"),
     "tls.version": Field("keyword", "Numeric part of the version parsed from the original string"),
+    "tls.version_protocol": Field("keyword", "Normalized lowercase protocol name"),
+    "tls.next_protocol": Field("keyword", "String indicating the protocol being tunneled"),
+    "tls.resumed": Field("boolean", "This TLS connection was resumed from an existing negotiation"),
     "tls.cipher": Field("keyword", "String indicating the cipher used during the current connect"),
     "tls.client.server_name": Field("keyword", "Hostname the client is trying to connect to"),
     "tls.client.ja3": Field(
         "keyword", "A hash that identifies clients based on how they perform an"
     ),
+    "tls.client.subject": Field(
+        "keyword", "Subject of the x.509 certificate presented by the client"
+    ),
+    "tls.client.issuer": Field(
+        "keyword", "Subject of the issuer of the x.509 certificate presented by the client"
+    ),
+    "tls.client.hash.sha256": Field("keyword", "SHA256 of the certificate offered by the client"),
+    "tls.client.not_before": Field("date", "When the client certificate is first considered valid"),
+    "tls.client.not_after": Field("date", "When the client certificate is no longer valid"),
+    "tls.client.x509.alternative_names": Field("keyword[]", "List of subject alternative names"),
+    "tls.server.ja3s": Field("keyword", "A hash that identifies servers based on how they perform"),
+    "tls.server.hash.sha256": Field("keyword", "SHA256 of the certificate offered by the server"),
+    "tls.server.not_before": Field("date", "When the server certificate is first considered valid"),
+    "tls.server.not_after": Field("date", "When the server certificate is no longer valid"),
+    "tls.server.x509.alternative_names": Field("keyword[]", "List of subject alternative names"),
     "tls.server.subject": Field(
         "keyword", "Subject of the x.509 certificate presented by the server"
     ),
