@@ -196,6 +196,8 @@ FIELDS: dict[str, Field] = {
     "observer.ingress.interface.name": Field("keyword", "Interface name"),
     "observer.egress.interface.name": Field("keyword", "Interface name"),
     "observer.ingress.vlan.id": Field("keyword", "VLAN ID as reported by the observer"),
+    "observer.serial_number": Field("keyword", "Observer serial number"),
+    "observer.version": Field("keyword", "Observer version"),
     "observer.vendor": Field("keyword", "Vendor name of the observer"),
     "observer.product": Field("keyword", "The product name of the observer"),
     "log.level": Field("keyword", "Log level of the log event"),
