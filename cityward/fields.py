@@ -120,6 +120,7 @@ FIELDS: dict[str, Field] = {
     "dns.question.name": Field("keyword", "The name being queried"),
     "dns.question.type": Field("keyword", "The type of record being queried"),
     "dns.question.registered_domain": Field("keyword", "The highest registered domain"),
+    "dns.answers.name": Field("keyword", "The domain name to which this resource record pertains"),
     "dns.answers.data": Field("keyword", "The data describing the resource"),
     "dns.answers.type": Field("keyword", "The type of data contained in this resource record"),
     "dns.answers.ttl": Field("long", "The time interval in seconds that this resource record may"),
