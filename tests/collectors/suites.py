@@ -16,7 +16,9 @@ def member(archive: Path, name: str) -> str:
     """Text of one file of an archive."""
     with tarfile.open(archive) as tar:
         found = next(one for one in tar.getnames() if f"/{one}".endswith(f"/{name}"))
-        return tar.extractfile(found).read().decode()
+        opened = tar.extractfile(found)
+        assert opened is not None
+        return opened.read().decode()
 
 
 def members(archive: Path) -> list[str]:
@@ -32,6 +34,31 @@ def crowdsec(archive: Path, case: str) -> tuple[list[bytes], list[dict[str, str]
     expected: list[dict[str, str]] = [{} for _ in lines]
     for number, ok, name, value in _EXPECTED.findall(member(archive, f"{case}/parser.assert")):
         expected[int(number)].update({"ok": ok} if ok else {name: value})
+    return lines, expected
+
+
+_SAID = re.compile(
+    r'results\["s0\d-[a-z]+"\]\["([^"]+)"\]\[(\d+)\]\.(?:Success == (true|false)'
+    r'|Evt\.(?:Parsed|Meta)\["([^"]+)"\] == "((?:[^"\\]|\\.)*)")'
+)
+
+
+def crowdsec_parsed(
+    archive: Path, case: str, parser: str = ""
+) -> tuple[list[bytes], list[dict[str, str]]]:
+    """Lines of a case and what all its parsers say of each, with escapes taken back.
+
+    Lines that its own parser (`parser`, else the last that is no enrichment) does not count, such
+    as comments, are counted as it does.
+    """
+    log = next(name for name in members(archive) if re.search(rf"(?:^|/){case}/[^/]*\.log$", name))
+    lines = [line.encode() for line in member(archive, log).split("\n") if line.strip()]
+    expected: list[dict[str, str]] = [{} for _ in lines]
+    for who, number, ok, name, value in _SAID.findall(member(archive, f"{case}/parser.assert")):
+        if int(number) >= len(lines) or (parser and parser not in who):
+            continue
+        said = {"ok": ok} if ok else {name: re.sub(r"\\(.)", r"\1", value)}
+        expected[int(number)].update(said)
     return lines, expected
 
 
