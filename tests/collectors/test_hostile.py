@@ -25,11 +25,19 @@ def _feed() -> bytes:
     alert = feed.entity.add(id="3").alert
     alert.header_text.translation.add(text="Strike")
     alert.cause = gtfs.Alert.STRIKE
-    return feed.SerializeToString()
+    data: bytes = feed.SerializeToString()
+    return data
 
 
 SAMPLES: dict[str, list[bytes]] = {
+    "cef": [
+        b"Oct 26 20:01:31 gw CEF:0|v|p|1|201|Threat blocked|7|proto=TCP src=198.51.100.10 "
+        b"spt=46621 dpt=80 act=blocked cs1Label=Rule cs1=A b rt=1566202370000 msg=x \\= y",
+    ],
     "gtfs-realtime": [_feed()],
+    "leef": [
+        b"LEEF:2.0|V|P|2|Login Failed|x5E|usrName=joe^src=192.0.2.1^devTime=2026-01-01T00:00:00Z",
+    ],
     "netfilter": [
         b"Oct 30 10:09:23 gw kernel: [  203.842973] DROP: IN=eth0 OUT= MAC=00:08:a2:0c:1f:12:"
         b"00:c8:8b:e2:d6:87:08:00 SRC=192.0.2.1 DST=192.0.2.2 LEN=84 PROTO=TCP SPT=1 DPT=23 SYN",
@@ -124,7 +132,7 @@ def _check(point: EntryPoint, seed: int, count: int) -> None:
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_good_record_of_each_collector_is_read(point):
+def test_a_good_record_of_each_collector_is_read(point: EntryPoint) -> None:
     part = _part(point)
     given = records(SAMPLES.get(point.name, []))
     if not given:
@@ -136,7 +144,7 @@ def test_a_good_record_of_each_collector_is_read(point):
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_records_that_broke_other_parsers_become_events(point):
+def test_records_that_broke_other_parsers_become_events(point: EntryPoint) -> None:
     given = records(FIXED)
 
     found = run(_part(point), given)
@@ -146,18 +154,18 @@ def test_records_that_broke_other_parsers_become_events(point):
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_damaged_records_become_events_that_keep_all_promises(point):
+def test_damaged_records_become_events_that_keep_all_promises(point: EntryPoint) -> None:
     _check(point, seed=1, count=300)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("point", POINTS)
-def test_many_damaged_records_become_events_that_keep_all_promises(point):
+def test_many_damaged_records_become_events_that_keep_all_promises(point: EntryPoint) -> None:
     _check(point, seed=2, count=20_000)
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_the_same_records_give_the_same_events(point):
+def test_the_same_records_give_the_same_events(point: EntryPoint) -> None:
     part = _part(point)
     given = records(mutants(SAMPLES.get(point.name, [b"x"])[0], 3, 100))
 

@@ -1,0 +1,72 @@
+"""Lines that are known by a mark of their own, with or without an envelope of syslog around it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+
+from cityward import Event, LogSource, Record
+from collectors.logs.envelope import Envelope, envelope, other
+
+Marked = Callable[[Record], Event | None]
+"""Reads a whole line; None if it is none of its own. ValueError: it is, but cannot be read."""
+
+HEAD_MAX = 512
+"""Where a mark is looked for; an envelope of RFC 5424 rarely has more than 200 bytes."""
+_NO_WORD = re.compile(r"[^a-z0-9]+")
+
+
+def read_marked(
+    records: Iterable[Record], logsource: LogSource, read: Marked, what: str
+) -> Iterator[Event]:
+    """Read each line; one that has not the mark is kept as syslog, or it is malformed."""
+    for record in records:
+        try:
+            event = read(record)
+        except ValueError as error:
+            yield Event.malformed(record, logsource, why=str(error))
+            continue
+        yield event or _unmarked(record, logsource, what)
+
+
+def _unmarked(record: Record, logsource: LogSource, what: str) -> Event:
+    try:
+        return other(envelope(record.data, record.received), record, 0)
+    except ValueError:
+        return Event.malformed(record, logsource, why=f"no line of {what}")
+
+
+def around_mark(record: Record, start: int, message: str = "") -> Envelope:
+    """The envelope before a mark at `start`; of the collector's time if there is none."""
+    head = record.data[:start].rstrip(b" :")
+    if head:
+        try:
+            # What stands before the mark is a host, perhaps with a program.
+            found = envelope(head + b" mark: ", record.received)
+        except ValueError:
+            found = None
+        if found is not None:
+            host = found.host if found.app == "mark" else found.app or found.host
+            return Envelope(
+                found.time,
+                message,
+                host,
+                pid=found.pid,
+                priority=found.priority,
+                time_source=found.time_source,
+                year_guessed=found.year_guessed,
+            )
+    return Envelope(record.received, message, time_source="collector")
+
+
+def most_lines(head: bytes, mark: re.Pattern[bytes]) -> bool:
+    """More than half of the first lines that are no comment have the mark."""
+    lines = [line for line in head.split(b"\n") if line.strip() and line[:1] != b"#"][:40]
+    return sum(mark.search(line, 0, HEAD_MAX) is not None for line in lines) > len(lines) // 2
+
+
+@lru_cache(maxsize=4_096)
+def slug(name: str) -> str:
+    """A name as a word in snake case, for actions and log sources."""
+    return _NO_WORD.sub("_", name[:200].lower()).strip("_")[:64]
