@@ -11,6 +11,7 @@ import numpy as np
 from cityward import Event, Record, collector, plugin
 from collectors.packets.capture import Chunk
 from collectors.packets.flows import FLOW_SOURCE, FlowEvents, plain
+from collectors.packets.link import Links
 from collectors.packets.meter import ACTIVE, SLOTS, Meter
 from collectors.packets.streams import LOOKS, Registry, Streams
 from collectors.packets.walk import LINK, METERED, REASONS, Walked, walk
@@ -54,6 +55,7 @@ class Packets:
         )
         self.flows = FlowEvents("", self.registry.ports, self.registry.names)
         self.streams = Streams(self.registry, self.meter, self.flows)
+        self.links = Links(self.registry)
         self.packets = 0
         self.rejected: dict[str, int] = {}
         """Packets of no flow, by reason."""
@@ -70,18 +72,21 @@ class Packets:
     def tick(self, now: datetime) -> Iterator[Event]:
         """End flows of an interface on which nothing comes; a capture has its own time."""
         if self._is_live:
-            self.meter.sweep(int(now.timestamp() * 1e9))
+            now_ns = int(now.timestamp() * 1e9)
+            self.meter.sweep(now_ns)
             yield from self._ended()
+            yield from self.links.sweep(now_ns, self._at())
 
     def end(self) -> Iterator[Event]:
         """The source ended, and so does every flow."""
         self.meter.end()
         yield from self._ended()
+        yield from self.links.end(self._at())
 
     @property
     def counts(self) -> dict[str, int]:
         """`packets` = `merged` + the sum of `rejected.*`; the rest says what else happened."""
-        meter, streams = self.meter, self.streams
+        meter, streams, links = self.meter, self.streams, self.links
         return {
             "packets": self.packets,
             "merged": meter.merged,
@@ -93,9 +98,11 @@ class Packets:
             "hash_collisions": meter.collisions,
             "streams_open": len(streams.open),
             "streams_crowded_out": streams.crowded,
+            "links_open": len(links.open),
+            "links_crowded_out": links.crowded,
             "tcp_gaps": streams.gaps,
             "tcp_overlaps": streams.overlaps,
-            "decoder_faults": streams.broken,
+            "decoder_faults": streams.broken + links.broken,
         }
 
     def _read(self, chunk: Chunk) -> Iterator[Event]:
@@ -104,11 +111,17 @@ class Packets:
         self.flows.source = chunk.source
         self._received, self._is_live = chunk.received, chunk.live
         walked = walk(chunk)
+        yield from self.links.decode(chunk, walked)
         yield from self._count(chunk, walked)
         for merged, first in self.meter.add(chunk, walked):
             if len(first.rows):
                 yield from self.streams.decode(chunk, walked, merged, first)
         yield from self._ended()
+        yield from self.links.sweep(int(chunk.columns.time_ns[-1]), chunk.received)
+
+    def _at(self) -> datetime:
+        """When the last packets were received."""
+        return self._received or datetime.fromtimestamp(0, UTC)
 
     def _count(self, chunk: Chunk, walked: Walked) -> Iterator[Event]:
         self.packets += len(chunk)
@@ -125,7 +138,7 @@ class Packets:
                 yield Event.malformed(chunk[row], FLOW_SOURCE, why)
 
     def _ended(self) -> Iterator[Event]:
-        received = self._received or datetime.fromtimestamp(0, UTC)
+        received = self._at()
         ended = self.meter.take_ended()
         if ended is None:
             return

@@ -44,7 +44,7 @@ class Known(NamedTuple):
 
 
 class Registry:
-    """The decoders there are, and where they are expected."""
+    """The decoders there are, where they are expected and how they begin."""
 
     def __init__(self, decoders: Mapping[str, Any]) -> None:
         made = [
@@ -56,25 +56,49 @@ class Registry:
         for known in made:
             self.names[known.verdict] = known.spec.name
         self.ports = frozenset(port for known in made for port in known.spec.ports)
-        self._of = {
-            number: [known for known in made if name in known.spec.transports]
-            for number, name in ((TCP, "tcp"), (UDP, "udp"))
-        }
+        self.links: dict[int, list[Known]] = {}
+        """Ethertype → decoders of such frames."""
+        for known in made:
+            for ethertype in known.spec.ethertypes if "link" in known.spec.transports else ():
+                self.links.setdefault(ethertype, []).append(known)
+        self._begin: dict[int, list[tuple[Known, ...]]] = {}
+        """IP protocol → for each first byte the decoders that may begin so."""
+        self._expected: dict[int, set[int]] = {}
+        """IP protocol → ports on which a decoder expects its server."""
+        for number, name in ((TCP, "tcp"), (UDP, "udp")):
+            carried = [known for known in made if name in known.spec.transports]
+            self._begin[number] = [
+                tuple(known for known in carried if may_begin(known, first)) for first in range(256)
+            ]
+            self._expected[number] = {port for known in carried for port in known.spec.ports}
 
     def hinted(self) -> NDArray[np.bool_] | None:
-        """For each port whether a protocol is expected there; None if nothing is decoded."""
-        if not any(self._of.values()):
+        """For each port whether a protocol is expected there; None if no payload is decoded."""
+        if not any(any(begin) for begin in self._begin.values()):
             return None
         found = np.zeros(65_536, np.bool_)
         found[[port for port in self.ports if 0 <= port < 65_536]] = True
         return found
 
-    def ranked(self, protocol: int, sport: int, dport: int) -> Sequence[Known]:
-        """Decoders of this transport; who expects one of the ports is asked first."""
-        known = self._of.get(protocol, [])
-        if sport not in self.ports and dport not in self.ports:
-            return known
-        return sorted(known, key=lambda one: not is_expected(one, sport, dport))
+    def expects(self, protocol: int, sport: int, dport: int) -> bool:
+        """Whether a decoder of this transport expects its server on one of the ports."""
+        ports = self._expected.get(protocol, ())
+        return sport in ports or dport in ports
+
+    def recognise(self, protocol: int, sport: int, dport: int, head: bytes) -> Known | None:
+        """Who takes this head for its own; who expects one of the ports is asked first."""
+        begin = self._begin.get(protocol)
+        if not begin or not head:
+            return None
+        able: Iterable[Known] = begin[head[0]]
+        if self.expects(protocol, sport, dport):
+            able = sorted(able, key=lambda known: not is_expected(known, sport, dport))
+        return first_that_recognises(able, head)
+
+
+def may_begin(known: Known, first: int) -> bool:
+    """Whether a conversation of this protocol may begin with a byte."""
+    return not known.spec.begins or first in known.spec.begins
 
 
 def is_expected(known: Known, sport: int, dport: int) -> bool:
@@ -82,11 +106,21 @@ def is_expected(known: Known, sport: int, dport: int) -> bool:
     return sport in known.spec.ports or dport in known.spec.ports
 
 
+def first_that_recognises(candidates: Iterable[Known], head: bytes) -> Known | None:
+    """The first of these decoders that takes a head for its own."""
+    for known in candidates:
+        try:
+            if known.make.recognises(head):
+                return known
+        except Exception:
+            continue
+    return None
+
+
 class Stream:
     """One conversation whose payload is looked at."""
 
     __slots__ = (
-        "candidates",
         "client",
         "count",
         "decoder",
@@ -99,8 +133,8 @@ class Stream:
         "time_ns",
     )
 
-    def __init__(self, flow: Flow, slot: int, candidates: Sequence[Known], budget: Budget) -> None:
-        self.flow, self.slot, self.candidates = flow, slot, candidates
+    def __init__(self, flow: Flow, slot: int, budget: Budget) -> None:
+        self.flow, self.slot = flow, slot
         self.decoder: Any = None
         self.known: Known | None = None
         self.client = False
@@ -197,13 +231,12 @@ class Streams:
 
     def _begin(self, w: Walked, row: int, slot: int, uid: int, head: bytes) -> Stream | None:
         """Follow a flow if its payload shows what it is, or if its port says to wait for more."""
-        sport, dport = int(w.sport[row]), int(w.dport[row])
-        candidates = self.registry.ranked(int(w.protocol[row]), sport, dport)
-        known = _recognise(candidates, head)
-        if known is None and not any(is_expected(one, sport, dport) for one in candidates):
+        which = int(w.protocol[row]), int(w.sport[row]), int(w.dport[row])
+        known = self.registry.recognise(*which, head)
+        if known is None and not self.registry.expects(*which):
             return None
         flow = self._flow(slot, uid)
-        stream = Stream(flow, slot, candidates, self.budget)
+        stream = Stream(flow, slot, self.budget)
         stream.client = flow.turned == self.flows.client_first(flow)
         while len(self.open) >= self.max_streams:
             self.crowded += 1
@@ -317,17 +350,18 @@ class Streams:
         self, stream: Stream, side: int, data: bytes, record: Record, out: list[Event]
     ) -> None:
         """Bytes on an expected port of which it is not yet clear what they are."""
-        direction = stream.sides[side]
-        head = direction.rest + data if stream.flow.protocol == TCP else data
-        known = _recognise(stream.candidates, head)
+        direction, flow = stream.sides[side], stream.flow
+        which = flow.protocol, flow.sport, flow.dport
+        head = direction.rest + data if flow.protocol == TCP else data
+        known = self.registry.recognise(*which, head)
         if known is None and direction.rest:
             # A capture may begin within a message: then a later segment begins with one.
-            known, head = _recognise(stream.candidates, data), head if known else data
+            known, head = self.registry.recognise(*which, data), data
         if known is None:
             stream.looks -= 1
             if stream.looks <= 0:
-                self._refuse(stream.flow.first_frame)
-            elif stream.flow.protocol == TCP:
+                self._refuse(flow.first_frame)
+            elif flow.protocol == TCP:
                 direction.keep((direction.rest + data)[-HEAD_BYTES:])
             return
         direction.keep(b"")
@@ -359,13 +393,3 @@ class Streams:
         for direction in stream.sides:
             self._drop(direction)
         return out
-
-
-def _recognise(candidates: Sequence[Known], head: bytes) -> Known | None:
-    for known in candidates:
-        try:
-            if known.make.recognises(head):
-                return known
-        except Exception:
-            continue
-    return None

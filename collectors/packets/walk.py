@@ -17,6 +17,7 @@ Rules, written down once (the plain twin in the tests follows them packet by pac
 * **tunnel**: more than two levels of IPIP, 6in4 or GRE (version 0 that carries IP). Any other GRE
   is a flow of protocol 47.
 * **vlan**: more than three tags. **other_l3**: any other ethertype. **link**: unknown link type.
+* **decoded**: any other ethertype of which a decoder takes the frames; `link.py` says so, not here.
 
 Bytes of a packet are IP bytes: the total length of IPv4; 40 and the payload length of IPv6; where
 that is 0 (offloaded or jumbo) or, in IPv4, less than the header, what was on the wire behind the
@@ -35,6 +36,7 @@ from collectors.packets.capture import Chunk
 from collectors.packets.gather import gather
 
 METERED, TRUNCATED, BAD_HEADER, FRAGMENT, EXTENSIONS, TUNNEL, VLAN, OTHER_L3, LINK = range(9)
+DECODED = 9
 REASONS = (
     "metered",
     "truncated",
@@ -45,6 +47,7 @@ REASONS = (
     "vlan",
     "other_l3",
     "link",
+    "decoded",
 )
 IPV4, IPV6, MAC = 4, 6, 2
 """Families of addresses."""
@@ -158,6 +161,9 @@ class Walked(NamedTuple):
     l3: Rows
     """Offset of the innermost IP header, or of the frame."""
     l4: Rows
+    """Offset of what the innermost IP header carries, or of what is behind the ethertype."""
+    ethertype: NDArray[np.uint16]
+    """Of an Ethernet frame without IP, behind its tags; 0 of any other packet."""
     state: NDArray[np.uint8]
     """TCP state bits."""
     seq: NDArray[np.uint32]
@@ -193,6 +199,7 @@ class _Walk:
             np.zeros(count, np.uint16),
             np.zeros(count, np.int64),
             np.zeros(count, np.int64),
+            np.zeros(count, np.uint16),
             np.zeros(count, np.uint8),
             np.zeros(count, np.uint32),
             np.zeros(count, np.int64),
@@ -235,7 +242,7 @@ class _Walk:
         self.at[rows] = at + size
         self._tags(rows)
         if kind == _ETHERNET:
-            self._macs(rows)
+            self._without_ip(rows)
 
     def _tags(self, rows: Rows) -> None:
         for depth in range(MAX_TAGS + 1):
@@ -267,8 +274,13 @@ class _Walk:
         self.w.reason[rows] = reason
         self.type[rows] = 0
 
-    def _macs(self, rows: Rows) -> None:
+    def _without_ip(self, rows: Rows) -> None:
         kind = self.type[rows]
+        other = (kind != 0x0800) & (kind != 0x86DD)
+        if not other.any():
+            return
+        rows, kind = rows[other], kind[other]
+        self.w.ethertype[rows], self.w.l4[rows] = kind, self.at[rows]
         for number, ethertype in enumerate(MAC_TYPES):
             of_it = kind == ethertype
             if of_it.any():
