@@ -25,10 +25,13 @@ from cityward.event import Event
 from cityward.fields import FIELDS, SCHEMA_VERSION
 from cityward.finding import EVENTS_KEPT, SEVERITIES, STATUSES, VERDICTS, Finding
 from siem.store.faults import fault
+from siem.store.inventory import SCHEMA as INVENTORY_SCHEMA
+from siem.store.inventory import InventoryStore
 from siem.store.lines import UNWRITABLE, event_id, harmless
 from siem.store.protocol import (
     Change,
     Document,
+    Learnt,
     Page,
     Person,
     Range,
@@ -48,8 +51,8 @@ from siem.store.query import (
 
 T = TypeVar("T", SourceState, RuleState)
 
-FORMAT = 1
-"""Of the file (`user_version`); a newer one is refused."""
+FORMAT = 2
+"""Of the file (`user_version`); a newer one is refused, an older one is brought up to it."""
 FIRST_EVENTS = 10
 NEWEST_EVENTS = EVENTS_KEPT - FIRST_EVENTS
 HISTORY_KEPT = 200
@@ -222,6 +225,8 @@ CREATE TABLE audit (
     person TEXT NOT NULL, action TEXT NOT NULL, about TEXT NOT NULL
 );
 """
+_STEPS = (_SCHEMA, INVENTORY_SCHEMA)
+"""What each format has more than the one before it; a new file takes all steps."""
 
 
 class Audited(msgspec.Struct, frozen=True):
@@ -264,6 +269,7 @@ class NodeDb:
         self._open: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
         self._dialect = SqliteDialect(_COLUMNS, "document", "folded")
+        self.inventory = InventoryStore(self._writing, lambda: self._db, _audit)
         self._prepare()
 
     # ---- Connections
@@ -278,9 +284,10 @@ class NodeDb:
                         str(self.path),
                         "Run the cityward that wrote it, or a newer one.",
                     )
-                if found == 0:
-                    for statement in _SCHEMA.split(";"):
+                for step in _STEPS[found:]:
+                    for statement in step.split(";"):
                         db.execute(statement)
+                if found < FORMAT:
                     db.execute(f"PRAGMA user_version = {FORMAT}")
         except sqlite3.DatabaseError as error:
             raise ConfigError(
@@ -351,6 +358,7 @@ class NodeDb:
         sources: Sequence[SourceState] = (),
         rules: Sequence[RuleState] = (),
         now: datetime | None = None,
+        learnt: Learnt | None = None,
     ) -> list[str]:
         """Keep what was concluded up to a batch, all or nothing.
 
@@ -361,6 +369,7 @@ class NodeDb:
             sources: State of every source; none: unchanged.
             rules: State of every rule; none: unchanged.
             now: The node's time.
+            learnt: What was learnt of assets and conduits up to that batch.
 
         Returns:
             Ids of the stored findings that were made or changed, in order, each once.
@@ -376,6 +385,8 @@ class NodeDb:
                 db.execute("DELETE FROM snapshots")
                 db.executemany("INSERT INTO snapshots VALUES (?, ?)", snapshots.items())
                 _set_number(db, "snapshots_at", checkpoint)
+            if learnt is not None:
+                self.inventory.keep(db, learnt)
             if sources:
                 _replace_states(db, "sources", [(one.source, one) for one in sources])
             if rules:

@@ -8,6 +8,8 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from cityward.asset import Asset
+
 Document = dict[str, Any]
 """One stored event or finding: flat schema names, `@timestamp` (event) as an aware datetime."""
 
@@ -198,3 +200,150 @@ class RuleState(msgspec.Struct, frozen=True):
     """True if its log source has brought an event since the start."""
     text: str = ""
     """The document as it stands in its file."""
+
+
+# ---- Inventory
+
+AssetState = Literal["observed", "approved", "retired"]
+Origin = Literal["learnt", "person", "settings"]
+Mode = Literal["normal", "maintenance", "exercise", "test"]
+
+
+class Observed(msgspec.Struct, gc=False):
+    """What events have said of an asset; the learner of the path changes it as they come."""
+
+    id: str
+    first_seen: datetime
+    last_seen: datetime
+    addresses: list[str] = []
+    names: list[str] = []
+    """Names it gave itself: DHCP, mDNS, LLDP, identity of a controller."""
+    vendor: str = ""
+    model: str = ""
+    firmware: str = ""
+    zone: str = ""
+    speaks: list[str] = []
+    """Protocols, each with its part: `modbus server`, `iec104 client`."""
+    words: list[str] = []
+    """Functions and actions of control protocols, as the events name them."""
+    peers: list[str] = []
+    writers: list[str] = []
+    """Addresses that sent it a command."""
+
+
+class Conduit(msgspec.Struct, gc=False):
+    """Traffic between two zones, by protocol and port.
+
+    References:
+        IEC 62443-3-2, zones and conduits.
+    """
+
+    id: str
+    source: str
+    """Zone that starts it."""
+    destination: str
+    protocol: str
+    port: int
+    first_seen: datetime
+    last_seen: datetime
+    state: AssetState = "observed"
+
+
+class Learnt(msgspec.Struct, frozen=True):
+    """What the path has learnt since it last said so; commits with the checkpoint."""
+
+    assets: Sequence[Observed] = ()
+    conduits: Sequence[Conduit] = ()
+    numbers: Mapping[str, int] = {}
+    """Counters and times of the learning, by name."""
+
+
+class AssetRow(msgspec.Struct, frozen=True):
+    """One asset as people see it: what they said of it, and what was seen."""
+
+    asset: Asset
+    state: AssetState
+    origin: Origin
+    seen: Observed | None = None
+    aliases: tuple[str, ...] = ()
+    """Ids that were merged into it."""
+    history: tuple[Mapping[str, str], ...] = ()
+    """Who did what when and why, oldest first: `time`, `by`, `what`, `why`."""
+    findings: int = 0
+    """Open findings about it."""
+
+    @property
+    def is_back(self) -> bool:
+        """Retired, and seen since."""
+        retired = max((one["time"] for one in self.history if one["what"] == "retired"), default="")
+        return bool(
+            self.state == "retired" and self.seen and self.seen.last_seen.isoformat() > retired
+        )
+
+
+class ZoneRow(msgspec.Struct, frozen=True):
+    """A zone as the settings declare it."""
+
+    id: str
+    type: str
+    purdue: float | None = None
+    networks: tuple[str, ...] = ()
+
+
+class ModeEntry(msgspec.Struct, frozen=True):
+    """A span of the calendar in which another mode than the usual one holds."""
+
+    since: datetime
+    until: datetime
+    mode: Mode
+    site: str = ""
+    zone: str = ""
+    assets: tuple[str, ...] = ()
+    reason: str = ""
+    by: str = ""
+    number: int = 0
+    """Of the entry in the state; 0: it stands in the settings."""
+
+
+class Assets(Protocol):
+    """The inventory of an operator, as the console and the command see and change it."""
+
+    def assets(self) -> Sequence[AssetRow]:
+        """All that are known, in a fixed order."""
+        ...
+
+    def asset(self, name: str) -> AssetRow | None:
+        """The asset with this id, alias or address."""
+        ...
+
+    def conduits(self) -> Sequence[Conduit]:
+        """Traffic between zones that was seen."""
+        ...
+
+    def zones(self) -> Sequence[ZoneRow]:
+        """Zones of the settings."""
+        ...
+
+    def learning(self) -> Mapping[str, int]:
+        """Counters of the learning, by name; times as microseconds since 1970."""
+        ...
+
+    def approve(self, ids: Sequence[str], by: str, why: str, now: datetime, **said: object) -> int:
+        """Approve assets, with what a person says of them; returns how many changed."""
+        ...
+
+    def correct(self, id: str, by: str, why: str, now: datetime, **said: object) -> int:
+        """Change what is said of an asset."""
+        ...
+
+    def retire(self, ids: Sequence[str], by: str, why: str, now: datetime) -> int:
+        """Say that assets are gone."""
+        ...
+
+    def merge(self, id: str, other: str, by: str, why: str, now: datetime) -> int:
+        """Make two one: addresses are joined, the other id is an alias from now on."""
+        ...
+
+    def approve_conduits(self, ids: Sequence[str], by: str, why: str, now: datetime) -> int:
+        """Approve traffic between zones."""
+        ...
