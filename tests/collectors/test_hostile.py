@@ -34,6 +34,12 @@ SAMPLES: dict[str, list[bytes]] = {
         b"Oct 26 20:01:31 gw CEF:0|v|p|1|201|Threat blocked|7|proto=TCP src=198.51.100.10 "
         b"spt=46621 dpt=80 act=blocked cs1Label=Rule cs1=A b rt=1566202370000 msg=x \\= y",
     ],
+    "fortigate": [
+        b'date=2025-05-10 time=09:00:01 devname="FG1" eventtime=1746867601123456789 tz="-0'
+        b'700" logid="1" type="event" subtype="vpn" action="ssl-login-fail" remip=192.168.'
+        b'0.1 user="x" dstport=80 duration=5 srcmac="00:0D:60:AF:1B:61" url="http://x/?a=b'
+        b'" ui="https(192.0.2.9)"',
+    ],
     "gtfs-realtime": [_feed()],
     "leef": [
         b"LEEF:2.0|V|P|2|Login Failed|x5E|usrName=joe^src=192.0.2.1^devTime=2026-01-01T00:00:00Z",
