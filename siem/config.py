@@ -9,6 +9,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -121,6 +122,34 @@ class Models(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Run the models."""
 
 
+class Inventory(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the node learns its assets."""
+
+    learning_hours: float = 24.0
+    """Hours after the first start in which what is new is learnt without an event."""
+    assets_most: int = 20_000
+    """Observed assets that are kept at most; what comes beyond is counted."""
+
+
+class Calendar(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A span of time with another mode: everywhere, or at a site, in a zone, at assets."""
+
+    since: datetime
+    """Begin, with its offset: `2026-03-01T22:00:00Z`."""
+    until: datetime
+    """End; it does not belong to the span any more."""
+    mode: Literal["normal", "maintenance", "exercise", "test"]
+    """What is going on."""
+    site: str = ""
+    """Only at this site."""
+    zone: str = ""
+    """Only in this zone."""
+    assets: tuple[str, ...] = ()
+    """Only at these assets."""
+    reason: str = ""
+    """Why, for those who ask later."""
+
+
 class Settings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All settings of a node."""
 
@@ -140,12 +169,15 @@ class Settings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     retention: Retention = Retention()
     rules: Rules = Rules()
     models: Models = Models()
+    inventory: Inventory = Inventory()
     source: tuple[Source, ...] = ()
     """What is read, one table a source."""
     zone: tuple[Zone, ...] = ()
     """Zones of the network, one table a zone."""
     asset: tuple[Asset, ...] = ()
     """Devices, one table a device."""
+    calendar: tuple[Calendar, ...] = ()
+    """Spans of another mode, one table a span."""
     lists: dict[str, tuple[str, ...]] = {}
     """Values for the `%placeholders%` of rules that the inventory cannot give."""
 
@@ -239,6 +271,13 @@ def _impossible(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "retention", f"things are kept for 1 to {DAYS_MAX} days"
     if not 0 <= kept.disk_quota_gb <= QUOTA_MAX_GB:
         yield "retention.disk_quota_gb", f"{kept.disk_quota_gb} is no size; 0 is no limit"
+    if settings.inventory.learning_hours < 0 or settings.inventory.assets_most < 0:
+        yield "inventory", "hours and assets are no less than 0"
+    for number, entry in enumerate(settings.calendar):
+        if entry.since.tzinfo is None or entry.until.tzinfo is None:
+            yield f"calendar[{number}]", "a time needs its offset, e.g. Z"
+        elif entry.until <= entry.since:
+            yield f"calendar[{number}].until", "the end is not after the begin"
 
 
 def _twice(table: str, ids: list[str]) -> Iterator[tuple[str, str]]:
