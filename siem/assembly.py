@@ -16,9 +16,13 @@ from cityward import ConfigError, Detector, InputError
 from cityward.plugin import CollectorSpec, load
 from collectors.readers import FileReader, FolderReader, Reader, SyslogTcp, SyslogUdp
 from collectors.recognise import recognise
-from siem import config
+from siem import config, register
 from siem.assets import Inventory, from_settings
 from siem.config import Settings
+from siem.learning import SOURCE as LEARNT
+from siem.learning import Learner
+from siem.modes import Modes
+from siem.modes import of_settings as modes_of
 from siem.node import Clock, Node, Source, now_utc
 from siem.store.embedded import NodeDb
 from siem.store.events import EventStore
@@ -52,7 +56,28 @@ def node_of(
         ConfigError: the state folder is newer than this program, or a setting is impossible.
     """
     inventory = from_settings(settings)
+    db = db_of(settings, inventory, clock)
+    learner = Learner(
+        inventory,
+        hours=settings.inventory.learning_hours,
+        most=settings.inventory.assets_most,
+        has_zones=bool(settings.zone),
+    )
+    modes = Modes(settings.mode)
+
+    def reread() -> None:
+        """Take up what people have approved, corrected and announced."""
+        kept = db.inventory.assets(merged=True)
+        inventory.use(register.known(settings, kept))
+        learner.load(kept, db.inventory.conduits(), db.inventory.learning())
+        modes.use([*modes_of(settings), *db.inventory.entries()])
+        if engine is not None:
+            engine.use_placeholders(inventory.placeholders(settings.lists))
+
+    engine: Any = None
+    reread()
     detectors, states = detectors_of(settings, inventory)
+    engine = detectors[0]
     return Node(
         operator=settings.operator,
         sector=settings.sector,
@@ -62,12 +87,15 @@ def node_of(
         inventory=inventory,
         detectors=detectors,
         events=events_of(settings, clock, write=True),
-        db=db_of(settings, inventory, clock),
+        db=db,
         findings_days=settings.retention.findings_days,
         clock=clock,
         event_time=event_time,
         rule_states=states,
         off=frozenset(settings.rules.off),
+        learner=learner,
+        modes=modes,
+        reread=reread,
     )
 
 
@@ -131,7 +159,7 @@ def detectors_of(
     documents = {one.analytic.id: one for one in ruleset.speaking()}
     detectors: list[Detector] = [engine]
     if settings.models.on:
-        quiet = [one.id for one in settings.source if one.quiet_ok]
+        quiet = [LEARNT, *(one.id for one in settings.source if one.quiet_ok)]
         detectors += [Surprise(), Series(), Silence(quiet=quiet)]
     off = frozenset(settings.rules.off)
     return detectors, lambda: [_rule_state(one, documents, off) for one in engine.states()]
@@ -250,7 +278,7 @@ def _collector_for(one: config.Source, collectors: Mapping[str, Any]) -> str:
     return given.get(one.reader) or _recognised(Path(one.path), collectors)
 
 
-def _reader(one: config.Source, framing: Any, clock: Clock) -> Reader:
+def _reader(one: config.Source, framing: Any, clock: Clock, operator: str) -> Reader:
     if one.reader == "file":
         return FileReader(Path(one.path), one.id, framing, one.follow, clock=clock)
     if one.reader == "folder":

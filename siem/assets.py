@@ -32,6 +32,15 @@ class Inventory:
     """
 
     def __init__(self, assets: Sequence[Asset], zones: Sequence[Zone]) -> None:
+        self._zones = {zone.id: zone for zone in zones}
+        self._networks = sorted(
+            ((_network(text, zone), zone) for zone in zones for text in zone.networks),
+            key=lambda pair: -pair[0].prefixlen,
+        )
+        self.use(assets)
+
+    def use(self, assets: Sequence[Asset]) -> None:
+        """Take other assets: a person has approved or corrected some."""
         self.assets = {asset.id: asset for asset in assets}
         self._by_name = {
             name.lower(): asset
@@ -39,11 +48,6 @@ class Inventory:
             for name in (asset.id, asset.name, *asset.addresses)
             if name
         }
-        self._zones = {zone.id: zone for zone in zones}
-        self._networks = sorted(
-            ((_network(text, zone), zone) for zone in zones for text in zone.networks),
-            key=lambda pair: -pair[0].prefixlen,
-        )
         self._end = lru_cache(maxsize=65_536)(self._describe_end)
 
     def find(self, name: str) -> Asset | None:

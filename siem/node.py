@@ -23,6 +23,8 @@ from cityward.fields import SCHEMA_VERSION
 from cityward.plugin import CollectorSpec
 from collectors.readers import Batch, Reader
 from siem.assets import Inventory
+from siem.learning import Learner
+from siem.modes import Modes
 from siem.store.embedded import NodeDb
 from siem.store.events import EventStore
 from siem.store.faults import fault
@@ -205,6 +207,9 @@ class Node:
         off: Set[str] = frozenset(),
         rule_states: Callable[[], Sequence[RuleState]] = lambda: (),
         watch: Callable[[Source, Batch, int], None] = lambda source, batch, events: None,
+        learner: Learner | None = None,
+        modes: Modes | None = None,
+        reread: Callable[[], None] = lambda: None,
     ) -> None:
         self.sources = sources
         self.inventory = inventory
@@ -219,12 +224,16 @@ class Node:
             "cw.schema": SCHEMA_VERSION,
             "cw.operator": operator,
             "cw.sector": sector,
-            "cw.mode": mode,
+            "cw.mode": mode,  # unless the calendar says otherwise
             **({"cw.site": site} if site else {}),
         }
         self._off = off
         self._rule_states = rule_states
         self._watch = watch
+        self.learner = learner
+        self.modes = modes or Modes(mode)
+        self._reread = reread
+        self._version = db.inventory.version()
         self._queue: queue.Queue[Gathered] = queue.Queue(maxsize=QUEUE_BATCHES)
         self._batch_number = 0
         self._snapshot_at = clock()
@@ -306,6 +315,11 @@ class Node:
         fault("after-receive")
         events = [self._described(event, source, now) for event in source.events(batch, now)]
         source.count(batch, events, now)
+        made = len(events)
+        if self.learner is not None:
+            # What is new to the inventory is durable with the events that showed it.
+            news = self.learner.learn(events, self._now(events))
+            events += [self._described(event, source, now) for event in news]
         if batch.ended:
             self._ended(source)
         if events or len(batch.records) or batch.lost or batch.rejected or batch.ended:
@@ -353,7 +367,9 @@ class Node:
             fields["cw.logsource.product"] = logsource.product
         if logsource.service:
             fields["cw.logsource.service"] = logsource.service
-        if source.framing == "lines" and "event.original" not in said:
+        if self.modes.entries:
+            fields["cw.mode"] = said.get("cw.mode") or self.modes.at(fields, event.time)
+        if source.framing == "lines" and record.data and "event.original" not in said:
             fields["event.original"] = text_of(record.data)
             if len(record.data) > ORIGINAL_MAX_BYTES:
                 fields["event.hash"] = _sha256(record.data)
@@ -397,7 +413,11 @@ class Node:
             rules=self._rule_states() if states else (),
             now=now,
         )
+            learnt=self.learner.changes() if self.learner is not None else None,
         fault("after-detect")
+        if states and (version := self.db.inventory.version()) != self._version:
+            self._version = version
+            self._reread()
         if snapshot:
             self._snapshot_at = now
 
@@ -428,7 +448,10 @@ class Node:
                     log.warning("%s starts anew: %s.", detector.name, error)
         for number, documents in self.events.replay(taken_at):
             self._batch_number = number
-            findings = self.detect([event_of(one) for one in documents])
+            events = [event_of(one) for one in documents]
+            if self.learner is not None:
+                self.learner.learn(events, self._now(events), again=True)
+            findings = self.detect(events)
             if number > checkpoint:
                 self.conclude(findings)
         self._batch_number = self.events.last_batch
