@@ -278,7 +278,7 @@ def _collector_for(one: config.Source, collectors: Mapping[str, Any]) -> str:
     return given.get(one.reader) or _recognised(Path(one.path), collectors)
 
 
-def _reader(one: config.Source, framing: Any, clock: Clock, operator: str) -> Reader:
+def _reader(one: config.Source, framing: Any, clock: Clock) -> Reader:
     if one.reader == "file":
         return FileReader(Path(one.path), one.id, framing, one.follow, clock=clock)
     if one.reader == "folder":

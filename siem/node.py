@@ -326,7 +326,7 @@ class Node:
             documents = [document(event) for event in events]
             self._batch_number = self.events.append(documents, {source.id: source.place(batch)})
             fault("after-commit-before-detect")
-        self._watch(source, batch, len(events))
+        self._watch(source, batch, made)
         return events
 
     def _ended(self, source: Source) -> None:
@@ -412,12 +412,12 @@ class Node:
             sources=[source.state for source in self.sources],
             rules=self._rule_states() if states else (),
             now=now,
-        )
             learnt=self.learner.changes() if self.learner is not None else None,
-        fault("after-detect")
+        )
         if states and (version := self.db.inventory.version()) != self._version:
             self._version = version
             self._reread()
+        fault("after-detect")
         if snapshot:
             self._snapshot_at = now
 
