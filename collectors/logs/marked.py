@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 
+import msgspec
+
 from cityward import Event, LogSource, Record
 from collectors.logs.envelope import Envelope, envelope, other
 
@@ -14,6 +16,9 @@ Marked = Callable[[Record], Event | None]
 
 HEAD_MAX = 512
 """Where a mark is looked for; an envelope of RFC 5424 rarely has more than 200 bytes."""
+_ZONE = re.compile(rb"(\d\d:\d\d:\d\d(?:\.\d{1,9})?) [A-Z]{2,5}\Z")
+"""A zone by its letters: nobody knows which one it is, the time is taken as UTC."""
+_TIME = re.compile(rb"[*.]?[A-Z][a-z]{2} [ \d]?\d (?:\d{4} )?\d\d:\d\d:\d\d")
 _NO_WORD = re.compile(r"[^a-z0-9]+")
 
 
@@ -39,25 +44,32 @@ def _unmarked(record: Record, logsource: LogSource, what: str) -> Event:
 
 def around_mark(record: Record, start: int, message: str = "") -> Envelope:
     """The envelope before a mark at `start`; of the collector's time if there is none."""
-    head = record.data[:start].rstrip(b" :")
-    if head:
-        try:
-            # What stands before the mark is a host, perhaps with a program.
-            found = envelope(head + b" mark: ", record.received)
-        except ValueError:
-            found = None
+    head = _ZONE.sub(rb"\1", record.data[: min(start, HEAD_MAX)].rstrip(b" :"))
+    found, host = _before(head, record), b""
+    late = _TIME.search(head) if found is None or found.time_source == "collector" else None
+    if late is not None and late.start():
+        # Routers may put a number and their name before the time.
+        host = head[: late.start()].rstrip(b" :").rpartition(b" ")[2].rpartition(b">")[2]
+        priority = found.priority if found else None
+        found = _before(head[late.start() :], record)
         if found is not None:
-            host = found.host if found.app == "mark" else found.app or found.host
-            return Envelope(
-                found.time,
-                message,
-                host,
-                pid=found.pid,
-                priority=found.priority,
-                time_source=found.time_source,
-                year_guessed=found.year_guessed,
-            )
-    return Envelope(record.received, message, time_source="collector")
+            found = msgspec.structs.replace(found, priority=priority)
+    if found is None:
+        return Envelope(record.received, message, time_source="collector")
+    named = found.host if found.app == "mark" else found.app or found.host
+    if not named and host and not host.isdigit():
+        named = host.decode("utf-8", "backslashreplace")
+    if named.isdigit():  # a number of the message
+        named = ""
+    return msgspec.structs.replace(found, message=message, host=named, app="")
+
+
+def _before(head: bytes, record: Record) -> Envelope | None:
+    try:
+        # What stands before the mark is a host, perhaps with a program.
+        return envelope(head + b" mark: ", record.received) if head else None
+    except ValueError:
+        return None
 
 
 def most_lines(head: bytes, mark: re.Pattern[bytes]) -> bool:

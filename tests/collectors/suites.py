@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tarfile
 from pathlib import Path
+from typing import NamedTuple
 
 _EXPECTED = re.compile(
     r'results\["s01-parse"\]\["[^"]+"\]\[(\d+)\]\.(?:Success == (true|false)'
@@ -70,3 +71,23 @@ def wazuh(archive: Path, word: str) -> list[bytes]:
             found = re.findall(r"(?m)^log \d+ (?:pass|fail) = (.*)$", member(archive, name))
             lines += [line.encode() for line in found if word in line]
     return lines
+
+
+class WazuhCase(NamedTuple):
+    """One log line and what Wazuh makes of it."""
+
+    line: bytes
+    rule: str
+    level: int
+    decoder: str
+
+
+def wazuh_cases(archive: Path, file: str) -> list[WazuhCase]:
+    """The lines of one `.ini` file that must match, with the rule and decoder below them."""
+    found = []
+    for part in re.split(r"(?m)^\[", member(archive, file)):
+        said = dict(re.findall(r"(?m)^(rule|alert|decoder) *= *(\S+)", part))
+        for line in re.findall(r"(?m)^log \d+ pass *= *(.*)$", part):
+            case = WazuhCase(line.encode(), said["rule"], int(said["alert"]), said["decoder"])
+            found.append(case)
+    return found
