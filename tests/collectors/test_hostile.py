@@ -34,6 +34,13 @@ SAMPLES: dict[str, list[bytes]] = {
         b"Oct 26 20:01:31 gw CEF:0|v|p|1|201|Threat blocked|7|proto=TCP src=198.51.100.10 "
         b"spt=46621 dpt=80 act=blocked cs1Label=Rule cs1=A b rt=1566202370000 msg=x \\= y",
     ],
+    "cisco": [
+        b"<166>Oct 14 2024 13:46:40 fw1 : %ASA-6-302013: Built outbound TCP connection 9 f"
+        b"or outside:10.1.2.1/22 (10.1.2.1/22) to inside:10.1.1.2/53496 (10.1.1.2/53496)",
+        b"<189>123: *Mar  1 18:46:11.123: %SEC_LOGIN-4-LOGIN_FAILED: Login failed [user: a"
+        b"dmin] [Source: 192.0.2.7] [localport: 22] [Reason: Login Authentication Failed] "
+        b"at 18:46:11",
+    ],
     "fortigate": [
         b'date=2025-05-10 time=09:00:01 devname="FG1" eventtime=1746867601123456789 tz="-0'
         b'700" logid="1" type="event" subtype="vpn" action="ssl-login-fail" remip=192.168.'
