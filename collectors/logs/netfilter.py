@@ -56,7 +56,7 @@ def read_netfilter(around: Envelope, record: Record, number: int) -> Event | Non
     found = _MESSAGE.match(message)
     if found is None or "SRC=" not in message:
         return None
-    words, fields, vendor = f"IN={found['rest']}", _verdict(found["prefix"].strip()), {}
+    words, fields, vendor = f"IN={found['rest']}", verdict(found["prefix"].strip()), {}
     inner = words.find("[", 1)  # an ICMP error quotes the packet that caused it
     if inner > 0:
         vendor["quoted"] = clean(words[inner:])
@@ -72,7 +72,7 @@ def read_netfilter(around: Envelope, record: Record, number: int) -> Event | Non
     return Event(around.time, NETFILTER, enveloped(around, fields), record, number)
 
 
-def _verdict(prefix: str) -> dict[str, Any]:
+def verdict(prefix: str) -> dict[str, Any]:
     """What the filter did, by the words that its administrator chose as prefix."""
     fields: dict[str, Any] = {
         "event.category": ["network"],
