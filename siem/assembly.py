@@ -263,11 +263,16 @@ def sources_of(settings: Settings, clock: Clock = now_utc) -> Iterator[Source]:
                 "Write one of: " + ", ".join(sorted(collectors)) + ".",
             )
         framing = collectors[name].cityward_spec.framing
-        yield Source(_reader(one, framing, clock), name, collectors[name])
+        reader = _reader(one, framing, clock, settings.operator)
+        yield Source(reader, name, collectors[name])
 
 
 def _collector_for(one: config.Source, collectors: Mapping[str, Any]) -> str:
-    """Captures and interfaces bring packets, syslog ports syslog; a file is looked at."""
+    """Captures and interfaces bring packets, syslog ports syslog; a file is looked at.
+
+    Raises:
+        ConfigError: nothing can be looked at beforehand, and no collector is named.
+    """
     given = {
         "capture": "packets",
         "interface": "packets",
@@ -275,10 +280,18 @@ def _collector_for(one: config.Source, collectors: Mapping[str, Any]) -> str:
         "syslog_tcp": "syslog",
         "folder": "syslog",
     }
-    return given.get(one.reader) or _recognised(Path(one.path), collectors)
+    if one.reader in given:
+        return given[one.reader]
+    if one.path:
+        return _recognised(Path(one.path), collectors)
+    raise ConfigError(
+        f"what {one.reader} brings cannot be looked at beforehand",
+        f"source {one.id}, collector",
+        "Name its collector: " + ", ".join(sorted(collectors)) + ".",
+    )
 
 
-def _reader(one: config.Source, framing: Any, clock: Clock) -> Reader:
+def _reader(one: config.Source, framing: Any, clock: Clock, operator: str) -> Reader:
     if one.reader == "file":
         return FileReader(Path(one.path), one.id, framing, one.follow, clock=clock)
     if one.reader == "folder":
@@ -291,6 +304,38 @@ def _reader(one: config.Source, framing: Any, clock: Clock) -> Reader:
         from collectors.packets.interface import InterfaceReader
 
         return InterfaceReader(one.interface, one.id, clock=clock)
+    if one.reader == "http":
+        from collectors.readers.poll import HttpPoll
+
+        return HttpPoll(
+            one.url, one.id, framing, every_s=one.every_s, headers=_credentials(one), clock=clock
+        )
+    if one.reader == "mqtt":
+        from collectors.readers.mqtt import Mqtt
+
+        return Mqtt(
+            one.url, one.topics, one.id, framing, client_id=f"cityward-{operator}-{one.id}",
+            user=one.user, password=_secret(one), ca_file=one.ca_file, clock=clock,
+        )  # fmt: skip
     host, _, port = one.listen.rpartition(":")
-    kind = SyslogUdp if one.reader == "syslog_udp" else SyslogTcp
+    kind = SyslogTcp if one.reader == "syslog_tcp" else SyslogUdp
     return kind(host.strip("[]"), int(port), one.id, clock=clock)
+
+
+def _credentials(one: config.Source) -> dict[str, str]:
+    secret = _secret(one)
+    scheme = "Bearer " if one.header.lower() == "authorization" else ""
+    return {one.header: scheme + secret} if secret else {}
+
+
+def _secret(one: config.Source) -> str:
+    if not one.secret_env:
+        return ""
+    secret = os.environ.get(one.secret_env, "")
+    if not secret:
+        raise ConfigError(
+            f"the variable {one.secret_env} is not set",
+            f"source {one.id}, secret_env",
+            "Set it where the node is started, for instance in its systemd unit.",
+        )
+    return secret

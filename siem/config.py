@@ -18,12 +18,23 @@ import msgspec
 from cityward import Asset, ConfigError
 from cityward.fields import SECTORS
 
-ReaderKind = Literal["file", "folder", "capture", "interface", "syslog_udp", "syslog_tcp"]
+ReaderKind = Literal[
+    "file", "folder", "capture", "interface", "syslog_udp", "syslog_tcp", "udp", "http", "mqtt"
+]
 
 PORT_MAX = 65_535
 DAYS_MAX = 36_500
 QUOTA_MAX_GB = 1e9
+EVERY_MIN_S = 1.0
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+
+
+NEEDED = {
+    "interface": "interface",
+    **dict.fromkeys(("syslog_udp", "syslog_tcp", "udp"), "listen"),
+    **dict.fromkeys(("http", "mqtt"), "url"),
+}
+"""What a source needs to be told; the others need a path."""
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,7 +48,7 @@ class Source(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Stable name of the source; part of every event id, so do not change it."""
     reader: ReaderKind
     """What brings the records: `file`, `folder`, `capture`, `interface`, `syslog_udp`,
-    `syslog_tcp`."""
+    `syslog_tcp`, `udp` (datagrams of any kind), `http` (asks an address), `mqtt` (a broker)."""
     path: str = ""
     """File, folder or capture to read."""
     glob: str = "*"
@@ -45,13 +56,33 @@ class Source(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     follow: bool = True
     """Go on reading a file as it grows and is rotated."""
     listen: str = "127.0.0.1:5514"
-    """Address and port on which syslog is received."""
+    """Address and port on which syslog or datagrams are received."""
     interface: str = ""
     """Network interface to listen on."""
+    url: str = ""
+    """Address that is asked (`http`), or of a broker: `mqtts://broker.example`, `mqtt://…:1883`."""
+    every_s: float = 60.0
+    """Seconds from one question to the next."""
+    topics: tuple[str, ...] = ("#",)
+    """Topic filters to subscribe to."""
+    user: str = ""
+    """Name of this node at the broker."""
+    secret_env: str = ""
+    """Variable of the environment that holds the password at the broker, or the token that is sent
+    to a web address."""
+    header: str = "Authorization"
+    """Header in which that token is sent; as `Bearer …` in this one."""
+    ca_file: str = ""
+    """Certificates of the authorities that a broker is believed by; empty: the system's."""
     collector: str = ""
     """Which collector reads it; empty: recognised by the first bytes."""
     quiet_ok: bool = False
     """Do not report that this source is silent."""
+
+    @property
+    def where(self) -> str:
+        """What it reads: a path, a port, an interface, an address."""
+        return str(getattr(self, NEEDED.get(self.reader, "path")))
 
 
 class Zone(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -257,10 +288,11 @@ def _impossible(settings: Settings) -> Iterator[tuple[str, str]]:
         if asset.zone and zones and asset.zone not in zones:
             yield f"asset[{number}].zone", f"{asset.zone!r} is no zone of this file"
     for number, source in enumerate(settings.source):
-        needed = {"interface": "interface", "syslog_udp": "listen", "syslog_tcp": "listen"}
-        key = needed.get(source.reader, "path")
+        key = NEEDED.get(source.reader, "path")
         if not getattr(source, key):
             yield f"source[{number}].{key}", f"a {source.reader} source needs {key}"
+        if not source.every_s >= EVERY_MIN_S:
+            yield f"source[{number}].every_s", f"a question every {source.every_s} s is too many"
         _, colon, port = source.listen.rpartition(":")
         if key == "listen" and not (colon and port.isdecimal() and int(port) <= PORT_MAX):
             yield f"source[{number}].listen", f"{source.listen!r} is no address:port"

@@ -326,6 +326,7 @@ class Node:
             documents = [document(event) for event in events]
             self._batch_number = self.events.append(documents, {source.id: source.place(batch)})
             fault("after-commit-before-detect")
+        batch.done()
         self._watch(source, batch, made)
         return events
 

@@ -1,4 +1,4 @@
-"""Where records come from: files, folders, syslog. All input and output is here."""
+"""Where records come from: files, folders, ports, brokers, web addresses; all I/O is here."""
 
 from collectors.readers.batch import Batch, Clock, Reader
 from collectors.readers.files import FileReader

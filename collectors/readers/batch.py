@@ -22,6 +22,10 @@ PAUSE_S = 0.25
 """How long a reader waits when nothing arrives; an empty batch follows, so time passes too."""
 
 
+def nothing() -> None:
+    """What there is to do for a source that waits for no acknowledgement."""
+
+
 class Batch(msgspec.Struct, frozen=True):
     """Records of one source that are committed together with the place behind them.
 
@@ -42,6 +46,8 @@ class Batch(msgspec.Struct, frozen=True):
     """Last batch of a source that ends."""
     cut: int = 0
     """How many of `records` were too long and carry only their beginning; no part of the sum."""
+    done: Callable[[], None] = nothing
+    """Called when the records are durable: acknowledges outward. Never raises."""
 
 
 class Reader(Protocol):

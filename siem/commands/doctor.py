@@ -292,13 +292,13 @@ def _ports(settings: Settings) -> Iterator[Check]:
             4,
         )
     for one in settings.source:
-        if one.reader in ("syslog_udp", "syslog_tcp"):
-            yield _syslog_port(one)
+        if settings_file.NEEDED.get(one.reader) == "listen":
+            yield _source_port(one)
 
 
-def _syslog_port(one: Source) -> Check:
+def _source_port(one: Source) -> Check:
     host, _, port = one.listen.rpartition(":")
-    kind = socket.SOCK_DGRAM if one.reader == "syslog_udp" else socket.SOCK_STREAM
+    kind = socket.SOCK_STREAM if one.reader == "syslog_tcp" else socket.SOCK_DGRAM
     return _port(f"port of {one.id}", host.strip("[]"), int(port), kind)
 
 

@@ -20,7 +20,7 @@ from siem import assembly
 from siem import config as settings_file
 from siem.assets import from_settings
 from siem.commands.common import UsageError, who
-from siem.config import Settings
+from siem.config import NEEDED, Settings
 from siem.config import Source as SourceSettings
 from siem.node import now_utc
 from siem.output import visible
@@ -62,7 +62,8 @@ reader = {reader}
 """
 
 TAIL = """
-# More sources: reader is one of file, folder, capture, interface, syslog_udp, syslog_tcp.
+# More sources: reader is one of file, folder, capture, interface, syslog_udp, syslog_tcp, udp,
+# http, mqtt; docs/sources.md says how each kind of device is sent.
 # [[source]]
 # id = "gate-firewall"
 # reader = "file"
@@ -217,9 +218,9 @@ def _settings_text(folder: Path, name: str, sector: str, sources: Sequence[Sourc
             number += 1
             id_ = f"{one.id}-{number}"
         taken.add(id_)
-        key = "listen" if one.reader.startswith("syslog") else "path"
+        key = NEEDED.get(one.reader, "path")
         text += SOURCE.format(
-            id=_quoted(id_), reader=_quoted(one.reader), key=key, value=_quoted(getattr(one, key))
+            id=_quoted(id_), reader=_quoted(one.reader), key=key, value=_quoted(one.where)
         )
     return text + TAIL
 

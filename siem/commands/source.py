@@ -115,7 +115,7 @@ def _rows(settings: Settings) -> Iterator[dict[str, Any]]:
     for one in settings.source:
         said = states.get(one.id, SourceState(source=one.id, collector=one.collector))
         row = msgspec.structs.asdict(said)
-        yield {"source": one.id, "reader": one.reader, **row, "where": _where(one)}
+        yield {"source": one.id, "reader": one.reader, **row, "where": one.where}
 
 
 def _states(settings: Settings) -> Mapping[str, SourceState]:
@@ -126,12 +126,6 @@ def _states(settings: Settings) -> Mapping[str, SourceState]:
         return {one.source: one for one in db.sources()}
     finally:
         db.close()
-
-
-def _where(one: Any) -> str:
-    if one.reader == "interface":
-        return str(one.interface)
-    return str(one.listen if one.reader.startswith("syslog") else one.path)
 
 
 def _checked(settings: Settings, id: str, stop: threading.Event) -> dict[str, Any]:

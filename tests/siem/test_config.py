@@ -75,7 +75,11 @@ def test_a_whole_file_is_read(tmp_path):
         ("[console]\nprot = 1", "unknown field `prot`", "console"),
         ("[console]\nport = '1'", "Expected `int`, got `str`", "console.port"),
         ("[[source]]\nid = 'a'", "missing required field `reader`", "source[0]"),
-        ("[[source]]\nid = 'a'\nreader = 'mqtt'", "Invalid enum value 'mqtt'", "source[0].reader"),
+        (
+            "[[source]]\nid = 'a'\nreader = 'telex'",
+            "Invalid enum value 'telex'",
+            "source[0].reader",
+        ),
         ("[[zone]]\nid = 'a'\ntype = 'moon'", "Invalid enum value 'moon'", "zone[0].type"),
         ("[[asset]]\nid = 'a'\ncolour = 'red'", "unknown field `colour`", "asset[0]"),
         ("operator = 'Op Grid'", "'Op Grid' is no operator id", "operator"),
