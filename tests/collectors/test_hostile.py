@@ -51,6 +51,13 @@ SAMPLES: dict[str, list[bytes]] = {
     "leef": [
         b"LEEF:2.0|V|P|2|Login Failed|x5E|usrName=joe^src=192.0.2.1^devTime=2026-01-01T00:00:00Z",
     ],
+    "mikrotik": [
+        b"firewall,info drop-in input: in:ether1 out:(unknown 0), connection-state:new src"
+        b"-mac 00:17:10:88:bc:02, proto TCP (SYN), [2001:db8::1]:40384->[2001:db8::2]:22, "
+        b"len 40",
+        b"2023-03-19T12:34:09.757188+01:00 10.120.127.1 system,error,critical login failur"
+        b"e for user admin from 10.10.0.35 via winbox",
+    ],
     "netfilter": [
         b"Oct 30 10:09:23 gw kernel: [  203.842973] DROP: IN=eth0 OUT= MAC=00:08:a2:0c:1f:12:"
         b"00:c8:8b:e2:d6:87:08:00 SRC=192.0.2.1 DST=192.0.2.2 LEN=84 PROTO=TCP SPT=1 DPT=23 SYN",
