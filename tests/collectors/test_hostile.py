@@ -62,6 +62,12 @@ SAMPLES: dict[str, list[bytes]] = {
         b"Oct 30 10:09:23 gw kernel: [  203.842973] DROP: IN=eth0 OUT= MAC=00:08:a2:0c:1f:12:"
         b"00:c8:8b:e2:d6:87:08:00 SRC=192.0.2.1 DST=192.0.2.2 LEN=84 PROTO=TCP SPT=1 DPT=23 SYN",
     ],
+    "pf": [
+        b"Sep 30 14:35:50 pfSense filterlog: 53,,,1000102631,em0,match,block,in,4,0x0,,64,"
+        b"892,0,none,6,tcp,44,10.0.2.2,10.0.2.15,59576,22,0,S,17536001,,65535,,mss",
+        b"Oct 26 14:50:21 pfSense php-fpm[374]: /index.php: webConfigurator authentication"
+        b" error for user 'toto' from: 10.0.0.1",
+    ],
     "river": [
         b'{"name": "ns1:timeSeriesResponseType", "value": {"timeSeries": [{"name": "n", '
         b'"sourceInfo": {"siteName": "R", "siteCode": '
