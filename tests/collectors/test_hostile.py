@@ -109,6 +109,10 @@ SAMPLES: dict[str, list[bytes]] = {
         b"#fields\tts\tuid\tid.orig_h\tid.orig_p",
         b"1677024003.714845\tC6\t192.168.1.107\t65164",
     ],
+    "zoneminder": [
+        b"01/25/22 16:22:17.359785 web_php[118919].ERR [2001:db8::1] [Login denied for use"
+        b'r "test"] at /usr/share/zoneminder/www/includes/auth.php line 313',
+    ],
 }
 """Good records of each collector, from which the broken ones are made."""
 
