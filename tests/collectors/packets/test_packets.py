@@ -399,7 +399,7 @@ PROTOCOLS = {
     "energy/s7comm_snap7_read_write_stop_download.pcap": {},
     "energy/opcua_open62541_session.pcap": {"opcua": 68},
     "energy/iec61850_mms_and_goose.pcap": {},
-    "energy/triton_tristation_malware.pcap": {},
+    "energy/triton_tristation_malware.pcap": {"tristation": 896},
     "energy/dlms_meter.pcap": {},
     "energy/hartip_session.pcap": {},
     "port/enip_cip_icsnpp_example.pcap": {},
