@@ -101,6 +101,8 @@ class Decoder(Protocol):
             How many bytes are done with (the rest comes again with more behind it), and the fields
             of each message, complete (`{**session.base, …}`). A malformed message is fields with
             `event.kind: pipeline_error` and `event.reason`. Never raises on any input.
+            A message of another log source than the decoder's says so in `cw.logsource.service`
+            and `cw.logsource.category`.
         """
         ...
 

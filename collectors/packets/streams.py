@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cityward import Event, Record
+from cityward import Event, LogSource, Record
 from cityward.plugin import DecoderSpec, Session
 from collectors.packets.capture import Chunk
 from collectors.packets.flows import Flow, FlowEvents, ends_fields, time_of
@@ -376,7 +376,9 @@ class Streams:
         assert stream.known is not None
         when, logsource = time_of(stream.time_ns), stream.known.spec.logsource
         for number, fields in enumerate(messages, stream.count):
-            out.append(Event(when, logsource, fields, record, number))
+            # What travels inside another protocol has a log source of its own.
+            own = _logsource(fields) if "cw.logsource.service" in fields else logsource
+            out.append(Event(when, own, fields, record, number))
         stream.count += len(messages)
 
     def _close(self, stream: Stream, received: datetime) -> list[Event]:
@@ -393,3 +395,8 @@ class Streams:
         for direction in stream.sides:
             self._drop(direction)
         return out
+
+
+def _logsource(fields: Mapping[str, Any]) -> LogSource:
+    parts = ("category", "product", "service")
+    return LogSource(*(fields.get(f"cw.logsource.{part}", "") for part in parts))

@@ -13,7 +13,9 @@ import pytest
 
 from cityward.checks import check_decoder
 from collectors.packets.decoders.http import Http
+from collectors.packets.packets import Packets
 from tests.collectors.packets.decoders.streams import Wire, decoded, session
+from tests.collectors.packets.wire import ACK, chunk, collected, seconds, segment
 
 Talk = list[tuple[bool, bytes]]
 
@@ -271,6 +273,21 @@ def test_a_command_nobody_answered_is_said_at_the_end() -> None:
     assert (left["event.action"], left["event.reason"]) == (
         *("ocpp_unanswered", "no answer to the Reset"),
     )
+
+
+def test_ocpp_in_a_capture_has_a_log_source_of_its_own() -> None:
+    seqs, packets = {True: 1, False: 1}, []
+    for at, (who, data) in enumerate(CHARGER):
+        ends = ("10.0.0.1", 40_000, "10.0.0.2", 9_000)
+        a, b, c, d = ends if who else (*ends[2:], *ends[:2])
+        packets.append((at * 0.1, segment(a, b, c, d, ACK, seqs[who], data)))
+        seqs[who] += len(data)
+
+    events = collected(Packets(), [chunk(seconds(*packets))])
+
+    sources = {str(one.fields["event.action"]): str(one.logsource) for one in events}
+    assert sources["ocpp_update_firmware"] == "*/ot_protocol/ocpp"
+    assert sources["http_request"] == "*/webserver/http"
 
 
 # ---- Real captures
