@@ -1,28 +1,40 @@
-"""Syslog lines of every program; sshd, the packet filter and Suricata are read in depth.
+"""Syslog lines of every program; those of programs and devices that we know are read in depth.
 
 Send: name this node as loghost of the device; `reader = "syslog_udp"` or `"syslog_tcp"` with
 `listen = "0.0.0.0:5514"`. Octet-counted and newline framing are both read.
 
 Understood: RFC 3164 and RFC 5424 envelopes with structured data, what journalctl and dmesg print,
-Docker's JSON; what is inside goes to the collector that knows it.
+Docker's JSON; what is inside goes to the collector that knows it: by the program that wrote it
+(sshd, the packet filter, Suricata, filterlog, web servers …), or by the mark of its format (CEF,
+LEEF, FortiGate, Cisco, Palo Alto, MikroTik, Windows, Wazuh, OpenCanary).
 
 Not understood: the text of programs that no collector knows; it is kept whole as `message`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
 from cityward import Event, Record, collector
+from collectors.logs.cef import read_cef
+from collectors.logs.cisco import read_cisco
 from collectors.logs.envelope import SYSLOG, Envelope, Reads, envelope, other, read_lines
+from collectors.logs.fortigate import read_fortigate
+from collectors.logs.leef import read_leef
+from collectors.logs.marked import HEAD_MAX, Marked
+from collectors.logs.mikrotik import read_mikrotik
 from collectors.logs.netfilter import read_netfilter
+from collectors.logs.pf import READERS as PF_READERS
 from collectors.logs.sshd import read_sshd
 from collectors.logs.suricata import read_suricata
+from collectors.logs.zoneminder import read_zoneminder
 
 __all__ = ["Envelope", "envelope", "looks_like_syslog", "syslog"]
 
 READERS: dict[str, Reads] = {
+    **PF_READERS,
     "kernel": read_netfilter,
     "sshd": read_sshd,
     "sshd(pam_unix)": read_sshd,
@@ -30,8 +42,19 @@ READERS: dict[str, Reads] = {
     "sshd-session": read_sshd,
     "suricata": read_suricata,
     "ulogd": read_netfilter,
+    "web_php": read_zoneminder,
 }
 """Who reads the message, by the program that wrote it."""
+
+MARKS: tuple[tuple[bytes, Marked], ...] = (
+    (rb"CEF: ?\d", read_cef),
+    (rb"LEEF: ?[12]", read_leef),
+    (rb"date=\d{4}-\d\d-\d\d[, ]", read_fortigate),
+    (rb"%[A-Z][A-Z0-9_-]{1,60}-[0-7]-", read_cisco),
+    (rb"[a-z],(?:info|warning|error|critical)[ ,]|: in:\S{1,64} out:", read_mikrotik),
+)
+"""Who reads a line, by a mark that stands near its beginning; the one that says no passes it on."""
+_MARKED = re.compile(b"|".join(b"(%s)" % mark for mark, _ in MARKS))
 
 _ANY_DAY = datetime(2000, 3, 1, tzinfo=UTC)
 
@@ -56,4 +79,24 @@ def syslog(records: Iterable[Record]) -> Iterator[Event]:
     References:
         RFC 3164; RFC 5424.
     """
-    yield from read_lines(records, SYSLOG, lambda app: READERS.get(app, other))
+    for record in records:
+        event = _marked(record)
+        if event is not None:
+            yield event
+        else:
+            yield from read_lines((record,), SYSLOG, _reader_of)
+
+
+def _reader_of(app: str) -> Reads:
+    return READERS.get(app, other)
+
+
+def _marked(record: Record) -> Event | None:
+    """The event of a line that has a mark of its own; None if it has none, or is another's."""
+    found = _MARKED.search(record.data, 0, HEAD_MAX)
+    if found is None or found.lastindex is None:
+        return None
+    try:
+        return MARKS[found.lastindex - 1][1](record)
+    except ValueError:
+        return None  # what looks like a format and cannot be read is kept as text
