@@ -42,6 +42,8 @@ BLOCKS_MAX = 64
 VALUES_SHOWN, CHANGES_SHOWN = 128, 16
 TEXT_MAX = 256
 """Characters of a name or of a value that are read; the standard allows 129."""
+SHAPE_BYTES = 64
+"""Header and reference of the control block, by which its last frame is found."""
 SUMMARY_S = 300.0
 """After so long without an event what was repeated is said."""
 LAST = 0xFFFF_FFFF
@@ -64,7 +66,7 @@ _NUMBERS = {
 }
 _REQUIRED = ("gocb_ref", "st_num", "sq_num")
 _CONFIGURATION = ("conf_rev", "dat_set", "go_id", "app_id")
-_TIME = 0x84
+_TIME, _SEQUENCE = 0x84, 0x86
 
 Fields = dict[str, Any]
 
@@ -77,18 +79,34 @@ class Message(NamedTuple):
     data: bytes
     """`allData`, as it came."""
     state_time: bytes
+    number_at: int
+    """Where `sqNum` stands in the frame, and what is behind it."""
+    number_stop: int
 
 
 class Block:
     """What a control block told last."""
 
-    __slots__ = ("frames", "message", "said_s", "time_s")
+    __slots__ = ("frames", "message", "said_s", "shape", "time_s", "values")
 
     def __init__(self, message: Message, time_s: float) -> None:
         self.message = message
+        self.shape: Shape | None = None
+        """Of its last frame that was read."""
+        self.values = _values(message.data)
+        """As text, of the last event."""
         self.time_s = self.said_s = time_s
         self.frames = 0
         """Since the last event."""
+
+
+class Shape(NamedTuple):
+    """A frame without its `sqNum`: what a repetition looks like, and most frames are one."""
+
+    head: bytes
+    tail: bytes
+    length: int
+    block: Block
 
 
 @decoder("goose", GOOSE, transport="link", ethertypes=(ETHERTYPE,))
@@ -106,6 +124,8 @@ class Goose:
             "ot.direction": "unsolicited",
         }
         self._blocks: dict[str, Block] = {}
+        self._shapes: dict[bytes, Shape] = {}
+        """By how a frame begins; forgotten when there are too many."""
 
     @staticmethod
     def recognises(head: bytes) -> bool:
@@ -118,6 +138,9 @@ class Goose:
         self, data: bytes, from_client: bool, time_s: float, frame: int
     ) -> tuple[int, Sequence[Fields]]:
         """See `Decoder`."""
+        shape = self._shapes.get(data[:SHAPE_BYTES])
+        if shape is not None and self._is_repetition(shape, data, time_s):
+            return len(data), ()
         try:
             message = _message(data)
         except BerError as error:
@@ -136,6 +159,7 @@ class Goose:
         self._blocks[name] = block
         before, block.message, block.time_s = block.message, message, time_s
         block.frames += 1
+        self._learn(data, message, block)
         if said:
             found += self._tell(block, before, said)
             block.said_s = time_s
@@ -151,12 +175,44 @@ class Goose:
         """See `Decoder`; what was repeated since the last event of each block."""
         blocks = list(self._blocks.values())
         self._blocks.clear()
+        self._shapes.clear()
         return [fields for block in blocks for fields in self._summary(block)]
+
+    def _learn(self, data: bytes, message: Message, block: Block) -> None:
+        if len(self._shapes) >= BLOCKS_MAX:
+            self._shapes.clear()
+        at, stop = message.number_at, message.number_stop
+        block.shape = Shape(data[:at], data[stop:], len(data), block)
+        self._shapes[data[:SHAPE_BYTES]] = block.shape
+
+    def _is_repetition(self, shape: Shape, data: bytes, time_s: float) -> bool:
+        """Count a frame that says what the one before said, in time and in order."""
+        head, tail, length, block = shape
+        if block.shape is not shape:
+            return False
+        stop = length - len(tail)
+        if len(data) != length or not data.startswith(head) or not data.startswith(tail, stop):
+            return False
+        own = block.message.own
+        number, name = int.from_bytes(data[len(head) : stop]), own["gocb_ref"]
+        if number not in (own["sq_num"], own["sq_num"] + 1) or self._blocks.get(name) is not block:
+            return False
+        waited_s = time_s - block.time_s
+        if waited_s * 1e3 > own.get("ttl_ms", 0) or abs(time_s - block.said_s) >= SUMMARY_S:
+            return False
+        self._blocks[name] = self._blocks.pop(name)
+        own["sq_num"] = number
+        block.time_s = time_s
+        block.frames += 1
+        return True
 
     def _tell(self, block: Block, before: Message, said: list[tuple[str, str]]) -> list[Fields]:
         """One event for each thing that is new; the first has the frames since the last event."""
         message = block.message
-        values, was = _values(message.data), _values(before.data)
+        was = block.values
+        if message.data != before.data:
+            block.values = _values(message.data)
+        values = block.values
         changed = [
             f"{at}: {old} > {new}"
             for at, (old, new) in enumerate(zip(was, values, strict=False))
@@ -271,13 +327,14 @@ def _message(data: bytes) -> Message:
     if pdu.tag != _PDU:
         raise BerError(f"tag 0x{pdu.tag:02x} is no goosePdu")
     own: Fields = {"app_id": f"0x{app_id:04x}", "simulation": False}
-    values, state_time = b"", b""
+    values, state_time, number = b"", b"", (0, 0)
     for one in elements(data, pdu.at, pdu.stop):
         tag, at, stop = one
         if tag in _TEXTS:
             own[_TEXTS[tag]] = data[at : min(stop, at + TEXT_MAX)].decode("latin-1")
         elif tag in _NUMBERS:
             own[_NUMBERS[tag]] = _number(_NUMBERS[tag], data[at:stop])
+            number = (at, stop) if tag == _SEQUENCE else number
         elif tag == _TIME:
             state_time = data[at:stop]
         elif tag == _ALL_DATA:
@@ -289,7 +346,7 @@ def _message(data: bytes) -> Message:
     own["simulation"] = bool(own["simulation"]) or reserved & _SIMULATED > 0
     if "nds_com" in own:
         own["nds_com"] = own["nds_com"] > 0
-    return Message(own, values, state_time)
+    return Message(own, values, state_time, *number)
 
 
 def _number(name: str, raw: bytes) -> int:
@@ -335,8 +392,8 @@ def _bits(raw: bytes) -> str:
     unused = raw[0] if raw else 0
     if unused > 7 or len(raw) < 2:
         return raw.hex()
-    bits = "".join(f"{byte:08b}" for byte in raw[1:])
-    return bits[: len(bits) - unused]
+    size = 8 * (len(raw) - 1)
+    return f"{int.from_bytes(raw[1:]):0{size}b}"[: size - unused]
 
 
 def _real(raw: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 from collections import defaultdict
 from datetime import UTC, datetime
@@ -247,6 +248,31 @@ def test_goose_keeps_what_a_decoder_promises() -> None:
     frames = [(True, data) for data in (goose(1, 0), goose(1, 1), goose(2, 0, ON))]
 
     check_decoder(Goose, frames, transport="link")
+
+
+def test_frames_known_by_their_shape_mean_what_they_mean_when_read() -> None:
+    draw = random.Random(61850)
+    quick, slow = speaker(Goose), speaker(Goose)
+    state, number, time_s = 5, 0, 0.0
+    quick_found: list[dict[str, Any]] = []
+    slow_found: list[dict[str, Any]] = []
+
+    for _ in range(3_000):
+        state, number = draw.choice([(state, number + 1)] * 12 + [(state + 1, 0), (state, 3)])
+        time_s += draw.choice([0.1, 0.2, 0.5, 20.0])
+        data = goose(
+            state,
+            number,
+            draw.choice([OFF] * 9 + [ON]),
+            ref=draw.choice([REF, REF[:-1] + "B"]),
+            ttl_ms=draw.choice([30_000] * 9 + [10]),
+        )
+        quick_found += heard(quick, data, time_s)
+        slow_found += heard(slow, data, time_s)
+        slow._shapes.clear()
+
+    assert quick_found == slow_found
+    assert quick.end() == slow.end()
 
 
 def test_every_frame_of_the_substation_is_in_an_event(data: Path) -> None:
