@@ -31,6 +31,7 @@ SAMPLED_VALUES = LogSource(category="ot_protocol", service="sampled_values")
 ETHERTYPE = 0x88BA
 STREAMS_MAX = 64
 """Streams of one sender that are followed; the one that was silent longest gives way."""
+SHAPES_MAX = 8
 EVERY_S = 1.0
 TEXT_MAX = 256
 RATES = (4_000, 4_800, 5_760, 12_800, 14_400, 15_360)
@@ -62,7 +63,7 @@ class Sample(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """How the last frame looked apart from its counter and samples; most are the same."""
+    """How the last frame of a stream looked apart from counter and samples; most are the same."""
 
     head: bytes
     tail: bytes
@@ -140,7 +141,8 @@ class SampledValues:
             "ot.direction": "unsolicited",
         }
         self._streams: dict[str, Stream] = {}
-        self._shape: Shape | None = None
+        self._shapes: list[Shape] = []
+        """Of at most `SHAPES_MAX` streams, the last one read at the end."""
 
     @staticmethod
     def recognises(head: bytes) -> bool:
@@ -153,13 +155,12 @@ class SampledValues:
         self, data: bytes, from_client: bool, time_s: float, frame: int
     ) -> tuple[int, Sequence[Fields]]:
         """See `Decoder`."""
-        size, shape = len(data), self._shape
-        if shape is not None and size == shape.length:
-            head = len(shape.head)
-            if data.startswith(shape.head) and data.startswith(shape.tail, head + 2):
-                stream = shape.stream
+        size = len(data)
+        for start, tail, length, stream in self._shapes:
+            at = len(start)
+            if size == length and data.startswith(start) and data.startswith(tail, at + 2):
                 stream.frames += 1
-                stream.add(data[head] << 8 | data[head + 1], time_s)
+                stream.add(data[at] << 8 | data[at + 1], time_s)
                 if abs(time_s - stream.since_s) < EVERY_S:
                     return size, ()
                 return size, self._summary(stream)
@@ -175,7 +176,7 @@ class SampledValues:
         """See `Decoder`; what was counted since the last second of each stream."""
         streams = list(self._streams.values())
         self._streams.clear()
-        self._shape = None
+        self._shapes.clear()
         return [fields for stream in streams for fields in self._summary(stream)]
 
     def _read(self, data: bytes, time_s: float) -> list[Fields]:
@@ -199,13 +200,22 @@ class SampledValues:
                 stream.begin(time_s)
             elif abs(time_s - stream.since_s) >= EVERY_S:
                 found += self._summary(stream)
-        self._shape = None
-        if len(samples) == 1 and samples[0].sample_at > samples[0].number_at:
-            sample = samples[0]
+        self._learn(data, samples)
+        return found
+
+    def _learn(self, data: bytes, samples: list[Sample]) -> None:
+        names = {sample.stream for sample in samples}
+        known = self._streams.get
+        self._shapes = [
+            shape
+            for shape in self._shapes
+            if shape.stream.name not in names and known(shape.stream.name) is shape.stream
+        ][1 - SHAPES_MAX :]
+        sample = samples[0]
+        if len(samples) == 1 and sample.sample_at > sample.number_at:
             tail = data[sample.number_at + 2 : sample.sample_at]
             stream = self._streams[sample.stream]
-            self._shape = Shape(data[: sample.number_at], tail, len(data), stream)
-        return found
+            self._shapes.append(Shape(data[: sample.number_at], tail, len(data), stream))
 
     def _summary(self, stream: Stream) -> list[Fields]:
         found = []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import time
+from operator import itemgetter
 from pathlib import Path
 from struct import pack
 from typing import Any
@@ -182,6 +184,29 @@ def test_sampled_values_keep_what_a_decoder_promises() -> None:
     frames = [(True, frame(asdu(number))) for number in range(3)]
 
     check_decoder(SampledValues, frames, transport="link")
+
+
+def test_frames_known_by_their_shape_mean_what_they_mean_when_read() -> None:
+    draw = random.Random(61850)
+    quick, slow = speaker(SampledValues), speaker(SampledValues)
+    quick_found: list[dict[str, Any]] = []
+    slow_found: list[dict[str, Any]] = []
+    numbers = dict.fromkeys((f"MU{number}" for number in range(12)), 0)
+
+    for at in range(4_000):
+        names = draw.choices(list(numbers)[: draw.choice((3, 12))], k=draw.choice((1, 1, 1, 2)))
+        parts = []
+        for name in names:
+            numbers[name] = (numbers[name] + draw.choice((0, 1, 1, 1, 1, 1, 1, 5))) % 4_000
+            parts.append(asdu(numbers[name], name, draw.choice([1] * 30 + [2])))
+        data = frame(*parts, simulated=draw.random() < 0.02)
+        quick_found += heard(quick, data, at / 100)
+        slow_found += heard(slow, data, at / 100)
+        slow._shapes.clear()
+
+    assert quick_found == slow_found
+    by_stream = itemgetter("ot.unit")
+    assert sorted(quick.end(), key=by_stream) == sorted(slow.end(), key=by_stream)
 
 
 def test_every_frame_of_the_merging_unit_is_in_an_event(data: Path) -> None:
