@@ -73,6 +73,7 @@ Selectors = tuple[bytes, bytes]
 class Lane(msgspec.Struct):
     """One direction."""
 
+    begun: bool = False
     lost: bool = False
     """The boundary of packets is not known."""
     rest: int = 0
@@ -119,6 +120,10 @@ class Cotp:
         if lane.cut:
             found.append(self.unreadable(_missing(lane)))
         at, end = 0, len(data)
+        if not lane.begun and data:
+            # A capture may begin with a keep-alive, which repeats one byte as zero (RFC 1122,
+            # section 4.2.3.6).
+            at, lane.begun = int(data[0] == 0), True
         while end - at >= 6:
             if lane.lost:
                 start, lane.lost = _next_packet(data, at)
