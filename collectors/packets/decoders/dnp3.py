@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 
 from cityward import LogSource, Session, decoder
-from collectors.values import clean
+from collectors.packets.decoders.pairs import broken, printable, say, turned, unreadable
 
 DNP3 = LogSource(category="ot_protocol", service="dnp3")
 
@@ -332,7 +332,7 @@ class Dnp3:
     def __init__(self, session: Session) -> None:
         self.tally = Tally()
         base = {**session.base, **_ALWAYS}
-        self._bases = (base, _turned(base))
+        self._bases = (base, turned(base))
         self._is_udp = base.get("network.transport") == "udp"
         self._ends = f"{session.client}>{session.server}"
         self._link = ""
@@ -552,7 +552,7 @@ class Dnp3:
             link = self._confirms.pop(_key(master, outstation, control & 31), "")
             fields["ot.link_id"] = link or self._next_link()
             if not link:
-                _say(fields, "confirms what was not seen or asked for no confirmation")
+                say(fields, "confirms what was not seen or asked for no confirmation")
         else:
             fields["ot.link_id"] = self._next_link()
             if outstation < BROADCAST and (function is None or function.is_answered):
@@ -564,11 +564,11 @@ class Dnp3:
         if self._open.pop(key, None) is not None:
             self.tally.unanswered += 1
             sequence = fields["event.sequence"]
-            _say(fields, f"sequence {sequence} begins again before its request was answered")
+            say(fields, f"sequence {sequence} begins again before its request was answered")
         elif len(self._open) >= OPEN_MAX:
             self.tally.unanswered += 1
             oldest = self._open.pop(next(iter(self._open)))
-            _say(fields, f"request {oldest.link} given up unanswered, {OPEN_MAX} are open")
+            say(fields, f"request {oldest.link} given up unanswered, {OPEN_MAX} are open")
         self._open[key] = asked
 
     def _response(
@@ -592,7 +592,7 @@ class Dnp3:
             fields["ot.link_id"] = self._next_link()
             if code != UNSOLICITED:
                 self.tally.unmatched += 1
-                _say(fields, "no request was seen for this answer")
+                say(fields, "no request was seen for this answer")
         if control & 0x20:
             self._expect_confirm(_key(master, outstation, control & 31), fields["ot.link_id"])
         if len(data) < 4:
@@ -683,7 +683,7 @@ class Dnp3:
                 found.append(own)
         more = sum(header.count for header in headers) - POINTS_MAX
         if more > 0:
-            _say(found[-1], f"{more} more points of this message are not listed")
+            say(found[-1], f"{more} more points of this message are not listed")
 
     # ---- Fields
 
@@ -717,18 +717,11 @@ class Dnp3:
     def _fault(self, fields: Fields, why: str) -> None:
         if "event.kind" not in fields:
             self.tally.malformed += 1
-            fields["event.kind"] = "pipeline_error"
-        _say(fields, why)
+        broken(fields, why)
 
     def _unreadable(self, why: str) -> Fields:
         self.tally.malformed += 1
-        return {
-            **self._bases[0],
-            "event.kind": "pipeline_error",
-            "event.action": "unreadable",
-            "event.outcome": "failure",
-            "event.reason": why,
-        }
+        return unreadable(self._bases[0], why)
 
     def _unanswered(self, asked: Open) -> Fields:
         constants = asked.constants
@@ -741,16 +734,6 @@ class Dnp3:
             "event.reason": f"no answer to the {name} of {asked.link}",
             "ot.is_command": False,
         }
-
-
-def _turned(base: Fields) -> Fields:
-    """The ends the other way round, for requests of the end that accepted the connection."""
-    other = {"source.": "destination.", "destination.": "source."}
-    made = {}
-    for name, value in base.items():
-        side = name.partition(".")[0] + "."
-        made[other[side] + name[len(side) :] if side in other else name] = value
-    return made
 
 
 def _direction(code: int) -> str:
@@ -775,10 +758,6 @@ def _shown(headers: list[Header]) -> str:
 def _link_prefix(ends: str, time_s: float) -> str:
     """Short, and the same when the same capture is read again."""
     return hashlib.blake2b(f"{ends} {time_s}".encode(), digest_size=6).hexdigest() + "."
-
-
-def _say(fields: Fields, why: str) -> None:
-    fields["event.reason"] = f"{fields['event.reason']}; {why}" if "event.reason" in fields else why
 
 
 # Frames: checksums, and where the next one begins.
@@ -1001,11 +980,11 @@ def _add_file(data: bytes, header: Header, fields: Fields, vendor: dict[str, Any
     vendor["file_object"] = variation
     if variation == 2 and size >= 12:
         place, length = _index(content, 0, 2), _index(content, 2, 2)
-        if name := _text(content[place : place + length]):
+        if name := printable(content[place : place + length]):
             fields["user.name"] = name
     elif variation in (3, 7) and size >= 20:
         place, length = _index(content, 0, 2), _index(content, 2, 2)
-        if name := _text(content[place : place + length]):
+        if name := printable(content[place : place + length]):
             fields["file.path"] = name
         if variation == 3 and size >= 26:
             mode = _index(content, 20, 2)
@@ -1016,12 +995,8 @@ def _add_file(data: bytes, header: Header, fields: Fields, vendor: dict[str, Any
         vendor["file_handle"] = _index(content, 0, 4)
         if variation == 5:
             vendor["file_block"] = _index(content, 4, 4) & 0x7FFFFFFF
-    elif variation == 8 and (name := _text(content)):
+    elif variation == 8 and (name := printable(content)):
         fields["file.path"] = name
-
-
-def _text(data: bytes) -> str:
-    return clean(data.decode("utf-8", "replace").replace("\0", ""))
 
 
 def _add_authentication(
