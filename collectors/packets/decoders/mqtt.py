@@ -23,6 +23,7 @@ from typing import Any
 import msgspec
 
 from cityward import LogSource, Session, decoder
+from collectors.values import real
 
 MQTT = LogSource(category="ot_protocol", service="mqtt")
 
@@ -676,11 +677,9 @@ def _value(fields: Fields, payload: bytes) -> None:
     if not text.isprintable():
         return
     fields["ot.value_raw"] = text
-    if len(text) <= 24 and text[-1] in "0123456789" and text[0] in "+-.0123456789":
-        try:
-            fields["ot.value"] = float(text)
-        except ValueError:
-            return
+    value = real(text) if text[-1:].isdigit() else None
+    if value is not None:
+        fields["ot.value"] = value
 
 
 def _shown(text: str) -> str:
