@@ -400,7 +400,7 @@ PROTOCOLS = {
     "energy/opcua_open62541_session.pcap": {"opcua": 68},
     "energy/iec61850_mms_and_goose.pcap": {},
     "energy/triton_tristation_malware.pcap": {"tristation": 896},
-    "energy/dlms_meter.pcap": {"dlms": 88},
+    "energy/dlms_meter.pcap": {"dlms": 86},
     "energy/hartip_session.pcap": {},
     "port/enip_cip_icsnpp_example.pcap": {},
     "port/enip_quickdraw_reboot_restart.pcap": {},
