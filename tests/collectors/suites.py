@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tarfile
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,19 +14,25 @@ _EXPECTED = re.compile(
 )
 
 
+@lru_cache(maxsize=4)
+def _texts(archive: Path) -> dict[str, str]:
+    """Every file of an archive, read in one go: opening it anew for each case takes minutes."""
+    found = {}
+    with tarfile.open(archive) as tar:
+        for one in tar:
+            if one.isfile() and (opened := tar.extractfile(one)) is not None:
+                found[one.name] = opened.read().decode("utf-8", "backslashreplace")
+    return found
+
+
 def member(archive: Path, name: str) -> str:
     """Text of one file of an archive."""
-    with tarfile.open(archive) as tar:
-        found = next(one for one in tar.getnames() if f"/{one}".endswith(f"/{name}"))
-        opened = tar.extractfile(found)
-        assert opened is not None
-        return opened.read().decode()
+    return next(text for one, text in _texts(archive).items() if f"/{one}".endswith(f"/{name}"))
 
 
 def members(archive: Path) -> list[str]:
     """Names of the files of an archive."""
-    with tarfile.open(archive) as tar:
-        return [one.name for one in tar.getmembers() if one.isfile()]
+    return list(_texts(archive))
 
 
 def crowdsec(archive: Path, case: str) -> tuple[list[bytes], list[dict[str, str]]]:
