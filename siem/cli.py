@@ -26,7 +26,7 @@ EXIT_CODES = {
 }
 """What an exit code means, the same in every command."""
 
-LISTING = ("finding", "source")
+LISTING = ("finding", "source", "asset", "calendar")
 """Nouns with a verb `list`."""
 
 HELP = {"--help", "-h"}
@@ -56,6 +56,22 @@ app.command(source)
 source.command("siem.commands.source:list_", name="list")
 source.command("siem.commands.source:show", name="show")
 source.command("siem.commands.source:check", name="check")
+asset = App(
+    name="asset", help="Assets: what was seen, what is approved, what comes from elsewhere."
+)
+app.command(asset)
+asset.command("siem.commands.asset:list_", name="list")
+asset.command("siem.commands.asset:show", name="show")
+asset.command("siem.commands.asset:approve", name="approve")
+asset.command("siem.commands.asset:retire", name="retire")
+asset.command("siem.commands.asset:merge", name="merge")
+asset.command("siem.commands.asset:import_", name="import")
+asset.command("siem.commands.asset:export", name="export")
+calendar = App(name="calendar", help="Calendar: when and where another mode holds.")
+app.command(calendar)
+calendar.command("siem.commands.calendar:list_", name="list")
+calendar.command("siem.commands.calendar:add", name="add")
+calendar.command("siem.commands.calendar:remove", name="remove")
 rule = App(name="rule", help="Sigma rules: check them, test them, try them on an event.")
 app.command(rule)
 rule.command("siem.commands.rule:check", name="check")
@@ -132,7 +148,7 @@ def _spelled(words: Sequence[str]) -> list[str]:
     """A noun alone lists; `-` is standard input, which the library takes for an option."""
     noun, *rest = words or [""]
     is_alone = noun in LISTING and (not rest or rest[0].startswith("-")) and not HELP & {*rest}
-    if noun == "ingest":
+    if noun == "ingest" or (noun == "asset" and rest[:1] == ["import"]):
         return [noun, *("/dev/stdin" if word == "-" else word for word in rest)]
     return [noun, "list", *rest] if is_alone else list(words)
 

@@ -318,7 +318,7 @@ class Node:
         made = len(events)
         if self.learner is not None:
             # What is new to the inventory is durable with the events that showed it.
-            news = self.learner.learn(events, self._now(events))
+            news = self.learner.learn(events, now)
             events += [self._described(event, source, now) for event in news]
         if batch.ended:
             self._ended(source)
@@ -451,7 +451,7 @@ class Node:
             self._batch_number = number
             events = [event_of(one) for one in documents]
             if self.learner is not None:
-                self.learner.learn(events, self._now(events), again=True)
+                self.learner.learn(events, self.clock(), again=True)
             findings = self.detect(events)
             if number > checkpoint:
                 self.conclude(findings)

@@ -179,6 +179,18 @@ def names_of(row: AssetRow) -> set[str]:
     return {row.asset.id, row.asset.name, *row.aliases, *row.asset.addresses, *seen} - {""}
 
 
+def matches(row: AssetRow, words: Sequence[str], *, state: str = "", zone: str = "") -> bool:
+    """Whether all words stand in what is known of an asset, and state and zone fit."""
+    said = document(row)
+    if (state and row.state != state) or (zone and said["zone"] != zone):
+        return False
+    listed = ("addresses", "speaks", "roles", "names", "aliases")
+    plain = ("id", "state", "name", "type", "zone", "origin", "vendor", "model", "site")
+    texts = [*(str(said[name]) for name in plain), *(one for name in listed for one in said[name])]
+    text = " ".join(texts).lower()
+    return all(word.lower() in text for word in words)
+
+
 def document(row: AssetRow) -> dict[str, Any]:
     """An asset as programs read it; the same fields in the same order everywhere."""
     asset, seen = row.asset, row.seen
