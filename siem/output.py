@@ -23,9 +23,9 @@ _UNSEEN = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """First characters that a spreadsheet takes for a formula."""
 PIPE_WIDTH = 120
-_WHOLE = ("@timestamp", "finding.last_seen", "last_event", "source", "check", "time")
+_WHOLE = ("@timestamp", "finding.last_seen", "last_event", "source", "source.mac", "check", "time")
 """Columns that are never folded."""
-_VAGUE = ("ip", "name", "id", "port", "address")
+_VAGUE = ("ip", "mac", "name", "id", "port", "address")
 _CULPRITS = (
     "source.ip",
     "source.mac",

@@ -40,7 +40,16 @@ COLUMNS = (
     "source.ip",
     "finding.first_seen",
 )
-EVENT_COLUMNS = ("@timestamp", "event.action", "source.ip", "destination.ip", "event.outcome")
+EVENT_COLUMNS = (
+    "@timestamp",
+    "event.action",
+    "source.ip",
+    "source.mac",
+    "destination.ip",
+    "ot.unit",
+    "event.outcome",
+    "event.reason",
+)
 STDIN = ("-", "/dev/stdin")
 PIPE_WAIT_S = 0.2
 ROOM_BYTES = 1 << 28
