@@ -102,6 +102,13 @@ SAMPLES: dict[str, list[bytes]] = {
         b"<13>2023-11-14T00:20:42.738197+01:00 gw app[12]: hello",
         b'{"log": "Oct 30 10:09:23 gw app[1]: x\\n", "time": "2023-11-14T00:20:42.738197111Z"}',
     ],
+    "web-access": [
+        b'www.example.net:80 192.0.2.1 - ann [08/Jun/2020:08:04:43 +0200] "GET /a/b?x=1 HT'
+        b'TP/1.1" 301 12 "http://r/" "curl/7"',
+        b"[Sat Jul 20 21:39:11.978080 2013] [auth_basic:error] [pid 17512:tid 1401] [clien"
+        b't 192.0.2.1:51390] AH01617: user u: authentication failure for "/f": Password Mi'
+        b"smatch",
+    ],
     "zeek": [
         b'{"_path": "conn", "ts": 1700828217.314165, "uid": "C", "id.orig_h": "192.168.1.9", '
         b'"id.orig_p": 50820, "id.resp_h": "45.33.32.156", "id.resp_p": 443, "proto": "tcp", '
