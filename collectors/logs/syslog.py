@@ -29,12 +29,14 @@ from collectors.logs.netfilter import read_netfilter
 from collectors.logs.pf import READERS as PF_READERS
 from collectors.logs.sshd import read_sshd
 from collectors.logs.suricata import read_suricata
+from collectors.logs.web_access import read_web
 from collectors.logs.zoneminder import read_zoneminder
 
 __all__ = ["Envelope", "envelope", "looks_like_syslog", "syslog"]
 
 READERS: dict[str, Reads] = {
     **PF_READERS,
+    **dict.fromkeys(("nginx", "apache", "apache2", "httpd", "nginx-access"), read_web),
     "kernel": read_netfilter,
     "sshd": read_sshd,
     "sshd(pam_unix)": read_sshd,
