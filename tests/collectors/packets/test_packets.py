@@ -404,7 +404,7 @@ PROTOCOLS = {
     "energy/hartip_session.pcap": {},
     "port/enip_cip_icsnpp_example.pcap": {},
     "port/enip_quickdraw_reboot_restart.pcap": {},
-    "port/omron_fins.pcap": {},
+    "port/omron_fins.pcap": {"fins": 243},
     "transport/genisys_rail_signalling.pcap": {},
     "city/rtsp_camera_streams.pcap": {},
     "city/coap_mqtt.pcap": {},
