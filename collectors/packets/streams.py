@@ -88,10 +88,8 @@ class Registry:
     def recognise(self, protocol: int, sport: int, dport: int, head: bytes) -> Known | None:
         """Who takes this head for its own; who expects one of the ports is asked first."""
         begin = self._begin.get(protocol)
-        if not begin or not head:
-            return None
-        able: Iterable[Known] = begin[head[0]]
-        if self.expects(protocol, sport, dport):
+        able: Sequence[Known] = begin[head[0]] if begin and head else ()
+        if len(able) > 1 and self.expects(protocol, sport, dport):
             able = sorted(able, key=lambda known: not is_expected(known, sport, dport))
         return first_that_recognises(able, head)
 
@@ -106,7 +104,7 @@ def is_expected(known: Known, sport: int, dport: int) -> bool:
     return sport in known.spec.ports or dport in known.spec.ports
 
 
-def first_that_recognises(candidates: Iterable[Known], head: bytes) -> Known | None:
+def first_that_recognises(candidates: Sequence[Known], head: bytes) -> Known | None:
     """The first of these decoders that takes a head for its own."""
     for known in candidates:
         try:
@@ -231,7 +229,7 @@ class Streams:
 
     def _begin(self, w: Walked, row: int, slot: int, uid: int, head: bytes) -> Stream | None:
         """Follow a flow if its payload shows what it is, or if its port says to wait for more."""
-        which = int(w.protocol[row]), int(w.sport[row]), int(w.dport[row])
+        which = w.protocol.item(row), w.sport.item(row), w.dport.item(row)
         known = self.registry.recognise(*which, head)
         if known is None and not self.registry.expects(*which):
             return None
