@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from tests.collectors.packets.wire import (
     T0,
     Packet,
     chunk,
+    chunks,
     collected,
     datagram,
     ether,
@@ -279,3 +282,29 @@ def test_only_decoders_that_may_begin_so_are_asked() -> None:
     assert asked == ["a", "any", "x", "x", "a", "any"]
     assert registry.expects(TCP, 9, 1)
     assert not registry.expects(UDP, 9, 1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "energy/iec61850_goose_sample.pcap",
+        "energy/iec61850_sampled_values.pcap",
+        "port/profinet_dcp_change_ip.pcap",
+        "network/arp_scan.pcap",
+    ],
+)
+def test_no_broken_frame_is_lost_or_breaks_a_decoder(data: Path, name: str) -> None:
+    draw = random.Random(name)
+    whole = [piece.packet(row) for piece in chunks(data / name) for row in range(len(piece))]
+    packets = []
+    for number in range(3_000):
+        frame = bytearray(whole[number % len(whole)])
+        for _ in range(draw.choice((0, 1, 1, 3))):
+            frame[draw.randrange(12, len(frame))] = draw.randrange(256)
+        packets.append((T0 + number * 1_000_000, bytes(frame[: draw.randint(0, 2 * len(frame))])))
+    collector = Packets()
+
+    events = run(collector, packets, 500)
+
+    assert collector.counts["decoder_faults"] == 0
+    assert any(event.is_malformed for event in events)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections import Counter
 from pathlib import Path
 from struct import pack
+
+import pytest
 
 from cityward.checks import check_decoder
 from collectors.packets.decoders.arp import ETHERTYPE, Arp
@@ -84,6 +87,33 @@ def test_the_scan_asks_for_255_addresses(data: Path) -> None:
         "arp_reply": 5,
     }
     assert not [e for e in events if "event.reason" in e.fields]
+
+
+@pytest.mark.slow
+def test_every_packet_agrees_with_tshark(data: Path) -> None:
+    names = ("frame.number", "arp.opcode", "arp.src.proto_ipv4", "arp.dst.proto_ipv4")
+    compared = 0
+
+    for name in ("network/arp_scan.pcap", "city/iot_botnet_telnet_scan.pcap"):
+        columns = [part for one in names for part in ("-e", one)]
+        told = subprocess.run(
+            ["tshark", "-r", str(data / name), "-Y", "arp", "-T", "fields", *columns],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        events = captured(Arp, data / name)
+        mine = [
+            (
+                str(e.record.place),
+                e.fields["ot.function.code"],
+                e.fields.get("source.ip", "0.0.0.0"),
+                e.fields["destination.ip"],
+            )
+            for e in events
+        ]
+        assert mine == [tuple(line.split("\t")) for line in told.stdout.splitlines()]
+        compared += len(mine)
+
+    assert compared == 519 + 31
 
 
 def test_a_device_with_a_new_address_announces_it(data: Path) -> None:
