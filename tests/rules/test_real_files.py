@@ -57,7 +57,25 @@ HOSTS = "Many hosts scanned for one port"
 LOGINS = "Many short connections to a login service"
 CALLS = "Host keeps calling a dead internet address"
 
+ALL_COMMANDED = "DNP3 command to all outstations"
+STOPPED = "DNP3 application of an outstation stopped"
+RESTARTED = "DNP3 outstation told to restart"
+UNREPORTED = "DNP3 outstation told not to report on its own"
+
 ATTACKS: dict[str, list[tuple[str, str, str]]] = {
+    "energy/dnp3_quickdraw_attacks_1.pcap": [
+        ("high", STOPPED, "10.0.0.8"),
+        ("high", STOPPED, "10.0.0.9"),
+        ("high", ALL_COMMANDED, "10.0.0.8"),
+        ("high", ALL_COMMANDED, "10.0.0.9"),
+        ("high", RESTARTED, "10.0.0.8"),
+        ("high", RESTARTED, "10.0.0.9"),
+        ("low", UNREPORTED, "10.0.0.8"),
+        ("low", UNREPORTED, "10.0.0.9"),
+    ],
+    "energy/dnp3_request_flood.pcap": [
+        ("high", "DNP3 outstation flooded with selections", "192.168.1.100")
+    ],
     "energy/modbus_quickdraw_attacks_1.pcap": [
         ("high", SILENCED, "10.0.0.57"),
         ("low", CLEARED, "10.0.0.57"),
@@ -67,6 +85,15 @@ ATTACKS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "energy/modbus_umas_modicon_attacks.pcap": [
         ("high", "Controller program transferred (UMAS)", "192.168.63.100")
+    ],
+    "energy/s7comm_snap7_read_write_stop_download.pcap": [
+        ("high", "Controller program changed (S7)", "134.217.61.131"),
+        ("high", "Controller stopped or started (S7)", "134.217.61.131"),
+        ("medium", "Controller program read (S7)", "134.217.61.131"),
+    ],
+    "port/enip_quickdraw_reboot_restart.pcap": [
+        ("high", "Controller program transferred (EtherNet/IP)", "192.168.10.105"),
+        ("high", "Controller stopped or started (EtherNet/IP)", "192.168.10.105"),
     ],
     "logs/sshd_bruteforce.log": [
         ("medium", GUESSED, "35.188.49.176"),
@@ -94,9 +121,15 @@ ATTACKS: dict[str, list[tuple[str, str, str]]] = {
 """Each attack file of a format that is read, and all that the rules say of it."""
 
 TECHNIQUES: dict[str, set[str]] = {
+    "energy/dnp3_quickdraw_attacks_1.pcap": {"T0816", "T0878", "T0881", "T1692.001"},
+    "energy/dnp3_request_flood.pcap": {"T0814", "T1692.001"},
     "energy/modbus_quickdraw_attacks_1.pcap": {"T0814", "T0816", "T0872"},
     "energy/modbus_quickdraw_attacks_2.pcap": {"T0888"},
     "energy/modbus_umas_modicon_attacks.pcap": {"T0843", "T0845", "T0889"},
+    "energy/s7comm_snap7_read_write_stop_download.pcap": {
+        *("T0843", "T0845", "T0858", "T0816", "T0889"),
+    },
+    "port/enip_quickdraw_reboot_restart.pcap": {"T0843", "T0858", "T0889"},
     "logs/sshd_bruteforce.log": {"T1110.001", "T1110.003"},
     "logs/iptables_port_scan.log": {"T1046"},
     "logs/suricata_eve_alerts.log": {"T1190", "T1595.002"},
@@ -109,10 +142,14 @@ TECHNIQUES: dict[str, set[str]] = {
 }
 
 BENIGN: dict[str, int] = {
+    "energy/dnp3_icsnpp_example.pcap": 743,
+    "energy/c37118_pmu_tcp.pcap": 257,
+    "transport/genisys_rail_signalling.pcap": 689,
     "energy/modbus_plant1_normal.pcap": 15_992,
     "energy/modbus_icsnpp_example.pcap": 50,
     "energy/iec104_wattson_normal.pcapng": 736,
     "energy/iec104_control_commands.pcap": 78,
+    "port/enip_cip_icsnpp_example.pcap": 329,
     "transport/gtfsrt_nyct_subway_ace_1707397157.pb": 320,
     "transport/gtfsrt_nyct_subway_ace_1707397217.pb": 314,
     "transport/gtfsrt_nyct_subway_with_alert.pb": 160,
@@ -140,6 +177,12 @@ def test_a_benign_file_gives_all_its_events_and_nothing_above_low(
     rows, events = findings(data / name, tmp_path, models=True)
 
     assert events == BENIGN[name]
+    assert [one for one in told(rows) if severity_rank(one[0]) > severity_rank("low")] == []
+
+
+def test_an_ordinary_substation_gives_nothing_above_low(data: Path, tmp_path: Path) -> None:
+    rows, _ = findings(data / "energy/iec61850_mms_and_goose.pcap", tmp_path, models=True)
+
     assert [one for one in told(rows) if severity_rank(one[0]) > severity_rank("low")] == []
 
 
@@ -172,6 +215,28 @@ def test_no_rule_speaks_of_a_benign_file(data: Path, tmp_path: Path) -> None:
                 ("high", "Controller program transferred (UMAS)", "192.168.63.100"),
                 ("high", "Controller reserved by a stranger (UMAS)", "192.168.63.100"),
             ],
+        ),
+        (
+            "energy/dnp3_quickdraw_attacks_1.pcap",
+            {"ot_writers": ["10.0.0.8"]},
+            [
+                ("high", STOPPED, "10.0.0.8"),
+                ("high", STOPPED, "10.0.0.9"),
+                ("high", ALL_COMMANDED, "10.0.0.8"),
+                ("high", ALL_COMMANDED, "10.0.0.9"),
+                ("high", "DNP3 command, host is no writer", "10.0.0.9"),
+                ("high", RESTARTED, "10.0.0.8"),
+                ("high", RESTARTED, "10.0.0.9"),
+                ("low", UNREPORTED, "10.0.0.8"),
+                ("low", UNREPORTED, "10.0.0.9"),
+            ],
+        ),
+        ("energy/dnp3_icsnpp_example.pcap", {"ot_writers": ["10.10.20.5"]}, []),
+        ("energy/c37118_pmu_tcp.pcap", {"pmu_receivers": ["192.168.0.20"]}, []),
+        (
+            "energy/c37118_pmu_tcp.pcap",
+            {"pmu_receivers": ["192.168.0.21"]},
+            [("high", "Phasor stream turned off by a stranger", "192.168.0.20")],
         ),
         ("energy/iec104_control_commands.pcap", {"iec104_masters": ["10.0.0.10"]}, []),
         ("energy/iec104_wattson_normal.pcapng", {"iec104_masters": ["10.0.104.2"]}, []),
