@@ -21,7 +21,7 @@ from typing import Any
 
 from cityward import LogSource, Session, decoder
 
-ARP = LogSource(category="network_protocol", service="arp")
+ARP = LogSource(category="network", service="arp")
 
 ETHERTYPE = 0x0806
 OPERATIONS: dict[int, str] = {
