@@ -109,6 +109,14 @@ SAMPLES: dict[str, list[bytes]] = {
         b't 192.0.2.1:51390] AH01617: user u: authentication failure for "/f": Password Mi'
         b"smatch",
     ],
+    "windows": [
+        b'{"EventID": 1, "Channel": "Microsoft-Windows-Sysmon/Operational", "Hostname": "w'
+        b's5", "UtcTime": "2020-09-22 04:11:49.123", "Image": "C:\\\\Windows\\\\cmd.exe", "Pro'
+        b'cessId": "0x14a0", "User": "CITY\\\\ann"}',
+        b'{"@timestamp": "2024-05-01T10:00:00.123Z", "winlog": {"channel": "Security", "ev'
+        b'ent_id": 4625, "computer_name": "dc1", "event_data": {"TargetUserName": "ann", "'
+        b'IpAddress": "192.0.2.9"}}}',
+    ],
     "zeek": [
         b'{"_path": "conn", "ts": 1700828217.314165, "uid": "C", "id.orig_h": "192.168.1.9", '
         b'"id.orig_p": 50820, "id.resp_h": "45.33.32.156", "id.resp_p": 443, "proto": "tcp", '
