@@ -102,6 +102,12 @@ SAMPLES: dict[str, list[bytes]] = {
         b"<13>2023-11-14T00:20:42.738197+01:00 gw app[12]: hello",
         b'{"log": "Oct 30 10:09:23 gw app[1]: x\\n", "time": "2023-11-14T00:20:42.738197111Z"}',
     ],
+    "wazuh": [
+        b'{"timestamp": "2024-05-01T10:00:00.123+0200", "rule": {"level": 5, "description"'
+        b': "x", "id": "5710", "groups": ["sshd", "authentication_failed"]}, "agent": {"na'
+        b'me": "gw-1", "ip": "10.0.0.5"}, "manager": {"name": "wz"}, "data": {"srcip": "19'
+        b'2.0.2.9"}}',
+    ],
     "web-access": [
         b'www.example.net:80 192.0.2.1 - ann [08/Jun/2020:08:04:43 +0200] "GET /a/b?x=1 HT'
         b'TP/1.1" 301 12 "http://r/" "curl/7"',
