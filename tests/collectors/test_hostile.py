@@ -62,6 +62,11 @@ SAMPLES: dict[str, list[bytes]] = {
         b"Oct 30 10:09:23 gw kernel: [  203.842973] DROP: IN=eth0 OUT= MAC=00:08:a2:0c:1f:12:"
         b"00:c8:8b:e2:d6:87:08:00 SRC=192.0.2.1 DST=192.0.2.2 LEN=84 PROTO=TCP SPT=1 DPT=23 SYN",
     ],
+    "opencanary": [
+        b'{"dst_host": "10.0.0.9", "dst_port": 22, "logdata": {"USERNAME": "root", "PASSWO'
+        b'RD": "x"}, "logtype": 4002, "node_id": "c", "src_host": "192.0.2.9", "src_port":'
+        b' 4711, "utc_time": "2024-05-01 10:00:00.123"}',
+    ],
     "pf": [
         b"Sep 30 14:35:50 pfSense filterlog: 53,,,1000102631,em0,match,block,in,4,0x0,,64,"
         b"892,0,none,6,tcp,44,10.0.2.2,10.0.2.15,59576,22,0,S,17536001,,65535,,mss",
