@@ -20,16 +20,19 @@ from datetime import UTC, datetime
 from cityward import Event, Record, collector
 from collectors.logs.cef import read_cef
 from collectors.logs.cisco import read_cisco
-from collectors.logs.envelope import SYSLOG, Envelope, Reads, envelope, other, read_lines
+from collectors.logs.envelope import SYSLOG, Envelope, Reads, envelope, read_lines
 from collectors.logs.fortigate import read_fortigate
 from collectors.logs.leef import read_leef
 from collectors.logs.marked import HEAD_MAX, Marked
 from collectors.logs.mikrotik import read_mikrotik
 from collectors.logs.netfilter import read_netfilter
+from collectors.logs.opencanary import read_opencanary
 from collectors.logs.pf import READERS as PF_READERS
 from collectors.logs.sshd import read_sshd
 from collectors.logs.suricata import read_suricata
+from collectors.logs.wazuh import read_wazuh
 from collectors.logs.web_access import read_web
+from collectors.logs.windows import read_windows
 from collectors.logs.zoneminder import read_zoneminder
 
 __all__ = ["Envelope", "envelope", "looks_like_syslog", "syslog"]
@@ -47,6 +50,9 @@ READERS: dict[str, Reads] = {
     "web_php": read_zoneminder,
 }
 """Who reads the message, by the program that wrote it."""
+
+OBJECTS: tuple[Reads, ...] = (read_windows, read_wazuh, read_opencanary, read_suricata)
+"""Who may know a JSON object; each looks for its own keys first."""
 
 MARKS: tuple[tuple[bytes, Marked], ...] = (
     (rb"CEF: ?\d", read_cef),
@@ -90,7 +96,14 @@ def syslog(records: Iterable[Record]) -> Iterator[Event]:
 
 
 def _reader_of(app: str) -> Reads:
-    return READERS.get(app, other)
+    return READERS.get(app, _by_object)
+
+
+def _by_object(around: Envelope, record: Record, number: int) -> Event | None:
+    """A JSON object is read by the one that knows its keys."""
+    if "{" not in around.message[:256]:
+        return None
+    return next((event for read in OBJECTS if (event := read(around, record, number))), None)
 
 
 def _marked(record: Record) -> Event | None:
