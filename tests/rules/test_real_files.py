@@ -110,7 +110,11 @@ ATTACKS: dict[str, list[tuple[str, str, str]]] = {
     "network/portscan_vertical_zeek_conn.log": [("medium", PORTS, "192.168.1.9")],
     "network/syn_scan.pcap": [("medium", PORTS, "172.16.0.8")],
     "network/ssh_bruteforce_nmap.pcap": [("medium", LOGINS, "147.32.80.40")],
-    "network/ftp_bruteforce.pcap": [("medium", LOGINS, "192.168.56.1")],
+    "network/ftp_bruteforce.pcap": [
+        ("medium", "FTP passwords guessed from one address", "192.168.56.1"),
+        ("medium", LOGINS, "192.168.56.1"),
+    ],
+    "network/dns_tunnel_iodine.pcap": [("high", "Data hidden in names (DNS tunnel)", "10.0.2.30")],
     "network/ctu_win7_zeek_conn_labelled.log": [("medium", CALLS, "192.168.1.107")],
     "city/iot_botnet_telnet_scan.pcap": [
         ("high", "Device tries telnet at many addresses", "192.168.2.16"),
@@ -136,7 +140,8 @@ TECHNIQUES: dict[str, set[str]] = {
     "network/portscan_vertical_zeek_conn.log": {"T1046"},
     "network/syn_scan.pcap": {"T1046"},
     "network/ssh_bruteforce_nmap.pcap": {"T1110"},
-    "network/ftp_bruteforce.pcap": {"T1110"},
+    "network/ftp_bruteforce.pcap": {"T1110", "T1110.001"},
+    "network/dns_tunnel_iodine.pcap": {"T1071.004", "T1572"},
     "network/ctu_win7_zeek_conn_labelled.log": {"T1571"},
     "city/iot_botnet_telnet_scan.pcap": {"T1694.001", "T0846.001"},
 }
@@ -150,6 +155,7 @@ BENIGN: dict[str, int] = {
     "energy/iec104_wattson_normal.pcapng": 736,
     "energy/iec104_control_commands.pcap": 78,
     "port/enip_cip_icsnpp_example.pcap": 329,
+    "transport/snmp_v2c_requests.pcap": 12,
     "transport/gtfsrt_nyct_subway_ace_1707397157.pb": 320,
     "transport/gtfsrt_nyct_subway_ace_1707397217.pb": 314,
     "transport/gtfsrt_nyct_subway_with_alert.pb": 160,
