@@ -27,6 +27,7 @@ from collectors.logs.marked import HEAD_MAX, Marked
 from collectors.logs.mikrotik import read_mikrotik
 from collectors.logs.netfilter import read_netfilter
 from collectors.logs.opencanary import read_opencanary
+from collectors.logs.paloalto import read_paloalto
 from collectors.logs.pf import READERS as PF_READERS
 from collectors.logs.sshd import read_sshd
 from collectors.logs.suricata import read_suricata
@@ -59,6 +60,7 @@ MARKS: tuple[tuple[bytes, Marked], ...] = (
     (rb"LEEF: ?[12]", read_leef),
     (rb"date=\d{4}-\d\d-\d\d[, ]", read_fortigate),
     (rb"%[A-Z][A-Z0-9_-]{1,60}-[0-7]-", read_cisco),
+    (rb",\d{4}/\d\d/\d\d \d\d:\d\d:\d\d,[0-9A-Za-z]{5,20},[A-Z]", read_paloalto),
     (rb"[a-z],(?:info|warning|error|critical)[ ,]|: in:\S{1,64} out:", read_mikrotik),
 )
 """Who reads a line, by a mark that stands near its beginning; the one that says no passes it on."""
