@@ -121,6 +121,13 @@ ATTACKS: dict[str, list[tuple[str, str, str]]] = {
         ("medium", HOSTS, "192.168.2.16"),
         ("medium", HOSTS, "192.168.2.16"),
     ],
+    "network/web_sql_injection.pcap": [("high", "SQL injection in a web request", "172.16.0.1")],
+    "network/log4shell.pcap": [
+        ("high", "Java program fetches code over HTTP", "172.16.238.10"),
+        ("high", "Log4Shell string in a web request", "172.16.238.1"),
+    ],
+    "city/mqtt_cleartext_credentials.pcap": [("low", "MQTT password sent in clear", "::1")],
+    "city/mqtt_publish_without_connect.pcap": [("low", "MQTT session without CONNECT", "::1")],
 }
 """Each attack file of a format that is read, and all that the rules say of it."""
 
@@ -144,6 +151,10 @@ TECHNIQUES: dict[str, set[str]] = {
     "network/dns_tunnel_iodine.pcap": {"T1071.004", "T1572"},
     "network/ctu_win7_zeek_conn_labelled.log": {"T1571"},
     "city/iot_botnet_telnet_scan.pcap": {"T1694.001", "T0846.001"},
+    "network/web_sql_injection.pcap": {"T1190"},
+    "network/log4shell.pcap": {"T1105", "T1190"},
+    "city/mqtt_cleartext_credentials.pcap": {"T1040"},
+    "city/mqtt_publish_without_connect.pcap": {"T0830"},
 }
 
 BENIGN: dict[str, int] = {
@@ -162,6 +173,8 @@ BENIGN: dict[str, int] = {
     "transport/gtfsrt_vehicle_positions_bullrunner.pb": 10,
     "transport/gtfsrt_wmata_bus_2345.pb": 324,
     "city/river_usgs_instantaneous_values.json": 20,
+    "city/rtsp_camera_streams.pcap": 78,
+    "city/mqtt_zeek.pcap": 22,
 }
 """Files without an attack, and how many events they give."""
 
