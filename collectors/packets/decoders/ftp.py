@@ -238,7 +238,7 @@ class Ftp:
         fields: Fields = {
             **self._always,
             "event.action": command.action,
-            "event.category": ["file"] if command.is_path else ["network"],
+            "event.category": ["network", "file"] if command.is_path else ["network"],
             "ot.operation": command.operation,
             "ot.is_command": command.is_command,
             "ot.function.name": verb,
