@@ -649,17 +649,21 @@ class Dnp3:
             found.append(fields)
             return
         vendor["objects"] = _shown(headers)
+        for header in headers[:OBJECTS_SHOWN]:
+            if (group := header.kind >> 8) in _DETAILS:
+                _DETAILS[group](data, header, fields, vendor)
         is_answer = code > 127
-        named = [one for one in headers if one.kind >> 8 in per_point and one.has_data]
+        named = [
+            one
+            for one in headers
+            if one.kind >> 8 in per_point and one.count and one.has_data and not one.is_sized
+        ]
         if named and (is_answer or code in _CONTROLS):
             self._points(data, named, is_answer, fields, vendor, found)
             return
         # The time that precedes what happened then is not what the message is about.
         first = next((one for one in headers if one.kind >> 8 not in _TIMES), headers[0])
         _add_summary(data, first, fields)
-        for header in headers[:OBJECTS_SHOWN]:
-            if (group := header.kind >> 8) in _DETAILS:
-                _DETAILS[group](data, header, fields, vendor)
         found.append(fields)
 
     def _points(
@@ -825,7 +829,7 @@ def _headers(data: bytes, at: int, code: int) -> tuple[list[Header], str]:
         at += 3
         first, count = -1, 0
         shape = _RANGES.get(reach) or _COUNTS.get(reach)
-        if (shape is None and reach != _ALL) or prefix > 6:
+        if (shape is None and reach != _ALL) or prefix > 6 or (prefix and kind in BITS):
             return found, f"qualifier 0x{qualifier:02x} of {_named(kind)} is not defined"
         if shape is not None:
             if end - at < shape.size:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cityward.checks import check_decoder
@@ -83,7 +83,7 @@ CONVERSATION = [
 def test_the_decoder_keeps_its_promises(transport: Any) -> None:
     conversation = CONVERSATION if transport == "tcp" else CONVERSATION[5:8]
 
-    check_decoder(Dnp3, conversation, transport=transport, mutants_each=5)
+    check_decoder(Dnp3, conversation, transport=transport, mutants_each=3)
 
 
 def test_a_conversation_is_told() -> None:
@@ -449,6 +449,35 @@ def test_undefined_functions_of_both_layers_are_said() -> None:
     assert line.send(frame(b"ab", control=0xC0), True)[0]["event.reason"] == (
         "2 bytes of user data in a reset_link"
     )
+
+
+@given(
+    st.sampled_from(sorted(FUNCTIONS)),
+    st.lists(
+        st.tuples(
+            st.sampled_from([*SIZES, 0x0101, 0x0301, 0x0A01, 0x0C03, 0x5001, 0x00F0, 0x4603, 0x4602,
+                             0x4605, 0x4607, 0x4608, 0x7801, 0x7806, 0x3C01]),
+            st.sampled_from([0x00, 0x01, 0x06, 0x07, 0x08, 0x17, 0x28, 0x39, 0x47, 0x4B, 0x5B]),
+            st.binary(max_size=60),
+        ),
+        max_size=3,
+    ),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_no_object_is_an_exception(code: int, objects: list[tuple[int, int, bytes]]) -> None:
+    fragment = bytes((0xC0, code)) + (b"\0\0" if code > 127 else b"")
+    for kind, qualifier, content in objects:
+        fragment += kind.to_bytes(2) + bytes((qualifier,)) + content
+
+    send = asks if code < 128 else answers
+    assert wire().send(send(fragment), code < 128)
+
+
+def test_a_relay_block_that_says_its_own_size_is_not_read_as_one() -> None:
+    found = wire().send(asks(b"\xc0\x05\x0c\x01\x5b\x01\x02\x00ab"), True)
+
+    assert len(found) == 1
+    assert "ot.value_raw" not in found[0]
 
 
 @given(st.binary(max_size=16))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cityward.checks import check_decoder
 from collectors.packets.decoders.genisys import KINDS, MESSAGE_MAX, Genisys, crc16
-from tests.collectors.packets.decoders.streams import Wire, decoded, session
+from tests.collectors.packets.decoders.streams import Wire, decoded, pieces, session
 
 POLL = bytes.fromhex("fb018340f6")
 ACKNOWLEDGE = bytes.fromhex("f101f6")
@@ -253,7 +253,17 @@ def test_checksums_are_those_of_the_polynomial(data: bytes) -> None:
     assert crc16(data, 0xFFFF).to_bytes(2, "little") == crc(data)
 
 
-# ---- Real capture
+# ---- Real captures
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["energy/modbus_quickdraw_attacks_1.pcap", "energy/iec104_control_commands.pcap",
+     "energy/dnp3_quickdraw_attacks_1.pcap", "energy/c37118_pmu_tcp.pcap"],
+)  # fmt: skip
+def test_other_protocols_are_not_claimed(name: str, data: Path) -> None:
+    assert not [one.frame for one in pieces(data / name) if Genisys.recognises(one.data)]
+
 
 _THEIR_NAMES = {
     "poll": "Poll",
