@@ -29,8 +29,8 @@ LINE_MAX = 256
 """Bytes of a line that are looked at; the rest of a longer one is not."""
 SUBNEGOTIATION_MAX = 512
 """Bytes between IAC SB and IAC SE."""
-ENDS_MAX = 8
-"""Attempts of one conversation that wait for the server's word."""
+HEAD_LOOKED_AT = 256
+"""Bytes in which negotiation shows itself."""
 
 OPTIONS: dict[int, str] = {
     0: "binary", 1: "echo", 3: "suppress_go_ahead", 5: "status", 6: "timing_mark",
@@ -62,6 +62,9 @@ CHANGES = frozenset(
 _IAC, _SB = 255, 250
 _VERBS = range(251, 255)
 _NEGOTIATION = re.compile(rb"\xff(?:[\xfb-\xfe](.)|\xfa.)", re.DOTALL)
+_COMMAND = re.compile(
+    rb"\xff\xfa.*?(?:\xff\xf0|\Z)|\xff[\xfb-\xfe](?:.|\Z)|\xff(?:[\xf0-\xf9]|\Z)", re.DOTALL
+)
 _RETURN = re.compile(rb"\r[\n\0]?|\n")
 _USER_PROMPT = re.compile(rb"(?:log[io]n(?: name)?|user ?(?:name|id)?|account) ?[:>] ?$", re.I)
 _PASSWORD_PROMPT = re.compile(rb"(?:password|passwd|passcode|pass phrase)[^:]{0,40}[:>] ?$", re.I)
@@ -110,6 +113,7 @@ class Telnet:
     def recognises(head: bytes) -> bool:
         """See `Decoder`; negotiation of known options, or a prompt for a name."""
         if head[:1] == b"\xff":
+            head = head[:HEAD_LOOKED_AT]
             first = _NEGOTIATION.match(head)
             if first is None or not _is_negotiation(head[:3]):
                 return False
@@ -329,8 +333,8 @@ def _is_negotiation(three: bytes) -> bool:
 
 
 def _plain(head: bytes) -> bytes:
-    """What is left without negotiation."""
-    return re.sub(rb"\xff\xfa.*?\xff\xf0|\xff[\xfb-\xfe].|\xff[\xf0-\xf9]", b"", head, flags=re.S)
+    """What is left without negotiation, also without one that is cut at the end."""
+    return _COMMAND.sub(b"", head)
 
 
 def _is_text(data: bytes) -> bool:

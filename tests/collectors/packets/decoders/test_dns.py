@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
+import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -212,3 +214,43 @@ def test_dns_among_other_protocols_is_read(data: Path) -> None:
         ("dns", "dns_query"): 36,
         ("dns", "dns_answer"): 30,
     }
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark is not installed")
+@pytest.mark.parametrize(
+    "name", ["network/dns_tunnel_iodine.pcap", "city/iot_botnet_telnet_scan.pcap"]
+)
+def test_tshark_reads_the_same(name: str, data: Path) -> None:
+    columns = ("id", "flags.response", "flags.rcode", "qry.type", "qry.name", "resp.ttl", "a")
+    said = subprocess.run(
+        ["tshark", "-r", str(data / name), "-Y", "dns && udp.port==53", "-T", "fields"]
+        + [part for column in columns for part in ("-e", f"dns.{column}")],
+        capture_output=True, text=True, check=True, timeout=60, errors="replace",
+    ).stdout.splitlines()  # fmt: skip
+    ours = [one for one in messages(data / name, Dns) if one["network.protocol"] == "dns"]
+    theirs = sorted(line.split("\t") for line in said)
+
+    shown = sorted(_as_tshark(one) for one in ours)
+
+    assert len(shown) == len(theirs)
+    for mine, other in zip(shown, theirs, strict=True):
+        assert mine[:4] == other[:4]
+        # A label that is no text is shown as it is there, escaped here.
+        assert mine[4] == other[4] or "\\" in mine[4]
+        assert mine[6] == other[6]
+
+
+def _as_tshark(fields: dict[str, Any]) -> list[str]:
+    types = {"A": 1, "NULL": 10, "AAAA": 28, "PTR": 12, "SOA": 6}
+    answers = {"NOERROR": "0", "NXDOMAIN": "3", "": ""}
+    four = (one for one in fields.get("dns.resolved_ip", ()) if ":" not in one)
+    return [
+        f"0x{int(fields['dns.id']):04x}",
+        "1" if fields["dns.type"] == "answer" else "0",
+        answers[fields.get("dns.response_code", "")],
+        str(types[fields["dns.question.type"]]),
+        fields["dns.question.name"],
+        "",
+        ",".join(four),
+    ]
