@@ -372,6 +372,14 @@ def is_routed(request: Request) -> bool:
     return is_manager and request.service == UNCONNECTED_SEND
 
 
+def is_plain(request: Request) -> bool:
+    """Whether a request is whole, no command and holds no other."""
+    service, path, _ = request
+    if path.fault or service == MULTIPLE or path.class_id == PCCC_OBJECT:
+        return False
+    return not meaning(service, path.class_id, bool(path.tag))["ot.is_command"]
+
+
 def opens(answer: Answer) -> bool:
     """Whether an answer opens a connection; its data begin with the identifiers of both ways."""
     opened = answer.service in (FORWARD_OPEN, LARGE_FORWARD_OPEN) and not answer.status

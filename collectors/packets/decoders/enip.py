@@ -290,8 +290,13 @@ class Enip:
             found.append({**self._base, **part, **link})
         return found
 
-    def _described(self, message: bytes, route: str, parts: list[Fields], depth: int) -> Fields:
-        """What a request asks; commands inside of a packet of services go to `parts`."""
+    def _described(
+        self, message: bytes, route: str, parts: list[Fields], depth: int, is_part: bool = False
+    ) -> Fields:
+        """What a request asks; commands inside of a packet of services go to `parts`.
+
+        Of a part that is no command only the meaning is wanted.
+        """
         try:
             request = cip.read_request(message)
             self._count(request.service)
@@ -302,6 +307,8 @@ class Enip:
             fields: Fields = {"event.action": "unreadable", "event.outcome": "failure"}
             broken(fields, str(error))
             return fields
+        if is_part and cip.is_plain(request):
+            return cip.meaning(request.service, request.path.class_id, bool(request.path.tag))
         fields = cip.describe(request, route)
         if request.service == cip.MULTIPLE and depth < cip.DEPTH_MAX:
             self._add_parts(request, route, fields, parts, depth)
@@ -313,7 +320,7 @@ class Enip:
         messages, why = cip.embedded(request.data)
         names = []
         for message in messages:
-            inner = self._described(message, route, parts, depth + 1)
+            inner = self._described(message, route, parts, depth + 1, is_part=True)
             names.append(str(inner.get("ot.function.name", "unreadable")))
             if inner.get("ot.is_command") or "event.kind" in inner:
                 parts.append(inner)
