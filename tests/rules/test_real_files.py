@@ -62,6 +62,11 @@ STOPPED = "DNP3 application of an outstation stopped"
 RESTARTED = "DNP3 outstation told to restart"
 UNREPORTED = "DNP3 outstation told not to report on its own"
 
+VPN = "VPN passwords guessed from one address"
+DEVICE = "Passwords of a firewall or router guessed"
+VIDEO = "Passwords of a video recorder guessed"
+VIDEO_NAMES = "User names of a video recorder tried"
+
 ATTACKS: dict[str, list[tuple[str, str, str]]] = {
     "energy/dnp3_quickdraw_attacks_1.pcap": [
         ("high", STOPPED, "10.0.0.8"),
@@ -103,6 +108,12 @@ ATTACKS: dict[str, list[tuple[str, str, str]]] = {
         ("medium", PORTS, "127.0.0.2"),
         ("medium", PORTS, "62.34.17.168"),
     ],
+    "logs/fortigate_vpn_bruteforce.log": [("medium", VPN, "192.168.0.1")],
+    "logs/mikrotik_port_scan.log": [("medium", PORTS, "36.97.161.219")],
+    "city/zoneminder_cctv_bruteforce.log": [
+        ("medium", VIDEO, "2222:3333:444a:a300:3c65:1111:1111:1111"),
+        ("medium", VIDEO_NAMES, "2222:3333:444a:a300:3c65:1111:1111:1112"),
+    ],
     "logs/suricata_eve_alerts.log": [
         ("high", "Suricata alert of highest severity", "1.2.3.4"),
         ("medium", "Several Suricata alerts of one address", "2.2.3.4"),
@@ -143,6 +154,9 @@ TECHNIQUES: dict[str, set[str]] = {
     "port/enip_quickdraw_reboot_restart.pcap": {"T0843", "T0858", "T0889"},
     "logs/sshd_bruteforce.log": {"T1110.001", "T1110.003"},
     "logs/iptables_port_scan.log": {"T1046"},
+    "logs/fortigate_vpn_bruteforce.log": {"T1110.001"},
+    "logs/mikrotik_port_scan.log": {"T1046"},
+    "city/zoneminder_cctv_bruteforce.log": {"T1110.001", "T1110.003"},
     "logs/suricata_eve_alerts.log": {"T1190", "T1595.002"},
     "network/portscan_vertical_zeek_conn.log": {"T1046"},
     "network/syn_scan.pcap": {"T1046"},
@@ -313,6 +327,16 @@ CROWDSEC: dict[str, list[tuple[str, str, str]]] = {
     "suricata-eve-detect": [
         ("high", "Suricata alert of highest severity", "1.2.3.4"),
         ("medium", "Several Suricata alerts of one address", "2.2.3.4"),
+    ],
+    "fortinet-vpn-bf": [("medium", VPN, "192.168.0.1")],
+    "mikrotik-scan-multi_ports": [("medium", PORTS, "36.97.161.219")],
+    "mikrotik-bf": [("medium", DEVICE, "10.10.0.35")],
+    "pf-scan-multi-port": [("medium", PORTS, "10.0.2.2")],
+    "pfsense-gui-auth": [("medium", DEVICE, "10.0.0.1")],
+    "opnsense-gui-auth": [("medium", DEVICE, "1.2.3.4")],
+    "zoneminder-bf": [
+        ("medium", VIDEO, "2222:3333:444a:a300:3c65:1111:1111:1111"),
+        ("medium", VIDEO_NAMES, "2222:3333:444a:a300:3c65:1111:1111:1112"),
     ],
     "ssh-bf": [("medium", GUESSED, "35.188.49.176"), ("medium", NAMES, "35.188.49.176")],
     "ssh-slow-bf": [("medium", GUESSED, "103.100.210.198")],
