@@ -99,6 +99,8 @@ class Lane(msgspec.Struct):
 
     is_passing: bool = False
     """Within a line that nobody reads: it is too long, or its beginning is missing."""
+    is_strange: bool = False
+    """The last line was none of FTP; that is said once until one is."""
     rest: int = 0
 
 
@@ -194,6 +196,13 @@ class Ftp:
                 self._left.append({**asked.fields, "event.outcome": "unknown"})
         self._asked.clear()
 
+    def _strange(self, from_client: bool, why: str) -> list[Fields]:
+        """Say that a line is none of FTP, once until there is one that is."""
+        lane = self._lanes[from_client]
+        found = [] if lane.is_strange else [unreadable(self._always, why)]
+        lane.is_strange = True
+        return found
+
     # ---- Commands
 
     def _command(self, line: bytes) -> list[Fields]:
@@ -202,7 +211,8 @@ class Ftp:
         verb = match[1].decode().upper() if match else ""
         if match is None or not (verb in COMMANDS or verb in QUIET or verb in ("USER", "PASS")):
             # The text is not shown: it may be a password.
-            return [unreadable(self._always, "a line of the client is no command of FTP")]
+            return self._strange(True, "a line of the client is no command of FTP")
+        self._lanes[True].is_strange = False
         self.commands += 1
         fields: Fields = {}
         text = match[2] or b""
@@ -269,11 +279,12 @@ class Ftp:
             if match is None or code != self._code or match[2] == b"-":
                 return []
         elif match is None:
-            return [unreadable(self._always, "a line of the server has no reply code")]
+            return self._strange(False, "a line of the server has no reply code")
         elif match[2] == b"-":
             self._code = code
             return []
         self._code = 0
+        self._lanes[False].is_strange = False
         if not self._is_greeted:
             self._is_greeted = True
             if not self._asked and code in (120, 220, 421):

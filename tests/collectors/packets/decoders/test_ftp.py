@@ -123,6 +123,14 @@ def test_what_the_client_says_beside_the_protocol_is_not_shown() -> None:
     assert "s3cr3t" not in repr(found)
 
 
+def test_many_strange_lines_are_one_event() -> None:
+    line = wire()
+
+    found = line.send(b"?\r\n" * 500 + b"NOOP\r\n?\r\n", True)
+
+    assert [one["event.action"] for one in found] == ["unreadable", "unreadable"]
+
+
 def test_a_line_without_an_end_is_said_once_and_passed_over() -> None:
     line = wire()
 
@@ -157,7 +165,7 @@ def test_the_decoder_keeps_its_promises() -> None:
 
 @given(st.binary(max_size=80))
 def test_other_bytes_are_no_ftp(data: bytes) -> None:
-    assert not Ftp.recognises(data[:20])
+    assert not Ftp.recognises(b"\x01" + data)
     assert not Ftp.recognises(b"220 mail.example.gr ESMTP ftp " + data)
 
 
