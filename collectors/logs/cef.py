@@ -200,17 +200,24 @@ def _labelled(said: dict[str, str]) -> dict[str, str]:
 
 def meaning(own: dict[str, Any], rest: dict[str, Any], name: str, said: dict[str, str]) -> None:
     """Action, category and outcome, from the words that the product chose."""
-    words = name.lower()
-    act = said.get("act", said.get("action", "")).lower()
-    result = said.get("outcome", "").lower()
-    own["event.action"] = slug(name.strip()) or "log"
+    act, result = said.get("act") or said.get("action", ""), said.get("outcome", "")
+    ends = "source.ip" in own and "destination.port" in own
+    own.update(_meant(name[:256], act[:256], result[:64], ends))
+    rest.pop("outcome", None)
+
+
+@lru_cache(maxsize=4_096)
+def _meant(name: str, act: str, result: str, ends: bool) -> dict[str, Any]:
+    """The fields that words mean; a product has few of them, so they are judged once."""
+    words, act = name.lower(), act.lower()
+    own: dict[str, Any] = {"event.action": slug(name.strip()) or "log"}
     if _THREAT.search(words):
         own["event.kind"] = "alert"
         own["event.category"] = ["intrusion_detection"]
     elif _LOGIN.search(words):
         own["event.action"], own["event.category"] = "login", ["authentication"]
         act = f"{act} {words}"
-    elif "source.ip" in own and "destination.port" in own:
+    elif ends:
         own["event.category"] = ["network"]
         if _DENIED.search(act):
             own["event.action"] = "packet_denied"
@@ -220,12 +227,12 @@ def meaning(own: dict[str, Any], rest: dict[str, Any], name: str, said: dict[str
         own["event.type"] = ["denied"]
     elif _ALLOWED.search(act):
         own["event.type"] = ["allowed"]
-    judged = result or (act if own["event.action"] == "login" else "")
+    judged = result.lower() or (act if own["event.action"] == "login" else "")
     if _FAILED.search(judged):
         own["event.outcome"] = "failure"
     elif _SUCCEEDED.search(judged):
         own["event.outcome"] = "success"
-    rest.pop("outcome", None)
+    return own
 
 
 @lru_cache(maxsize=16_384)

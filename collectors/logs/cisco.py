@@ -287,14 +287,16 @@ def _connection(message: str, fields: dict[str, Any], vendor: dict[str, Any]) ->
         if found[1].lower().startswith("icmp"):  # what stands for ports is no port
             fields.pop("source.port", None)
             fields.pop("destination.port", None)
-    if found := _BYTES.search(message):
+    if "bytes " in message and (found := _BYTES.search(message)):
         fields["network.bytes"] = count(found[1]) or 0
-    if found := _DURATION.search(message):
+    if "duration" in message and (found := _DURATION.search(message)):
         hours, minutes, seconds = map(int, found.groups())
         fields["event.duration"] = (hours * 3_600 + minutes * 60 + seconds) * 10**9
-    if found := _LIST.search(message):
+    if ("access-" in message or "list " in message) and (found := _LIST.search(message)):
         fields["rule.name"] = clean(found[1])
-    if "observer.ingress.interface.name" not in fields and (found := _INTERFACE.search(message)):
+    if "nterface" not in message or "observer.ingress.interface.name" in fields:
+        return
+    if found := _INTERFACE.search(message):
         fields["observer.ingress.interface.name"] = clean(found[1].rstrip("."))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, date, datetime
 from functools import lru_cache
 
 import msgspec
@@ -44,30 +45,43 @@ def _unmarked(record: Record, logsource: LogSource, what: str) -> Event:
 
 def around_mark(record: Record, start: int, message: str = "") -> Envelope:
     """The envelope before a mark at `start`; of the collector's time if there is none."""
-    head = _ZONE.sub(rb"\1", record.data[: min(start, HEAD_MAX)].rstrip(b" :"))
-    found, host = _before(head, record), b""
+    head = record.data[: min(start, HEAD_MAX)].rstrip(b" :")
+    if not head:
+        return Envelope(record.received, message, time_source="collector")
+    found = _around(head, record.received.toordinal())
+    if found.time_source == "collector":
+        return msgspec.structs.replace(found, time=record.received, message=message)
+    return msgspec.structs.replace(found, message=message) if message else found
+
+
+@lru_cache(maxsize=8_192)
+def _around(head: bytes, received_day: int) -> Envelope:
+    """Many lines of one device and second have the same head."""
+    received = datetime.combine(date.fromordinal(received_day), datetime.min.time(), UTC)
+    head = _ZONE.sub(rb"\1", head)
+    found, host = _before(head, received), b""
     late = _TIME.search(head) if found is None or found.time_source == "collector" else None
     if late is not None and late.start():
         # Routers may put a number and their name before the time.
         host = head[: late.start()].rstrip(b" :").rpartition(b" ")[2].rpartition(b">")[2]
         priority = found.priority if found else None
-        found = _before(head[late.start() :], record)
+        found = _before(head[late.start() :], received)
         if found is not None:
             found = msgspec.structs.replace(found, priority=priority)
     if found is None:
-        return Envelope(record.received, message, time_source="collector")
+        return Envelope(received, "", time_source="collector")
     named = found.host if found.app == "mark" else found.app or found.host
-    if not named and host and not host.isdigit():
+    if not named and host:
         named = host.decode("utf-8", "backslashreplace")
     if named.isdigit():  # a number of the message
         named = ""
-    return msgspec.structs.replace(found, message=message, host=named, app="")
+    return msgspec.structs.replace(found, message="", host=named, app="")
 
 
-def _before(head: bytes, record: Record) -> Envelope | None:
+def _before(head: bytes, received: datetime) -> Envelope | None:
     try:
         # What stands before the mark is a host, perhaps with a program.
-        return envelope(head + b" mark: ", record.received) if head else None
+        return envelope(head + b" mark: ", received)
     except ValueError:
         return None
 

@@ -156,7 +156,7 @@ def read_paloalto(record: Record) -> Event | None:
     if rest:
         own["cw.vendor"] = rest
     around = around_mark(record, mark.start())
-    zoned = next((value for value in values[-40:] if _ZONED.match(value)), "")
+    zoned = next((one for one in values[-40:] if len(one) == 29 and _ZONED.match(one)), "")
     time = _time(zoned or said.get("generated_time", "") or said.get("receive_time", ""))
     if time is not None:
         own["cw.time_source"] = "source"
