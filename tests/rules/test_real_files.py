@@ -68,6 +68,27 @@ VIDEO = "Passwords of a video recorder guessed"
 VIDEO_NAMES = "User names of a video recorder tried"
 
 ATTACKS: dict[str, list[tuple[str, str, str]]] = {
+    "city/bacnet_all_services.pcap": [
+        ("high", "BACnet device told to be silent", "192.168.0.50"),
+        ("high", "BACnet device told to restart", "192.168.0.50"),
+        ("medium", "Wrong password for a BACnet device", "192.168.0.50"),
+    ],
+    "city/bacnet_quickdraw_recon.pcap": [
+        ("medium", "Foreign device joins the BACnet network", "10.1.1.167")
+    ],
+    "energy/triton_tristation_malware.pcap": [
+        ("critical", "Safety controller program changed", "192.168.1.88"),
+        ("high", "Safety controller started or halted", "192.168.1.88"),
+        ("medium", "Safety controller program read", "192.168.1.88"),
+    ],
+    "energy/opcua_open62541_session.pcap": [("low", "OPC UA password in clear", "::1")],
+    "port/omron_fins.pcap": [
+        ("high", "Omron controller stopped or reset (FINS)", "10.4.14.102"),
+        ("high", "Program of an Omron controller changed (FINS)", "10.4.14.102"),
+    ],
+    "port/atg_fuel_tank_gauge.pcap": [
+        ("medium", "Functions of a tank gauge tried out", "192.168.0.105")
+    ],
     "energy/dnp3_quickdraw_attacks_1.pcap": [
         ("high", STOPPED, "10.0.0.8"),
         ("high", STOPPED, "10.0.0.9"),
@@ -143,6 +164,12 @@ ATTACKS: dict[str, list[tuple[str, str, str]]] = {
 """Each attack file of a format that is read, and all that the rules say of it."""
 
 TECHNIQUES: dict[str, set[str]] = {
+    "city/bacnet_all_services.pcap": {"T0814", "T0816"},
+    "city/bacnet_quickdraw_recon.pcap": {"T0846"},
+    "energy/triton_tristation_malware.pcap": {"T0843", "T0845", "T0858", "T0889"},
+    "energy/opcua_open62541_session.pcap": {"T0842"},
+    "port/omron_fins.pcap": {"T0816", "T0843", "T0858", "T0889"},
+    "port/atg_fuel_tank_gauge.pcap": {"T0888"},
     "energy/dnp3_quickdraw_attacks_1.pcap": {"T0816", "T0878", "T0881", "T1692.001"},
     "energy/dnp3_request_flood.pcap": {"T0814", "T1692.001"},
     "energy/modbus_quickdraw_attacks_1.pcap": {"T0814", "T0816", "T0872"},
@@ -172,6 +199,7 @@ TECHNIQUES: dict[str, set[str]] = {
 }
 
 BENIGN: dict[str, int] = {
+    "energy/dlms_meter.pcap": 89,
     "energy/dnp3_icsnpp_example.pcap": 743,
     "energy/c37118_pmu_tcp.pcap": 257,
     "transport/genisys_rail_signalling.pcap": 689,
