@@ -245,8 +245,9 @@ class Cotp:
         destination, source = _REFERENCES.unpack_from(tpdu, 2)
         if code == CR:
             self.pairs.ask(("cotp", from_client, source), fields, time_s)
-        else:
-            self.pairs.answer(("cotp", not from_client, destination), fields, time_s)
+        elif self.pairs.waits(key := ("cotp", not from_client, destination)):
+            # While a conversation is being recognised its confirm may come before its request.
+            self.pairs.answer(key, fields, time_s)
 
 
 def _missing(lane: Lane) -> str:

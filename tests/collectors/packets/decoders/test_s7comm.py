@@ -109,6 +109,13 @@ def test_an_answer_without_a_request_says_so() -> None:
     assert answer["event.reason"] == "no request was seen for this answer"
 
 
+def test_a_confirm_in_front_of_its_request_is_no_stranger() -> None:
+    confirm, request = talk((False, CONFIRM), (True, CONNECT))
+
+    assert "event.reason" not in confirm
+    assert request["event.action"] == "cotp_connection_request"
+
+
 def test_a_message_in_several_data_units_is_put_together() -> None:
     message = bytes.fromhex(STOP)[7:]
     units = b"".join(
