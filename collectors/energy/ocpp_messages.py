@@ -114,7 +114,9 @@ ACTIONS: dict[str, tuple[str, bool]] = {
 """Operation of each action of OCPP 1.6 (with its security extension) and 2.0.1, and whether it can
 change what the charging station does."""
 
-_VERBS = {name: "".join(f"_{c.lower()}" if c.isupper() else c for c in name) for name in ACTIONS}
+# Words of an action begin with a capital; EV is one word.
+_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_VERBS = {name: "_" + _WORDS.sub("_", name).lower() for name in ACTIONS}
 
 ERRORS = frozenset(
     (

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import random
+import shutil
+import subprocess
 import zlib
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from cityward.checks import check_decoder
 from collectors.packets.decoders.http import Http
 from collectors.packets.packets import Packets
 from tests.collectors.packets.decoders.streams import Wire, decoded, session
-from tests.collectors.packets.wire import ACK, chunk, collected, seconds, segment
+from tests.collectors.packets.wire import ACK, chunk, collected, pcap, seconds, segment
 
 Talk = list[tuple[bool, bytes]]
 
@@ -288,6 +290,42 @@ def test_ocpp_in_a_capture_has_a_log_source_of_its_own() -> None:
     sources = {str(one.fields["event.action"]): str(one.logsource) for one in events}
     assert sources["ocpp_update_firmware"] == "*/ot_protocol/ocpp"
     assert sources["http_request"] == "*/webserver/http"
+
+
+@pytest.mark.slow
+def test_tshark_sees_the_same_messages_in_the_websocket(tmp_path: Path) -> None:
+    if shutil.which("tshark") is None:
+        pytest.skip("no tshark")
+    ends = ("10.0.0.1", 40_000, "10.0.0.2", 9_000)
+    seqs, packets = {True: 1, False: 1}, []
+    for at, (who, data) in enumerate(CHARGER):
+        a, b, c, d = ends if who else (*ends[2:], *ends[:2])
+        packets.append((at * 0.1, segment(a, b, c, d, ACK, seqs[who], data)))
+        seqs[who] += len(data)
+    capture = tmp_path / "ocpp.pcap"
+    capture.write_bytes(pcap(seconds(*packets)))
+
+    asked = [
+        "-d",
+        "tcp.port==9000,http",
+        "-Y",
+        "websocket",
+        "-T",
+        "fields",
+        "-e",
+        "websocket.opcode",
+    ]
+    shown = subprocess.run(
+        ["tshark", "-r", str(capture), *asked],
+        capture_output=True, text=True, check=True, timeout=60,
+    ).stdout.split()  # fmt: skip
+
+    names = {"1": "ocpp", "8": "websocket_close", "9": "websocket_ping", "10": "websocket_pong"}
+    ours = [
+        "ocpp" if one["network.protocol"] == "ocpp" else one["event.action"]
+        for one in said(CHARGER)[2:]
+    ]
+    assert ours == [names[opcode] for opcode in shown]
 
 
 # ---- Real captures
