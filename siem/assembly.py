@@ -263,7 +263,7 @@ def sources_of(settings: Settings, clock: Clock = now_utc) -> Iterator[Source]:
                 "Write one of: " + ", ".join(sorted(collectors)) + ".",
             )
         framing = collectors[name].cityward_spec.framing
-        reader = _reader(one, framing, clock, settings.operator)
+        reader = _reader(one, framing, clock, settings)
         yield Source(reader, name, collectors[name])
 
 
@@ -278,6 +278,7 @@ def _collector_for(one: config.Source, collectors: Mapping[str, Any]) -> str:
         "interface": "packets",
         "syslog_udp": "syslog",
         "syslog_tcp": "syslog",
+        "sensors": "shipped",
         "folder": "syslog",
     }
     if one.reader in given:
@@ -291,7 +292,7 @@ def _collector_for(one: config.Source, collectors: Mapping[str, Any]) -> str:
     )
 
 
-def _reader(one: config.Source, framing: Any, clock: Clock, operator: str) -> Reader:
+def _reader(one: config.Source, framing: Any, clock: Clock, settings: Settings) -> Reader:
     if one.reader == "file":
         return FileReader(Path(one.path), one.id, framing, one.follow, clock=clock)
     if one.reader == "folder":
@@ -313,11 +314,18 @@ def _reader(one: config.Source, framing: Any, clock: Clock, operator: str) -> Re
     if one.reader == "mqtt":
         from collectors.readers.mqtt import Mqtt
 
+        client_id = f"cityward-{settings.operator}-{one.id}"
         return Mqtt(
-            one.url, one.topics, one.id, framing, client_id=f"cityward-{operator}-{one.id}",
+            one.url, one.topics, one.id, framing, client_id=client_id,
             user=one.user, password=_secret(one), ca_file=one.ca_file, clock=clock,
         )  # fmt: skip
     host, _, port = one.listen.rpartition(":")
+    if one.reader == "sensors":
+        from collectors.readers.sensors import Sensors
+        from siem.authority import SensorAuthority
+
+        authority = SensorAuthority(settings.state_path, clock)
+        return Sensors(host.strip("[]"), int(port), one.id, authority, clock=clock)
     kind = SyslogTcp if one.reader == "syslog_tcp" else SyslogUdp
     return kind(host.strip("[]"), int(port), one.id, clock=clock)
 

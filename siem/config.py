@@ -19,7 +19,16 @@ from cityward import Asset, ConfigError
 from cityward.fields import SECTORS
 
 ReaderKind = Literal[
-    "file", "folder", "capture", "interface", "syslog_udp", "syslog_tcp", "udp", "http", "mqtt"
+    "file",
+    "folder",
+    "capture",
+    "interface",
+    "syslog_udp",
+    "syslog_tcp",
+    "udp",
+    "http",
+    "mqtt",
+    "sensors",
 ]
 
 PORT_MAX = 65_535
@@ -31,7 +40,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
 NEEDED = {
     "interface": "interface",
-    **dict.fromkeys(("syslog_udp", "syslog_tcp", "udp"), "listen"),
+    **dict.fromkeys(("syslog_udp", "syslog_tcp", "udp", "sensors"), "listen"),
     **dict.fromkeys(("http", "mqtt"), "url"),
 }
 """What a source needs to be told; the others need a path."""
@@ -48,7 +57,8 @@ class Source(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Stable name of the source; part of every event id, so do not change it."""
     reader: ReaderKind
     """What brings the records: `file`, `folder`, `capture`, `interface`, `syslog_udp`,
-    `syslog_tcp`, `udp` (datagrams of any kind), `http` (asks an address), `mqtt` (a broker)."""
+    `syslog_tcp`, `udp` (datagrams of any kind), `http` (asks an address), `mqtt` (a broker),
+    `sensors` (the port to which sensors elsewhere ship)."""
     path: str = ""
     """File, folder or capture to read."""
     glob: str = "*"
@@ -56,7 +66,7 @@ class Source(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     follow: bool = True
     """Go on reading a file as it grows and is rotated."""
     listen: str = "127.0.0.1:5514"
-    """Address and port on which syslog or datagrams are received."""
+    """Address and port on which syslog, datagrams or what sensors ship are received."""
     interface: str = ""
     """Network interface to listen on."""
     url: str = ""
@@ -181,6 +191,13 @@ class Calendar(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Why, for those who ask later."""
 
 
+class Sensor(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a sensor ships to, for `cityward collect`."""
+
+    node: str = ""
+    """Address and port of the node's source with `reader = "sensors"`."""
+
+
 class Settings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All settings of a node."""
 
@@ -201,6 +218,7 @@ class Settings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rules: Rules = Rules()
     models: Models = Models()
     inventory: Inventory = Inventory()
+    sensor: Sensor = Sensor()
     source: tuple[Source, ...] = ()
     """What is read, one table a source."""
     zone: tuple[Zone, ...] = ()
@@ -293,9 +311,10 @@ def _impossible(settings: Settings) -> Iterator[tuple[str, str]]:
             yield f"source[{number}].{key}", f"a {source.reader} source needs {key}"
         if not source.every_s >= EVERY_MIN_S:
             yield f"source[{number}].every_s", f"a question every {source.every_s} s is too many"
-        _, colon, port = source.listen.rpartition(":")
-        if key == "listen" and not (colon and port.isdecimal() and int(port) <= PORT_MAX):
+        if key == "listen" and not _is_address(source.listen):
             yield f"source[{number}].listen", f"{source.listen!r} is no address:port"
+    if settings.sensor.node and not _is_address(settings.sensor.node):
+        yield "sensor.node", f"{settings.sensor.node!r} is no address:port"
     if not 0 <= settings.console.port <= PORT_MAX:
         yield "console.port", f"{settings.console.port} is no port"
     kept = settings.retention
@@ -310,6 +329,11 @@ def _impossible(settings: Settings) -> Iterator[tuple[str, str]]:
             yield f"calendar[{number}]", "a time needs its offset, e.g. Z"
         elif entry.until <= entry.since:
             yield f"calendar[{number}].until", "the end is not after the begin"
+
+
+def _is_address(text: str) -> bool:
+    _, colon, port = text.rpartition(":")
+    return bool(colon) and port.isascii() and port.isdecimal() and int(port) <= PORT_MAX
 
 
 def _twice(table: str, ids: list[str]) -> Iterator[tuple[str, str]]:

@@ -32,10 +32,10 @@ def run(*, config: ConfigFile = None, path_only: bool = False) -> int:
         config: Settings file; otherwise the first one found counts.
         path_only: Leave the console out; it runs elsewhere, by cityward serve.
     """
-    file, settings = _settings(config)
+    file, settings = settings_with_file(config)
     node = assembly.node_of(settings)
     console = None if path_only else _start_console(file)
-    _stop_on_signals(node)
+    stop_on_signals(node)
     try:
         run_node(node)
     except OSError as error:
@@ -60,7 +60,7 @@ def serve(*, config: ConfigFile = None, with_parent: bool = False) -> int:
     """
     from siem import serve as console
 
-    _, settings = _settings(config)
+    _, settings = settings_with_file(config)
     listening = console.listen(settings)
     if with_parent:
         threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -75,7 +75,12 @@ def _end_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _settings(named: str | None) -> tuple[Path, Settings]:
+def settings_with_file(named: str | None) -> tuple[Path, Settings]:
+    """The settings of a process that needs a file of them, and the file.
+
+    Raises:
+        ConfigError: there is none.
+    """
     path = settings_file.find(named)
     if path is None:
         raise ConfigError(
@@ -102,7 +107,7 @@ def _end(console: subprocess.Popen[bytes]) -> None:
         console.wait()
 
 
-def _stop_on_signals(node: Node) -> None:
+def stop_on_signals(node: Node) -> None:
     """The first signal finishes the batch, the second stops at once."""
 
     def stop(number: int, frame: FrameType | None) -> None:

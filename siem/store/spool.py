@@ -69,10 +69,11 @@ class Segment(msgspec.Struct, frozen=True):
         with self.path.open("rb") as file:
             return len(file.readline())
 
-    def batches(self) -> Iterator[Batch]:
-        """Batches up to the last whole commit line."""
+    def batches(self, start: int = 0) -> Iterator[Batch]:
+        """Batches up to the last whole commit line, from where one ended; 0: all."""
         with self.path.open("rb") as file:
-            end = len(file.readline())
+            file.seek(start)
+            end = start or len(file.readline())
             lines: list[bytes] = []
             for line in file:
                 end += len(line)

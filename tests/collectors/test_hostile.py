@@ -91,6 +91,10 @@ SAMPLES: dict[str, list[bytes]] = {
         b'{"gauge": "G1", "time": "2026-03-01T10:00:00Z", "water_level_m": 2.41, "latitude": 40.1,'
         b' "longitude": 22.9, "battery_v": 3.6}',
     ],
+    "shipped": [
+        b'{"@timestamp":"2026-03-01T00:00:00Z","event.action":"login","source.ip":"192.0.2.1",'
+        b'"cw.logsource.service":"sshd","observer.name":"auth","cw.record.place":"7"}',
+    ],
     "sshd": [
         b"Feb 25 14:34:10 belka sshd[31602]: Failed password for invalid user ROOT from "
         b"192.0.2.77 port 50273 ssh2",

@@ -1,0 +1,92 @@
+"""Events of a sensor elsewhere: what its collectors made, one JSON object a line.
+
+Send: run `cityward collect` on the sensor; this node has a source with `reader = "sensors"` and
+admits it by a one-time token (`cityward source add sensor NAME`).
+
+Understood: every field of the table; the node adds operator, zones and assets by its own
+inventory, whatever the sensor says of them.
+
+Not understood: lines that break the field table; they are events that say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from cityward import Event, LogSource, Record, collector
+from cityward.checks import wrong_fields
+from cityward.fields import FIELDS
+from collectors.values import read_json
+
+SENSOR = LogSource(category="sensor", product="cityward")
+OURS = frozenset(("cw.schema", "cw.operator", "cw.sector", "cw.mode", "event.id", "event.ingested"))
+"""What only the node says."""
+_PREFIXES = ("cw.record.", "cw.source.", "cw.destination.", "cw.asset.", "cw.conduit.")
+_DATES = tuple(name for name, field in FIELDS.items() if field.type == "date")
+_STATES = {"connected": ("sensor_connected", "success"), "gone": ("sensor_gone", "failure")}
+
+
+def looks_like_shipped(head: bytes) -> bool:
+    """A line of a spool."""
+    return head.startswith(b"{") and b'"cw.record.place"' in head[:65_536].partition(b"\n")[0]
+
+
+@collector(SENSOR, looks_like=looks_like_shipped, strength=90)
+def shipped(records: Iterable[Record]) -> Iterator[Event]:
+    """Read what sensors ship."""
+    for record in records:
+        try:
+            yield _event(record)
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            yield Event.malformed(record, SENSOR, f"no event of a sensor: {error}")
+
+
+def _event(record: Record) -> Event:
+    said = read_json(record.data)
+    if "cw.sensor" in said:
+        return _state(record, said)
+    time = _moment(said.pop("@timestamp"))
+    logsource = LogSource(*(said.pop(f"cw.logsource.{part}", "") for part in _PARTS))
+    name = str(record.place).partition("|")[0]
+    seen_by = said.get("observer.name", "")
+    if "event.ingested" in said:
+        said["event.created"] = said["event.ingested"]
+    fields = {
+        key: value
+        for key, value in said.items()
+        if key not in OURS and not key.startswith(_PREFIXES)
+    }
+    for key in _DATES:
+        if key in fields:
+            fields[key] = _moment(fields[key])
+    fields["observer.name"] = f"{name}/{seen_by}"
+    fields["observer.type"] = "sensor"
+    if faults := wrong_fields(fields):
+        raise ValueError(faults[0])
+    return Event(time, logsource, fields, record)
+
+
+_PARTS = ("category", "product", "service")
+
+
+def _state(record: Record, said: dict[str, Any]) -> Event:
+    name, state = str(said["cw.sensor"])[:64], str(said.get("state"))
+    action, outcome = _STATES.get(state, ("sensor_unknown", "unknown"))
+    fields = {
+        "event.action": action,
+        "event.outcome": outcome,
+        "event.category": ["host"],
+        "event.dataset": "cityward.sensor",
+        "cw.domain": ["availability"],
+        "host.name": name,
+    }
+    if faults := wrong_fields(fields):
+        raise ValueError(faults[0])
+    return Event(record.received, SENSOR, fields, record)
+
+
+def _moment(text: Any) -> datetime:
+    time = datetime.fromisoformat(text)
+    return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)

@@ -1,0 +1,494 @@
+"""A sensor and its node over mutual TLS: admitted once, nothing lost, nothing twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from cityward import TransientError, Unsafe
+from cityward.checks import check_collector
+from collectors.readers.sensors import Sensors
+from collectors.shipped import shipped
+from siem import config, sensor
+from siem.authority import SensorAuthority, read_token
+from siem.node import now_utc
+from siem.store.events import EventStore
+
+LINE = "Feb 25 14:34:10 belka sshd[31602]: Failed password for root from 192.0.2.{} port 50273 ssh2"
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+class Port:
+    """A node's port for sensors, read by a thread; batches are durable when `keep` says so."""
+
+    def __init__(self, state: Path, clock: Callable[[], datetime] = now_utc) -> None:
+        self.authority = SensorAuthority(state, clock)
+        self.reader = Sensors("127.0.0.1", 0, "sensors", self.authority)
+        self.records: list[str] = []
+        self.lost = 0
+        self.rejected: Counter[str] = Counter()
+        self.keeps = threading.Event()
+        self.keeps.set()
+        self.place: object = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.reader.port}"
+
+    def start(self) -> None:
+        self._stop.clear()
+        self.reader.open()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        assert self._thread is not None
+        self._thread.join(10)
+
+    def _read(self) -> None:
+        for batch in self.reader.read(self.place, self._stop):
+            self.rejected.update(batch.rejected)
+            while not self.keeps.wait(0.1) and not self._stop.is_set():
+                continue
+            if self._stop.is_set() and not self.keeps.is_set():
+                return
+            self.records += [record.data.decode() for record in batch.records]
+            self.lost += batch.lost
+            self.place = batch.place
+            batch.done()
+
+    @property
+    def states(self) -> list[str]:
+        return [json.loads(one)["state"] for one in self.records if "cw.sensor" in one]
+
+    @property
+    def events(self) -> list[str]:
+        return [json.loads(one)["message"] for one in self.records if "cw.sensor" not in one]
+
+
+@pytest.fixture
+def port(tmp_path) -> Iterator[Port]:
+    made = Port(tmp_path / "node")
+    made.start()
+    yield made
+    made.stop()
+
+
+class Spool:
+    """A sensor without readers: its store, and the thread that ships it."""
+
+    def __init__(self, state: Path, node: str, quota_bytes: int = 0, **named) -> None:
+        self.state = state
+        self.events = EventStore(state / "events", **named)
+        self.shipper = sensor.Shipper(self.events, state, node, quota_bytes)
+
+    def keep(self, *messages: str) -> None:
+        documents = [
+            {
+                "@timestamp": datetime(2026, 3, 1, tzinfo=UTC),
+                "message": message,
+                "cw.record.place": message,
+                "cw.operator": "somebody else",
+            }
+            for message in messages
+        ]
+        self.events.append(documents, {})
+
+    def stop(self) -> None:
+        self.shipper.stop()
+        self.shipper.join(10)
+        self.events.close()
+
+
+def wait_for(what: Callable[[], bool], why: str = "") -> None:
+    until = time.monotonic() + 15
+    while not what():
+        assert time.monotonic() < until, why or "it does not come"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def spool(tmp_path, port) -> Iterator[Spool]:
+    state = tmp_path / "sensor"
+    sensor.enrol(state, port.address, port.authority.add("quay-4"))
+    made = Spool(state, port.address)
+    yield made
+    if made.shipper.is_alive():
+        made.stop()
+
+
+def test_what_a_sensor_keeps_comes_to_the_node_in_order(port, spool):
+    sent = [f"m{number}" for number in range(3_000)]
+    for start in range(0, 3_000, 100):
+        spool.keep(*sent[start : start + 100])
+    spool.shipper.start()
+
+    wait_for(lambda: len(port.events) == 3_000)
+
+    assert port.events == sent
+    wait_for(lambda: spool.shipper.acked == 30)
+
+
+def test_what_is_not_durable_is_not_acknowledged_and_comes_once(port, spool):
+    port.keeps.clear()
+    spool.keep("a")
+    spool.shipper.start()
+    time.sleep(0.5)
+    assert spool.shipper.acked == 0
+
+    spool.shipper.stop()
+    spool.shipper.join(10)
+    again = sensor.Shipper(spool.events, spool.state, port.address, 0)
+    again.start()
+    time.sleep(0.5)
+    port.keeps.set()
+
+    wait_for(lambda: again.acked == 1)
+    spool.keep("b")
+    wait_for(lambda: again.acked == 2)
+    assert port.events == ["a", "b"]
+    again.stop()
+
+
+def test_a_node_that_was_away_gets_all_of_it_once(port, spool):
+    spool.shipper.start()
+    spool.keep("a")
+    wait_for(lambda: port.events == ["a"])
+    port.stop()
+    spool.keep("b", "c")
+    port.start()
+
+    wait_for(lambda: port.events == ["a", "b", "c"])
+    assert "gone" in port.states
+
+
+def test_a_node_that_died_before_its_commit_gets_the_batch_again(tmp_path, port, spool):
+    port.keeps.clear()
+    spool.keep("a")
+    spool.shipper.start()
+    time.sleep(0.5)
+    assert port.events == []
+    number = port.reader.port
+    port.stop()
+
+    again = Port(tmp_path / "node")
+    again.reader.port = number
+    again.start()
+
+    wait_for(lambda: again.events == ["a"])
+    again.stop()
+
+
+def test_a_sensor_that_begins_anew_is_not_taken_for_its_old_self(tmp_path, port, spool):
+    spool.keep("old")
+    spool.shipper.start()
+    wait_for(lambda: port.events == ["old"])
+    spool.stop()
+
+    anew = Spool(tmp_path / "other", port.address)
+    sensor.enrol(anew.state, port.address, port.authority.add("quay-4"))
+    anew.keep("new")
+    anew.shipper.start()
+
+    wait_for(lambda: port.events == ["old", "new"])
+    anew.stop()
+
+
+def test_a_full_spool_gives_up_the_oldest_and_says_how_many(tmp_path, port):
+    state = tmp_path / "sensor"
+    sensor.enrol(state, port.address, port.authority.add("quay-4"))
+    made = Spool(state, port.address, 20_000, segment_max_bytes=5_000)
+    sent = [f"{number:04d}" + "x" * 900 for number in range(60)]
+    for one in sent:
+        made.keep(one)
+    made.shipper.trim()
+    made.shipper.start()
+
+    wait_for(lambda: bool(port.events) and port.events[-1] == sent[-1])
+
+    assert port.lost > 0
+    assert port.lost + len(port.events) == 60
+    assert port.events == sent[port.lost :]
+    made.stop()
+
+
+def test_what_is_durable_at_the_node_leaves_the_spool(port, tmp_path):
+    state = tmp_path / "sensor"
+    sensor.enrol(state, port.address, port.authority.add("quay-4"))
+    made = Spool(state, port.address, segment_max_bytes=2_000)
+    for number in range(20):
+        made.keep(f"{number}" + "x" * 500)
+    before = len(list((state / "events" / "spool").iterdir()))
+    made.shipper.start()
+    wait_for(lambda: made.shipper.acked == 20)
+
+    made.shipper.trim()
+
+    assert before > 5
+    assert len(list((state / "events" / "spool").iterdir())) == 1
+    assert port.lost == 0
+    made.stop()
+
+
+# ---- Who is admitted
+
+
+def test_a_token_serves_once(port, tmp_path):
+    token = port.authority.add("quay-4")
+    sensor.enrol(tmp_path / "one", port.address, token)
+
+    with pytest.raises(TransientError, match="ended the connection"):
+        sensor.enrol(tmp_path / "two", port.address, token)
+    assert not sensor.is_enrolled(tmp_path / "two")
+    wait_for(lambda: port.rejected["not_admitted"] == 1)
+
+
+def test_a_token_is_good_for_a_day(tmp_path):
+    now = datetime(2026, 3, 1, tzinfo=UTC)
+    authority = SensorAuthority(tmp_path, lambda: now)
+    token = authority.add("quay-4")
+    now += timedelta(hours=25)
+
+    with pytest.raises(Unsafe, match="too old"):
+        authority.enrol(token, "")
+
+
+def test_the_node_keeps_no_secret_of_a_token(port, tmp_path):
+    token = port.authority.add("quay-4")
+
+    _, secret, _ = read_token(token)
+
+    kept = b"".join(one.read_bytes() for one in (tmp_path / "node").rglob("*") if one.is_file())
+    assert secret not in kept
+    assert token.encode() not in kept
+
+
+def test_who_is_not_the_node_that_made_the_token_is_told_nothing(port, tmp_path):
+    stranger = SensorAuthority(tmp_path / "stranger", now_utc)
+    token = stranger.add("quay-4")
+
+    with pytest.raises(Unsafe, match="not the node"):
+        sensor.enrol(tmp_path / "sensor", port.address, token)
+
+
+@pytest.mark.parametrize("token", ["", "x", "cw1.", "cw1.e30=", "cw1." + "A" * 5_000])
+def test_what_is_no_token_is_refused(tmp_path, token):
+    with pytest.raises(Unsafe, match="no token"):
+        sensor.enrol(tmp_path, "127.0.0.1:1", token)
+
+
+def test_a_revoked_sensor_ships_no_more(port, spool):
+    spool.shipper.start()
+    spool.keep("a")
+    wait_for(lambda: port.events == ["a"])
+
+    port.authority.revoke("quay-4")
+    spool.keep("b")
+
+    wait_for(lambda: port.rejected["not_admitted"] > 0)
+    assert port.events == ["a"]
+
+
+def test_an_older_certificate_of_a_sensor_is_not_in_force(port, spool, tmp_path):
+    sensor.enrol(tmp_path / "new", port.address, port.authority.add("quay-4"))
+    spool.keep("a")
+    spool.shipper.start()
+
+    wait_for(lambda: port.rejected["not_admitted"] > 0)
+    assert port.events == []
+
+
+def test_a_certificate_of_another_authority_is_not_believed(port, tmp_path):
+    other = Port(tmp_path / "other")
+    other.start()
+    sensor.enrol(tmp_path / "sensor", other.address, other.authority.add("quay-4"))
+    other.stop()
+    made = Spool(tmp_path / "sensor", port.address)
+    made.keep("a")
+    made.shipper.start()
+
+    wait_for(lambda: bool(made.shipper.error))
+    assert port.events == []
+    made.stop()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b'{"cw.enrol": 7}\n',
+        b'{"cw.spool": "x"}\n{"cw.batch":1,"events":0,"crc":0,"places":{}}\n',
+        b"x" * 2_000_000,
+        b"\xff\xfe\n",
+        b"[" * 100_000 + b"\n",
+    ],
+)
+def test_who_shows_no_certificate_may_only_ask_for_one(port, said):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with (
+        socket.create_connection(("127.0.0.1", port.reader.port)) as made,
+        context.wrap_socket(made) as channel,
+    ):
+        answers = channel.makefile("rb")
+        assert b"authority" in answers.readline()
+        try:
+            channel.sendall(said)
+            assert answers.readline() == b""
+        except OSError:
+            pass
+
+    wait_for(lambda: port.rejected["out_of_order"] == 1)
+    assert port.events == []
+
+
+def test_a_batch_that_is_not_what_it_says_is_not_taken(port, spool):
+    context = ssl.create_default_context(cafile=spool.state / "node.pem")
+    context.load_cert_chain(spool.state / "sensor.pem", spool.state / "sensor.key")
+    with (
+        socket.create_connection(("127.0.0.1", port.reader.port)) as made,
+        context.wrap_socket(made, server_hostname="cityward-node") as channel,
+    ):
+        channel.sendall(b'{"cw.spool":"x"}\n{"message":"a"}\n')
+        channel.sendall(b'{"cw.batch":1,"events":1,"crc":7,"places":{}}\n')
+        answers = channel.makefile("rb")
+        assert answers.readline() == b'{"cw.acked":0}\n'
+        assert answers.readline() == b""
+
+    wait_for(lambda: port.rejected["out_of_order"] == 1)
+    assert port.events == []
+
+
+# ---- What the node makes of it
+
+
+def test_the_collector_of_shipped_events_keeps_its_promises():
+    sample = (
+        b'{"@timestamp":"2026-03-01T00:00:00Z","event.action":"login","source.ip":"192.0.2.1",'
+        b'"cw.logsource.product":"linux","cw.logsource.service":"sshd","cw.operator":"op-x",'
+        b'"cw.asset.zone":"z","observer.name":"auth","event.ingested":"2026-03-01T00:00:01Z",'
+        b'"cw.record.place":"7"}'
+    )
+
+    check_collector(shipped, [sample, b'{"cw.sensor":"quay-4","state":"gone"}'])
+
+
+# ---- Two processes, killed again and again
+
+
+def start(words: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "siem.cli", *words],
+        stderr=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def settle(folder: Path, port: int) -> tuple[Path, Path]:
+    node, one = folder / "node.toml", folder / "sensor.toml"
+    node.write_text(
+        f'state_dir = "{folder}/node"\nmodels.on = false\nrules.shipped = false\n[[source]]\n'
+        f'id = "sensors"\nreader = "sensors"\nlisten = "127.0.0.1:{port}"\n'
+    )
+    one.write_text(
+        f'state_dir = "{folder}/sensor"\nsensor.node = "127.0.0.1:{port}"\n[[source]]\n'
+        f'id = "auth"\nreader = "file"\npath = "{folder}/auth.log"\ncollector = "sshd"\n'
+    )
+    return node, one
+
+
+@pytest.mark.slow
+def test_processes_that_are_killed_lose_nothing_and_double_nothing(tmp_path):
+    chance = random.Random(7)
+    port = free_port()
+    node_file, sensor_file = settle(tmp_path, port)
+    log = tmp_path / "auth.log"
+    log.write_text("")
+    node = start(["run", "--path-only", "-c", str(node_file)])
+    authority = SensorAuthority(tmp_path / "node", now_utc)
+    token = authority.add("quay-4")
+    wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
+    sensor.enrol(tmp_path / "sensor", f"127.0.0.1:{port}", token)
+    one = start(["collect", "-c", str(sensor_file)])
+    total = 0
+    for _ in range(6):
+        for _ in range(40):
+            with log.open("a") as file:
+                file.writelines(LINE.format(total + at) + "\n" for at in range(25))
+            total += 25
+            time.sleep(0.02)
+        time.sleep(chance.random())
+        if chance.random() < 0.5:
+            os.kill(node.pid, signal.SIGKILL)
+            node.wait()
+            node = start(["run", "--path-only", "-c", str(node_file)])
+        else:
+            os.kill(one.pid, signal.SIGKILL)
+            one.wait()
+            one = start(["collect", "-c", str(sensor_file)])
+    places: list[str] = []
+
+    def all_there() -> bool:
+        found = spooled(tmp_path / "node")
+        places[:] = [event["cw.record.place"] for event in found]
+        return len(found) >= total
+
+    until = time.monotonic() + 90
+    while not all_there() and time.monotonic() < until:
+        time.sleep(0.5)
+    for process in (one, node):
+        process.terminate()
+        process.wait(20)
+    seen = Counter(event["event.original"] for event in spooled(tmp_path / "node"))
+
+    assert len(seen) == total
+    assert set(seen.values()) == {1}
+    assert len(set(places)) == total
+
+
+def spooled(state: Path) -> list[dict[str, str]]:
+    """Events of the sensor in the spool of the node; an oracle that asks no store."""
+    found = []
+    for path in sorted((state / "events" / "spool").glob("*.ndjson")):
+        waiting: list[dict[str, str]] = []
+        for line in path.read_bytes().splitlines():
+            if line.startswith(b'{"cw.batch":'):
+                found += waiting
+                waiting = []
+            elif not line.startswith(b'{"cw.segment":'):
+                try:
+                    waiting.append(json.loads(line))
+                except ValueError:
+                    break
+    return [one for one in found if one.get("event.action") not in STATES]
+
+
+STATES = ("sensor_connected", "sensor_gone")
+
+
+def test_settings_of_a_sensor_name_its_node(tmp_path):
+    _, file = settle(tmp_path, 8766)
+
+    assert config.load(file).sensor.node == "127.0.0.1:8766"
