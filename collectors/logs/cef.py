@@ -2,7 +2,7 @@
 
 Send: Choose "CEF" or "ArcSight" as syslog format in the product (UniFi: Settings, Control Plane,
 Integrations, SIEM server) and name the node's syslog port. A syslog reader
-(`reader = "syslog"`) knows such lines by itself; for a file write `collector = "cef"`.
+(`reader = "syslog_udp"`) knows such lines by itself; for a file write `collector = "cef"`.
 
 Understood: Header with escapes; extension with blanks and escapes in values; custom labels
 (`cs1Label`, `cn1Label` …); addresses, ports, users, files, requests, bytes, times, outcome. An

@@ -1,7 +1,7 @@
 """Log Event Extended Format (LEEF) of IBM QRadar, versions 1.0 and 2.0.
 
 Send: Choose "LEEF" or "QRadar" as syslog format in the product and name the node's syslog port. A
-syslog reader (`reader = "syslog"`) knows such lines by itself; for a file write
+syslog reader (`reader = "syslog_udp"`) knows such lines by itself; for a file write
 `collector = "leef"`.
 
 Understood: The header, the delimiter that version 2.0 names (a sign or hexadecimal), predefined

@@ -19,7 +19,18 @@ from typing import Any
 
 from cityward import Event, LogSource, Record, collector
 from collectors.logs.envelope import Envelope, enveloped
-from collectors.values import Table, address, flat, moment, port, read_json, sort_in, text, whole
+from collectors.values import (
+    Table,
+    address,
+    flat,
+    moment,
+    port,
+    read_json,
+    scalar,
+    sort_in,
+    text,
+    whole,
+)
 
 OPENCANARY = LogSource(category="application", product="opencanary")
 
@@ -86,8 +97,8 @@ def opencanary(records: Iterable[Record]) -> Iterator[Event]:
 
 
 def _without_secret(event: Event) -> Event:
-    """What cannot be read may hold a password: only its kind and reason are told."""
-    event.fields.pop("event.original", None)
+    """What cannot be read may hold a password, so its text is not kept."""
+    event.fields["event.original"] = "left out: it may hold a password"
     return event
 
 
@@ -107,11 +118,9 @@ def _event(line: dict[str, Any], around: Envelope, record: Record, number: int) 
     kind = whole(line.get("logtype"))
     if kind is None:
         raise ValueError("no line of OpenCanary: it has no logtype")
+    line, secret = _told(line)
     said = flat(line)
     times = [said.pop(name, None) for name in ("utc_time", "local_time", "local_time_adjusted")]
-    secrets = [name for name in said if name.rpartition(".")[2] in _SECRET]
-    for name in secrets:
-        del said[name]
     fields, rest = sort_in(said, TABLE)
     action, protocol = KINDS.get(kind, ("canary_touched", ""))
     own: dict[str, Any] = {
@@ -120,6 +129,7 @@ def _event(line: dict[str, Any], around: Envelope, record: Record, number: int) 
         "event.action": action,
         "event.code": str(kind),
         "event.dataset": "opencanary.log",
+        "event.original": str(scalar(line)),
         **fields,
     }
     if kind in OWN:
@@ -131,10 +141,19 @@ def _event(line: dict[str, Any], around: Envelope, record: Record, number: int) 
     if action.endswith("_login"):
         own["event.category"] = ["intrusion_detection", "authentication"]
         own["event.outcome"] = "failure"
-    if secrets:
+    if secret:
         rest["password"] = "given, not kept"
     own["cw.vendor"] = rest
     time = next((found for one in times if (found := moment(one))), None)
     if time is not None:
         own["cw.time_source"] = "source"
     return Event(time or around.time, OPENCANARY, enveloped(around, own), record, number)
+
+
+def _told(line: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """The line without passwords, and whether it had any."""
+    said = line.get("logdata")
+    if not isinstance(said, dict) or _SECRET.isdisjoint(said):
+        return line, False
+    kept = {name: value for name, value in said.items() if name not in _SECRET}
+    return {**line, "logdata": kept}, True
