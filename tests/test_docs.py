@@ -133,6 +133,14 @@ def test_the_rule_of_the_page_passes_and_speaks(tmp_path):
     assert "203.0.113.7 logged in to gw-7 as root; ask who it was." in done.stdout
 
 
+def test_the_page_of_sensors_runs(tmp_path):
+    said = run_page("sensor.md", tmp_path)
+
+    assert said.returncode == 0
+    assert "cw1." in said.stdout
+    assert "quay-4" in said.stdout
+
+
 def test_the_page_of_architecture_runs(tmp_path):
     assert run_page("architecture.md", tmp_path).returncode == 0
 
