@@ -17,6 +17,8 @@ import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
+import msgspec
+
 from cityward import Event, Record, collector
 from collectors.logs.cef import read_cef
 from collectors.logs.cisco import read_cisco
@@ -98,14 +100,24 @@ def syslog(records: Iterable[Record]) -> Iterator[Event]:
 
 
 def _reader_of(app: str) -> Reads:
-    return READERS.get(app, _by_object)
+    return READERS.get(app, _by_content)
 
 
-def _by_object(around: Envelope, record: Record, number: int) -> Event | None:
-    """A JSON object is read by the one that knows its keys."""
-    if "{" not in around.message[:256]:
+def _by_content(around: Envelope, record: Record, number: int) -> Event | None:
+    """A JSON object is read by the one that knows its keys; a packet by its words."""
+    if "{" in around.message[:256]:
+        return next((event for read in OBJECTS if (event := read(around, record, number))), None)
+    if " SRC=" not in around.message:
         return None
-    return next((event for read in OBJECTS if (event := read(around, record, number))), None)
+    if rule := _GATEWAY_RULE.match(around.app):
+        # UniFi writes the rule where others write the program; what it did is one letter of it.
+        said = f"{around.app} {_DID[rule[1]]} {around.message[around.message.find('IN=') :]}"
+        around = msgspec.structs.replace(around, message=said, app="kernel")
+    return read_netfilter(around, record, number)
+
+
+_GATEWAY_RULE = re.compile(r"[\w-]{1,100}-([ADR])-\d{1,12}\Z")
+_DID = {"A": "accept", "D": "drop", "R": "reject"}
 
 
 def _marked(record: Record) -> Event | None:

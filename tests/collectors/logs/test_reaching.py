@@ -11,10 +11,12 @@ from cityward import Event, Record
 from cityward.plugin import load
 from collectors.logs.syslog import syslog
 from collectors.recognise import recognise
+from tests.collectors.suites import crowdsec_parsed
 from tests.collectors.test_hostile import SAMPLES
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
-MINE = ("cef", "cisco", "fortigate", "leef", "mikrotik", "pf")
+MINE = ("cef", "cisco", "fortigate", "leef", "mikrotik", "paloalto", "pf")
+OTHERS = ("opencanary", "wazuh", "web-access", "windows", "zoneminder")
 SPECS = {name: part.cityward_spec for name, part in load("collectors").items()}
 FILES = {
     "logs/unifi_cef.log": "cef",
@@ -52,7 +54,7 @@ def test_a_file_is_recognised(name: str, data: Path) -> None:
     assert recognise(head, name, SPECS) == FILES[name]
 
 
-@pytest.mark.parametrize("name", MINE)
+@pytest.mark.parametrize("name", MINE + OTHERS)
 def test_samples_are_recognised(name: str) -> None:
     assert recognise(b"\n".join(SAMPLES[name]), "x.log", SPECS) == name
 
@@ -71,3 +73,29 @@ def test_a_line_that_only_looks_like_a_format_is_kept_as_text(line: bytes) -> No
 
     assert event.fields["event.action"] == "log"
     assert event.fields["host.name"] == "gw"
+
+
+def test_crowdsec_and_we_read_the_same_of_unifis_firewall(data: Path) -> None:
+    lines, expected = crowdsec_parsed(data / "logs/suite_crowdsec_hub_tests.tar.gz", "unifi-logs")
+    names = {
+        "src_ip": "source.ip",
+        "dst_ip": "destination.ip",
+        "src_port": "source.port",
+        "dst_port": "destination.port",
+        "int_eth": "observer.ingress.interface.name",
+        "service": "network.transport",
+    }
+    did = {"drop": "packet_denied", "accept": "packet_allowed"}
+    claimed = 0
+
+    for line, want in zip(lines, expected, strict=True):
+        if "int_eth" not in want:
+            continue
+        fields = _read(line).fields
+        claimed += len(names) + 1
+        assert {name: str(fields[field]) for name, field in names.items()} == {
+            name: want[name] for name in names
+        }
+        assert fields["event.action"] == did[want["action"]]
+
+    assert claimed == 21
