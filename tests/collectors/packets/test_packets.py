@@ -401,7 +401,7 @@ PROTOCOLS = {
     "energy/iec61850_mms_and_goose.pcap": {},
     "energy/triton_tristation_malware.pcap": {"tristation": 896},
     "energy/dlms_meter.pcap": {"dlms": 86},
-    "energy/hartip_session.pcap": {},
+    "energy/hartip_session.pcap": {"hartip": 48},
     "port/enip_cip_icsnpp_example.pcap": {},
     "port/enip_quickdraw_reboot_restart.pcap": {},
     "port/omron_fins.pcap": {"fins": 243},

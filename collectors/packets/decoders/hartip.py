@@ -1,0 +1,230 @@
+"""HART-IP over TCP and UDP: field devices behind a gateway, joined by sequence number.
+
+Understood: sessions, keep-alives, publications and refusals; HART commands by name, which of them
+change a device, its long or short address, whether a device reports an error; the checksum of
+each command.
+
+Not understood: data of commands, commands behind a sub-device, audit logs, sessions with security.
+
+References:
+    FieldComm TS20085 (HART-IP), IEC 61158-6-20 (frames), FieldComm TS20127 and TS20151 (universal
+    and common practice commands).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from operator import xor
+from struct import Struct
+
+import msgspec
+
+from cityward import LogSource, Session, decoder
+from collectors.packets.decoders.pairs import Fields, Pairs, broken, unreadable
+
+HARTIP = LogSource(category="ot_protocol", service="hartip")
+
+MESSAGE_MAX = 2_048
+"""Longest message that is awaited."""
+
+_HEAD = Struct(">BBBBHH")
+_TYPES = {0: "request", 1: "response", 2: "unsolicited", 15: "response"}
+_REFUSAL = 15
+_NAMES = {0: "session_initiate", 1: "session_close", 2: "keep_alive", 3: "command"}
+_COMMAND = 3
+_ALWAYS: Fields = {
+    "network.protocol": "hartip",
+    "event.dataset": "cityward.hartip",
+    "event.category": ["process_control"],
+}
+
+READS: dict[int, str] = {
+    0: "read_unique_identifier",
+    1: "read_primary_variable",
+    2: "read_loop_current",
+    3: "read_dynamic_variables",
+    7: "read_loop_configuration",
+    8: "read_variable_classifications",
+    9: "read_device_variables",
+    11: "read_identifier_by_tag",
+    12: "read_message",
+    13: "read_tag_descriptor_date",
+    14: "read_transducer_information",
+    15: "read_device_information",
+    16: "read_final_assembly_number",
+    20: "read_long_tag",
+    21: "read_identifier_by_long_tag",
+    33: "read_selected_variables",
+    48: "read_additional_status",
+    50: "read_variable_assignments",
+    54: "read_variable_information",
+}
+WRITES: dict[int, tuple[str, str]] = {
+    6: ("write_polling_address", "config"),
+    17: ("write_message", "config"),
+    18: ("write_tag_descriptor_date", "config"),
+    19: ("write_final_assembly_number", "config"),
+    22: ("write_long_tag", "config"),
+    34: ("write_damping", "config"),
+    35: ("write_range_values", "config"),
+    36: ("set_upper_range", "config"),
+    37: ("set_lower_range", "config"),
+    38: ("reset_configuration_changed", "config"),
+    40: ("fix_loop_current", "control"),
+    41: ("self_test", "diagnostic"),
+    42: ("reset_device", "restart"),
+    43: ("set_zero", "config"),
+    44: ("write_units", "config"),
+    45: ("trim_loop_current_zero", "config"),
+    46: ("trim_loop_current_gain", "config"),
+    47: ("write_transfer_function", "config"),
+    51: ("write_variable_assignments", "config"),
+    71: ("lock_device", "config"),
+    79: ("write_device_variable", "write"),
+}
+
+
+class Tally(msgspec.Struct):
+    """What became of the bytes of a conversation; for tests and for health."""
+
+    messages: int = 0
+    malformed: int = 0
+    skipped_bytes: int = 0
+    """Passed over in search of the next message."""
+
+
+class Lane(msgspec.Struct):
+    """One direction."""
+
+    lost: bool = False
+    """The boundary of messages is not known."""
+    rest: int = 0
+    """Bytes of a message that is not yet whole."""
+
+
+@decoder("hartip", HARTIP, transport=("tcp", "udp"), ports=(5094,), begins=b"\x01")
+class Hartip:
+    """One session of HART-IP."""
+
+    def __init__(self, session: Session) -> None:
+        self.tally = Tally()
+        self.pairs = Pairs(session)
+        self._base = {**session.base, **_ALWAYS}
+        self._is_stream = session.base.get("network.transport") != "udp"
+        self._lanes = (Lane(), Lane())
+
+    @staticmethod
+    def recognises(head: bytes) -> bool:
+        """See `Decoder`; a header whose parts agree, and a HART frame with its checksum."""
+        if len(head) < _HEAD.size or not _is_header(head, 0):
+            return False
+        _, kind, name, status, _, length = _HEAD.unpack_from(head)
+        if length > len(head) or (kind == 0 and status):
+            return False
+        if name == _COMMAND:
+            return length > _HEAD.size + 4 and not reduce(xor, head[_HEAD.size : length])
+        # A session begins with the kind of the master and its time-out; the others have nothing.
+        return length == 13 and head[8] < 2 if name == 0 else length == _HEAD.size == len(head)
+
+    def feed(
+        self, data: bytes, from_client: bool, time_s: float, frame: int
+    ) -> tuple[int, Sequence[Fields]]:
+        """See `Decoder`."""
+        lane, found = self._lanes[from_client], list[Fields]()
+        at, end = 0, len(data)
+        while end - at >= _HEAD.size:
+            if not _is_header(data, at):
+                if not lane.lost:
+                    self.tally.malformed += 1
+                    why = f"{data[at : at + 8].hex()} begins no message"
+                    found.append(unreadable(self._base, why))
+                lane.lost = True
+                self.tally.skipped_bytes += 1
+                at += 1
+                continue
+            size = _HEAD.unpack_from(data, at)[5]
+            if at + size > end:
+                break
+            lane.lost = False
+            found.append(self._message(data[at : at + size], time_s))
+            at += size
+        if not self._is_stream and at < end:
+            self.tally.malformed += 1
+            found.append(unreadable(self._base, f"{end - at} bytes of a datagram are cut"))
+            return end, found
+        lane.rest = end - at
+        return at, found
+
+    def gap(self, from_client: bool) -> None:
+        """See `Decoder`."""
+        lane = self._lanes[from_client]
+        self.tally.skipped_bytes += lane.rest
+        lane.lost, lane.rest = True, 0
+
+    def end(self) -> Sequence[Fields]:
+        """See `Decoder`; commands that nobody answered, and messages that were cut."""
+        found = self.pairs.end("hartip_unanswered")
+        for lane, who in zip(self._lanes, ("server", "client"), strict=True):
+            if lane.rest and not lane.lost:
+                why = f"the conversation ended {lane.rest} bytes into a message of the {who}"
+                found.append(unreadable(self._base, why))
+            lane.rest = 0
+        return found
+
+    def _message(self, data: bytes, time_s: float) -> Fields:
+        _, kind, name, status, sequence, _ = _HEAD.unpack_from(data)
+        self.tally.messages += 1
+        fields: Fields = {
+            **self._base,
+            "event.action": f"hartip_{_NAMES[name]}",
+            "event.sequence": sequence,
+            "ot.function.name": _NAMES[name],
+            "ot.operation": "session",
+            "ot.direction": _TYPES[kind],
+            "ot.is_command": False,
+        }
+        failed = f"status_{status}" if kind and status else ""
+        if name == _COMMAND and kind != _REFUSAL:
+            failed = _hart(data[_HEAD.size :], kind == 0, fields) or failed
+            self.tally.malformed += "event.kind" in fields
+        if kind == 0:
+            self.pairs.ask((name, sequence), fields, time_s)
+        elif kind != 2:
+            self.pairs.answer((name, sequence), fields, time_s)
+            failed = failed or ("refused" if kind == _REFUSAL else "")
+            fields["event.outcome"] = "failure" if failed else "success"
+        if failed:
+            fields["ot.exception"] = failed
+        return fields
+
+
+def _is_header(data: bytes, at: int) -> bool:
+    version, kind, name, _, _, length = _HEAD.unpack_from(data, at)
+    known = version == 1 and kind in _TYPES and name in _NAMES
+    return known and _HEAD.size <= length <= MESSAGE_MAX
+
+
+def _hart(data: bytes, is_request: bool, fields: Fields) -> str:
+    """Command of a HART frame (IEC 61158-6-20); the error that its answer reports."""
+    at = 1 + (5 if data[:1] and data[0] & 0x80 else 1) + (data[0] >> 5 & 3 if data else 0)
+    if len(data) < at + 3 or len(data) < at + 3 + data[at + 1]:
+        broken(fields, f"a HART frame is cut, {len(data)} bytes")
+        return ""
+    if reduce(xor, data):
+        broken(fields, "the checksum of the HART frame is wrong")
+    code, size = data[at], data[at + 1]
+    name, operation = WRITES.get(code) or (READS.get(code) or f"command_{code}", "read")
+    fields |= {
+        "event.action": f"hartip_{name}",
+        "ot.function.code": str(code),
+        "ot.function.name": name,
+        "ot.operation": operation,
+        # A command that nobody has described may do anything.
+        "ot.is_command": is_request and code not in READS,
+        "ot.unit": data[1:6].hex() if data[0] & 0x80 else str(data[1] & 63),
+    }
+    answer = data[at + 2] if not is_request and size >= 2 else 0
+    if answer & 0x80:
+        return f"communication_0x{answer:02x}"
+    return f"response_code_{answer}" if 0 < answer < 8 or answer in (16, 32, 64) else ""
