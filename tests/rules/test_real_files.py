@@ -64,6 +64,7 @@ UNREPORTED = "DNP3 outstation told not to report on its own"
 
 VPN = "VPN passwords guessed from one address"
 DEVICE = "Passwords of a firewall or router guessed"
+WINDOWS = "Windows passwords guessed from one address"
 VIDEO = "Passwords of a video recorder guessed"
 VIDEO_NAMES = "User names of a video recorder tried"
 
@@ -359,6 +360,7 @@ CROWDSEC: dict[str, list[tuple[str, str, str]]] = {
     "fortinet-vpn-bf": [("medium", VPN, "192.168.0.1")],
     "mikrotik-scan-multi_ports": [("medium", PORTS, "36.97.161.219")],
     "mikrotik-bf": [("medium", DEVICE, "10.10.0.35")],
+    "windows-bf": [("medium", WINDOWS, "192.168.9.212")],
     "pf-scan-multi-port": [("medium", PORTS, "10.0.2.2")],
     "pfsense-gui-auth": [("medium", DEVICE, "10.0.0.1")],
     "opnsense-gui-auth": [("medium", DEVICE, "1.2.3.4")],
