@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -141,14 +143,23 @@ CONVERSATIONS: dict[str, list[tuple[bool, bytes]]] = {
 """A reading and a writing of registers; STARTDT and a general interrogation."""
 
 
+@pytest.mark.parametrize("name", sorted(CONVERSATIONS))
+def test_our_first_decoders_keep_their_promises(name):
+    (point,) = entry_points(group="cityward.decoders", name=name)
+
+    check_decoder(point.load(), CONVERSATIONS[name])
+
+
 @pytest.mark.parametrize(
     "point", [pytest.param(one, id=one.name) for one in entry_points(group="cityward.decoders")]
 )
-def test_every_registered_decoder_keeps_its_promises(point):
-    if point.name not in CONVERSATIONS:
-        pytest.fail(f"{point.name} has no conversation here: add one")
+def test_every_registered_decoder_is_checked(point):
+    tests = Path(__file__).parent.parent / "collectors" / "packets" / "decoders"
+    called = re.compile(rf"check_decoder\(\s*{point.attr}\b")
 
-    check_decoder(point.load(), CONVERSATIONS[point.name])
+    asked = [path.name for path in tests.glob("test_*.py") if called.search(path.read_text())]
+
+    assert point.name in CONVERSATIONS or asked, f"no test calls check_decoder({point.attr}, …)"
 
 
 class Length:
