@@ -95,6 +95,16 @@ SAMPLES: dict[str, list[bytes]] = {
         b'{"@timestamp":"2026-03-01T00:00:00Z","event.action":"login","source.ip":"192.0.2.1",'
         b'"cw.logsource.service":"sshd","observer.name":"auth","cw.record.place":"7"}',
     ],
+    "siri": [
+        b'<Siri xmlns="http://www.siri.org.uk/siri"><ServiceDelivery><ResponseTimestamp>2026-03-01'
+        b"T10:00:00Z</ResponseTimestamp><EstimatedTimetableDelivery><EstimatedVehicleJourney><Lin"
+        b"eRef>L1</LineRef><EstimatedCalls><EstimatedCall><Cancellation>true</Cancellation></Esti"
+        b"matedCall></EstimatedCalls></EstimatedVehicleJourney></EstimatedTimetableDelivery><Vehi"
+        b"cleMonitoringDelivery><VehicleActivity><MonitoredVehicleJourney><VehicleLocation><Longi"
+        b"tude>22.9</Longitude><Latitude>40.6</Latitude></VehicleLocation><Delay>PT5M</Delay></Mo"
+        b"nitoredVehicleJourney></VehicleActivity></VehicleMonitoringDelivery></ServiceDelivery><"
+        b"/Siri>",
+    ],
     "sshd": [
         b"Feb 25 14:34:10 belka sshd[31602]: Failed password for invalid user ROOT from "
         b"192.0.2.77 port 50273 ssh2",
