@@ -172,14 +172,16 @@ def _extension(part: str) -> dict[str, str]:
     for number in range(1, len(pieces) - 1, 2):
         value = pieces[number + 1].strip()
         if value:
-            found.setdefault(pieces[number], _plain(value))
+            found.setdefault(pieces[number], _unescaped(value) if "\\" in value else value)
     return found
 
 
+def _unescaped(value: str) -> str:
+    return _ESCAPED.sub(lambda found: _SIGNS.get(found[1], found[1]), value)
+
+
 def _plain(value: str) -> str:
-    if "\\" in value:
-        value = _ESCAPED.sub(lambda found: _SIGNS.get(found[1], found[1]), value)
-    return clean(value)
+    return clean(_unescaped(value) if "\\" in value else value)
 
 
 def _labelled(said: dict[str, str]) -> dict[str, str]:
@@ -189,7 +191,7 @@ def _labelled(said: dict[str, str]) -> dict[str, str]:
         return said
     found = dict(said)
     for key in labels:
-        name, label = key.removesuffix("Label"), said[key]
+        name, label = key.removesuffix("Label"), clean(said[key])[:256]
         if name in found and label not in found:
             del found[key]
             if label in ("Source IPv6 Address", "Destination IPv6 Address"):
