@@ -62,6 +62,16 @@ SAMPLES: dict[str, list[bytes]] = {
         b"Oct 30 10:09:23 gw kernel: [  203.842973] DROP: IN=eth0 OUT= MAC=00:08:a2:0c:1f:12:"
         b"00:c8:8b:e2:d6:87:08:00 SRC=192.0.2.1 DST=192.0.2.2 LEN=84 PROTO=TCP SPT=1 DPT=23 SYN",
     ],
+    "netflow": [
+        bytes.fromhex(
+            "000500010000ea606553f1001dcd65000000000000000000c0000201c6336407000000000001000200000003"
+            "000000b40000c3500000e6789c4001bb001b06000000000000000000"
+        ),
+        bytes.fromhex(
+            "000900020000ea606553f10000000000000000000000001001000002000800040004000101000009c0000201"
+            "11"
+        ),
+    ],
     "opencanary": [
         b'{"dst_host": "10.0.0.9", "dst_port": 22, "logdata": {"USERNAME": "root", "PASSWO'
         b'RD": "x"}, "logtype": 4002, "node_id": "c", "src_host": "192.0.2.9", "src_port":'

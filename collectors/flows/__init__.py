@@ -1,0 +1,1 @@
+"""Flows that routers, switches and probes report: NetFlow, IPFIX and sFlow."""
