@@ -1,4 +1,15 @@
-"""The packet collector: chunks of a capture or an interface in, flows and protocol messages out."""
+"""Captures and interfaces: packets in, flows and the messages of their protocols out.
+
+Send: mirror a switch port to an interface of this node (`reader = "interface"`, CAP_NET_RAW), read
+a pcap or pcapng file (`reader = "capture"`), or run `cityward collect` where the traffic is.
+
+Understood: Ethernet with up to three VLAN tags, Linux cooked and raw IP captures, IPv4 and IPv6
+with their extension headers, GRE and IP in IP; a flow with bytes, packets, flags and community id
+when it ends, or every five minutes; the protocols below.
+
+Not understood: later fragments of an IP packet, encrypted tunnels, Wi-Fi and serial captures; they
+are counted by reason.
+"""
 
 from __future__ import annotations
 
