@@ -240,7 +240,7 @@ def _make(path: Path, text: str, settings: Settings, account: str, role: Role) -
         for key in ("operator.key", "session.key"):
             assembly.secret_of(settings.state_path, key)
         db = assembly.db_of(settings, from_settings(settings), now_utc)
-        db.add_person(Person(account, role, password_hash(password)))
+        db.add_person(Person(account, (role,), password_hash(password)))
         db.audit(who(), "node made", str(path), now_utc())
         db.close()
         with path.open("x", encoding="utf-8") as file:

@@ -24,18 +24,20 @@ from cityward.errors import ConfigError, InputError, TransientError
 from cityward.event import Event
 from cityward.fields import FIELDS, SCHEMA_VERSION
 from cityward.finding import EVENTS_KEPT, SEVERITIES, STATUSES, VERDICTS, Finding
+from siem.store.accounts import SCHEMA as ACCOUNTS_SCHEMA
+from siem.store.accounts import Accounts
 from siem.store.faults import fault
 from siem.store.inventory import SCHEMA as INVENTORY_SCHEMA
 from siem.store.inventory import InventoryStore
 from siem.store.lines import UNWRITABLE, event_id, harmless
 from siem.store.protocol import (
     Change,
+    Conflict,
     Document,
     Learnt,
     Page,
     Person,
     Range,
-    Role,
     RuleState,
     SourceState,
 )
@@ -48,6 +50,8 @@ from siem.store.query import (
     sqlite_functions,
     steps,
 )
+from siem.store.trail import SCHEMA as TRAIL_SCHEMA
+from siem.store.trail import Audited, Proof, Trail, digest
 
 T = TypeVar("T", SourceState, RuleState)
 
@@ -225,18 +229,8 @@ CREATE TABLE audit (
     person TEXT NOT NULL, action TEXT NOT NULL, about TEXT NOT NULL
 );
 """
-_STEPS = (_SCHEMA, INVENTORY_SCHEMA)
+_STEPS = (_SCHEMA, INVENTORY_SCHEMA + ACCOUNTS_SCHEMA + TRAIL_SCHEMA)
 """What each format has more than the one before it; a new file takes all steps."""
-
-
-class Audited(msgspec.Struct, frozen=True):
-    """One line of the audit trail."""
-
-    number: int
-    time: datetime
-    by: str
-    action: str
-    about: str
 
 
 class NodeDb:
@@ -269,7 +263,9 @@ class NodeDb:
         self._open: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
         self._dialect = SqliteDialect(_COLUMNS, "document", "folded")
-        self.inventory = InventoryStore(self._writing, lambda: self._db, _audit)
+        self._trail = Trail(operator_key)
+        self.inventory = InventoryStore(self._writing, lambda: self._db, self._trail.add)
+        self.accounts = Accounts(self._writing, lambda: self._db, self._trail)
         self._prepare()
 
     # ---- Connections
@@ -285,9 +281,10 @@ class NodeDb:
                         "Run the cityward that wrote it, or a newer one.",
                     )
                 for step in _STEPS[found:]:
-                    for statement in step.split(";"):
+                    for statement in _statements(step):
                         db.execute(statement)
                 if found < FORMAT:
+                    self._trail.take_up(db)
                     db.execute(f"PRAGMA user_version = {FORMAT}")
         except sqlite3.DatabaseError as error:
             raise ConfigError(
@@ -718,114 +715,129 @@ class NodeDb:
 
     # ---- The console: triage
 
-    def change(self, ids: Sequence[str], change: Change, by: str, now: datetime) -> int:
+    def change(
+        self,
+        ids: Sequence[str],
+        change: Change,
+        by: str,
+        now: datetime,
+        revisions: Mapping[str, int] | None = None,
+    ) -> int:
         """Triage of some findings in one transaction; see the protocol.
 
         Raises:
             InputError: a status or verdict is not one, or a comment is too long.
+            Conflict: a finding has another revision than the one that was seen.
         """
         _check(change)
         by, change = harmless(by), Change(**harmless(msgspec.structs.asdict(change)))
+        changed: list[Before] = []
         with self._writing() as db:
-            changed = [
-                one
-                for one in dict.fromkeys(ids)
-                if (row := db.execute("SELECT * FROM findings WHERE id = ?", (one,)).fetchone())
-                and self._changed(db, row, change, by, now)
-            ]
-            for one in changed:
-                _audit(db, by, f"finding: {_words(change)}", one, now)
+            for one in dict.fromkeys(ids):
+                row = db.execute("SELECT * FROM findings WHERE id = ?", (one,)).fetchone()
+                if row is None:
+                    continue
+                before = _whole(row)
+                _compare(before, (revisions or {}).get(one))
+                after = _changed(before, change, by, now)
+                if after is not None:
+                    _write(db, after, grown_at=None)
+                    self._say_change(db, before, after, by, _words(change), now)
+                    changed.append(Before(one, _triage(before), _triage(after)))
+            if changed:
+                state = msgspec.json.encode(changed)
+                db.execute("INSERT OR REPLACE INTO undo VALUES (?, ?, ?)", (by, micros(now), state))
         return len(changed)
 
-    def _changed(
-        self, db: sqlite3.Connection, row: sqlite3.Row, change: Change, by: str, now: datetime
-    ) -> bool:
-        before = _whole(row)
-        after = dict(before)
-        for name, value in (
-            ("finding.status", change.status),
-            ("finding.verdict", change.verdict),
-            ("assignee", change.assignee),
-            ("finding.suppressed_until", change.suppressed_until),
-        ):
-            if value is not None:
-                after[name] = value
-        if after == before and not change.comment:
-            return False
-        status = after["finding.status"]
-        if status in ("new", "in_progress", "suppressed"):
-            after.pop("finding.closed", None)
-        else:
-            after.setdefault("finding.closed", now)
-        if status != "suppressed":
-            after.pop("finding.suppressed_until", None)
-        # Somebody has looked: what was news is none any more.
-        _mark(after, "suppressed", on=status == "suppressed")
-        _mark(after, "grows", on=False)
-        _mark(after, "came back", on=False)
-        after["finding.revision"] += 1
-        after["finding.modified"] = now
-        _note(after, now, by, _words(change), change.comment)
-        _write(db, after, grown_at=None)
-        return True
+    def _say_change(
+        self,
+        db: sqlite3.Connection,
+        before: Document,
+        after: Document,
+        by: str,
+        words: str,
+        now: datetime,
+    ) -> None:
+        about = after["finding.id"]
+        self._trail.add(db, by, f"finding: {words}", about, now, digest(before), digest(after))
+
+    def undoable(self, by: str, now: datetime) -> int:
+        """How many findings of a person's last triage can be given back as they were."""
+        return sum(1 for _ in self._undoable(self._db, harmless(by), now))
+
+    def undo(self, by: str, now: datetime) -> int:
+        """Give the findings of a person's last triage back, those that nobody changed since."""
+        by = harmless(by)
+        with self._writing() as db:
+            found = list(self._undoable(db, by, now))
+            for before, was in found:
+                after = {name: value for name, value in before.items() if name not in TRIAGE}
+                after |= {name: value for name, value in was.items() if value is not None}
+                after["marks"] = before.get("marks", [])
+                _mark(after, "suppressed", on=after["finding.status"] == "suppressed")
+                after["finding.revision"] = before["finding.revision"] + 1
+                after["finding.modified"] = now
+                _note(after, now, by, "undone", "")
+                _write(db, after, grown_at=None)
+                self._say_change(db, before, after, by, "undone", now)
+            db.execute("DELETE FROM undo WHERE person = ?", (by,))
+        return len(found)
+
+    def _undoable(
+        self, db: sqlite3.Connection, by: str, now: datetime
+    ) -> Iterator[tuple[Document, Document]]:
+        """Findings as they are, and what their triage was before; only those still as left."""
+        row = db.execute("SELECT * FROM undo WHERE person = ?", (by,)).fetchone()
+        if row is None or now - from_micros(row["time"]) > UNDO_FOR:
+            return
+        for one in msgspec.json.decode(row["state"], type=list[Before]):
+            found = db.execute("SELECT * FROM findings WHERE id = ?", (one.id,)).fetchone()
+            if found and _triage(_whole(found)) == one.after:
+                was = dict(one.was)
+                for name in _DATES.intersection(was):
+                    if was[name] is not None:
+                        was[name] = from_micros(was[name])
+                yield _whole(found), was
 
     # ---- People
 
     def add_person(self, person: Person) -> None:
-        """Add somebody who may sign in, or change their role and password."""
-        with self._writing() as db:
-            db.execute(
-                "INSERT INTO people VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET"
-                " role = excluded.role, password_hash = excluded.password_hash",
-                (person.name, person.role, person.password_hash),
-            )
+        """Add somebody who may sign in, or change their roles and password."""
+        self.accounts.add(person)
 
     def remove_person(self, name: str) -> bool:
         """Take somebody out, with their tokens; False if they were not there."""
-        with self._writing() as db:
-            return db.execute("DELETE FROM people WHERE name = ?", (name,)).rowcount > 0
+        return self.accounts.remove(name)
 
     def person(self, name: str) -> Person | None:
         """Somebody who may sign in, or None."""
-        row = self._db.execute("SELECT * FROM people WHERE name = ?", (name,)).fetchone()
-        return _person(row) if row else None
+        return self.accounts.person(name)
 
     def people(self) -> list[Person]:
         """Everybody who may sign in, by name."""
-        return [_person(row) for row in self._db.execute("SELECT * FROM people ORDER BY name")]
-
-    def add_token(self, sha256: str, name: str) -> None:
-        """Give a person a token for programs; only its hexadecimal hash is kept."""
-        with self._writing() as db:
-            db.execute("INSERT OR REPLACE INTO tokens VALUES (?, ?)", (sha256, name))
-
-    def holder_of(self, token_sha256: str) -> Person | None:
-        """Whom a token belongs to, or None."""
-        row = self._db.execute(
-            "SELECT people.* FROM tokens JOIN people ON people.name = tokens.person"
-            " WHERE sha256 = ?",
-            (token_sha256,),
-        ).fetchone()
-        return _person(row) if row else None
+        return self.accounts.people()
 
     # ---- Audit trail, states, settings
 
-    def audit(self, by: str, action: str, about: str, now: datetime) -> None:
-        """Keep what a person did."""
+    def audit(
+        self, by: str, action: str, about: str, now: datetime, before: str = "", after: str = ""
+    ) -> None:
+        """Keep what a person did; digests say what of."""
         with self._writing() as db:
-            _audit(db, by, action, about, now)
+            self._trail.add(db, by, action, about, now, before, after)
 
     def audited(self, limit: int = 200, before: int | None = None) -> list[Audited]:
         """The audit trail, newest first; `before` a number for the next page."""
-        rows = self._db.execute(
-            "SELECT * FROM audit WHERE number < ? ORDER BY number DESC LIMIT ?",
-            (2**62 if before is None else before, limit),
-        )
-        return [
-            Audited(row["number"], from_micros(row["time"]), row["person"], row["action"],
-                    row["about"])
-            for row in rows
-        ]  # fmt: skip
+        return self._trail.lines(self._db, limit, before)
+
+    def audit_proof(self) -> Proof:
+        """Whether the whole audit trail is as it was written."""
+        db = self._db
+        db.execute("BEGIN")
+        try:
+            return self._trail.proof(db)
+        finally:
+            db.commit()
 
     def sources(self) -> list[SourceState]:
         """State of every source as the path last said."""
@@ -869,10 +881,7 @@ class NodeDb:
                     f" status NOT IN {_CLOSED}, risk, last_seen LIMIT ?)",
                     (surplus,),
                 )
-            audited = db.execute(
-                "DELETE FROM audit WHERE number <= (SELECT max(number) FROM audit) - ?",
-                (AUDIT_MAX,),
-            ).rowcount
+            audited = self._trail.forget(db, AUDIT_MAX)
         return {"findings_old": old, "findings_surplus": max(0, surplus), "audit": audited}
 
 
@@ -939,6 +948,25 @@ _KEPT = (
 """What a stored finding keeps when it matches again; the rest is said by the newest match."""
 
 
+UNDO_FOR = timedelta(minutes=10)
+TRIAGE = (
+    "finding.status",
+    "finding.verdict",
+    "finding.suppressed_until",
+    "finding.closed",
+    "assignee",
+)
+"""What triage changes of a finding, and what undoing gives back."""
+
+
+class Before(msgspec.Struct, frozen=True):
+    """A finding that somebody changed: how its triage was, and how they left it."""
+
+    id: str
+    was: Document
+    after: Document
+
+
 _EXTRA = ("cw.why", "cw.history", "cw.evidence")
 """What no query asks for is kept apart, so that queries read less."""
 
@@ -990,6 +1018,55 @@ def _words(change: Change) -> str:
     if change.assignee is not None:
         said.append(f"assigned to {change.assignee}" if change.assignee else "assigned to nobody")
     return ", ".join(said) or "comment"
+
+
+def _triage(document: Document) -> Document:
+    """What triage changes of a finding, comparable; None for what it does not have."""
+    values = {name: document.get(name) for name in TRIAGE}
+    return {n: micros(v) if isinstance(v, datetime) else v for n, v in values.items()}
+
+
+def _compare(document: Document, seen: int | None) -> None:
+    found = document["finding.revision"]
+    if seen is not None and seen != found:
+        raise Conflict(
+            f"finding {document['finding.id']} has revision {found}, not {seen}",
+            "revision",
+            "Read it again, then decide.",
+        )
+
+
+def _changed(before: Document, change: Change, by: str, now: datetime) -> Document | None:
+    """A finding after triage; None if that changes nothing, or was said already."""
+    after = dict(before)
+    for name, value in (
+        ("finding.status", change.status),
+        ("finding.verdict", change.verdict),
+        ("assignee", change.assignee),
+        ("finding.suppressed_until", change.suppressed_until),
+    ):
+        if value is not None:
+            after[name] = value
+    said = (by, _words(change), change.comment)
+    last = before.get("cw.history", [{}])[-1]
+    is_again = (last.get("by"), last.get("what"), last.get("why")) == said
+    if after == before and (not change.comment or is_again):
+        return None
+    status = after["finding.status"]
+    if status in ("new", "in_progress", "suppressed"):
+        after.pop("finding.closed", None)
+    else:
+        after.setdefault("finding.closed", now)
+    if status != "suppressed":
+        after.pop("finding.suppressed_until", None)
+    # Somebody has looked: what was news is none any more.
+    _mark(after, "suppressed", on=status == "suppressed")
+    _mark(after, "grows", on=False)
+    _mark(after, "came back", on=False)
+    after["finding.revision"] += 1
+    after["finding.modified"] = now
+    _note(after, now, by, _words(change), change.comment)
+    return after
 
 
 def _check(change: Change) -> None:
@@ -1130,18 +1207,16 @@ def _replace_states(
     )
 
 
+def _statements(script: str) -> Iterator[str]:
+    """The statements of a script; a trigger is one, whatever stands in it."""
+    statement = ""
+    for part in script.split(";"):
+        statement += part + ";"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
 def _states(db: sqlite3.Connection, table: str, kind: type[T]) -> list[T]:
     rows = db.execute(f"SELECT state FROM {table} ORDER BY place")
     return [msgspec.json.decode(row["state"], type=kind) for row in rows]
-
-
-def _person(row: sqlite3.Row) -> Person:
-    role: Role = row["role"]
-    return Person(row["name"], role, row["password_hash"])
-
-
-def _audit(db: sqlite3.Connection, by: str, action: str, about: str, now: datetime) -> None:
-    db.execute(
-        "INSERT INTO audit (time, person, action, about) VALUES (?, ?, ?, ?)",
-        (micros(now), by, action[:200], about[:2000]),
-    )

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from cityward.asset import Asset
+from cityward.errors import InputError
 
 Document = dict[str, Any]
 """One stored event or finding: flat schema names, `@timestamp` (event) as an aware datetime."""
@@ -129,21 +130,99 @@ class Findings(Protocol):
         """Start of each bucket and counts by severity."""
         ...
 
-    def change(self, ids: Sequence[str], change: Change, by: str, now: datetime) -> int:
-        """Triage; raises the revision, writes history and audit; returns how many changed."""
+    def change(
+        self,
+        ids: Sequence[str],
+        change: Change,
+        by: str,
+        now: datetime,
+        revisions: Mapping[str, int] | None = None,
+    ) -> int:
+        """Triage; raises the revision, writes history and audit; returns how many changed.
+
+        The same act twice changes nothing the second time. `revisions` says which revision of a
+        finding the person has seen: if one is another now, nothing changes (`Conflict`).
+        """
+        ...
+
+    def undoable(self, by: str, now: datetime) -> int:
+        """How many findings of a person's last triage can be given back as they were."""
+        ...
+
+    def undo(self, by: str, now: datetime) -> int:
+        """Give them back; returns how many; those that changed meanwhile stay."""
         ...
 
 
 Role = Literal["administrator", "engineer", "analyst"]
+ROLES: tuple[Role, ...] = ("engineer", "analyst", "administrator")
+"""The one that sees most of what happens comes first: there a person with several begins."""
+
+SCOPES = ("read", "triage", "tune", "admin")
+"""What a token may do: read lists, change findings, change assets and rules, people and tokens."""
 
 
 class Person(msgspec.Struct, frozen=True):
     """Somebody who may sign in."""
 
     name: str
-    role: Role
+    roles: tuple[Role, ...]
     password_hash: str
     """Argon2id, as the library writes it."""
+    disabled: bool = False
+    one_time: bool = False
+    """The password was given by somebody else, and has to be changed at the next sign-in."""
+    epoch: int = 0
+    """Raised to end all sessions of before."""
+    seen: datetime | None = None
+    """When they came in last."""
+
+    @property
+    def role(self) -> Role:
+        """The strongest of the roles."""
+        return next((one for one in ROLES if one in self.roles), "analyst")
+
+
+class Token(msgspec.Struct, frozen=True):
+    """A token for programs, without the token itself."""
+
+    id: str
+    """First 12 digits of its hash: it names the token and opens nothing."""
+    person: str
+    """Whose rights it has, as far as its scopes go."""
+    name: str
+    scopes: tuple[str, ...]
+    created: datetime | None = None
+    expires: datetime | None = None
+    """None: it does not end by itself."""
+    used: datetime | None = None
+    """When it was used last, to the minute."""
+    revoked: datetime | None = None
+
+
+class SavedView(msgspec.Struct, frozen=True):
+    """A link of the console that somebody has named."""
+
+    number: int
+    name: str
+    link: str
+    owner: str
+    shared: bool = False
+    """Everybody of the operator sees it."""
+
+
+class Switch(msgspec.Struct, frozen=True):
+    """A rule that somebody switched off, or on again."""
+
+    rule: str
+    is_on: bool
+    reason: str
+    by: str
+    time: datetime
+
+
+class Conflict(InputError):  # noqa: N818 – a state, not a fault
+    """What was to be changed has changed meanwhile."""
 
 
 class SourceState(msgspec.Struct, frozen=True):

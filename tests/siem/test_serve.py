@@ -33,7 +33,7 @@ class Console:
         self.temporary = folder / "tmp"
         self.temporary.mkdir()
         db = self.db()
-        db.add_person(Person("i.vasko", "analyst", password_hash("right")))
+        db.add_person(Person("i.vasko", ("analyst",), password_hash("right")))
         db.close()
         assembly.events_of(self.settings, now_utc, write=True).close()
         self.process = subprocess.Popen(

@@ -22,7 +22,7 @@ from cityward.errors import ConfigError, InputError
 from siem.store import embedded
 from siem.store.embedded import NodeDb, confidence_of, risk
 from siem.store.events import event_id
-from siem.store.protocol import Change, Person, Range, RuleState, SourceState
+from siem.store.protocol import Change, Conflict, Person, Range, RuleState, SourceState, Token
 from siem.store.query import QueryError
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -582,18 +582,25 @@ def test_history_keeps_its_first_lines_and_its_newest(db: NodeDb) -> None:
 
 
 def test_people_and_their_tokens(db: NodeDb) -> None:
-    anna = Person("anna", "analyst", "$argon2id$1")
+    anna = Person("anna", ("analyst",), "$argon2id$1")
     db.add_person(anna)
-    db.add_person(Person("bob", "engineer", "$argon2id$2"))
-    db.add_token("ab" * 32, "anna")
-    promoted = Person("anna", "administrator", "$argon2id$3")
+    db.add_person(Person("bob", ("engineer",), "$argon2id$2"))
+    token = Token("ab" * 6, "anna", "ticket desk", ("read",), expires=NOON + timedelta(days=1))
+    db.accounts.add_token("ab" * 32, token, "bob", NOON)
+    promoted = Person("anna", ("administrator",), "$argon2id$3")
     db.add_person(promoted)
 
-    assert db.people() == [promoted, Person("bob", "engineer", "$argon2id$2")]
-    assert db.person("anna") == db.holder_of("ab" * 32) == promoted
+    assert db.people() == [promoted, Person("bob", ("engineer",), "$argon2id$2")]
+    assert db.person("anna") == promoted
+    held = db.accounts.holder_of("ab" * 32, NOON)
+    assert held is not None
+    assert held[0] == promoted
+    assert held[1].scopes == ("read",)
+    assert db.accounts.tokens()[0].used == NOON
+    assert db.accounts.holder_of("ab" * 32, NOON + timedelta(days=1)) is None
     assert db.remove_person("anna")
     assert not db.remove_person("anna")
-    assert db.person("anna") is db.holder_of("ab" * 32) is None
+    assert db.person("anna") is db.accounts.holder_of("ab" * 32, NOON) is None
 
 
 def test_a_setting_is_made_once(db: NodeDb) -> None:
@@ -680,3 +687,61 @@ def test_broken_text_of_a_person_is_kept_in_hexadecimal(db: NodeDb) -> None:
     found = db.get(ids[0])
     assert found is not None
     assert (found["cw.history"][-1]["why"], found["assignee"]) == ("\\ud800", "\\udfff")
+
+
+# ---- Undo, and what two people do at once
+
+
+def test_the_last_triage_can_be_undone_unless_somebody_changed_it_since(
+    filled: NodeDb, clock: Clock
+) -> None:
+    ids = [row["finding.id"] for row in filled.search("", Range()).rows]
+    filled.change(ids[:1], Change(assignee="anna"), "anna", NOON)
+    filled.change(ids[:2], Change(status="resolved", verdict="benign"), "i.vasko", NOON)
+    filled.change(ids[1:2], Change(verdict="false_positive"), "anna", NOON)
+
+    undone = (filled.undoable("i.vasko", NOON), filled.undo("i.vasko", NOON))
+
+    assert undone == (1, 1)
+    found = filled.get(ids[0])
+    assert found is not None
+    assert (found["finding.status"], found["finding.verdict"], found["assignee"]) == (
+        "new",
+        "unknown",
+        "anna",
+    )
+    assert "finding.closed" not in found
+    assert found["cw.history"][-1]["what"] == "undone"
+    assert filled.undoable("i.vasko", NOON) == 0
+    assert filled.undoable("anna", NOON + timedelta(minutes=11)) == 0
+
+
+def test_a_finding_that_grew_can_still_be_undone(db: NodeDb) -> None:
+    (one,) = db.keep([match()], 1, now=NOON)
+    db.change([one], Change(status="in_progress", assignee="anna"), "anna", NOON)
+    db.keep([match(60)], 2, now=NOON)
+
+    assert db.undo("anna", NOON) == 1
+    found = db.get(one)
+    assert found is not None
+    assert (found["finding.status"], found["finding.count"]) == ("new", 2)
+
+
+def test_a_revision_that_is_not_the_one_seen_changes_nothing(filled: NodeDb) -> None:
+    ids = [row["finding.id"] for row in filled.search("", Range()).rows]
+    filled.change(ids[1:2], Change(assignee="anna"), "anna", NOON)
+    change = Change(status="resolved", verdict="benign")
+
+    with pytest.raises(Conflict):
+        filled.change(ids, change, "i.vasko", NOON, {ids[0]: 1, ids[1]: 1})
+
+    assert {row["finding.status"] for row in filled.search("", Range()).rows} == {"new"}
+    assert filled.change(ids[:2], change, "i.vasko", NOON, {ids[0]: 1, ids[1]: 2}) == 2
+
+
+def test_the_same_comment_twice_is_one(db: NodeDb) -> None:
+    (one,) = db.keep([match()], 1, now=NOON)
+
+    changed = [db.change([one], Change(comment="seen"), who, NOON) for who in ("a", "a", "b", "a")]
+
+    assert changed == [1, 0, 1, 1]
