@@ -74,6 +74,7 @@ _APACHE = re.compile(
     r"(?P<message>.*)",
     re.DOTALL,
 )
+_VHOST = re.compile(r"[\w.-]{1,255}(?::\d{1,5})?\Z")
 _CODE = re.compile(r"(AH\d{5}): ")
 _LOGINS = (
     re.compile(
@@ -176,12 +177,12 @@ def _client(parts: list[str], fields: dict[str, Any]) -> bool:
     """Client, perhaps with a virtual host before it, and user; false if there is no client."""
     at = 0
     ip = address(parts[0])
-    if ip is None and len(parts) > 1 and (ip := address(parts[1])):
+    if ip is None and len(parts) > 1 and _VHOST.match(parts[0]) and (ip := address(parts[1])):
         at = 1
         host, _, number = parts[0].rpartition(":")
         fields["url.domain"] = clean(host if host and number.isdigit() else parts[0])
     if ip is None:
-        if len(parts) < 3 or not parts[0].replace("-", "").replace(".", "").isalnum():
+        if len(parts) != 3 or not _VHOST.match(parts[0]):
             return False
         fields["source.domain"] = clean(parts[0])
     else:

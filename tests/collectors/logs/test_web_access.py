@@ -70,11 +70,28 @@ def test_a_failed_login_of_an_error_log_names_who_and_whence(line: bytes, user: 
     assert fields["source.ip"] in ("192.0.43.10", "192.0.2.1")
 
 
-def test_a_line_behind_an_envelope_is_read() -> None:
-    event = _read(b"<190>Feb  1 10:00:00 web1 nginx: " + ACCESS)
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"<190>Feb  1 10:00:00 web1 nginx: ",
+        b"Feb  1 10:00:00 web1 nginx: ",
+        b"Feb 11 10:00:00 web1 nginx[7]: ",
+        b"2024-02-01T10:00:00+00:00 web1 nginx: ",
+        b"<190>1 2024-02-01T10:00:00Z web1 nginx - - - ",
+    ],
+)
+def test_a_line_behind_an_envelope_is_read(head: bytes) -> None:
+    event = _read(head + ACCESS)
 
     assert (event.fields["host.name"], event.fields["source.ip"]) == ("web1", "192.0.2.1")
+    assert event.fields["url.domain"] == "www.example.net"
     assert event.time.year == 2020
+
+
+def test_a_client_that_is_named_is_a_domain() -> None:
+    event = _read(b'client.example - - [08/Jun/2020:08:04:43 +0200] "GET / HTTP/1.1" 200 12')
+
+    assert event.fields["source.domain"] == "client.example"
 
 
 NAMES = {
