@@ -24,6 +24,7 @@ from siem.config import NEEDED, Settings
 from siem.config import Source as SourceSettings
 from siem.node import now_utc
 from siem.output import visible
+from siem.store.accounts import roles_of
 from siem.store.protocol import Person, Role
 
 LISTEN = "127.0.0.1:5514"
@@ -111,7 +112,7 @@ def init(
         source: What is read: a file, a folder, a capture, or syslog_udp:127.0.0.1:5514; may be
             given several times.
         account: Name of the first account; your account's name otherwise.
-        role: Its role: engineer, analyst or administrator.
+        role: Its role: engineer, analyst or administrator; it administers the node in any case.
         yes: Do not ask; take the defaults for what is not given.
     """
     path = folder / "cityward.toml"
@@ -240,7 +241,7 @@ def _make(path: Path, text: str, settings: Settings, account: str, role: Role) -
         for key in ("operator.key", "session.key"):
             assembly.secret_of(settings.state_path, key)
         db = assembly.db_of(settings, from_settings(settings), now_utc)
-        db.add_person(Person(account, (role,), password_hash(password)))
+        db.add_person(Person(account, roles_of((role, "administrator")), password_hash(password)))
         db.audit(who(), "node made", str(path), now_utc())
         db.close()
         with path.open("x", encoding="utf-8") as file:

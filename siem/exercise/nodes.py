@@ -65,7 +65,7 @@ class OneNode:
         file.write_text(self.place.settings(self.folder, self.ports), encoding="utf-8")
         settings = settings_file.load(file)
         db = assembly.db_of(settings, from_settings(settings), now_utc)
-        db.add_person(Person(PERSON, ("analyst",), password_hash(self.password)))
+        db.add_person(Person(PERSON, ("engineer", "administrator"), password_hash(self.password)))
         db.close()
 
     def start(self) -> None:

@@ -12,7 +12,7 @@ import msgspec
 from cityward.errors import InputError
 from siem.store.inventory import VERSION
 from siem.store.lines import harmless
-from siem.store.protocol import ROLES, SCOPES, Person, SavedView, Switch, Token
+from siem.store.protocol import ROLES, SCOPES, Person, Role, SavedView, Switch, Token
 from siem.store.query import from_micros, micros
 from siem.store.trail import Trail, digest
 
@@ -256,7 +256,7 @@ class Accounts:
             return True
 
 
-def roles_of(words: Iterable[str]) -> tuple[str, ...]:
+def roles_of(words: Iterable[str]) -> tuple[Role, ...]:
     """Roles in their fixed order, each once."""
     said = set(words)
     return tuple(one for one in ROLES if one in said)

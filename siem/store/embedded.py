@@ -817,6 +817,11 @@ class NodeDb:
         """Everybody who may sign in, by name."""
         return self.accounts.people()
 
+    def holder_of(self, token_sha256: str) -> Person | None:
+        """Whom a token belongs to, or None."""
+        found = self.accounts.holder_of(token_sha256, self._clock())
+        return found[0] if found else None
+
     # ---- Audit trail, states, settings
 
     def audit(
