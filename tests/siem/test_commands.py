@@ -14,6 +14,7 @@ import stat
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -655,15 +656,29 @@ def test_a_followed_search_prints_what_comes(run, node, tmp_path):
         [*CITYWARD, "search", "user.name:*", "--follow", "-c", str(node)],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
-        (tmp_path / "more.log").write_text(GUESSING.replace("root", "ada"))
-        time.sleep(1)
-        run("ingest", "--keep", "more.log", "-c", str(node))
-        lines = [json.loads(process.stdout.readline()) for _ in range(8)]  # type: ignore[union-attr]
+        lines: list[dict[str, Any]] = []
+        reading = threading.Thread(target=_read_eight, args=(process, lines), daemon=True)
+        reading.start()
+        # What is kept before it looks for the first time is no news to it.
+        for number in range(20):
+            (tmp_path / f"more-{number}.log").write_text(GUESSING.replace("root", "ada"))
+            run("ingest", "--keep", f"more-{number}.log", "-c", str(node))
+            reading.join(2)
+            if not reading.is_alive():
+                break
         process.send_signal(signal.SIGINT)
+        reading.join(30)
         _, said = process.communicate(timeout=30)
 
     assert [line["user.name"] for line in lines] == ["ada"] * 8
     assert (process.returncode, said) == (0, "")
+
+
+def _read_eight(process: subprocess.Popen[str], lines: list[dict[str, Any]]) -> None:
+    assert process.stdout is not None
+    for _ in range(8):
+        if line := process.stdout.readline():
+            lines.append(json.loads(line))
 
 
 # ---- finding
