@@ -17,7 +17,8 @@ from siem.assets import from_settings
 from siem.config import Settings
 from siem.console.protocol import Usage
 from siem.node import Clock, now_utc
-from siem.store.protocol import Events, Findings, Person, RuleState, SourceState
+from siem.register import Register
+from siem.store.protocol import Assets, Events, Findings, Person, RuleState, SourceState
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -31,6 +32,7 @@ class Served:
         self._clock = clock
         self._events = assembly.events_of(settings, clock, write=False)
         self._db = assembly.db_of(settings, from_settings(settings), clock)
+        self._register = Register(self._db, settings)
         self.operator = settings.operator
         self.sector = settings.sector
         self.secret = assembly.secret_of(settings.state_path, "session.key")
@@ -44,6 +46,11 @@ class Served:
     def events(self) -> Events:
         """Where events are kept."""
         return self._events
+
+    @property
+    def inventory(self) -> Assets:
+        """What is known of assets, zones and conduits."""
+        return self._register
 
     def now(self) -> datetime:
         """The node's time."""

@@ -26,7 +26,8 @@ from siem.commands.common import (
 from siem.config import Settings
 from siem.node import now_utc
 from siem.output import text, visible
-from siem.register import Register, document, matches, names_of
+from siem.register import Register
+from siem.store.inventory import document, matches, names_of
 from siem.store.protocol import AssetRow
 from siem.store.query import from_micros
 

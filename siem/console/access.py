@@ -28,12 +28,13 @@ ENDED_MAX = 10_000
 SESSION_MAX_S = 12 * 3600
 PASSWORD_MAX = 1024
 
+_ANALYST = frozenset(("findings", "triage", "hunt", "rules", "assets", "health", "metrics", "self"))
 RIGHTS: dict[str, frozenset[str]] = {
     "administrator": frozenset({"health", "metrics", "self"}),
-    "analyst": frozenset({"findings", "triage", "hunt", "rules", "health", "metrics", "self"}),
-    "engineer": frozenset({"findings", "triage", "hunt", "rules", "health", "metrics", "self"}),
+    "analyst": _ANALYST,
+    "engineer": _ANALYST | {"inventory"},
 }
-"""Parts of the console by role; `triage` is what changes findings."""
+"""Parts of the console by role; `triage` changes findings, `inventory` assets."""
 
 LANDS_ON = {"administrator": "/health", "analyst": "/findings", "engineer": "/findings"}
 

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cityward.errors import CitywardError
 from siem.console import formats
 from siem.console.access import LANDS_ON, Access, NotSignedIn, NotYours
+from siem.console.assets import Assets
 from siem.console.door import Door
 from siem.console.findings import Findings
 from siem.console.health import Health
@@ -62,6 +63,7 @@ def make_app(node: Console, access: Access | None = None) -> FastAPI:
 
 def _routes(app: FastAPI, site: Site) -> None:
     findings, hunt, rules = Findings(site), Hunt(site), Rules(site)
+    assets = Assets(site)
     triage, health, door = Triage(site, findings), Health(site), Door(site)
 
     def add(path: str, endpoint: Callable[..., Any], method: str = "GET") -> None:
@@ -73,6 +75,7 @@ def _routes(app: FastAPI, site: Site) -> None:
         ("/findings", findings.listing),
         ("/hunt", hunt.listing),
         ("/rules", rules.listing),
+        ("/assets", assets.listing),
         ("/health", health.page),
     ):
         for ending in ENDINGS:
@@ -82,6 +85,8 @@ def _routes(app: FastAPI, site: Site) -> None:
         add("/findings/{finding_id}" + ending, findings.one)
         add("/hunt/{event_id}" + ending, hunt.one)
         add("/rules/{rule_id}" + ending, rules.one)
+        add("/assets/change" + ending, assets.change, "POST")
+        add("/assets/{asset_id:path}" + ending, assets.one)
     add("/metrics", health.metrics)
     add("/", door.start)
     add("/sign-in", door.form)

@@ -30,6 +30,7 @@ KEYS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("g f", "go to Findings"),
             ("g h", "go to Hunt"),
             ("g r", "go to Rules"),
+            ("g a", "go to Assets"),
             ("g e", "go to Health"),
             ("t", "time"),
             ("[", "earlier"),

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from siem.store.protocol import Events, Findings, Person, RuleState, SourceState
+from siem.store.protocol import Assets, Events, Findings, Person, RuleState, SourceState
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -46,6 +46,11 @@ class Console(Protocol):
     @property
     def events(self) -> Events:
         """Where events are kept."""
+        ...
+
+    @property
+    def inventory(self) -> Assets:
+        """What is known of its assets, zones and conduits."""
         ...
 
     def now(self) -> datetime:

@@ -33,6 +33,7 @@ NAV = (
     ("findings", "/findings", "Findings"),
     ("hunt", "/hunt", "Hunt"),
     ("rules", "/rules", "Rules"),
+    ("assets", "/assets", "Assets"),
     ("health", "/health", "Health"),
 )
 

@@ -18,7 +18,7 @@ import msgspec
 from cityward.asset import Asset
 from cityward.errors import InputError
 from siem.store.lines import harmless
-from siem.store.protocol import AssetState, Conduit, Learnt, ModeEntry, Observed
+from siem.store.protocol import AssetRow, AssetState, Conduit, Learnt, ModeEntry, Observed
 
 SCHEMA = """
 CREATE TABLE assets (
@@ -328,6 +328,60 @@ def spoken(asset: Asset, said: Mapping[str, Any]) -> Asset:
     if not 1 <= made.criticality <= 5:
         raise InputError(f"criticality {made.criticality}", "criticality", "Write 1 to 5.")
     return made
+
+
+def names_of(row: AssetRow) -> set[str]:
+    """Whatever an asset is called: id, name, aliases, addresses."""
+    seen = row.seen.addresses if row.seen else ()
+    return {row.asset.id, row.asset.name, *row.aliases, *row.asset.addresses, *seen} - {""}
+
+
+def matches(row: AssetRow, words: Sequence[str], *, state: str = "", zone: str = "") -> bool:
+    """Whether all words stand in what is known of an asset, and state and zone fit."""
+    said = document(row)
+    if (state and row.state != state) or (zone and said["zone"] != zone):
+        return False
+    listed = ("addresses", "speaks", "roles", "names", "aliases")
+    plain = ("id", "state", "name", "type", "zone", "origin", "vendor", "model", "site")
+    texts = [*(str(said[name]) for name in plain), *(one for name in listed for one in said[name])]
+    text = " ".join(texts).lower()
+    return all(word.lower() in text for word in words)
+
+
+def document(row: AssetRow) -> dict[str, Any]:
+    """An asset as programs read it; the same fields in the same order everywhere."""
+    asset, seen = row.asset, row.seen
+    return {
+        "id": asset.id,
+        "state": row.state,
+        "name": asset.name,
+        "type": asset.type,
+        "zone": asset.zone or (seen.zone if seen else ""),
+        "addresses": list(dict.fromkeys((*asset.addresses, *(seen.addresses if seen else ())))),
+        "speaks": list(seen.speaks) if seen else [],
+        "first_seen": seen.first_seen if seen else None,
+        "last_seen": seen.last_seen if seen else None,
+        "findings": row.findings,
+        "criticality": asset.criticality,
+        "origin": row.origin,
+        "roles": list(asset.roles),
+        "vendor": asset.vendor,
+        "model": asset.model,
+        "firmware": asset.firmware,
+        "site": asset.site,
+        "location": asset.location,
+        "purdue": asset.purdue,
+        "safety_related": asset.safety_related,
+        "never_touch": asset.never_touch,
+        "essential_function": asset.essential_function,
+        "serves": list(asset.serves),
+        "depends_on": list(asset.depends_on),
+        "owner_role": asset.owner_role,
+        "last_confirmed": asset.last_confirmed,
+        "names": list(seen.names) if seen else [],
+        "writers": list(seen.writers) if seen else [],
+        "aliases": list(row.aliases),
+    }
 
 
 def _what(before: Kept, state: AssetState, record: Asset) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 from argon2 import PasswordHasher
 from luqum.exceptions import ParseError
 from luqum.parser import parser
@@ -29,9 +30,24 @@ from luqum.tree import (
     UnknownOperation,
 )
 
-from cityward.errors import CitywardError
+from cityward import Asset
+from cityward.errors import CitywardError, InputError
 from siem.console.protocol import Usage
-from siem.store.protocol import Change, Document, Page, Person, Range, RuleState, SourceState
+from siem.store.inventory import names_of, spoken
+from siem.store.protocol import (
+    AssetRow,
+    AssetState,
+    Change,
+    Conduit,
+    Document,
+    Observed,
+    Page,
+    Person,
+    Range,
+    RuleState,
+    SourceState,
+    ZoneRow,
+)
 
 NOW = datetime(2026, 11, 12, 3, 14, 7, tzinfo=UTC)
 PASSWORD = "correct horse battery"
@@ -269,6 +285,75 @@ def _row(group: str, members: Sequence[Document]) -> Document:
     }
 
 
+class FakeInventory:
+    def __init__(self) -> None:
+        self.rows: dict[str, AssetRow] = {}
+        self.ways: list[Conduit] = []
+        self.areas: list[ZoneRow] = []
+        self.numbers: dict[str, int] = {}
+
+    def assets(self) -> list[AssetRow]:
+        return list(self.rows.values())
+
+    def asset(self, name: str) -> AssetRow | None:
+        found = (row for row in self.rows.values() if name in names_of(row))
+        return self.rows.get(name) or next(found, None)
+
+    def conduits(self) -> list[Conduit]:
+        return self.ways
+
+    def zones(self) -> list[ZoneRow]:
+        return self.areas
+
+    def learning(self) -> Mapping[str, int]:
+        return self.numbers
+
+    def approve(self, ids: Sequence[str], by: str, why: str, now: datetime, **said: object) -> int:
+        return self._say(ids, "approved", by, why, now, said)
+
+    def correct(self, id: str, by: str, why: str, now: datetime, **said: object) -> int:
+        return self._say([id], self.rows[id].state, by, why, now, said)
+
+    def retire(self, ids: Sequence[str], by: str, why: str, now: datetime) -> int:
+        return self._say(ids, "retired", by, why, now, {})
+
+    def merge(self, id: str, other: str, by: str, why: str, now: datetime) -> int:
+        if id == other:
+            raise InputError(f"{other!r} cannot be merged", "merge", "Name two different assets.")
+        gone = self.rows.pop(other)
+        addresses = (*self.rows[id].asset.addresses, *gone.asset.addresses)
+        self._say([id], self.rows[id].state, by, why, now, {"addresses": addresses})
+        self.rows[id] = msgspec.structs.replace(self.rows[id], aliases=(other,))
+        return 1
+
+    def approve_conduits(self, ids: Sequence[str], by: str, why: str, now: datetime) -> int:
+        done = [one for one in self.ways if one.id in ids and one.state != "approved"]
+        for one in done:
+            one.state = "approved"
+        return len(done)
+
+    def _say(
+        self,
+        ids: Sequence[str],
+        state: AssetState,
+        by: str,
+        why: str,
+        now: datetime,
+        said: Mapping[str, Any],
+    ) -> int:
+        for id in ids:
+            row = self.rows[id]
+            line = {"time": now.isoformat(), "by": by, "what": state, "why": why}
+            self.rows[id] = msgspec.structs.replace(
+                row,
+                asset=spoken(row.asset, said),
+                state=state,
+                origin="person",
+                history=(*row.history, line),
+            )
+        return len(ids)
+
+
 class FakeNode:
     """A node whose stores live in memory."""
 
@@ -294,6 +379,7 @@ class FakeNode:
         self.clock = NOW
         self.source_states: list[SourceState] = []
         self.rule_states: list[RuleState] = []
+        self.inventory = FakeInventory()
 
     def now(self) -> datetime:
         return self.clock
@@ -522,4 +608,75 @@ def operator() -> FakeNode:
                 text=f"title: {row[0]}\nid: 00000000-0000-4000-8000-{number:012d}\nlevel: {row[1]}\ndetection:\n  write:\n    ot.operation: write # as decoded\n  condition: write\n",
             )
         )  # fmt: skip
+    _equip(node.inventory)
     return node
+
+
+def _equip(inventory: FakeInventory) -> None:
+    """Zones, what goes between them, and devices in every state."""
+    inventory.areas = [
+        ZoneRow("office", "enterprise", 4.0, ("198.51.100.0/25",)),
+        ZoneRow("dmz-1", "dmz", 3.5),
+        ZoneRow("sup-heat", "supervisory", 2.0),
+        ZoneRow("cz-north", "control", 1.0, ("192.0.2.96/28",)),
+        ZoneRow("cz-south", "control", 1.0),
+        ZoneRow("fld-north", "field", 0.0),
+        ZoneRow("iot-ev", "iot"),
+    ]
+    for source, destination, protocol, port, state in (
+        ("office", "dmz-1", "tls", 443, "approved"),
+        ("dmz-1", "sup-heat", "tcp", 1433, "approved"),
+        ("sup-heat", "cz-north", "modbus", 502, "approved"),
+        ("sup-heat", "cz-north", "tcp", 3389, "observed"),
+        ("sup-heat", "cz-south", "iec104", 2404, "approved"),
+        ("office", "cz-north", "modbus", 502, "observed"),
+        ("cz-north", "cz-south", "modbus", 502, "observed"),
+        ("cz-north", "sup-heat", "syslog", 514, "approved"),
+        ("external", "dmz-1", "tls", 443, "approved"),
+    ):
+        id = f"{source}>{destination}/{protocol}/{port}"
+        seen = NOW - timedelta(days=3)
+        inventory.ways.append(
+            Conduit(id, source, destination, protocol, port, seen, NOW, state)  # type: ignore[arg-type]
+        )
+    for number in range(64):
+        id = f"192.0.2.{100 + number}" if number % 3 else f"RTU-{number}"
+        address = f"192.0.2.{100 + number}"
+        seen_first, seen_last = NOW - timedelta(hours=7 * number), NOW - timedelta(minutes=number)
+        seen = Observed(
+            id,
+            seen_first,
+            seen_last,
+            [address, f"02-00-00-00-00-{number:02X}"][: 1 + number % 2],
+            ["panel-" + str(number)] if number % 4 == 1 else [],
+            zone=("cz-north", "cz-south", "sup-heat")[number % 3],
+            speaks=["modbus server", "tcp/22 server"],
+            words=["read_holding_registers", "write_multiple_registers"],
+            peers=["198.51.100.73", "192.0.2.101"],
+            writers=["198.51.100.73"],
+        )
+        is_approved = number % 3 == 0
+        asset = Asset(
+            id=id,
+            name=f"Pump station {number}" if is_approved else "",
+            type="rtu" if is_approved else "",
+            addresses=(address,),
+            zone="cz-north" if is_approved else "",
+            criticality=5 if number == 0 else 2,
+            never_touch=number == 0,
+            roles=("ot_writer",) if number == 3 else (),
+        )
+        retired = {
+            "time": (NOW - timedelta(days=9)).isoformat(),
+            "by": "e.ngineer",
+            "what": "retired",
+            "why": "scrapped",
+        }
+        inventory.rows[id] = AssetRow(
+            asset,
+            "retired" if number in (7, 62) else "approved" if is_approved else "observed",
+            "settings" if number == 6 else "person" if is_approved else "learnt",
+            seen if number != 62 else None,
+            history=(retired,) if number in (7, 62) else (),
+            findings=number % 5,
+        )

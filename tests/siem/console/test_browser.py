@@ -39,6 +39,12 @@ VIEWS = {
     "event": f"/hunt/{EVENT['event.id']}",
     "rules": "/rules",
     "rule": f"/rules/{RULE}",
+    "assets": "/assets",
+    "assets, retired": "/assets?state=retired&q=192.0.2",
+    "no asset matches": "/assets?q=nope",
+    "zones": "/assets?view=zones",
+    "asset": "/assets/192.0.2.101",
+    "asset of the settings": "/assets/RTU-6",
     "health": "/health",
     "keys": "/keys",
     "not found": "/findings/nope",
@@ -173,6 +179,32 @@ def test_the_theme_of_a_person_stays(page: Page, serve: Serve) -> None:
     expect(page.locator("html")).to_have_attribute("data-theme", "dark")
 
 
+def test_an_engineer_approves_new_assets_and_corrects_one(page_of: Any, serve: Serve) -> None:
+    page, _ = page_of
+    served = serve(fake.operator())
+    enter(page, served, "e.ngineer")
+    page.get_by_role("link", name="Assets").click()
+
+    page.get_by_label("Select: 192.0.2.101").check()
+    page.get_by_label("Select: 192.0.2.102").check()
+    page.get_by_label("Reason").fill("walked there")
+    page.locator(".foot").get_by_role("button", name="Approve").click()
+    expect(page.get_by_text("Approved 2 assets.")).to_be_visible()
+    page.goto(f"{served.base}/assets/192.0.2.101")
+    page.get_by_label("Name", exact=True).fill("Pump 101")
+    page.get_by_label("Roles").fill("ot_writer, scanner")
+    page.get_by_role("button", name="Save and confirm").click()
+    expect(page.get_by_role("heading", name="Pump 101")).to_be_visible()
+    page.goto(f"{served.base}/assets?view=zones")
+    page.get_by_label("Select: modbus from office to cz-north").check()
+    page.get_by_role("button", name="Approve the ticked").click()
+    expect(page.get_by_text("Approved 1 conduit.")).to_be_visible()
+
+    row = served.node.inventory.rows["192.0.2.101"]
+    assert (row.state, row.asset.roles) == ("approved", ("ot_writer", "scanner"))
+    assert [one["why"] for one in row.history] == ["walked there", ""]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1440])
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -186,7 +218,8 @@ def test_axe_finds_nothing(
     page = context.new_page()
     page.goto(f"{served.base}/sign-in")
     found = {"sign-in": _axe(page, context, served.base)}
-    enter(page, served)
+    # Engineers see all that analysts see, and the forms of the inventory.
+    enter(page, served, "e.ngineer")
 
     for name, path in VIEWS.items():
         page.goto(served.base + path)
@@ -264,10 +297,34 @@ def hostile_node() -> fake.FakeNode:
                 node.source_states[1], source=text, collector=text, error=text, sample=text
             )
         )
+    node.inventory = hostile_inventory(node.inventory)
     node.findings.documents[:] = findings
     node.events.documents = events
     node.rule_states, node.source_states = rules, sources
     return node
+
+
+def hostile_inventory(inventory: fake.FakeInventory) -> fake.FakeInventory:
+    rows = list(inventory.rows.values())
+    areas, ways = inventory.areas, inventory.ways
+    made = fake.FakeInventory()
+    for number, text in enumerate(STRINGS):
+        row = rows[number % len(rows)]
+        raw = msgspec.to_builtins(row)
+        asset = poisoned({**raw["asset"], "location": "", "roles": ["r"]}, text) | {
+            "id": f"a{number}"
+        }
+        seen = poisoned(msgspec.to_builtins(row.seen), text) if row.seen else None
+        if seen and row.seen:
+            seen |= {"first_seen": row.seen.first_seen, "last_seen": row.seen.last_seen}
+        history = [{"time": fake.NOW.isoformat(), "by": text, "what": text, "why": text}]
+        raw |= {"asset": asset, "seen": seen, "aliases": [text], "history": history}
+        made.rows[f"a{number}"] = msgspec.convert(raw, type(row))
+        way = ways[number % len(ways)]
+        ends = {"source": text, "destination": text[::-1], "protocol": text}
+        made.ways.append(msgspec.structs.replace(way, id=f"c{number}", **ends))
+        made.areas.append(msgspec.structs.replace(areas[number % len(areas)], id=text))
+    return made
 
 
 FORBIDDEN = """() => {
@@ -313,10 +370,13 @@ def test_200_hostile_strings_in_every_text_field_run_nowhere(
         f"/findings?open={group}&more={group}&g={group}",
         "/hunt?limit=500&table=1",
         "/rules",
+        "/assets?limit=500",
+        "/assets?view=zones",
         "/health",
     ]
     for number in range(200):
         paths += [f"/findings/f{number}", f"/hunt/e{number}", f"/rules/r{number}"]
+        paths += [f"/assets/a{number}"]
 
     for path in paths:
         answer = page.goto(served.base + path, wait_until="load")
