@@ -57,16 +57,19 @@ READERS: dict[str, Reads] = {
 OBJECTS: tuple[Reads, ...] = (read_windows, read_wazuh, read_opencanary, read_suricata)
 """Who may know a JSON object; each looks for its own keys first."""
 
-MARKS: tuple[tuple[bytes, Marked], ...] = (
-    (rb"CEF: ?\d", read_cef),
-    (rb"LEEF: ?[12]", read_leef),
-    (rb"date=\d{4}-\d\d-\d\d[, ]", read_fortigate),
-    (rb"%[A-Z][A-Z0-9_-]{1,60}-[0-7]-", read_cisco),
-    (rb",\d{4}/\d\d/\d\d \d\d:\d\d:\d\d,[0-9A-Za-z]{5,20},[A-Z]", read_paloalto),
-    (rb"[a-z],(?:info|warning|error|critical)[ ,]|: in:\S{1,64} out:", read_mikrotik),
+MARKS: tuple[tuple[re.Pattern[bytes], Marked], ...] = (
+    (re.compile(rb"CEF: ?\d"), read_cef),
+    (re.compile(rb"LEEF: ?[12]"), read_leef),
+    (re.compile(rb"date=\d{4}-\d\d-\d\d[, ]"), read_fortigate),
+    (re.compile(rb"%[A-Z][A-Z0-9_-]{1,60}-[0-7]-"), read_cisco),
+    (re.compile(rb",\d{4}/\d\d/\d\d \d\d:\d\d:\d\d,[0-9A-Za-z]{5,20},[A-Z]"), read_paloalto),
+    (re.compile(rb",(?:info|warning|error|critical)[ ,:]"), read_mikrotik),
+    (re.compile(rb": in:\S{1,64} out:"), read_mikrotik),
 )
-"""Who reads a line, by a mark that stands near its beginning; the one that says no passes it on."""
-_MARKED = re.compile(b"|".join(b"(%s)" % mark for mark, _ in MARKS))
+"""Who reads a line, by a mark that stands near its beginning; the one that says no passes it on.
+
+Each begins with a literal sign and is sought for itself: one pattern of all takes ten times longer.
+"""
 
 _ANY_DAY = datetime(2000, 3, 1, tzinfo=UTC)
 
@@ -122,10 +125,13 @@ _DID = {"A": "accept", "D": "drop", "R": "reject"}
 
 def _marked(record: Record) -> Event | None:
     """The event of a line that has a mark of its own; None if it has none, or is another's."""
-    found = _MARKED.search(record.data, 0, HEAD_MAX)
-    if found is None or found.lastindex is None:
-        return None
-    try:
-        return MARKS[found.lastindex - 1][1](record)
-    except ValueError:
-        return None  # what looks like a format and cannot be read is kept as text
+    data = record.data
+    for mark, read in MARKS:
+        if mark.search(data, 0, HEAD_MAX):
+            try:
+                event = read(record)
+            except ValueError:
+                continue  # what looks like a format and cannot be read is kept as text
+            if event is not None:
+                return event
+    return None
