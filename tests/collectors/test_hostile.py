@@ -30,6 +30,10 @@ def _feed() -> bytes:
 
 
 SAMPLES: dict[str, list[bytes]] = {
+    "can": [
+        b"(1398128223.803317) can0 166#D0320009\n(1398128223.9) can0 20000040#00\n(1398128224.9"
+        b") can0 18FEF100##1FF00\n(1398128225.1) can0 166#R4\n",
+    ],
     "cef": [
         b"Oct 26 20:01:31 gw CEF:0|v|p|1|201|Threat blocked|7|proto=TCP src=198.51.100.10 "
         b"spt=46621 dpt=80 act=blocked cs1Label=Rule cs1=A b rt=1566202370000 msg=x \\= y",
