@@ -34,6 +34,11 @@ SAMPLES: dict[str, list[bytes]] = {
         b"(1398128223.803317) can0 166#D0320009\n(1398128223.9) can0 20000040#00\n(1398128224.9"
         b") can0 18FEF100##1FF00\n(1398128225.1) can0 166#R4\n",
     ],
+    "ais": [
+        b"$PGHP,1,2010,6,11,11,46,11,390,231,45,992190934,1,2B*5B",
+        b"!AIVDM,2,1,9,B,55R3Vn82=ILTQ3KKS>1<D60Dq@E918U<F222221J1`?164vc03S1CCAD,0*2A",
+        b"!AIVDM,2,2,9,B,`88888888888880,2*76",
+    ],
     "cef": [
         b"Oct 26 20:01:31 gw CEF:0|v|p|1|201|Threat blocked|7|proto=TCP src=198.51.100.10 "
         b"spt=46621 dpt=80 act=blocked cs1Label=Rule cs1=A b rt=1566202370000 msg=x \\= y",
@@ -50,6 +55,10 @@ SAMPLES: dict[str, list[bytes]] = {
         b'700" logid="1" type="event" subtype="vpn" action="ssl-login-fail" remip=192.168.'
         b'0.1 user="x" dstport=80 duration=5 srcmac="00:0D:60:AF:1B:61" url="http://x/?a=b'
         b'" ui="https(192.0.2.9)"',
+    ],
+    "gnss": [
+        b"$GNRMC,223745.00,A,3806.62964,N,12237.61382,W,0.040,,110720,,,D,V*0E",
+        b"$GPGSV,4,2,16,16,25,306,30,18,68,358,39,20,63,235,37,21,35,292,,1*6B",
     ],
     "gtfs-realtime": [_feed()],
     "leef": [
@@ -118,6 +127,17 @@ SAMPLES: dict[str, list[bytes]] = {
         b"tude>22.9</Longitude><Latitude>40.6</Latitude></VehicleLocation><Delay>PT5M</Delay></Mo"
         b"nitoredVehicleJourney></VehicleActivity></VehicleMonitoringDelivery></ServiceDelivery><"
         b"/Siri>",
+    ],
+    "sflow": [
+        bytes.fromhex(
+            "0000000500000001c00002fe000000000000000100015f90000000020000000100000074000000070000"
+            "0003000002000000280000000002000000030000000400000001000000010000004a000000010000003e"
+            "000000040000003a0200000000010200000000028100000c08004500002800010000400600000a000001"
+            "0a0000029c4001f6000000000000000050022000000000000000000000020000006c0000000900000003"
+            "0000000100000001000000580000000300000006000000003b9aca00000000010000000300000001a13b"
+            "86000000000100000002000000030000000400000005000000060000000342770c000000000700000008"
+            "000000090000000a0000000b00000000"
+        ),
     ],
     "sshd": [
         b"Feb 25 14:34:10 belka sshd[31602]: Failed password for invalid user ROOT from "
