@@ -1,13 +1,13 @@
-"""NetFlow and IPFIX on the wire: the flows that an exporter reports to somebody else.
+"""NetFlow, IPFIX and sFlow on the wire: flows that somebody reports to somebody else.
 
-Understood: what the collector `netflow` understands, from the datagrams of a capture; events say
-the flow that is reported, `observer.ip` says who reported it.
+Understood: what the collectors `netflow` and `sflow` understand, from the datagrams of a capture;
+events say the flow that is reported, `observer.ip` says who reported it.
 
-Not understood: what the collector does not; records whose template was sent before the capture
+Not understood: what the collectors do not; records whose template was sent before the capture
 began wait for it, as far as its conversation lasts.
 
 References:
-    RFC 3954 (NetFlow 9), RFC 7011 (IPFIX).
+    RFC 3954 (NetFlow 9), RFC 7011 (IPFIX); sFlow.org, sFlow Version 5.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from cityward import Session, decoder
 from collectors.flows.ends import Fields
 from collectors.flows.netflow import FLOW, Exports, is_export
+from collectors.flows.sflow import SFLOW, Samples, is_sflow
 
 TEMPLATES_MAX, ELEMENTS_MAX = 128, 1_024
 """Of one conversation, of which there may be many."""
@@ -47,6 +48,33 @@ class NetflowDatagrams:
         """See `Decoder`."""
         told = self._exports.read(data, self._exporters[from_client])
         return len(data), [{"network.protocol": "netflow", **fields} for _, fields in told]
+
+    def gap(self, from_client: bool) -> None:
+        """See `Decoder`; datagrams have none."""
+
+    def end(self) -> Sequence[Fields]:
+        """See `Decoder`; nothing is open."""
+        return ()
+
+
+@decoder("sflow", SFLOW, transport="udp", ports=(6343,), begins=b"\x00")
+class SflowDatagrams:
+    """One switch that sends its samples to one collector."""
+
+    def __init__(self, session: Session) -> None:
+        self._samples = Samples()
+
+    @staticmethod
+    def recognises(head: bytes) -> bool:
+        """See `Decoder`."""
+        return is_sflow(head)
+
+    def feed(
+        self, data: bytes, from_client: bool, time_s: float, frame: int
+    ) -> tuple[int, Sequence[Fields]]:
+        """See `Decoder`."""
+        told = self._samples.read(data)
+        return len(data), [{"network.protocol": "sflow", **fields} for fields in told]
 
     def gap(self, from_client: bool) -> None:
         """See `Decoder`; datagrams have none."""
