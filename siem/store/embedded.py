@@ -30,6 +30,8 @@ from siem.store.faults import fault
 from siem.store.inventory import SCHEMA as INVENTORY_SCHEMA
 from siem.store.inventory import InventoryStore
 from siem.store.lines import UNWRITABLE, event_id, harmless
+from siem.store.notices import SCHEMA as NOTICES_SCHEMA
+from siem.store.notices import NoticeStore, add_news
 from siem.store.protocol import (
     Change,
     Conflict,
@@ -229,7 +231,7 @@ CREATE TABLE audit (
     person TEXT NOT NULL, action TEXT NOT NULL, about TEXT NOT NULL
 );
 """
-_STEPS = (_SCHEMA, INVENTORY_SCHEMA + ACCOUNTS_SCHEMA + TRAIL_SCHEMA)
+_STEPS = (_SCHEMA, INVENTORY_SCHEMA + ACCOUNTS_SCHEMA + TRAIL_SCHEMA + NOTICES_SCHEMA)
 """What each format has more than the one before it; a new file takes all steps."""
 
 
@@ -266,6 +268,7 @@ class NodeDb:
         self._trail = Trail(operator_key)
         self.inventory = InventoryStore(self._writing, lambda: self._db, self._trail.add)
         self.accounts = Accounts(self._writing, lambda: self._db, self._trail)
+        self.notices = NoticeStore(self._writing, lambda: self._db, self.get)
         self._prepare()
 
     # ---- Connections
@@ -459,6 +462,12 @@ class NodeDb:
             _mark(document, "exercise")
         _write(db, document, grown_at=micros(now) if row else None)
         _keep_events(db, finding_id, events)
+        if row is None:
+            add_news(db, finding_id, "made", now)
+        elif row["status"] != document["finding.status"]:
+            add_news(db, finding_id, "back", now)
+        elif SEVERITIES.index(document["finding.severity"]) > row["severity"]:
+            add_news(db, finding_id, "raised", now)
         return finding_id
 
     def _said(self, finding: Finding) -> Document:
@@ -887,6 +896,7 @@ class NodeDb:
                     (surplus,),
                 )
             audited = self._trail.forget(db, AUDIT_MAX)
+            self.notices.retain(db, now)
         return {"findings_old": old, "findings_surplus": max(0, surplus), "audit": audited}
 
 
