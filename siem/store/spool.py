@@ -6,6 +6,7 @@ import os
 import zlib
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def segments(folder: Path) -> list[Segment]:
 
 def pairs(found: Sequence[Segment]) -> Iterator[tuple[Segment, Segment | None]]:
     """Each segment with the one behind it; the last has none."""
-    return zip(found, [*found[1:], None], strict=True)
+    return zip_longest(found, found[1:])
 
 
 def committed(data: bytes) -> int:
