@@ -60,6 +60,11 @@ SAMPLES: dict[str, list[bytes]] = {
         b"$GNRMC,223745.00,A,3806.62964,N,12237.61382,W,0.040,,110720,,,D,V*0E",
         b"$GPGSV,4,2,16,16,25,306,30,18,68,358,39,20,63,235,37,21,35,292,,1*6B",
     ],
+    "gates": [
+        b'{"time": "2026-03-01T08:00:00+02:00", "station": "ST04", "gate": "G2", "event": "valid'
+        b'ation", "result": "open", "ticket": "9f86d081884c7d65"}',
+        b'{"time": 1772000000, "gate": "G2", "event": "state", "state": "forced", "user": "x"}',
+    ],
     "gtfs-realtime": [_feed()],
     "leef": [
         b"LEEF:2.0|V|P|2|Login Failed|x5E|usrName=joe^src=192.0.2.1^devTime=2026-01-01T00:00:00Z",
@@ -117,6 +122,12 @@ SAMPLES: dict[str, list[bytes]] = {
     "shipped": [
         b'{"@timestamp":"2026-03-01T00:00:00Z","event.action":"login","source.ip":"192.0.2.1",'
         b'"cw.logsource.service":"sshd","observer.name":"auth","cw.record.place":"7"}',
+    ],
+    "signals": [
+        b'{"time": "2026-03-01T08:00:00Z", "controller": "sig-014", "event": "mode", "mode": "fl'
+        b'ash", "cause": "conflict"}',
+        b'{"time": 1772000000, "controller": "c", "event": "priority", "vehicle": "B-7", "class":'
+        b' "transit", "state": "requested", "latitude": 40.6, "longitude": 22.9, "speed": 8}',
     ],
     "siri": [
         b'<Siri xmlns="http://www.siri.org.uk/siri"><ServiceDelivery><ResponseTimestamp>2026-03-01'
