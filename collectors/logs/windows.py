@@ -109,6 +109,10 @@ SYSMON = {
     255: "sysmon_error",
 }
 """Category of Sigma by Sysmon's event id; SigmaHQ, "Log sources"."""
+REGISTRY = {
+    "CreateKey": "registry_add", "DeleteKey": "registry_delete", "DeleteValue": "registry_delete",
+}
+"""The same, for Sysmon's 12, by what it says happened."""
 CATEGORIES = {
     ("security", 4688): "process_creation",
     ("powershell", 4103): "ps_module", ("powershell", 4104): "ps_script",
@@ -225,6 +229,8 @@ def _read(data: bytes, around: Envelope, record: Record, number: int) -> Event:
         raise ValueError("no event of Windows: it has no EventID")
     service = SERVICES.get(str(native.get("Channel", "")), "")
     category = SYSMON.get(code, "") if service == "sysmon" else CATEGORIES.get((service, code), "")
+    if category == "registry_event":
+        category = REGISTRY.get(str(native.get("EventType", "")), category)
     for name, twin in (("Image", "NewProcessName"), ("ParentImage", "ParentProcessName")):
         if category == "process_creation" and twin in native:
             native.setdefault(name, native[twin])

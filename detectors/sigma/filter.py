@@ -63,10 +63,21 @@ def binds(one: Filter, rule: Rule) -> bool:
     return named and covers(one.logsource, rule.logsource)
 
 
+NARROWER = {
+    "registry_event": frozenset(
+        ("registry_add", "registry_delete", "registry_set", "registry_rename")
+    ),
+}
+"""Categories that are part of a wider one; SigmaHQ, "Log sources", Windows registry."""
+
+
 def covers(wanted: LogSource, given: LogSource) -> bool:
-    """True if every part that is wanted is given so."""
+    """True if every part that is wanted is given so, or more narrowly."""
     return (
-        wanted.category in ("", given.category)
+        (
+            wanted.category in ("", given.category)
+            or given.category in NARROWER.get(wanted.category, ())
+        )
         and wanted.product in ("", given.product)
         and wanted.service in ("", given.service)
     )

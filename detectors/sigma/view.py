@@ -8,6 +8,7 @@ from typing import Any
 
 from cityward.event import Event
 from cityward.event import text_of as record_text
+from detectors.sigma.native import elsewhere
 
 DEPTH_MAX = 32
 """Nested input deeper than this is not looked into."""
@@ -36,14 +37,24 @@ class View:
 
     def has(self, name: str) -> bool:
         """True if the field is there, whatever its value (Sigma 2.1.0, modifier `exists`)."""
-        return name in self._flat
+        return self._found(name) is not None
 
     def values(self, name: str) -> tuple[Any, ...] | list[Any]:
         """The field's values: none if it is missing, several if it is a list."""
-        if name not in self._flat:
+        found = self._found(name)
+        if found is None:
             return ()
-        value = self._flat[name]
+        value = self._flat[found]
         return value if isinstance(value, (list, tuple)) else (value,)
+
+    def _found(self, name: str) -> str | None:
+        """The name under which this event has a field, its own or where else it may stand."""
+        if name in self._flat:
+            return name
+        for other in elsewhere(name):
+            if other in self._flat:
+                return other
+        return None
 
     def every_value(self) -> Iterator[Any]:
         """Each value that the source said, for keywords."""
