@@ -175,9 +175,9 @@ class Register:
 
 def _owner(one: Kept, kept: Mapping[str, Kept], told: Mapping[str, str]) -> str:
     """Id of the asset that a row is part of: of the settings, merged into, or itself."""
-    for _ in kept:
-        if not one.merged_into or one.merged_into not in kept:
-            break
+    passed: set[str] = set()
+    while one.merged_into in kept and one.id not in passed:
+        passed.add(one.id)
         one = kept[one.merged_into]
     return next((told[name] for name in _seen_at(one) if name in told), one.id)
 
@@ -195,7 +195,7 @@ def _seen_at(one: Kept) -> Sequence[str]:
 def _joined(before: Observed | None, seen: Observed, id: str) -> Observed:
     """What was seen at several addresses of one asset."""
     if before is None:
-        return msgspec.structs.replace(seen, id=id)
+        return seen if seen.id == id else msgspec.structs.replace(seen, id=id)
     lists = ("addresses", "names", "speaks", "words", "peers", "writers")
     joined = {
         name: [*dict.fromkeys((*getattr(before, name), *getattr(seen, name)))] for name in lists

@@ -46,6 +46,9 @@ REASON_MAX = 2000
 EDITABLE = frozenset(Asset.__struct_fields__) - {"id", "last_confirmed"}
 """What a person may say of an asset; the rest is said by the state."""
 
+_RECORD = msgspec.json.Decoder(Asset)
+_SEEN = msgspec.json.Decoder(Observed)
+
 Audit = Callable[[sqlite3.Connection, str, str, str, datetime], None]
 
 
@@ -338,8 +341,12 @@ def names_of(row: AssetRow) -> set[str]:
 
 def matches(row: AssetRow, words: Sequence[str], *, state: str = "", zone: str = "") -> bool:
     """Whether all words stand in what is known of an asset, and state and zone fit."""
+    if state and row.state != state:
+        return False
+    if not words and not zone:
+        return True
     said = document(row)
-    if (state and row.state != state) or (zone and said["zone"] != zone):
+    if zone and said["zone"] != zone:
         return False
     listed = ("addresses", "speaks", "roles", "names", "aliases")
     plain = ("id", "state", "name", "type", "zone", "origin", "vendor", "model", "site")
@@ -416,11 +423,11 @@ def _kept(row: sqlite3.Row) -> Kept:
     return Kept(
         row["id"],
         row["state"],
-        msgspec.json.decode(row["record"], type=Asset) if row["record"] else None,
-        msgspec.json.decode(row["seen"], type=Observed) if row["seen"] else None,
-        tuple(msgspec.json.decode(row["aliases"])),
+        _RECORD.decode(row["record"]) if row["record"] else None,
+        _SEEN.decode(row["seen"]) if row["seen"] else None,
+        tuple(msgspec.json.decode(row["aliases"])) if row["aliases"] != "[]" else (),
         row["merged_into"],
-        tuple(msgspec.json.decode(row["history"])),
+        tuple(msgspec.json.decode(row["history"])) if row["history"] != "[]" else (),
     )
 
 
