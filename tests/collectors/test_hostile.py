@@ -90,6 +90,12 @@ SAMPLES: dict[str, list[bytes]] = {
             "11"
         ),
     ],
+    "ocpp": [
+        b'{"ts": "2026-03-01T08:00:00Z", "cp": "CP-17", "dir": "out", "msg": [2, "s1", "Reset", '
+        b'{"type": "Hard"}]}',
+        b"[INFO ] 2026-03-01 08:00:00,123 WebSocketLogger (qtp-7) - [chargeBoxId=CP-17, session"
+        b'Id=0a] Received: [3, "s1", {"status": "Accepted"}]',
+    ],
     "opencanary": [
         b'{"dst_host": "10.0.0.9", "dst_port": 22, "logdata": {"USERNAME": "root", "PASSWO'
         b'RD": "x"}, "logtype": 4002, "node_id": "c", "src_host": "192.0.2.9", "src_port":'
