@@ -55,10 +55,11 @@ FROM_CHARGER = frozenset(("in", "inbound", "rx", "recv", "received", "receive", 
 FROM_CENTRAL = frozenset(("out", "outbound", "tx", "send", "sent", "sending", "to_cp", "down"))
 
 _STEVE = re.compile(
-    rb"\[chargeBoxId=([^,\]]{1,256}), sessionId=([^\]]{1,128})\] "
-    rb"(?:(Sending|Received)(?: message)?: (.*)|(.*))",
-    re.DOTALL,
+    rb"\[chargeBoxId=([^,\]]{1,256}), sessionId=[^\]]{1,128}\] "
+    rb"(?:(Sending|Received)(?: message)?: )?"
 )
+PREFIX_MAX = 1_024
+"""Where the prefix of SteVe ends."""
 _TIME = re.compile(
     rb"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?:Z|[+-]\d\d:?\d\d)?(?![\d:])"
 )
@@ -85,7 +86,7 @@ class Said(msgspec.Struct, frozen=True):
 def looks_like_ocpp(head: bytes) -> bool:
     """The first line has a call of OCPP or is one of SteVe."""
     line = head.lstrip().partition(b"\n")[0][:4_096]
-    if _STEVE.search(line):
+    if _STEVE.search(line[:PREFIX_MAX]):
         return True
     if line[:1] == b"[":
         return looks_like_call(line)
@@ -121,7 +122,7 @@ class Ocpp:
         if len(record.data) > LINE_MAX:
             raise ValueError(f"a line of more than {LINE_MAX} bytes")
         host = clean(record.source)
-        if (found := _STEVE.search(record.data)) and found[3] is None:
+        if (found := _STEVE.search(record.data[:PREFIX_MAX])) and found[2] is None:
             yield _connection(record, found, host)
             return
         said = _opened(record.data, found)
@@ -194,9 +195,8 @@ def _opened(data: bytes, steve: re.Match[bytes] | None) -> Said:
         ValueError: there is none.
     """
     if steve is not None:
-        return Said(
-            steve[4].strip(), _time(data[: steve.start()]), _text(steve[1]), steve[3] == b"Received"
-        )
+        time, is_received = _time(data[: steve.start()]), steve[2] == b"Received"
+        return Said(data[steve.end() :].strip(), time, _text(steve[1]), is_received)
     start = data.lstrip()[:1]
     if start == b"[":
         return Said(data.strip())
@@ -227,7 +227,7 @@ def _named(line: dict[str, Any], part: str) -> Any:
 
 def _connection(record: Record, found: re.Match[bytes], host: str) -> Event:
     """What SteVe says of a connection."""
-    told = found[5].strip()
+    told = record.data[found.end() :].strip()
     action, outcome = next(
         (said for start, said in _SAYS.items() if told.startswith(start)), ("ocpp_log", "unknown")
     )
