@@ -96,6 +96,15 @@ SAMPLES: dict[str, list[bytes]] = {
         b"[INFO ] 2026-03-01 08:00:00,123 WebSocketLogger (qtp-7) - [chargeBoxId=CP-17, session"
         b'Id=0a] Received: [3, "s1", {"status": "Accepted"}]',
     ],
+    "nmea2000": [
+        b"(1410714882.622188) can0 09F80102#36729A16021AB80D\n"
+        b"(1410714884.687678) can0 18EEFF11#40E2C1DD00C8A0C0\n"
+        b"(1410714884.145289) can0 11F80F01#801A125C23220EF0\n"
+        b"(1410714884.145838) can0 11F80F01#811CB80D60739A16\n"
+        b"(1410714884.146418) can0 11F80F01#8210793F00000600\n"
+        b"(1410714884.146998) can0 11F80F01#8318FFFF0074FFFF\n"
+        b"(1410714884.0) can0 0DED1102#000601120100F802",
+    ],
     "opencanary": [
         b'{"dst_host": "10.0.0.9", "dst_port": 22, "logdata": {"USERNAME": "root", "PASSWO'
         b'RD": "x"}, "logtype": 4002, "node_id": "c", "src_host": "192.0.2.9", "src_port":'
