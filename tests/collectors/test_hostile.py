@@ -187,6 +187,11 @@ SAMPLES: dict[str, list[bytes]] = {
         b"<13>2023-11-14T00:20:42.738197+01:00 gw app[12]: hello",
         b'{"log": "Oct 30 10:09:23 gw app[1]: x\\n", "time": "2023-11-14T00:20:42.738197111Z"}',
     ],
+    "tables": [
+        b"time;Flow [m3/h];Valve",
+        b"31.12.2026 14:05;12,5;open",
+        b"2026-12-31T14:06:00Z;;1",
+    ],
     "wazuh": [
         b'{"timestamp": "2024-05-01T10:00:00.123+0200", "rule": {"level": 5, "description"'
         b': "x", "id": "5710", "groups": ["sshd", "authentication_failed"]}, "agent": {"na'
