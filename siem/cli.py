@@ -95,6 +95,7 @@ bench = App(name="bench", help="Speed figures, with the machine they were measur
 app.command(bench)
 bench.command("siem.commands.bench:node", name="node")
 bench.command("siem.commands.bench:packets", name="packets")
+bench.command("siem.commands.bench:protocols", name="protocols")
 
 
 @app.command(name="help")

@@ -45,10 +45,29 @@ def packets(
     Args:
         form: Form of the result: table, json, ndjson or csv.
     """
-    script = Path(__file__).parents[2] / "tests" / "benchmarks" / "bench_packets.py"
-    if not script.is_file():
-        raise InputError("there is no checkout", str(script), "Clone the project and run it there.")
-    done = subprocess.run([sys.executable, str(script), "json"], check=True, capture_output=True)
+    return _script("bench_packets", form)
+
+
+def protocols(
+    *,
+    form: Annotated[Form | None, Parameter(name=["--output", "-o"])] = None,
+) -> int:
+    """Measure every decoder on a real capture of its protocol, beside tshark.
+
+    It runs from a checkout with the shared captures. Example: cityward bench protocols
+
+    Args:
+        form: Form of the result: table, json, ndjson or csv.
+    """
+    return _script("bench_protocols", form)
+
+
+def _script(name: str, form: Form | None) -> int:
+    root = Path(__file__).parents[2]
+    if not (root / "tests" / "benchmarks" / f"{name}.py").is_file():
+        raise InputError("there is no checkout", str(root), "Clone the project and run it there.")
+    words = [sys.executable, "-m", f"tests.benchmarks.{name}", "json"]
+    done = subprocess.run(words, check=True, capture_output=True, cwd=root)
     _print(json.loads(done.stdout), form)
     return 0
 

@@ -920,6 +920,7 @@ STAYS = {("collect",), ("demo",), ("run",), ("serve",)}
 TESTED_ELSEWHERE = {("rule", "check"), ("rule", "test"), ("rule", "try")} | {
     ("bench", "node"),
     ("bench", "packets"),
+    ("bench", "protocols"),
 }
 EXAMPLE = re.compile(r"Example: (cityward .+)$", re.MULTILINE)
 
