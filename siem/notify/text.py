@@ -32,14 +32,19 @@ def subject(delivery: Delivery, operator: str) -> str:
     """One line: how bad, what, where; what is not real says so first."""
     items = delivery.message.items
     if not items:
-        return line(f"[TEST] {TEST} {delivery.route} of {operator}", SUBJECT_MAX)
+        return _head(f"[TEST] {TEST} {delivery.route} of {operator}")
     worst = max((one.finding["finding.severity"] for one in items), key=SEVERITIES.index)
     mark = mark_of(items)
     if delivery.findings > 1:
         said = f"{delivery.findings} findings, worst {worst}"
     else:
         said = f"[{worst}] {title(items[0].finding)}"
-    return line(f"{mark}{said} ({operator})", SUBJECT_MAX)
+    return _head(f"{mark}{said} ({operator})")
+
+
+def _head(said: str) -> str:
+    """A header's text: an encoded word (RFC 2047) would be decoded to whatever it hides."""
+    return line(said, SUBJECT_MAX).replace("=?", "= ?")
 
 
 def body(delivery: Delivery, route: Route, operator: str) -> str:
@@ -70,7 +75,8 @@ def _lines(delivery: Delivery, route: Route, operator: str) -> Iterator[str]:
 
 def _finding(item: Item, route: Route) -> Iterator[str]:
     finding = item.finding
-    yield line(f"{mark_of((item,))}{str(finding['finding.severity']).upper()}: {title(finding)}")
+    severity = str(finding["finding.severity"]).upper()
+    yield defanged(line(f"{mark_of((item,))}{severity}: {title(finding)}"))
     yield defanged(line(finding.get("finding.description", "")))
     for name, label in (
         ("cw.asset.asset_id", "asset"),
