@@ -139,11 +139,16 @@ class Console(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The web console."""
 
     host: str = "127.0.0.1"
-    """Address to listen on; put a TLS proxy in front before you open it to others."""
+    """Address to listen on; set `tls_cert`, or put a TLS proxy in front, before you open it to
+    others."""
     port: int = 8765
     """Port to listen on; 0 takes a free one."""
     secure_cookie: bool = False
     """Send the session cookie over HTTPS only; set it behind a TLS proxy."""
+    tls_cert: str = ""
+    """Certificate with its chain, PEM: the console itself speaks HTTPS, TLS 1.2 or newer."""
+    tls_key: str = ""
+    """Private key of it, PEM without a password; only the console's account may read it."""
 
 
 class Retention(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -381,6 +386,8 @@ def _impossible(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "sensor.node", f"{settings.sensor.node!r} is no address:port"
     if not 0 <= settings.console.port <= PORT_MAX:
         yield "console.port", f"{settings.console.port} is no port"
+    if bool(settings.console.tls_cert) != bool(settings.console.tls_key):
+        yield "console.tls_key", "a certificate needs its key, and a key its certificate"
     kept = settings.retention
     if not (1 <= kept.events_days <= DAYS_MAX and 1 <= kept.findings_days <= DAYS_MAX):
         yield "retention", f"things are kept for 1 to {DAYS_MAX} days"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cityward import ConfigError
 from cityward.documents import MAX_BYTES
-from siem import assembly
+from siem import assembly, tls
 from siem.assets import from_settings
 from siem.config import Settings
 from siem.console.protocol import Usage
@@ -115,7 +115,9 @@ def serve(settings: Settings, listening: socket.socket) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     node = Served(settings)
     app: ASGIApp = make_app(node)
-    if settings.console.secure_cookie:
+    context = tls.context_of(settings.console)
+    is_behind_proxy = settings.console.secure_cookie and context is None
+    if is_behind_proxy:
         app = _as_https(app)
     config = uvicorn.Config(
         app,
@@ -123,7 +125,8 @@ def serve(settings: Settings, listening: socket.socket) -> None:
         access_log=False,
         server_header=False,
         # Without a proxy anybody could name another address, and so try passwords for ever.
-        proxy_headers=settings.console.secure_cookie,
+        proxy_headers=is_behind_proxy,
+        ssl_context_factory=(lambda *_: context) if context else None,
     )
     try:
         uvicorn.Server(config).run(sockets=[listening])
@@ -163,7 +166,8 @@ def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-def address_of(listening: socket.socket) -> str:
+def address_of(listening: socket.socket, *, secure: bool = False) -> str:
     """The address that a browser opens."""
     host, port = listening.getsockname()[:2]
-    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+    scheme = "https" if secure else "http"
+    return f"{scheme}://[{host}]:{port}/" if ":" in host else f"{scheme}://{host}:{port}/"

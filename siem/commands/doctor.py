@@ -19,7 +19,7 @@ from typing import Literal
 import msgspec
 
 from cityward import CitywardError, ConfigError, plugin
-from siem import assembly
+from siem import assembly, tls
 from siem import config as settings_file
 from siem import output as streams
 from siem.assets import from_settings
@@ -83,7 +83,7 @@ def _checks(named: str | None) -> Iterator[Check]:
     running = _is_running(settings)
     for group in plugin.GROUPS:
         yield from (_wrong("plug-in", error) for error in plugin.broken(group))
-    for look in (_state, _clock, _disk, _store, _people, _rules, _sources):
+    for look in (_state, _clock, _disk, _store, _people, _tls, _rules, _sources):
         try:
             yield from look(settings)
         except (CitywardError, OSError) as error:
@@ -216,6 +216,23 @@ def _people(settings: Settings) -> Iterator[Check]:
         yield Check("accounts", "note", "nobody may sign in", "cityward init makes an account.")
 
 
+def _tls(settings: Settings) -> Iterator[Check]:
+    console = settings.console
+    if tls.context_of(console) is None:
+        return
+    key, until, now = Path(console.tls_key).expanduser(), tls.valid_until(console), now_utc()
+    said = f"the console's certificate holds until {until:%Y-%m-%d}"
+    if key.stat().st_mode & stat.S_IRWXO:
+        yield Check("tls", "wrong", f"everybody may read {key}", f"chmod o= {key}", 4)
+    if until <= now:
+        todo = "Renew it, and start the console again."
+        yield Check("tls", "wrong", f"{said}: it has expired", todo, 4)
+    elif until - now < tls.SOON:
+        yield Check("tls", "note", said, "Renew it, and start the console again.")
+    else:
+        yield Check("tls", "ok", said)
+
+
 def _rules(settings: Settings) -> Iterator[Check]:
     for folder in settings.rules.folders:
         if not Path(folder).expanduser().is_dir():
@@ -283,12 +300,13 @@ def _is_running(settings: Settings) -> bool:
 def _ports(settings: Settings) -> Iterator[Check]:
     console = settings.console
     yield _port("port of the console", console.host, console.port, socket.SOCK_STREAM)
-    if not console.host.startswith(LOCAL) and not console.secure_cookie:
+    is_secure = console.secure_cookie or console.tls_cert
+    if not console.host.startswith(LOCAL) and not is_secure:
         yield Check(
             "console",
             "wrong",
             f"others can open it on {console.host} without TLS",
-            "Put a TLS proxy in front and set console.secure_cookie, or listen on 127.0.0.1.",
+            "Set console.tls_cert and tls_key, or put a TLS proxy in front and set secure_cookie.",
             4,
         )
     for one in settings.source:

@@ -43,8 +43,8 @@ sector = {sector}
 state_dir = {state_dir}
 
 [console]
-# Only this machine can open the console. Put a TLS proxy in front before you open it to others,
-# and set secure_cookie = true then.
+# Only this machine can open the console. Before you open it to others set tls_cert and tls_key,
+# or put a TLS proxy in front and set secure_cookie = true.
 host = "127.0.0.1"
 port = 8765
 
@@ -99,6 +99,7 @@ def init(
     source: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     account: str = "",
     role: Role = "engineer",
+    tls: Annotated[bool, Parameter(negative=())] = False,
     yes: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
     """Make a node: its settings file, its keys and a first account.
@@ -113,6 +114,7 @@ def init(
             given several times.
         account: Name of the first account; your account's name otherwise.
         role: Its role: engineer, analyst or administrator; it administers the node in any case.
+        tls: Make a self-signed certificate, and serve the console over HTTPS with it.
         yes: Do not ask; take the defaults for what is not given.
     """
     path = folder / "cityward.toml"
@@ -127,7 +129,7 @@ def init(
         raise UsageError(f"{sector!r} is no sector", "--sector", f"One of {', '.join(SECTORS)}.")
     sources = [_source(one) for one in source or asked.several("Source to read", _source)]
     account = account or asked.text("Name of the first account", who())
-    text = _settings_text(folder, name, sector, sources)
+    text = _settings_text(folder, name, sector, sources, tls=tls)
     settings = settings_file.parse(tomllib.loads(text), str(path))
     password = _make(path, text, settings, account, role)
     _say_done(path, settings, account, password)
@@ -207,11 +209,17 @@ def _source(said: str) -> SourceSettings:
     )
 
 
-def _settings_text(folder: Path, name: str, sector: str, sources: Sequence[SourceSettings]) -> str:
+def _settings_text(
+    folder: Path, name: str, sector: str, sources: Sequence[SourceSettings], *, tls: bool
+) -> str:
     operator = "op-" + (re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60] or "local")
     said = {"operator": operator, "name": name, "sector": sector}
     said["state_dir"] = str((folder / "state").resolve())
     text = HEAD.format(**{key: _quoted(value) for key, value in said.items()})
+    if tls:
+        for key, file in (("tls_key", "console.key"), ("tls_cert", "console.pem")):
+            line = f"{key} = {_quoted(str((folder / 'state' / file).resolve()))}\n"
+            text = text.replace("port = 8765\n", f"port = 8765\n{line}", 1)
     taken: set[str] = set()
     for one in sources:
         id_, number = one.id, 1
@@ -234,12 +242,15 @@ def _quoted(value: str) -> str:
 def _make(path: Path, text: str, settings: Settings, account: str, role: Role) -> str:
     """Write everything; returns the password."""
     from siem.console.access import password_hash
+    from siem.tls import make_self_signed
 
     password = secrets.token_urlsafe(12)
     try:
         settings.state_path.mkdir(parents=True, exist_ok=True, mode=0o700)
         for key in ("operator.key", "session.key"):
             assembly.secret_of(settings.state_path, key)
+        if settings.console.tls_cert:
+            make_self_signed(settings.state_path, now_utc())
         db = assembly.db_of(settings, from_settings(settings), now_utc)
         db.add_person(Person(account, roles_of((role, "administrator")), password_hash(password)))
         db.audit(who(), "node made", str(path), now_utc())
@@ -256,7 +267,8 @@ def _make(path: Path, text: str, settings: Settings, account: str, role: Role) -
 def _say_done(path: Path, settings: Settings, account: str, password: str) -> None:
     console = settings.console
     print(f"settings  {path}")
-    print(f"console   http://{console.host}:{console.port}/")
+    scheme = "https" if console.tls_cert else "http"
+    print(f"console   {scheme}://{console.host}:{console.port}/")
     print(f"account   {visible(account)}")
     print(f"password  {password}")
     print("The password is shown this once; only its hash is kept.", file=sys.stderr)

@@ -59,12 +59,14 @@ def serve(*, config: ConfigFile = None, with_parent: bool = False) -> int:
         with_parent: End when standard input closes: when the node that started it is gone.
     """
     from siem import serve as console
+    from siem import tls
 
     _, settings = settings_with_file(config)
+    secure = tls.context_of(settings.console) is not None
     listening = console.listen(settings)
     if with_parent:
         threading.Thread(target=_end_with_parent, daemon=True).start()
-    print(f"console {console.address_of(listening)}", file=sys.stderr, flush=True)
+    print(f"console {console.address_of(listening, secure=secure)}", file=sys.stderr, flush=True)
     console.serve(settings, listening)
     return 0
 
