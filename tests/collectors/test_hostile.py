@@ -69,6 +69,14 @@ SAMPLES: dict[str, list[bytes]] = {
     "leef": [
         b"LEEF:2.0|V|P|2|Login Failed|x5E|usrName=joe^src=192.0.2.1^devTime=2026-01-01T00:00:00Z",
     ],
+    "lorawan": [
+        b'{"time": "2026-03-01T10:00:00Z", "deviceInfo": {"applicationName": "Floods", "device'
+        b'Name": "Gauge EM500-SWL", "devEui": "24e124126b123456"}, "fCnt": 7, "fPort": 85, "da'
+        b'ta": "AXVkA3cCAA==", "rxInfo": [{"gatewayId": "a1", "rssi": -101, "snr": 1.5}]}',
+        b'{"end_device_ids": {"device_id": "bin-4", "dev_eui": "70B3D57ED0000001"}, "uplink_me'
+        b'ssage": {"f_port": 2, "f_cnt": 1, "decoded_payload": {"level": 41.5, "lid": {"open":'
+        b' false}}, "received_at": "2026-03-01T10:00:00Z"}}',
+    ],
     "mikrotik": [
         b"firewall,info drop-in input: in:ether1 out:(unknown 0), connection-state:new src"
         b"-mac 00:17:10:88:bc:02, proto TCP (SYN), [2001:db8::1]:40384->[2001:db8::2]:22, "
