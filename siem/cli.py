@@ -26,7 +26,7 @@ EXIT_CODES = {
 }
 """What an exit code means, the same in every command."""
 
-LISTING = ("finding", "source", "asset", "calendar")
+LISTING = ("finding", "source", "asset", "calendar", "route")
 """Nouns with a verb `list`."""
 
 HELP = {"--help", "-h"}
@@ -62,6 +62,11 @@ source.command("siem.commands.source:check", name="check")
 source.command("siem.commands.sensor:add", name="add-sensor")
 source.command("siem.commands.sensor:list_", name="sensors")
 source.command("siem.commands.sensor:revoke", name="revoke-sensor")
+route = App(name="route", help="Routes: whom the node tells of findings, and what was delivered.")
+app.command(route)
+route.command("siem.commands.route:list_", name="list")
+route.command("siem.commands.route:send_test", name="test")
+route.command("siem.commands.route:deliveries", name="deliveries")
 asset = App(
     name="asset", help="Assets: what was seen, what is approved, what comes from elsewhere."
 )

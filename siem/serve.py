@@ -17,7 +17,10 @@ from siem.assets import from_settings
 from siem.config import Settings
 from siem.console.protocol import Usage
 from siem.node import Clock, now_utc
+from siem.notify.routes import Route, routes_of
+from siem.notify.worker import Notifier
 from siem.register import Register
+from siem.store.notices import NoticeStore
 from siem.store.protocol import Assets, Events, Findings, Person, RuleState, SourceState
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ class Served:
         self._events = assembly.events_of(settings, clock, write=False)
         self._db = assembly.db_of(settings, from_settings(settings), clock)
         self._register = Register(self._db, settings)
+        self._routes = routes_of(settings)
         self.operator = settings.operator
         self.sector = settings.sector
         self.secret = assembly.secret_of(settings.state_path, "session.key")
@@ -95,6 +99,24 @@ class Served:
         except OSError:
             return ""
 
+    @property
+    def routes(self) -> Mapping[str, Route]:
+        """Whom the node tells of findings."""
+        return self._routes
+
+    @property
+    def notices(self) -> NoticeStore:
+        """What was told, and what waits."""
+        return self._db.notices
+
+    def notifier(self) -> Notifier | None:
+        """The threads that tell people of findings; None if no route is set."""
+        if not self._routes:
+            return None
+        return Notifier(
+            self._routes, self.notices, self.operator, self._clock, self._settings.state_path
+        )
+
     def close(self) -> None:
         """Let go of the stores."""
         self._events.close()
@@ -128,9 +150,14 @@ def serve(settings: Settings, listening: socket.socket) -> None:
         proxy_headers=is_behind_proxy,
         ssl_context_factory=(lambda *_: context) if context else None,
     )
+    notifier = node.notifier()
+    if notifier is not None:
+        notifier.start()
     try:
         uvicorn.Server(config).run(sockets=[listening])
     finally:
+        if notifier is not None:
+            notifier.stop()
         node.close()
 
 

@@ -19,6 +19,7 @@ from siem import config as settings_file
 from siem.config import Settings
 from siem.node import Node
 from siem.node import run as run_node
+from siem.notify.routes import routes_of
 
 ConfigFile = Annotated[str | None, Parameter(name=["--config", "-c"])]
 
@@ -33,6 +34,7 @@ def run(*, config: ConfigFile = None, path_only: bool = False) -> int:
         path_only: Leave the console out; it runs elsewhere, by cityward serve.
     """
     file, settings = settings_with_file(config)
+    routes_of(settings)  # here, since the console is a child whose end nobody sees
     node = assembly.node_of(settings)
     console = None if path_only else _start_console(file)
     stop_on_signals(node)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -20,7 +19,7 @@ class Answer(msgspec.Struct, frozen=True):
 
     said: str
     """Its words: the reply of a mail server, the status of a webhook."""
-    left: Sequence[str] = ()
+    left: tuple[str, ...] = ()
     """Receivers that did not get it, while others did."""
 
 

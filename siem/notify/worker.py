@@ -48,10 +48,25 @@ def send(delivery: Delivery, route: Route, operator: str, now: datetime) -> Answ
 
 
 def attempt(
-    delivery: Delivery, route: Route, operator: str, notices: NoticeStore, now: datetime
+    delivery: Delivery,
+    route: Route,
+    operator: str,
+    notices: NoticeStore,
+    now: datetime,
+    *,
+    last: bool = False,
 ) -> bool:
-    """Try a delivery once and note what came of it; True if all its receivers have it."""
-    permanent = False
+    """Try a delivery once and note what came of it; True if all its receivers have it.
+
+    Args:
+        delivery: What is delivered.
+        route: Over which.
+        operator: Whose node it is.
+        notices: Where the outcome is kept.
+        now: The node's time.
+        last: It is not tried again.
+    """
+    permanent, left = False, delivery.receivers
     try:
         answer = send(delivery, route, operator, now)
     except Refused as error:
@@ -68,12 +83,10 @@ def attempt(
         if not answer.left:
             notices.sent(delivery.id, delivery.receivers, answer.said, now)
             return True
-        again = _again(delivery.attempts + 1, now)
-        notices.failed(delivery.id, answer.left, answer.said, now, again)
-        return False
+        said, left = answer.said, answer.left
     log.warning("Route %s: %s.", route.id, said)
-    again = _again(delivery.attempts + 1, now, permanent=permanent)
-    notices.failed(delivery.id, delivery.receivers, said, now, again)
+    again = None if last else _again(delivery.attempts + 1, now, permanent=permanent)
+    notices.failed(delivery.id, left, said, now, again)
     return False
 
 

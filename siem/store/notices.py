@@ -344,10 +344,21 @@ class NoticeStore:
 
     # ---- Delivering
 
-    def add_test(self, route: Route, now: datetime) -> Delivery:
-        """A message that says that it is a test, to be delivered like any other."""
+    def add_test(self, route: Route, now: datetime, *, taken: bool = False) -> Delivery:
+        """A message that says that it is a test, to be delivered like any other.
+
+        Args:
+            route: Over which it goes.
+            now: The node's time.
+            taken: The caller delivers it; if that ends before, nobody does.
+        """
         with self._writing() as db:
             id = self._make(db, route, "test", Message(), now)
+            if taken:
+                db.execute(
+                    "UPDATE deliveries SET state = 'dead', answer = 'not finished' WHERE id = ?",
+                    (id,),
+                )
             row = db.execute("SELECT * FROM deliveries WHERE id = ?", (id,)).fetchone()
         return _delivery(row)
 
