@@ -6,7 +6,7 @@ import contextlib
 import os
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ HEAD_BYTES = 65_536
 """How much of a file is looked at to recognise it."""
 
 SECRET_BYTES = 32
+
+OFF_IN_SETTINGS = "off in the settings (rules.off)"
 
 RULES_FOLDER = Path(__file__).parent.parent / "rules"
 """The rule library that comes with cityward."""
@@ -64,9 +66,12 @@ def node_of(
         has_zones=bool(settings.zone),
     )
     modes = Modes(settings.mode)
+    off: dict[str, str] = {}
 
     def reread() -> None:
-        """Take up what people have approved, corrected and announced."""
+        """Take up what people have approved, corrected, announced and switched."""
+        off.clear()
+        off.update(switched_off(settings, db))
         kept = db.inventory.assets(merged=True)
         inventory.use(register.known(settings, kept))
         learner.load(kept, db.inventory.conduits(), db.inventory.learning())
@@ -76,7 +81,7 @@ def node_of(
 
     engine: Any = None
     reread()
-    detectors, states = detectors_of(settings, inventory)
+    detectors, states = detectors_of(settings, inventory, off)
     engine = detectors[0]
     return Node(
         operator=settings.operator,
@@ -92,7 +97,7 @@ def node_of(
         clock=clock,
         event_time=event_time,
         rule_states=states,
-        off=frozenset(settings.rules.off),
+        off=off.keys(),
         learner=learner,
         modes=modes,
         reread=reread,
@@ -143,7 +148,7 @@ def secret_of(state: Path, name: str) -> bytes:
 
 
 def detectors_of(
-    settings: Settings, inventory: Inventory
+    settings: Settings, inventory: Inventory, off: Mapping[str, str] | None = None
 ) -> tuple[list[Detector], Callable[[], list[RuleState]]]:
     """The rules and the models that run, and what is known of each rule."""
     from detectors.anomaly.series import Series
@@ -152,20 +157,41 @@ def detectors_of(
     from detectors.sigma.engine import Engine
     from detectors.sigma.load import load_folder
 
-    folders = [RULES_FOLDER] if settings.rules.shipped else []
-    folders += [Path(one).expanduser() for one in settings.rules.folders]
-    ruleset = load_folder(*folders)
+    ruleset = load_folder(*rule_folders(settings))
     engine = Engine(ruleset, inventory.placeholders(settings.lists))
     documents = {one.analytic.id: one for one in ruleset.speaking()}
     detectors: list[Detector] = [engine]
     if settings.models.on:
         quiet = [LEARNT, *(one.id for one in settings.source if one.quiet_ok)]
         detectors += [Surprise(), Series(), Silence(quiet=quiet)]
-    off = frozenset(settings.rules.off)
-    return detectors, lambda: [_rule_state(one, documents, off) for one in engine.states()]
+    known = dict.fromkeys(settings.rules.off, OFF_IN_SETTINGS) if off is None else off
+    return detectors, lambda: [_rule_state(one, documents, known) for one in engine.states()]
 
 
-def _rule_state(state: Any, documents: Mapping[str, Any], off: Set[str]) -> RuleState:
+def rule_folders(settings: Settings) -> list[Path]:
+    """Where the rules of a node come from: the library, unless it is left out, and its own."""
+    own = [Path(one).expanduser() for one in settings.rules.folders]
+    return [RULES_FOLDER, *own] if settings.rules.shipped else own
+
+
+def switched_off(settings: Settings, db: NodeDb) -> dict[str, str]:
+    """Rules that are off, with the reason; what the settings say cannot be switched on here."""
+    off = {
+        one.rule: f"switched off by {one.by}: {one.reason}"
+        for one in db.accounts.switches()
+        if not one.is_on
+    }
+    return off | dict.fromkeys(settings.rules.off, OFF_IN_SETTINGS)
+
+
+def with_switch(rule: RuleState, off: Mapping[str, str]) -> RuleState:
+    """A rule as it stands with what people switched off."""
+    if rule.id not in off or rule.state == "refused":
+        return rule
+    return msgspec.structs.replace(rule, state="not evaluated", reason=off[rule.id])
+
+
+def _rule_state(state: Any, documents: Mapping[str, Any], off: Mapping[str, str]) -> RuleState:
     """What the engine knows of a rule, with what its document says."""
     found = RuleState(
         id=state.id,
@@ -179,9 +205,7 @@ def _rule_state(state: Any, documents: Mapping[str, Any], off: Set[str]) -> Rule
         matches=state.matches,
         arriving=state.arriving,
     )
-    if state.id in off:
-        why = "off in the settings (rules.off)"
-        found = msgspec.structs.replace(found, state="not evaluated", reason=why)
+    found = with_switch(found, off)
     document = documents.get(state.id)
     if document is None:
         return found

@@ -15,13 +15,17 @@ from cityward.documents import MAX_BYTES
 from siem import assembly, tls
 from siem.assets import from_settings
 from siem.config import Settings
-from siem.console.protocol import Usage
+from siem.console.hearing import hearing
+from siem.console.protocol import Hearing, Samples, Usage
+from siem.console.samples import Runs
 from siem.node import Clock, now_utc
 from siem.notify.routes import Route, routes_of
 from siem.notify.worker import Notifier
 from siem.register import Register
+from siem.store.accounts import Accounts
 from siem.store.notices import NoticeStore
-from siem.store.protocol import Assets, Events, Findings, Person, RuleState, SourceState
+from siem.store.protocol import Assets, Events, Findings, Range, RuleState, SourceState
+from siem.store.trail import Audited, Proof
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -30,8 +34,10 @@ if TYPE_CHECKING:
 class Served:
     """A node behind its console; it writes triage and audit, never events."""
 
-    def __init__(self, settings: Settings, clock: Clock = now_utc) -> None:
+    def __init__(self, settings: Settings, clock: Clock = now_utc, file: str = "") -> None:
         self._settings = settings
+        self._file = file
+        self._samples = Runs(assembly.rule_folders(settings))
         self._clock = clock
         self._events = assembly.events_of(settings, clock, write=False)
         self._db = assembly.db_of(settings, from_settings(settings), clock)
@@ -60,21 +66,19 @@ class Served:
         """The node's time."""
         return self._clock()
 
-    def person(self, name: str) -> Person | None:
-        """Who may sign in under this name."""
-        return self._db.person(name)
-
-    def holder_of(self, token_sha256: str) -> Person | None:
-        """Whom a token belongs to."""
-        return self._db.holder_of(token_sha256)
+    @property
+    def accounts(self) -> Accounts:
+        """People, tokens, saved views, switched rules."""
+        return self._db.accounts
 
     def sources(self) -> Sequence[SourceState]:
         """What every source has sent."""
         return self._db.sources()
 
     def rules(self) -> Sequence[RuleState]:
-        """What is known of every rule."""
-        return self._db.rules()
+        """What is known of every rule; one that was switched just now is shown so already."""
+        off = assembly.switched_off(self._settings, self._db)
+        return [assembly.with_switch(one, off) for one in self._db.rules()]
 
     def disk(self) -> Sequence[Usage]:
         """How full the store is."""
@@ -98,6 +102,14 @@ class Served:
                 return file.read(MAX_BYTES).decode("utf-8", "backslashreplace")
         except OSError:
             return ""
+
+    def samples(self, rule: RuleState, *, run: bool) -> Samples | None:
+        """The samples of a rule as they came out; without `run` only if that is known already."""
+        return self._samples.of(rule, run=run)
+
+    def hearing(self) -> Hearing:
+        """What a first source could be, and why those that are set up bring nothing."""
+        return hearing(self._settings, self.sources(), self._events, self._clock(), file=self._file)
 
     @property
     def routes(self) -> Mapping[str, Route]:
@@ -125,6 +137,16 @@ class Served:
     def audit(self, by: str, action: str, about: str, now: datetime) -> None:
         """Keep what a person did."""
         self._db.audit(by, action, about, now)
+
+    def trail(
+        self, words: str, span: Range, limit: int = 50, offset: int = 0
+    ) -> tuple[Sequence[Audited], int]:
+        """Lines of the audit trail."""
+        return self._db.trail(words, span, limit, offset)
+
+    def audit_proof(self) -> Proof:
+        """Whether the whole audit trail is as it was written."""
+        return self._db.audit_proof()
 
 
 def serve(settings: Settings, listening: socket.socket) -> None:

@@ -27,20 +27,33 @@ ENDED_MAX = 10_000
 
 SESSION_MAX_S = 12 * 3600
 PASSWORD_MAX = 1024
+PASSWORD_LEAST = 12
 
 _ANALYST = frozenset(("findings", "triage", "hunt", "rules", "assets", "health", "metrics", "self"))
 RIGHTS: dict[str, frozenset[str]] = {
-    "administrator": frozenset({"health", "metrics", "self"}),
+    "administrator": frozenset({"health", "metrics", "self", "people", "audit"}),
     "analyst": _ANALYST,
-    "engineer": _ANALYST | {"inventory"},
+    "engineer": _ANALYST | {"inventory", "switch"},
 }
-"""Parts of the console by role; `triage` changes findings, `inventory` assets."""
+"""Parts of the console by role; `triage` changes findings, `inventory` assets, `switch` rules."""
+
+OPENS: dict[str, frozenset[str]] = {
+    "read": _ANALYST - {"triage"},
+    "triage": frozenset({"triage"}),
+    "tune": frozenset({"inventory", "switch"}),
+    "admin": frozenset({"people", "audit"}),
+}
+"""Parts that a token opens by its scopes, as far as its person may."""
 
 LANDS_ON = {"administrator": "/health", "analyst": "/findings", "engineer": "/findings"}
 
 
 class NotSignedIn(Exception):  # noqa: N818 – a state, not a fault
     """Nobody is signed in: a page leads to the form, a program gets 401."""
+
+
+class MustChange(Exception):  # noqa: N818 – a state, not a fault
+    """The password is a one-time one: nothing opens before the person has chosen their own."""
 
 
 class NotYours(Exception):  # noqa: N818 – a refusal, not a fault
@@ -59,6 +72,8 @@ class Session:
     person: Person
     csrf: str
     """Token that every form of this session carries; empty for a token of a program."""
+    scopes: tuple[str, ...] = ()
+    """Of the token of a program."""
 
     @property
     def by_token(self) -> bool:
@@ -66,8 +81,10 @@ class Session:
         return not self.csrf
 
     def may(self, part: str) -> bool:
-        """Whether the person's role includes a part."""
-        return part in RIGHTS.get(self.person.role, frozenset())
+        """Whether one of the person's roles includes a part, and the token opens it."""
+        if self.by_token and not any(part in OPENS.get(one, ()) for one in self.scopes):
+            return False
+        return any(part in RIGHTS.get(role, ()) for role in self.person.roles)
 
 
 class Tries:
@@ -144,8 +161,8 @@ class Access:
         bearer = request.headers.get("authorization", "")
         if bearer[:7].lower() == "bearer ":
             digest = hashlib.sha256(bearer[7:].strip().encode()).hexdigest()
-            holder = self.node.holder_of(digest)
-            return Session(holder, "") if holder else None
+            held = self.node.accounts.holder_of(digest, self.node.now())
+            return Session(held[0], "", held[1].scopes) if held else None
         return self._by_cookie(request.cookies.get(self.session_cookie, ""))
 
     def enter(self, request: Request, part: str) -> Session:
@@ -153,11 +170,14 @@ class Access:
 
         Raises:
             NotSignedIn: Nobody is signed in.
+            MustChange: The password has to be changed first.
             NotYours: The role does not include the part.
         """
         session = self.session(request)
         if session is None:
             raise NotSignedIn
+        if session.person.one_time and part != "self":
+            raise MustChange
         if not session.may(part):
             raise NotYours(session.person, part)
         return session
@@ -168,7 +188,9 @@ class Access:
 
     def check_password(self, name: str, password: str, address: str) -> Person | None:
         """The person, if name and password fit; every failure is counted."""
-        person = self.node.person(name) if name else None
+        person = self.node.accounts.person(name) if name else None
+        if person and person.disabled:
+            person = None
         try:
             self._hasher.verify(
                 person.password_hash if person else self._nobody, password[:PASSWORD_MAX]
@@ -181,6 +203,10 @@ class Access:
             return None
         self.by_name.worked(name[:200])
         return person
+
+    def hash(self, password: str) -> str:
+        """What is kept of a password."""
+        return self._hasher.hash(password[:PASSWORD_MAX])
 
     def wait_s(self, name: str, address: str) -> float:
         """Seconds until this name or address may try again."""
@@ -226,8 +252,8 @@ class Access:
             return None
         try:
             said = self._signer.loads(cookie, max_age=SESSION_MAX_S)
-            person = self.node.person(said["name"])
-            fits = person is not None and said["of"] == _stamp(person)
+            person = self.node.accounts.person(said["name"])
+            fits = person is not None and not person.disabled and said["of"] == _stamp(person)
             fits = fits and said["csrf"] not in self._ended
             return Session(person, said["csrf"]) if person and fits else None
         except (BadSignature, KeyError, TypeError):
@@ -260,5 +286,6 @@ def set_cookie(
 
 
 def _stamp(person: Person) -> str:
-    """Changes with password and role, so that a change ends the sessions of before."""
-    return hashlib.sha256(f"{person.role}\0{person.password_hash}".encode()).hexdigest()[:16]
+    """Changes with password, roles and epoch, so that a change ends the sessions of before."""
+    said = f"{' '.join(person.roles)}\0{person.password_hash}\0{person.epoch}"
+    return hashlib.sha256(said.encode()).hexdigest()[:16]

@@ -18,16 +18,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cityward.errors import CitywardError
 from siem.console import formats
-from siem.console.access import LANDS_ON, Access, NotSignedIn, NotYours
+from siem.console.access import LANDS_ON, Access, MustChange, NotSignedIn, NotYours
 from siem.console.assets import Assets
+from siem.console.audit import Audit
 from siem.console.door import Door
 from siem.console.findings import Findings
 from siem.console.health import Health
 from siem.console.hunt import Hunt
+from siem.console.people import People
 from siem.console.protocol import Console
 from siem.console.rules import Rules
 from siem.console.site import HERE, Fault, Site, see_other
 from siem.console.triage import Triage
+from siem.store.protocol import Conflict
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +67,7 @@ def make_app(node: Console, access: Access | None = None) -> FastAPI:
 def _routes(app: FastAPI, site: Site) -> None:
     findings, hunt, rules = Findings(site), Hunt(site), Rules(site)
     assets = Assets(site)
+    people, audit = People(site), Audit(site)
     triage, health, door = Triage(site, findings), Health(site), Door(site)
 
     def add(path: str, endpoint: Callable[..., Any], method: str = "GET") -> None:
@@ -77,6 +81,9 @@ def _routes(app: FastAPI, site: Site) -> None:
         ("/rules", rules.listing),
         ("/assets", assets.listing),
         ("/health", health.page),
+        ("/people", people.listing),
+        ("/tokens", people.tokens),
+        ("/audit", audit.listing),
     ):
         for ending in ENDINGS:
             add(path + ending, page)
@@ -87,7 +94,12 @@ def _routes(app: FastAPI, site: Site) -> None:
         add("/rules/{rule_id}" + ending, rules.one)
         add("/assets/change" + ending, assets.change, "POST")
         add("/assets/{asset_id:path}" + ending, assets.one)
+        add("/people/change" + ending, people.change, "POST")
+        add("/people/{name}" + ending, people.one)
+        add("/tokens/change" + ending, people.change_token, "POST")
     add("/metrics", health.metrics)
+    add("/password", people.password_form)
+    add("/password", people.password, "POST")
     add("/", door.start)
     add("/sign-in", door.form)
     add("/sign-in", door.sign_in, "POST")
@@ -107,17 +119,22 @@ def _errors(app: FastAPI, site: Site) -> None:
 
     def not_yours(request: Request, error: Exception) -> Response:
         part = error.part if isinstance(error, NotYours) else ""
-        role = error.person.role if isinstance(error, NotYours) and error.person else "nobody"
+        roles = error.person.roles if isinstance(error, NotYours) and error.person else ("nobody",)
         if part == "form":
             what, todo = "this form is from another session", "Go back, load the page, try again."
         else:
-            what = f"{part} are not for the role {role}"
+            what = f"{part} is not for the role {' or '.join(roles)}, or not for this token"
             todo = "Ask whoever keeps the people of this node for the role."
         return _said(site, request, 403, Fault(what, "", todo))
 
+    def must_change(request: Request, _: Exception) -> Response:
+        if formats.wants_data(request):
+            return formats.error(403, "the password is a one-time one", "", "Change it: /password.")
+        return see_other("/password")
+
     def ours(request: Request, error: Exception) -> Response:
         fault = Fault.of(error) if isinstance(error, CitywardError) else Fault(str(error), "", "")
-        return _said(site, request, 400, fault)
+        return _said(site, request, 409 if isinstance(error, Conflict) else 400, fault)
 
     def http(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
@@ -136,6 +153,7 @@ def _errors(app: FastAPI, site: Site) -> None:
         return answer
 
     app.add_exception_handler(NotSignedIn, not_signed_in)
+    app.add_exception_handler(MustChange, must_change)
     app.add_exception_handler(NotYours, not_yours)
     app.add_exception_handler(CitywardError, ours)
     app.add_exception_handler(HTTPException, http)

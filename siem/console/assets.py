@@ -75,6 +75,7 @@ class Assets:
         offset = number_in(view.one("offset"), 0, 0, 1_000_000)
         shown = rows[offset : offset + limit]
         if form:
+            self.site.exported(session, request)
             said = {"query": view.one("q"), "offset": offset, "limit": limit}
             return formats.rows(form, [document(one) for one in shown], len(rows), said, "assets")
         return self.site.page(

@@ -32,6 +32,8 @@ KEYS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("g r", "go to Rules"),
             ("g a", "go to Assets"),
             ("g e", "go to Health"),
+            ("g p", "go to People"),
+            ("g u", "go to Audit"),
             ("t", "time"),
             ("[", "earlier"),
             ("]", "later"),
@@ -69,6 +71,8 @@ class Door:
         session = self.access.session(request)
         if session is None:
             raise NotSignedIn
+        if session.person.one_time:
+            return see_other("/password")
         return see_other(LANDS_ON.get(session.person.role, "/health"))
 
     def form(self, request: Request) -> Response:
@@ -130,6 +134,7 @@ class Door:
             self.site.node.audit(name[:200], "sign-in refused", address, now)
             return self._form(request, onward, "Name or password do not fit.", name, 401)
         self.site.node.audit(person.name, "sign-in", address, now)
+        self.site.node.accounts.signed_in(person.name, now)
         response = see_other(back_to(onward, "/"))
         self.access.open(response, request, person)
         return response

@@ -91,8 +91,7 @@ class Findings:
                 return formats.error(400, fault.what, fault.where, fault.todo)
             return self._page(request, session, view, fault)
         if form:
-            if form == "csv":
-                self.node.audit(session.person.name, "export", view.link(), self.node.now())
+            self.site.exported(session, request)
             return formats.rows(form, page.rows, page.total, _head(asked), "findings")
         return self._page(request, session, view, asked=asked, page=page)
 

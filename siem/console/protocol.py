@@ -8,7 +8,9 @@ from typing import Protocol
 
 import msgspec
 
-from siem.store.protocol import Assets, Events, Findings, Person, RuleState, SourceState
+from siem.store.accounts import Accounts
+from siem.store.protocol import Assets, Events, Findings, Range, RuleState, SourceState
+from siem.store.trail import Audited, Proof
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -18,6 +20,55 @@ class Usage(msgspec.Struct, frozen=True):
     used_bytes: int
     limit_bytes: int
     """0: no limit is set."""
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """One case of a rule and what it came to."""
+
+    name: str
+    wanted: str
+    """`match`, or why it must not."""
+    passed: bool
+    problems: Sequence[str] = ()
+
+
+class Samples(msgspec.Struct, frozen=True):
+    """The samples of a rule, run; `reason` says why there are none."""
+
+    file: str
+    cases: Sequence[Sample] = ()
+    reason: str = ""
+
+
+class Heard(msgspec.Struct, frozen=True):
+    """A network interface and what it has received since the machine started."""
+
+    name: str
+    packets: int
+    bytes: int
+    is_up: bool
+    in_use: bool = False
+    """A source of the settings reads it."""
+
+
+class Why(msgspec.Struct, frozen=True):
+    """A source that brings nothing, why, and what to do."""
+
+    source: str
+    reader: str
+    what: str
+    todo: str = ""
+
+
+class Hearing(msgspec.Struct, frozen=True):
+    """What the page for the first source shows; nothing of it is written anywhere."""
+
+    interfaces: Sequence[Heard] = ()
+    silent: Sequence[Why] = ()
+    hints: Sequence[Why] = ()
+    """What is wrong with a mirror port: `source` is its source."""
+    file: str = ""
+    """The settings file, where lines have to be added."""
 
 
 class Console(Protocol):
@@ -57,12 +108,9 @@ class Console(Protocol):
         """The clock of the node; a demo turns it faster."""
         ...
 
-    def person(self, name: str) -> Person | None:
-        """Who may sign in under this name."""
-        ...
-
-    def holder_of(self, token_sha256: str) -> Person | None:
-        """Whom a token for programs belongs to, by the hexadecimal hash of the token."""
+    @property
+    def accounts(self) -> Accounts:
+        """People, their tokens and saved views, switched rules."""
         ...
 
     def sources(self) -> Sequence[SourceState]:
@@ -85,6 +133,27 @@ class Console(Protocol):
         """What else Health says of store and node: name to words, in order."""
         ...
 
+    def samples(self, rule: RuleState, *, run: bool) -> Samples | None:
+        """The samples of a rule, run through the real collectors and the real engine.
+
+        Without `run`, only what is known of a run before; None if nothing is.
+        """
+        ...
+
     def audit(self, by: str, action: str, about: str, now: datetime) -> None:
-        """Keep what a person did: sign-ins, exports, settings; triage is kept by the store."""
+        """Keep what a person did: sign-ins, exports; the stores keep what they change."""
+        ...
+
+    def trail(
+        self, words: str, span: Range, limit: int = 50, offset: int = 0
+    ) -> tuple[Sequence[Audited], int]:
+        """Lines of the audit trail in which all words stand, newest first, and how many."""
+        ...
+
+    def audit_proof(self) -> Proof:
+        """Whether the whole audit trail is as it was written."""
+        ...
+
+    def hearing(self) -> Hearing:
+        """What a first source could be, and why those that are set up bring nothing."""
         ...

@@ -42,6 +42,7 @@ class Rules:
                 return formats.error_of(error)
             raise
         if form:
+            self.site.exported(session, request)
             listed = [
                 {name: value for name, value in msgspec.to_builtins(rule).items() if name != "text"}
                 for rule in rows

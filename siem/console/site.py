@@ -35,6 +35,8 @@ NAV = (
     ("rules", "/rules", "Rules"),
     ("assets", "/assets", "Assets"),
     ("health", "/health", "Health"),
+    ("people", "/people", "People"),
+    ("audit", "/audit", "Audit"),
 )
 
 
@@ -125,6 +127,12 @@ class Site:
         }
         text = self.templates.get_template(template).render({**looks, **context})
         return HTMLResponse(text.encode("utf-8", "backslashreplace"), status)
+
+    def exported(self, session: Session, request: Request) -> None:
+        """Keep that a list left the console as a file."""
+        if formats.form_of(request) in ("csv", "ndjson"):
+            about = self.view_of(request).link(request.url.path)
+            self.node.audit(session.person.name, "export", about, self.node.now())
 
     def choice(self, asked: view.View, now: datetime) -> timespan.Choice:
         """The range of a view; one that cannot be read becomes the default."""

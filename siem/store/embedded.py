@@ -844,6 +844,12 @@ class NodeDb:
         """The audit trail, newest first; `before` a number for the next page."""
         return self._trail.lines(self._db, limit, before)
 
+    def trail(
+        self, words: str, span: Range, limit: int = 50, offset: int = 0
+    ) -> tuple[list[Audited], int]:
+        """Lines of the audit trail in which all words stand, newest first, and how many."""
+        return self._trail.search(self._db, words, span, limit, offset)
+
     def audit_proof(self) -> Proof:
         """Whether the whole audit trail is as it was written."""
         db = self._db

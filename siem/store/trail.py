@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from siem.store.lines import harmless
+from siem.store.protocol import Range
 from siem.store.query import from_micros, micros
 
 SCHEMA = """
@@ -35,6 +36,7 @@ END;
 """Since format 2 of the state."""
 
 ACTION_MAX, ABOUT_MAX = 200, 2000
+WORDS_MAX = 20
 BEGIN = "0" * 64
 """What the first line names as the hash before it."""
 
@@ -117,15 +119,29 @@ class Trail:
         self._anchor(db, last["number"], last["hash"])
         return db.execute("DELETE FROM audit WHERE number <= ?", (last["number"],)).rowcount
 
-    def lines(
-        self, db: sqlite3.Connection, limit: int, before: int | None = None, about: str = "%"
-    ) -> list[Audited]:
+    def lines(self, db: sqlite3.Connection, limit: int, before: int | None = None) -> list[Audited]:
         """The newest first; `before` a number for the next page."""
         rows = db.execute(
-            "SELECT * FROM audit WHERE number < ? AND about LIKE ? ORDER BY number DESC LIMIT ?",
-            (2**62 if before is None else before, about, limit),
+            "SELECT * FROM audit WHERE number < ? ORDER BY number DESC LIMIT ?",
+            (2**62 if before is None else before, limit),
         )
         return [_line(row) for row in rows]
+
+    def search(
+        self, db: sqlite3.Connection, words: str, span: Range, limit: int, offset: int
+    ) -> tuple[list[Audited], int]:
+        """Lines of a span in which all words stand, newest first, and how many there are."""
+        where = "time >= ? AND time < ?"
+        marks: list[Any] = [micros(span.since), micros(span.until)]
+        for word in words.split()[:WORDS_MAX]:
+            where += " AND instr(lower(person || ' ' || action || ' ' || about), ?) > 0"
+            marks.append(word.lower())
+        rows = db.execute(
+            f"SELECT * FROM audit WHERE {where} ORDER BY number DESC LIMIT ? OFFSET ?",
+            (*marks, limit, offset),
+        ).fetchall()
+        total = db.execute(f"SELECT count(*) FROM audit WHERE {where}", marks).fetchone()[0]
+        return [_line(row) for row in rows], int(total)
 
     def every(self, db: sqlite3.Connection) -> Iterator[Audited]:
         """All lines, the oldest first."""

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -32,22 +34,27 @@ from luqum.tree import (
 
 from cityward import Asset
 from cityward.errors import CitywardError, InputError
-from siem.console.protocol import Usage
+from siem.console.protocol import Heard, Hearing, Sample, Samples, Usage, Why
+from siem.store.embedded import NodeDb
 from siem.store.inventory import names_of, spoken
 from siem.store.protocol import (
     AssetRow,
     AssetState,
     Change,
     Conduit,
+    Conflict,
     Document,
     Observed,
     Page,
     Person,
     Range,
+    Role,
     RuleState,
     SourceState,
+    Token,
     ZoneRow,
 )
+from siem.store.trail import Audited, Proof
 
 NOW = datetime(2026, 11, 12, 3, 14, 7, tzinfo=UTC)
 PASSWORD = "correct horse battery"
@@ -233,12 +240,24 @@ class FakeFindings:
         found = select(self.documents, query, span, "finding.last_seen")
         return list(_buckets(found, span, buckets, "finding.severity"))
 
-    def change(self, ids: Sequence[str], change: Change, by: str, now: datetime) -> int:
+    def change(
+        self,
+        ids: Sequence[str],
+        change: Change,
+        by: str,
+        now: datetime,
+        revisions: Mapping[str, int] | None = None,
+    ) -> int:
         changed = 0
+        self.before: list[Document] = []
         for one in self.documents:
             if one["finding.id"] not in ids:
                 continue
+            if (revisions or {}).get(one["finding.id"]) not in (None, one["finding.revision"]):
+                raise Conflict("another revision", "revision", "Read it again.")
             changed += 1
+            self.before.append(dict(one))
+            one["finding.revision"] += 1
             if change.status is not None:
                 one["finding.status"] = change.status
             if change.verdict is not None:
@@ -253,6 +272,16 @@ class FakeFindings:
             }
             one["cw.history"] = [*one.get("cw.history", []), said]
         return changed
+
+    def undoable(self, by: str, now: datetime) -> int:
+        return len(getattr(self, "before", ()))
+
+    def undo(self, by: str, now: datetime) -> int:
+        found = {one["finding.id"]: one for one in self.documents}
+        undone, self.before = self.before, []
+        for one in undone:
+            found[one["finding.id"]].update(one)
+        return len(undone)
 
 
 def _group(one: Document) -> str:
@@ -354,8 +383,30 @@ class FakeInventory:
         return len(ids)
 
 
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+PEOPLE: dict[str, tuple[Role, ...]] = {
+    "a.admin": ("administrator",),
+    "i.vasko": ("analyst",),
+    "e.ngineer": ("engineer",),
+    "b.oth": ("administrator", "analyst"),
+}
+HEARD = Hearing(
+    interfaces=(
+        Heard("enp1s0", 18_204_551, 12_400_000_000, is_up=True),
+        Heard("enp2s0", 0, 0, is_up=False),
+        Heard("lo", 412, 40_000, is_up=True),
+    ),
+    silent=(
+        Why("dns", "file", "/var/log/dns.log is not there", "Check the path."),
+        Why("tap-east", "interface", "enp2s0 is down", "ip link set enp2s0 up; check the cable."),
+    ),
+    hints=(Why("tap-north-1", "interface", "412 of 500 TCP flows have no answer", "Both ways."),),
+    file="/etc/cityward/cityward.toml",
+)
+
+
 class FakeNode:
-    """A node whose stores live in memory."""
+    """A node whose stores of findings and events live in memory; its accounts are real ones."""
 
     operator = "op-energy"
     sector = "energy.district_heating"
@@ -364,19 +415,24 @@ class FakeNode:
     def __init__(
         self, findings: list[Document] | None = None, events: Sequence[Document] = ()
     ) -> None:
+        self.clock = NOW
         self.events = FakeEvents(list(events))
         self.findings = FakeFindings(findings or [], self.events)
-        self.people = {
-            name: Person(name, role, HASHER.hash(PASSWORD))  # type: ignore[arg-type]
-            for name, role in (
-                ("a.admin", "administrator"),
-                ("i.vasko", "analyst"),
-                ("e.ngineer", "engineer"),
-            )
-        }
-        self.tokens = {hashlib.sha256(b"t0ken").hexdigest(): "i.vasko"}
+        self._folder = tempfile.TemporaryDirectory(prefix="cityward-", dir=MEMORY)
+        self.db = NodeDb(Path(self._folder.name) / "node.db", b"operator", clock=self.now)
+        self.accounts = self.db.accounts
+        for name, roles in PEOPLE.items():
+            self.accounts.add(Person(name, roles, HASHER.hash(PASSWORD)))
+        self.give_token("t0ken", "i.vasko", "read", "triage")
         self.said: list[tuple[str, str, str]] = []
-        self.clock = NOW
+        self.rule_samples = Samples(
+            "rule.test.yml",
+            (
+                Sample("a stranger writes", "must match", passed=True),
+                Sample("a master writes", "near miss", False, ("1 finding, wanted 0",)),
+            ),
+        )
+        self.heard = HEARD
         self.source_states: list[SourceState] = []
         self.rule_states: list[RuleState] = []
         self.inventory = FakeInventory()
@@ -384,11 +440,24 @@ class FakeNode:
     def now(self) -> datetime:
         return self.clock
 
-    def person(self, name: str) -> Person | None:
-        return self.people.get(name)
+    def give_token(self, secret: str, person: str, *scopes: str) -> None:
+        digest = hashlib.sha256(secret.encode()).hexdigest()
+        token = Token(digest[:12], person, f"{secret} of {person}", scopes)
+        self.accounts.add_token(digest, token, "a.admin", NOW)
 
-    def holder_of(self, token_sha256: str) -> Person | None:
-        return self.person(self.tokens.get(token_sha256, ""))
+    def samples(self, rule: RuleState, *, run: bool) -> Samples | None:
+        return self.rule_samples if run else None
+
+    def hearing(self) -> Hearing:
+        return self.heard
+
+    def trail(
+        self, words: str, span: Range, limit: int = 50, offset: int = 0
+    ) -> tuple[Sequence[Audited], int]:
+        return self.db.trail(words, span, limit, offset)
+
+    def audit_proof(self) -> Proof:
+        return self.db.audit_proof()
 
     def sources(self) -> list[SourceState]:
         return self.source_states
@@ -411,6 +480,7 @@ class FakeNode:
 
     def audit(self, by: str, action: str, about: str, now: datetime) -> None:
         self.said.append((by, action, about))
+        self.db.audit(by, action, about, now)
 
 
 # A small operator, invented; addresses of RFC 5737
