@@ -113,10 +113,20 @@ SAMPLES: dict[str, list[bytes]] = {
         b"(1410714884.146998) can0 11F80F01#8318FFFF0074FFFF\n"
         b"(1410714884.0) can0 0DED1102#000601120100F802",
     ],
+    "onvif": [
+        b'<e xmlns="http://www.onvif.org/ver10/schema"><NotificationMessage><Topic>tns1:Door/State'
+        b'/DoorAlarm</Topic><Message UtcTime="2026-02-01T10:00:00Z" PropertyOperation="Changed"><S'
+        b'ource><SimpleItem Name="DoorToken" Value="d1"/></Source><Data><SimpleItem Name="State" V'
+        b'alue="DoorForcedOpen"/></Data></Message></NotificationMessage></e>',
+    ],
     "opencanary": [
         b'{"dst_host": "10.0.0.9", "dst_port": 22, "logdata": {"USERNAME": "root", "PASSWO'
         b'RD": "x"}, "logtype": 4002, "node_id": "c", "src_host": "192.0.2.9", "src_port":'
         b' 4711, "utc_time": "2024-05-01 10:00:00.123"}',
+    ],
+    "osdp": [
+        b'{ "timeSec" : "1693167786", "timeNano" : "036554064", "io" : "out", "data" : " ff 53 80 '
+        b'0a 00 04 48 00 01 0f a1", "osdpTraceVersion":"1" }',
     ],
     "paloalto": [
         b"1,2024/05/01 12:00:01,007051000012345,TRAFFIC,end,2561,2024/05/01 12:00:01,10.0."
@@ -199,6 +209,10 @@ SAMPLES: dict[str, list[bytes]] = {
         b"time;Flow [m3/h];Valve",
         b"31.12.2026 14:05;12,5;open",
         b"2026-12-31T14:06:00Z;;1",
+    ],
+    "unifi-video": [
+        b'[{"id":"1","type":"nfcCardScanned","start":1731245487257,"end":1731245487257,"smartDetec'
+        b'tTypes":["person"],"camera":"c","metadata":{"nfc":{"nfcId":"64B2A621","userId":"u"}}}]',
     ],
     "wazuh": [
         b'{"timestamp": "2024-05-01T10:00:00.123+0200", "rule": {"level": 5, "description"'
