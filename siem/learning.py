@@ -308,8 +308,15 @@ class Learner:
         if protocol not in NAMING:
             return False
         record = asked if fields.get("ot.direction") == "response" else heard
-        name = fields.get("host.name")
+        macs = [_dashed(one) for one in _texts(fields.get("host.mac"))]
+        named = [*_texts(fields.get("host.ip")), *macs]
+        if named:
+            # A server speaks of its client: it is the client that has the name.
+            record = next((self._assets.get(self._ids.get(one, "")) for one in named), None)
+        name = fields.get("host.name") or fields.get("host.hostname")
         said = fields.get("cw.vendor")
+        if isinstance(said, dict):
+            name = name or said.get("name_of_station")
         firmware = fields.get("ot.firmware.version")
         is_said = isinstance(said, dict) and any(
             key in said for keys in _SELF.values() for key in keys
@@ -317,11 +324,12 @@ class Learner:
         if record is None or not (name or firmware or is_said or protocol in _LINK_LAYER):
             return False
         _add(record.names, name)
-        mac = _text(fields.get("source.mac"))
-        is_own = protocol in _LINK_LAYER and record is heard
-        if is_own and mac not in self._ids and _is_device(mac, is_zoned=True):
-            self._ids[mac] = record.id
-            _add(record.addresses, mac)
+        if protocol in _LINK_LAYER and record is heard:
+            macs.append(_text(fields.get("source.mac")))
+        for mac in macs:
+            if mac not in self._ids and _is_device(mac, is_zoned=True):
+                self._ids[mac] = record.id
+                _add(record.addresses, mac)
         if isinstance(said, dict):
             for what, keys in _SELF.items():
                 value = next((said[key] for key in keys if said.get(key)), None)
@@ -440,6 +448,15 @@ def _is_answered(fields: Mapping[str, Any]) -> bool:
 def _is_room(asked: Observed, writer: str) -> bool:
     """Whether it is a writer that is not known yet."""
     return bool(writer) and writer not in asked.writers and len(asked.writers) < WRITERS_MOST
+
+
+def _texts(value: Any) -> list[str]:
+    return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []
+
+
+def _dashed(mac: str) -> str:
+    """A MAC address as ECS writes it."""
+    return mac.replace(":", "-").upper()
 
 
 def _text(value: Any) -> str:

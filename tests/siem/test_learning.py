@@ -228,6 +228,24 @@ def test_a_lease_joins_name_and_mac_address_to_the_asset() -> None:
     assert found["192.0.2.9"].addresses == ["192.0.2.9", "02-00-00-00-00-09"]
 
 
+def test_a_server_that_speaks_of_its_client_names_the_client() -> None:
+    made = learner()
+    lease = {
+        "source.ip": "192.0.2.1",
+        "network.protocol": "dhcp",
+        "host.ip": ["192.0.2.9"],
+        "host.mac": ["02:00:00:00:00:0a"],
+        "host.hostname": "panel-9",
+    }
+
+    made.learn([event({"source.ip": "192.0.2.9"}), event(lease)], NOON)
+
+    found = assets_of(made)
+    assert found["192.0.2.9"].names == ["panel-9"]
+    assert found["192.0.2.9"].addresses == ["192.0.2.9", "02-00-00-00-00-0A"]
+    assert found["192.0.2.1"].names == []
+
+
 def test_in_the_learning_period_nothing_is_news_and_its_end_is_said_once() -> None:
     made = learner(hours=24)
     other = {**WRITE, "source.ip": "192.0.2.6"}
@@ -496,6 +514,7 @@ def test_an_asset_of_the_settings_shows_what_was_seen_at_its_addresses(tmp_path:
     settings = parse(
         {
             "state_dir": str(tmp_path),
+            "rules": {"shipped": False},
             "asset": [{"id": "rtu-7", "addresses": ["192.0.2.70", "192.0.2.71"]}],
         }
     )
