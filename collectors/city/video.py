@@ -128,7 +128,8 @@ def _event(one: Any, record: Record, number: int) -> Event:
     }
     if end is not None and end >= start:
         fields["event.end"] = end
-        fields["event.duration"] = round((end - start).total_seconds() * 1e9)
+        if (took_ns := count(round((end - start).total_seconds() * 1e9))) is not None:
+            fields["event.duration"] = took_ns
     if state:
         fields["phys.state"] = state
     if action == "device_disconnected":
