@@ -918,6 +918,7 @@ def commands() -> Iterator[tuple[str, ...]]:
 STAYS = {("collect",), ("demo",), ("run",), ("serve",)}
 """Commands that go on until they are stopped; tests of their own run them."""
 TESTED_ELSEWHERE = {("rule", "check"), ("rule", "test"), ("rule", "try")} | {
+    ("route", "test"),
     ("bench", "node"),
     ("bench", "packets"),
     ("bench", "protocols"),
