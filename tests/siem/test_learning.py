@@ -348,7 +348,7 @@ def test_a_known_combination_costs_less_than_a_microsecond() -> None:
     made.learn(events, NOON)
     costs = []
 
-    for _ in range(20):
+    for _ in range(200):  # the best of many: another process may hold the core
         began = time.process_time()
         made.learn(events, NOON)
         costs.append((time.process_time() - began) / len(events))
