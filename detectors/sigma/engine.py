@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from graphlib import TopologicalSorter
 from typing import Literal
 
 import msgspec
@@ -259,8 +260,10 @@ class Engine:
     def _built_states(self, base: Iterable[RuleState]) -> Iterator[RuleState]:
         """Correlations and absences: one whose base is not evaluated cannot be either."""
         known = {one.id: one for one in base}
-        built: list[Correlation | Absence] = [*self.rules.correlations, *self.rules.absences]
-        for one in built:
+        every: list[Correlation | Absence] = [*self.rules.correlations, *self.rules.absences]
+        built = {one.id: one for one in every}
+        order = TopologicalSorter({one.id: bases_of(one) for one in every}).static_order()
+        for one in (built[name] for name in order if name in built):
             idle = [known[i] for i in bases_of(one) if known[i].state != "on"]
             counts = self._correlator.counts(one.id)
             known[one.id] = RuleState(

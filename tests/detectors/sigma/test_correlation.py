@@ -447,6 +447,17 @@ def test_an_absence_with_no_time_to_wait_decides_at_once() -> None:
     assert len(found) == 1
 
 
+def test_a_correlation_counts_what_was_missing() -> None:
+    counted = "title: Twice\ncorrelation: {type: event_count, rules: absent, timespan: 1h, "
+    counted += "condition: {gte: 2}}\n"
+    one = engine(ABSENT.replace("cw_absence", "name: absent\ncw_absence") + "---\n" + counted)
+
+    list(one.detect([event(0, act="a", phys__point="P1"), event(1, act="a", phys__point="P2")]))
+
+    assert [found.title for found in one.tick(START + timedelta(seconds=40))] == ["Twice"]
+    assert {state.title: state.matches for state in one.states()}["Twice"] == 1
+
+
 def test_a_correlation_whose_base_is_not_evaluated_says_so() -> None:
     text = COUNT.replace("{act: a}", "{'act|expand': '%acts%'}")
 
