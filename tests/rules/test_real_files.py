@@ -83,6 +83,9 @@ ATTACKS: dict[str, list[tuple[str, str, str]]] = {
         ("medium", "Safety controller program read", "192.168.1.88"),
     ],
     "energy/opcua_open62541_session.pcap": [("low", "OPC UA password in clear", "::1")],
+    "transport/can_crysys_attack_speed_const.log": [
+        ("medium", "Signal on a vehicle bus frozen", "")
+    ],
     "port/omron_fins.pcap": [
         ("high", "Omron controller stopped or reset (FINS)", "10.4.14.102"),
         ("high", "Program of an Omron controller changed (FINS)", "10.4.14.102"),
@@ -165,6 +168,7 @@ ATTACKS: dict[str, list[tuple[str, str, str]]] = {
 """Each attack file of a format that is read, and all that the rules say of it."""
 
 TECHNIQUES: dict[str, set[str]] = {
+    "transport/can_crysys_attack_speed_const.log": {"T1692.002"},
     "city/bacnet_all_services.pcap": {"T0814", "T0816"},
     "city/bacnet_quickdraw_recon.pcap": {"T0846"},
     "energy/triton_tristation_malware.pcap": {"T0843", "T0845", "T0858", "T0889"},
@@ -210,6 +214,9 @@ BENIGN: dict[str, int] = {
     "energy/iec104_control_commands.pcap": 78,
     "port/enip_cip_icsnpp_example.pcap": 329,
     "transport/snmp_v2c_requests.pcap": 12,
+    "transport/siri_et_bane_nor_rail.xml": 126,
+    "transport/can_crysys_benign.log": 551,
+    "transport/can_candump_icsim.log": 164,
     "transport/gtfsrt_nyct_subway_ace_1707397157.pb": 320,
     "transport/gtfsrt_nyct_subway_ace_1707397217.pb": 314,
     "transport/gtfsrt_nyct_subway_with_alert.pb": 160,
