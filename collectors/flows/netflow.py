@@ -26,11 +26,12 @@ from datetime import datetime
 from struct import Struct
 from typing import Any, NamedTuple, TypeVar
 
-from netflume import SequenceWatch, TemplateStore, parse_message, sampling_rate
+from netflume import TemplateStore, parse_message, sampling_rate
 
 from cityward import Event, LogSource, Record, collector
 from collectors.flows.elements import ELEMENTS, FIELDS, FIREWALL, REASONS, SCOPES
 from collectors.flows.ends import Fields, ends
+from collectors.flows.sequence import Sequences
 from collectors.packets.walk import ICMP, ICMP6
 from collectors.values import LONG_MAX, address, moment, sort_in
 
@@ -153,7 +154,7 @@ class Exports:
         # What it would log, anyone who can reach the port could make it log; events say the same.
         logging.getLogger("netflume").setLevel(logging.CRITICAL)
         self.templates = Templates(templates_max, elements_max)
-        self.sequence: Any = SequenceWatch(EXPORTERS_MAX)  # type: ignore[no-untyped-call]
+        self.sequences = Sequences(EXPORTERS_MAX)
         self._rates: OrderedDict[Key, int] = OrderedDict()
         self._boots: OrderedDict[tuple[str, int], int] = OrderedDict()
         self._held: OrderedDict[Key, list[Held]] = OrderedDict()
@@ -342,16 +343,16 @@ class Exports:
     ) -> Iterator[Told]:
         """What the sequence number says has not arrived."""
         version, domain = header["version"], header["domain"]
+        stream = (exporter, domain, version)
         if not all(self.templates.asked):
             # How many records an unknown set has is not known, so the count begins anew.
-            self.sequence.streams.pop((exporter, domain, version), None)
+            self.sequences.forget(stream)
             return
-        lost = self.sequence.observe(
-            exporter, domain, version, header["sequence"], len(flows), len(options)
-        )
-        self.sequence.take_events()
+        # Options are records of IPFIX, too; version 5 has them in its header.
+        records = len(flows) + (len(options) if version == _IPFIX else 0)
+        lost, in_messages = self.sequences.lost(stream, header["sequence"], records)
         if lost:
-            unit = self.sequence.units.get((exporter, domain, version), "exports")
+            unit = "export messages" if in_messages else "flow records"
             said = {
                 "event.action": "flows_lost",
                 "event.outcome": "failure",

@@ -18,6 +18,7 @@ from cityward import Event, Record
 from cityward.checks import NOW, check_collector, check_decoder, events_of, records
 from collectors.flows import netflow
 from collectors.flows.netflow import Exports, Netflow, is_export
+from collectors.flows.sequence import Sequences
 from collectors.packets.decoders.netflow import NetflowDatagrams
 from collectors.packets.packets import Packets
 from collectors.readers.syslog import SyslogUdp
@@ -135,6 +136,8 @@ def test_real_exports_of_softflowd_are_read(data: Path) -> None:
     assert actions(nine).count("flow_ended") == 7
     # The file holds a second message; the first has six flows and an option.
     assert actions(ipfix).count("flow_options") == 1
+    # This exporter counts the records of each message with it: 6, 7, 12. Nothing is lost.
+    assert "flows_lost" not in actions(ipfix)
     assert ipfix[1].fields["event.start"] == datetime(2015, 5, 13, 11, 20, 13, 506_000, UTC)
 
 
@@ -169,6 +172,35 @@ def test_a_gap_in_the_sequence_says_how_many_flows_are_lost() -> None:
     lost = [event for event in events if event.fields["event.action"] == "flows_lost"]
     assert [event.fields["cw.vendor"]["lost"] for event in lost] == [11]
     assert lost[0].fields["event.reason"] == "11 flow records of this exporter did not arrive"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "records", "lost"),
+    [
+        ([0, 1, 2, 5, 6], [3, 3, 3, 3, 3], [2]),
+        ([0, 3, 5, 9, 17], [3, 2, 4, 1, 1], [7]),
+        ([3, 5, 9, 10, 20], [3, 2, 4, 1, 2], [8]),
+        ([7, 8, 9, 12], [1, 1, 1, 1], [2]),
+        ([0, 3, 6, 3, 9], [3, 3, 3, 3, 3], []),
+        ([900_000, 900_003, 900_006, 0, 3, 6], [3, 3, 3, 3, 3, 3], []),
+        ([4_294_967_290, 4_294_967_293, 0, 3], [3, 3, 3, 3], []),
+        ([0, 50, 90], [3, 3, 3], []),
+    ],
+    ids=[
+        "messages", "records before", "records with its own", "one record each", "late", "restart",
+        "wrap", "not learned",
+    ],
+)  # fmt: skip
+def test_each_way_to_count_is_learned(
+    numbers: list[int], records: list[int], lost: list[int]
+) -> None:
+    sequences = Sequences(10)
+    found = [
+        sequences.lost("x", number, count)[0]
+        for number, count in zip(numbers, records, strict=True)
+    ]
+
+    assert [one for one in found if one] == lost
 
 
 def test_sampling_is_stated_and_counts_stay_as_reported() -> None:
@@ -216,7 +248,7 @@ def test_a_forger_costs_neither_memory_nor_the_exporter_its_records(
     assert len(exports.templates.templates) <= 60
     assert evicted > 1_900
     assert exports._held_bytes <= 1_000
-    assert len(exports.sequence.streams) <= 50
+    assert len(exports.sequences.streams) <= 50
 
 
 @pytest.mark.parametrize(
