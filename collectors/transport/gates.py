@@ -90,6 +90,9 @@ def _line(line: dict[str, Any], record: Record) -> Event:
     elif kind == "state" and state in STATES:
         action = "gate_forced" if state == "forced" else "gate_state"
         own = {"event.kind": "state", "event.action": action}
+    elif kind in ("validation", "state"):
+        what = result if kind == "validation" else state
+        raise ValueError(f"a {kind} that this form does not have: {str(what)[:64]!r}")
     else:
         raise ValueError(f"neither a validation nor a state: {str(kind)[:64]!r}")
     fields, vendor = sort_in(flat(line), TABLE)

@@ -87,6 +87,7 @@ def test_what_cannot_be_read_is_kept_unless_it_may_hold_a_card():
     secret = _read(_line(**{**VALIDATION, "result": "maybe", "ticket": "4111111111111111"}))
 
     assert "asleep" in strange.fields["event.original"]
+    assert strange.fields["event.reason"] == "a state that this form does not have: 'asleep'"
     assert "4111" not in str(secret.fields)
 
 
