@@ -33,6 +33,7 @@ HEAD_BYTES = 65_536
 
 SECRET_BYTES = 32
 
+SWITCHED = "switched off by"
 OFF_IN_SETTINGS = "off in the settings (rules.off)"
 
 RULES_FOLDER = Path(__file__).parent.parent / "rules"
@@ -177,7 +178,7 @@ def rule_folders(settings: Settings) -> list[Path]:
 def switched_off(settings: Settings, db: NodeDb) -> dict[str, str]:
     """Rules that are off, with the reason; what the settings say cannot be switched on here."""
     off = {
-        one.rule: f"switched off by {one.by}: {one.reason}"
+        one.rule: f"{SWITCHED} {one.by}: {one.reason}"
         for one in db.accounts.switches()
         if not one.is_on
     }
@@ -186,6 +187,8 @@ def switched_off(settings: Settings, db: NodeDb) -> dict[str, str]:
 
 def with_switch(rule: RuleState, off: Mapping[str, str]) -> RuleState:
     """A rule as it stands with what people switched off."""
+    if rule.id not in off and rule.reason.startswith(SWITCHED):
+        return msgspec.structs.replace(rule, state="on", reason="")
     if rule.id not in off or rule.state == "refused":
         return rule
     return msgspec.structs.replace(rule, state="not evaluated", reason=off[rule.id])

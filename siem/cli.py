@@ -26,7 +26,7 @@ EXIT_CODES = {
 }
 """What an exit code means, the same in every command."""
 
-LISTING = ("finding", "source", "asset", "calendar", "route")
+LISTING = ("finding", "source", "asset", "calendar", "route", "person", "token", "audit")
 """Nouns with a verb `list`."""
 
 HELP = {"--help", "-h"}
@@ -83,6 +83,22 @@ app.command(calendar)
 calendar.command("siem.commands.calendar:list_", name="list")
 calendar.command("siem.commands.calendar:add", name="add")
 calendar.command("siem.commands.calendar:remove", name="remove")
+person = App(name="person", help="People: who may sign in to the console, with which roles.")
+app.command(person)
+person.command("siem.commands.person:list_", name="list")
+person.command("siem.commands.person:add", name="add")
+person.command("siem.commands.person:disable", name="disable")
+person.command("siem.commands.person:enable", name="enable")
+person.command("siem.commands.person:reset", name="reset")
+token = App(name="token", help="Tokens: what programs may ask of the console.")
+app.command(token)
+token.command("siem.commands.token:list_", name="list")
+token.command("siem.commands.token:add", name="add")
+token.command("siem.commands.token:revoke", name="revoke")
+audit = App(name="audit", help="Audit trail: what people did, and whether its record is whole.")
+app.command(audit)
+audit.command("siem.commands.audit:list_", name="list")
+audit.command("siem.commands.audit:verify", name="verify")
 rule = App(name="rule", help="Sigma rules: check them, test them, try them on an event.")
 app.command(rule)
 rule.command("siem.commands.rule:check", name="check")

@@ -115,7 +115,14 @@ class Findings:
             view=view,
             verdicts=VERDICTS,
             notice=notice_of(view),
+            undoable=self._undoable(session, view),
         )
+
+    def _undoable(self, session: Session, view: View) -> int:
+        """How many findings the notice of the last act offers to give back."""
+        if not notice_of(view) or view.one("done").startswith("undo"):
+            return 0
+        return self.node.findings.undoable(session.person.name, self.node.now())
 
     def ask(self, view: View, limit_max: int) -> Asked:
         """Read what an address asks for.
@@ -205,6 +212,7 @@ class Findings:
             verdicts=VERDICTS,
             severities=tuple(reversed(SEVERITIES)),
             notice=notice_of(view),
+            undoable=self._undoable(session, view),
             **context,
         )
 
@@ -314,6 +322,7 @@ _DONE = {
     "suppress": "Suppressed {}.",
     "reopen": "Reopened {}.",
     "comment": "Comment kept with {}.",
+    "undo": "{} as before.",
 }
 
 

@@ -16,10 +16,11 @@ from cityward.errors import CitywardError
 from cityward.finding import VERDICTS
 from siem.console import formats, timespan
 from siem.console.access import NotYours, Session
+from siem.console.body import body_of
 from siem.console.findings import Findings
 from siem.console.site import ROWS_MAX, Site, back_to, see_other
 from siem.console.view import View
-from siem.store.protocol import Change
+from siem.store.protocol import Change, Conflict
 
 ACTS = {
     "take": "Take",
@@ -30,6 +31,9 @@ ACTS = {
     "comment": "Comment",
 }
 """Word of the form, verb on the button."""
+
+UNDO = "undo"
+"""Gives back what the person's last act changed."""
 
 FORGOTTEN = ("done", "open", "more")
 COMMENT_MAX = 2000
@@ -45,7 +49,7 @@ class Triage:
 
     async def change(self, request: Request) -> Response:
         """Take one act over some findings, or show the form that asks for the rest of it."""
-        form = await request.form(max_files=0, max_fields=2000)
+        form = await body_of(request)
         return await run_in_threadpool(self._change, request, form)
 
     def _change(self, request: Request, form: FormData) -> Response:
@@ -56,25 +60,33 @@ class Triage:
         act = text(form, "act")
         back = back_to(text(form, "back"), "/findings")
         try:
+            now = self.node.now()
+            if act == UNDO:
+                done = self.node.findings.undo(session.person.name, now)
+                return self._done(back, act, done, as_data)
             if act not in ACTS:
                 raise CitywardError(
                     f"no act is called {act[:40]!r}", "act", f"Choose {', '.join(ACTS)}."
                 )
             ids = self._ids(form, back)
             missing = _missing(act, form)
-            if not ids or (missing and not as_data):
+            if not as_data and (not ids or missing):
                 return self._ask(
                     request, session, form, act=act, ids=ids, back=back, missing=missing
                 )
-            if missing:
-                raise CitywardError(missing, act, "Send it with the form.")
-            now = self.node.now()
+            if missing or not ids:
+                raise CitywardError(missing or "no id is named", act, "Send it with the rest.")
             change = _change_of(act, form, session.person.name, now)
-            done = self.node.findings.change(ids, change, session.person.name, now)
+            done = self.node.findings.change(
+                ids, change, session.person.name, now, _revisions(form, ids)
+            )
         except CitywardError as error:
             if as_data:
-                return formats.error_of(error)
+                return formats.error_of(error, 409 if isinstance(error, Conflict) else 400)
             raise
+        return self._done(back, act, done, as_data)
+
+    def _done(self, back: str, act: str, done: int, as_data: bool) -> Response:
         if as_data:
             return formats.json({"changed": done})
         path, _, query = back.partition("?")
@@ -130,6 +142,23 @@ def text(form: FormData, name: str) -> str:
 
 def _view(path: str, query: str) -> View:
     return View(path, tuple(parse_qsl(query)[:100]))
+
+
+def _revisions(form: FormData, ids: Sequence[str]) -> dict[str, int]:
+    """Which revision of a finding was seen: `id=3` for one, or `3` for all that are named.
+
+    Raises:
+        CitywardError: it is no number.
+    """
+    seen: dict[str, int] = {}
+    for said in form.getlist("revision"):
+        name, _, number = str(said).rpartition("=")
+        if not (number.isascii() and number.isdecimal() and len(number) < 10):
+            raise CitywardError(
+                f"{number[:40]!r} is no revision", "revision", "Send finding.revision as it was."
+            )
+        seen |= {name: int(number)} if name else dict.fromkeys(ids, int(number))
+    return seen
 
 
 def _missing(act: str, form: FormData) -> str:

@@ -331,7 +331,7 @@ class NodeDb:
             db.execute("BEGIN IMMEDIATE")
             yield db
             db.commit()
-        except sqlite3.OperationalError as error:
+        except (sqlite3.OperationalError, OSError) as error:
             db.rollback()
             raise TransientError(
                 f"the state cannot be written: {error}", str(self.path), "Make room; try again."
@@ -858,6 +858,11 @@ class NodeDb:
             return self._trail.proof(db)
         finally:
             db.commit()
+
+    def has_line(self, line: str) -> bool:
+        """Whether a line of the audit trail has this hash."""
+        found = self._db.execute("SELECT 1 FROM audit WHERE hash = ?", (line,)).fetchone()
+        return found is not None
 
     def sources(self) -> list[SourceState]:
         """State of every source as the path last said."""

@@ -58,7 +58,7 @@ function dialogs() {
   }
   document.addEventListener("click", (event) => {
     const button = event.target.closest("button[name=act]");
-    if (!button || button.closest("dialog") || !document.getElementById(`ask-${button.value}`)) return;
+    if (!button || button.hasAttribute("data-plain") || button.closest("dialog") || !document.getElementById(`ask-${button.value}`)) return;
     event.preventDefault();
     act(button.value, button.form);
   });
