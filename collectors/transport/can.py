@@ -205,6 +205,20 @@ class Can:
     def __init__(self) -> None:
         self._buses: dict[str, _Bus] = {}
 
+    @property
+    def memory(self) -> dict[str, Any]:
+        """Which ids each bus has, kept over a restart; how their bytes move is learnt anew."""
+        return {
+            bus.name: {"seconds": bus.seconds, "ids": list(bus.ids)} for bus in self._buses.values()
+        }
+
+    @memory.setter
+    def memory(self, kept: dict[str, Any]) -> None:
+        for name, known in kept.items():
+            bus = self._buses[name] = _Bus(name)
+            bus.seconds = known["seconds"]
+            bus.ids = {text: _Id(text) for text in known["ids"]}
+
     def __call__(self, records: Iterable[Record]) -> Iterator[Event]:
         """Events of files."""
         for record in records:

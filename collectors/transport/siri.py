@@ -32,6 +32,10 @@ from collectors.values import clean, moment, place, real
 TRIPS = LogSource(category="public_transport", service="siri")
 POSITIONS = LogSource(category="positioning", service="avl")
 
+DELIVERIES = frozenset(
+    ("EstimatedTimetableDelivery", "VehicleMonitoringDelivery", "SituationExchangeDelivery")
+)
+DELIVERIES_MAX = 16
 DEPTH_MAX = 64
 PART_MAX = 20_000
 """Elements of one journey, vehicle or situation; a train has some twenty calls of twenty."""
@@ -105,7 +109,7 @@ def siri(records: Iterable[Record]) -> Iterator[Event]:
                 why = "XML without a delivery of SIRI"
                 yield Event.malformed(record, TRIPS, why=why)
         except (ParseError, ValueError, LookupError) as error:
-            why = f"no SIRI: {type(error).__name__}: {error}"
+            why = f"SIRI cannot be read: {error}"
             yield Event.malformed(record, TRIPS, why=why, number=number)
 
 
@@ -113,7 +117,7 @@ def _delivered(data: bytes) -> Iterator[Made]:
     """Walk a document; each part is made into an event and forgotten when it ends."""
     part: Element | None = None
     size = parts = 0
-    is_delivery = False
+    deliveries: set[str] = set()
     time: datetime | None = None
     above: list[Element] = []
     for kind, element in iterparse(BytesIO(data), events=("start", "end"), forbid_dtd=True):
@@ -124,7 +128,10 @@ def _delivered(data: bytes) -> Iterator[Made]:
                 raise ValueError(f"XML nested deeper than {DEPTH_MAX}")
             if part is None and name in PARTS:
                 part, size = element, 0
-            is_delivery = is_delivery or name.endswith("Delivery")
+            if part is None and name.endswith("Delivery") and name != "ServiceDelivery":
+                deliveries.add(name[:64])
+                if len(deliveries) > DELIVERIES_MAX:
+                    raise ValueError(f"more than {DELIVERIES_MAX} kinds of deliveries")
             continue
         above.pop()
         size += 1
@@ -137,7 +144,9 @@ def _delivered(data: bytes) -> Iterator[Made]:
             time = moment((element.text or "").strip()) or time
         if part is None and above:
             above[-1].clear()  # else a long document would be held whole
-    if is_delivery and not parts:
+    if others := sorted(deliveries - DELIVERIES):
+        raise ValueError(f"nobody reads a {others[0]}")
+    if deliveries and not parts:
         yield TRIPS, _state("feed_empty", "siri.delivery"), time
 
 

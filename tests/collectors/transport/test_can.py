@@ -129,6 +129,16 @@ def test_an_id_is_new_once_the_bus_is_known_also_over_files():
     assert new.fields["event.reason"] == "not seen in 70 s; 2 ids are known"
 
 
+def test_what_is_known_of_a_bus_outlives_a_restart():
+    before, after = Can(), Can()
+    list(before([Record(_log(_steady(70)), "s", 0, NOW)]))
+    after.memory = before.memory
+
+    found = list(after([Record(_log([(80.0, "7DF#02"), (80.1, "0A0#01")]), "s", 1, NOW)]))
+
+    assert [event.fields["ot.function.code"] for event in _of(found, "can_id_new")] == ["7DF"]
+
+
 @pytest.mark.parametrize(
     ("rest", "count"),
     [("00", 0), ("FF", 0), ("17", 1)],

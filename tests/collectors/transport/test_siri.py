@@ -172,6 +172,17 @@ def test_a_delivery_without_parts_and_one_that_is_refused_are_said():
     assert refused.fields["event.reason"] == "no key"
 
 
+def test_a_delivery_that_nobody_reads_is_said_beside_what_is_read():
+    other = "<StopMonitoringDelivery><MonitoredStopVisit/></StopMonitoringDelivery>"
+    (alone,) = _read(_document(other))
+    _, beside = _read(VEHICLE.replace(TAIL.encode(), (other + TAIL).encode()))
+
+    for event in (alone, beside):
+        assert event.fields["event.reason"] == (
+            "SIRI cannot be read: nobody reads a StopMonitoringDelivery"
+        )
+
+
 def test_what_came_before_a_cut_is_kept():
     whole = VEHICLE.decode().replace(
         "</VehicleActivity>", "</VehicleActivity><VehicleActivity><A>" + "x" * 40_000
