@@ -9,8 +9,9 @@ sampling, exporter options, templates of each exporter and domain, gaps in the s
 as reported: where `cw.vendor.sampling` is N, the traffic was about N times as much. Records that
 come before their template wait for it.
 
-Not understood: NetFlow 1, 7 and 8; structured data (RFC 6313); TCP, SCTP and DTLS transport; the
-meaning of enterprise elements, which stand under `e<enterprise>.<element>` in `cw.vendor`.
+Not understood: NetFlow 1, 7 and 8; a file with several messages of version 9; structured data
+(RFC 6313); TCP, SCTP and DTLS transport; the meaning of enterprise elements, which stand under
+`e<enterprise>.<element>` in `cw.vendor`.
 
 References:
     RFC 3954 (NetFlow 9), RFC 7011 (IPFIX), RFC 5103 (both directions); Cisco, "NetFlow Export
@@ -63,6 +64,7 @@ _LONG = Struct("!I")
 _IPFIX_HEAD = Struct("!HHIII")
 _WRAP = 1 << 32
 _VARIABLE = 0xFFFF
+_NUMBER_BYTES = 8
 _TIMES = (
     ("flow_start_ms", "flow_end_ms", 1e-3),
     ("flow_start_s", "flow_end_s", 1.0),
@@ -111,7 +113,7 @@ class Templates(TemplateStore):
             return False
         scopes = SCOPES if options and self.version == _V9 else {}
         named = [
-            (*(scopes.get(name) or ELEMENTS.get(name) or (name, kind)), length)
+            _number(scopes.get(name) or ELEMENTS.get(name) or (name, kind), length)
             for name, kind, length in fields
         ]
         key = (exporter, domain, tid)
@@ -132,6 +134,14 @@ class Templates(TemplateStore):
             found = (None, False)
         self.asked.append(found[0] is not None)
         return found
+
+
+def _number(element: tuple[str, str], length: int) -> tuple[str, str, int]:
+    """A number has eight bytes at most; what is longer is none, and is not called so."""
+    name, kind = element
+    if kind == "uint" and length > _NUMBER_BYTES:
+        return f"{name}_raw", "hex", length
+    return name, kind, length
 
 
 class Held(NamedTuple):
@@ -224,7 +234,7 @@ class Exports:
         vendor = about["cw.vendor"]
         for record in flows[:RECORDS_MAX]:
             rate = self._rate((exporter, domain, _sampler(record)))
-            said = {**vendor, "sampling": rate} if rate > 1 else vendor
+            said = {**vendor, "sampling": min(rate, LONG_MAX)} if rate > 1 else vendor
             yield flow_event(record, header, data, {**about, "cw.vendor": said})
         if header["version"] != _V5:
             for record in options[:RECORDS_MAX]:
@@ -421,8 +431,10 @@ def flow_event(record: Fields, header: Fields, data: bytes, about: Fields) -> To
         fields["event.start"] = start
     if end is not None:
         fields["event.end"] = end
-    if start is not None and end is not None and end >= start:
-        fields["event.duration"] = round((end - start).total_seconds() * 1e6) * 1_000
+    if start is not None and end is not None:
+        lasted_ns = round((end - start).total_seconds() * 1e6) * 1_000
+        if 0 <= lasted_ns <= LONG_MAX:
+            fields["event.duration"] = lasted_ns
     return end or start or _milli(record.get("observation_time_ms")), fields
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import struct
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from cityward import Event, Record
-from cityward.checks import NOW, check_collector, check_decoder, events_of, records
+from cityward.checks import NOW, check_collector, check_decoder, events_of, records, wrong_fields
 from collectors.flows import netflow
 from collectors.flows.netflow import Exports, Netflow, is_export
 from collectors.flows.sequence import Sequences
@@ -262,6 +263,32 @@ def test_a_template_that_would_take_minutes_is_refused(elements: Any) -> None:
 
     assert actions(events)[0] == "unreadable"
     assert time.perf_counter() - began < 2
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_a_template_says_the_events_can_be_kept(seed: int) -> None:
+    chance = random.Random(seed)
+    exports = Exports()
+    known = [1, 2, 4, 7, 8, 11, 12, 21, 22, 27, 34, 50, 58, 61, 82, 96, 136, 152, 153, 154, 155]
+    known += [156, 158, 160, 161, 176, 231, 233, 305, 306, 309, 310, 323, 365, 371]
+    for number in range(256, 316):
+        elements = tuple(
+            (chance.choice(known), chance.choice((0, 1, 2, 4, 6, 8, 9, 16, 40, 65_535)))
+            for _ in range(chance.randint(1, 12))
+        )
+        sets = [(2, template(number, *elements))]
+        if chance.random() < 0.3:
+            scoped = struct.pack("!HHH", number, len(elements), 1)
+            sets = [(3, scoped + b"".join(struct.pack("!HH", *one) for one in elements))]
+        fill = chance.choice((b"\0", b"\xff", b"\x7f"))
+        data = chance.choice((chance.randbytes(400), fill * 400))
+        body = b"".join(
+            struct.pack("!HH", kind, len(part) + 4) + part for kind, part in [*sets, (number, data)]
+        )
+        head = struct.pack("!HHIII", 10, 16 + len(body), START, number, 0)
+        for when, fields in exports.read(head + body, "192.0.2.9"):
+            assert when is None or when.utcoffset() is not None
+            assert wrong_fields(fields) == []
 
 
 def test_one_message_gives_a_bounded_number_of_events() -> None:
