@@ -126,16 +126,14 @@ def _measures(uplink: Uplink) -> tuple[list[Measure], bytes, str]:
 
 
 def _named(name: str, value: Any) -> Measure | None:
-    """A value that the network server decoded; lists and objects are none."""
-    if value is None or isinstance(value, list | dict):
+    """A value that the network server decoded; a list is a state, in JSON."""
+    if value is None or value in ("", [], {}):
         return None
     if isinstance(value, bool):
         return Measure(name, "true" if value else "false")
-    if isinstance(value, str):
-        return Measure(name, clean(value)) if value else None
-    number = real(value)
+    number = None if isinstance(value, str) else real(value)
     if number is None:
-        return None
+        return Measure(name, str(scalar(value)))
     return Measure(name, number, UNITS.get(name.rpartition(".")[2].lower(), ""))
 
 

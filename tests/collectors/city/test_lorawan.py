@@ -45,7 +45,12 @@ DECODED = {
         "f_port": 2,
         "f_cnt": 1,
         "frm_payload": "AQ==",
-        "decoded_payload": {"level": 41.5, "lid": {"open": False}, "temperature": 7},
+        "decoded_payload": {
+            "level": 41.5,
+            "lid": {"open": False},
+            "temperature": 7,
+            "alarms": ["full"],
+        },
         "received_at": "2026-03-01T10:00:00Z",
     },
 }
@@ -162,7 +167,12 @@ def test_what_the_network_server_decoded_is_taken_as_it_is() -> None:
         (one.fields["phys.quantity"], one.fields.get("phys.reading", one.fields.get("phys.state")))
         for one in events
     ]
-    assert said == [("level", 41.5), ("lid.open", "false"), ("temperature", 7.0)]
+    assert said == [
+        ("level", 41.5),
+        ("lid.open", "false"),
+        ("temperature", 7.0),
+        ("alarms", '["full"]'),
+    ]
     assert events[2].fields["phys.unit"] == "Cel"
     assert events[1].fields["event.kind"] == "state"
     assert events[0].fields["cw.vendor"]["decoded_by"] == "network server"
