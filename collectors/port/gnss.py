@@ -160,6 +160,8 @@ class Gnss:
             fields["cw.time_source"] = "collector"
         found = [Event(time or record.received, GNSS, fields, record)]
         for number, one in enumerate(news, start=1):
+            if said.station:
+                one["phys.point"] = said.station
             found.append(Event(found[0].time, GNSS, {**_NEWS, **one}, record, number))
         return found
 
@@ -186,9 +188,9 @@ def _base(said: Sentence) -> Fields:
     vendor: Fields = {"talker": said.talker, "sentence": said.kind}
     if said.talker in SYSTEMS:
         vendor["system"] = SYSTEMS[said.talker]
-    if said.station:
-        vendor["station"] = said.station
+    point = {"phys.point": said.station} if said.station else {}
     return {
+        **point,
         "event.kind": "metric",
         "event.category": ["positioning"],
         "event.action": ACTIONS.get(said.kind, "nmea_sentence"),

@@ -442,7 +442,12 @@ class Nmea2000:
                 f"address {frame.source} of device {before} is claimed by {name}, "
                 f"which {'wins' if wins else 'loses'}"
             ),
-            "cw.vendor": {"name": name, "name_before": before, "wins": wins},
+            "cw.vendor": {
+                "bus": clean(frame.bus),
+                "name": name,
+                "name_before": before,
+                "wins": wins,
+            },
         }
 
 

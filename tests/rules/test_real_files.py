@@ -164,6 +164,8 @@ ATTACKS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "city/mqtt_cleartext_credentials.pcap": [("low", "MQTT password sent in clear", "::1")],
     "city/mqtt_publish_without_connect.pcap": [("low", "MQTT session without CONNECT", "::1")],
+    "city/osdp_reader_poll_cycle.osdpcap": [("low", "Card reader loses its power", "")],
+    "city/osdp_reader_power_fail.osdpcap": [("low", "Card reader loses its power", "")],
 }
 """Each attack file of a format that is read, and all that the rules say of it."""
 
@@ -201,6 +203,8 @@ TECHNIQUES: dict[str, set[str]] = {
     "network/log4shell.pcap": {"T1105", "T1190"},
     "city/mqtt_cleartext_credentials.pcap": {"T1040"},
     "city/mqtt_publish_without_connect.pcap": {"T0830"},
+    "city/osdp_reader_poll_cycle.osdpcap": {"T0814"},
+    "city/osdp_reader_power_fail.osdpcap": {"T0814"},
 }
 
 BENIGN: dict[str, int] = {
@@ -225,6 +229,12 @@ BENIGN: dict[str, int] = {
     "city/river_usgs_instantaneous_values.json": 20,
     "city/rtsp_camera_streams.pcap": 78,
     "city/mqtt_zeek.pcap": 22,
+    "city/unifi_video_access_events.json": 1351,
+    "port/ais_dma_stream.txt": 8551,
+    "port/ais_gpsd.log": 1500,
+    "port/ais_pyais_mixed_types.txt": 898,
+    "port/gnss_ublox_nmea.log": 1414,
+    "port/nmea2000_candump.log": 4329,
 }
 """Files without an attack, and how many events they give."""
 
