@@ -26,6 +26,7 @@ from siem.modes import of_settings as modes_of
 from siem.node import Clock, Node, Source, now_utc
 from siem.store.embedded import NodeDb
 from siem.store.events import EventStore
+from siem.store.faults import fault
 from siem.store.protocol import RuleState
 
 HEAD_BYTES = 65_536
@@ -132,6 +133,7 @@ def secret_of(state: Path, name: str) -> bytes:
     path = state / name
     state.mkdir(parents=True, exist_ok=True)
     if not path.exists():
+        fault("secret")
         # It has its name when it is whole: an empty secret would be everyone's.
         made, unfinished = tempfile.mkstemp(dir=state)
         with os.fdopen(made, "wb") as file:

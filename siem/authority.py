@@ -35,6 +35,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cityward import ConfigError, Unsafe
 from siem.node import Clock
+from siem.store.faults import fault
 
 NODE = "cityward-node"
 """Name in the certificate of every node's port; a sensor knows its node by the authority."""
@@ -289,10 +290,15 @@ def write_secret(path: Path, data: bytes) -> None:
     """A file that only its owner reads; there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     made, unfinished = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(made, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(made, "wb") as file:
+            fault("write-secret")
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        Path(unfinished).unlink(missing_ok=True)
+        raise
     Path(unfinished).replace(path)
 
 

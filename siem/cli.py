@@ -12,6 +12,7 @@ from cyclopts import App, CycloptsError
 
 from cityward import CitywardError
 from siem.output import visible
+from siem.store.room import is_full
 
 EXIT_CODES = {
     0: "done, and nothing to report",
@@ -147,6 +148,7 @@ def run(words: Sequence[str]) -> int:
     )
     try:
         code = app(_spelled(words), exit_on_error=False, print_error=False)
+        sys.stdout.flush()  # here a full disk can still be said
     except CycloptsError as error:
         _say(str(error), "command line", "See cityward --help.")
         return 2
@@ -161,6 +163,9 @@ def run(words: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
+        if is_full(error):
+            _say("The disk is full.", _place_of(error), "Make room; the same command goes on.")
+            return 5
         fault_id = uuid.uuid4().hex[:8]
         log.exception("Fault %s.", fault_id)
         _say(
@@ -179,6 +184,10 @@ def _spelled(words: Sequence[str]) -> list[str]:
     if noun == "ingest" or (noun == "asset" and rest[:1] == ["import"]):
         return [noun, *("/dev/stdin" if word == "-" else word for word in rest)]
     return [noun, "list", *rest] if is_alone else list(words)
+
+
+def _place_of(error: Exception) -> str:
+    return str(getattr(error, "filename", None) or "the file that was being written")
 
 
 def _say(*lines: str) -> None:

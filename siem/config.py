@@ -151,6 +151,14 @@ class Console(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Private key of it, PEM without a password; only the console's account may read it."""
 
 
+class Log(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What services log."""
+
+    file: str = ""
+    """File for the log of `cityward run` and `serve`; it may be moved away by logrotate. Empty:
+    standard error, which the journal of systemd keeps."""
+
+
 class Retention(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long things are kept, and how much disk they may take."""
 
@@ -280,6 +288,7 @@ class Settings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     mode: Literal["normal", "maintenance", "exercise", "test"] = "normal"
     """What is going on at the operator; `exercise` and `test` never leave as real."""
     console: Console = Console()
+    log: Log = Log()
     retention: Retention = Retention()
     rules: Rules = Rules()
     models: Models = Models()

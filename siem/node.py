@@ -13,7 +13,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -29,6 +30,7 @@ from siem.store.embedded import NodeDb
 from siem.store.events import EventStore
 from siem.store.faults import fault
 from siem.store.protocol import Document, RuleState, SourceState
+from siem.store.room import is_full
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +41,10 @@ TICK_S = 0.5
 """Detectors are told at least so often that time has passed."""
 RETRY_S = 10.0
 """A reader that failed is tried again after so long."""
-STOP_S = 10.0
+STOP_S = 4.0
 """After the stop, what readers have taken already is kept for at most so long."""
+ROOM_S = 2.0
+"""A node whose disk is full tries again after so long."""
 STATES_EVERY_S = 1.0
 COMPACT_EVERY_S = 60.0
 RETAIN_EVERY_S = 3600.0
@@ -50,6 +54,7 @@ LATE_S = 60.0
 """An event is late if its source has already sent one this much newer."""
 
 Clock = Callable[[], datetime]
+T = TypeVar("T")
 
 
 def now_utc() -> datetime:
@@ -239,6 +244,7 @@ class Node:
         self._snapshot_at = clock()
         self._due = {"states": 0.0, "compact": COMPACT_EVERY_S, "retain": 0.0}
         self._watermark: datetime | None = None
+        self._is_full = False
 
     # ---- Record → Event
 
@@ -324,7 +330,8 @@ class Node:
             self._ended(source)
         if events or len(batch.records) or batch.lost or batch.rejected or batch.ended:
             documents = [document(event) for event in events]
-            self._batch_number = self.events.append(documents, {source.id: source.place(batch)})
+            place = {source.id: source.place(batch)}
+            self._batch_number = self._written(lambda: self.events.append(documents, place))
             fault("after-commit-before-detect")
         batch.done()
         self._watch(source, batch, made)
@@ -406,7 +413,8 @@ class Node:
         states = self._is_due("states", STATES_EVERY_S)
         if not (findings or snapshot or states):
             return
-        self.db.keep(
+        keep = partial(
+            self.db.keep,
             findings,
             checkpoint=self._batch_number,
             snapshots=self._snapshots() if snapshot else None,
@@ -415,6 +423,7 @@ class Node:
             now=now,
             learnt=self.learner.changes() if self.learner is not None else None,
         )
+        self._written(keep)
         if states and (version := self.db.inventory.version()) != self._version:
             self._version = version
             self._reread()
@@ -432,6 +441,27 @@ class Node:
         self._due[what] = now_s + every_s
         return True
 
+    def _written(self, write: Callable[[], T]) -> T:
+        """What a write gives; on a full disk the oldest events go, then this node waits."""
+        while True:
+            try:
+                done = write()
+            except (OSError, CitywardError) as error:
+                if not is_full(error):
+                    raise
+                if not self._is_full:
+                    log.error(
+                        "The disk is full. What was kept is safe; sources wait until there is room."
+                    )
+                self._is_full = True
+                if not self.events.make_room(self.clock()) and self.stop.wait(ROOM_S):
+                    raise
+                continue
+            if self._is_full:
+                log.warning("There is room on the disk again.")
+            self._is_full = False
+            return done
+
     # ---- life
 
     def recover(self) -> None:
@@ -448,6 +478,8 @@ class Node:
                 except ValueError as error:
                     log.warning("%s starts anew: %s.", detector.name, error)
         for number, documents in self.events.replay(taken_at):
+            if self.stop.is_set():
+                return
             self._batch_number = number
             events = [event_of(one) for one in documents]
             if self.learner is not None:
@@ -459,12 +491,17 @@ class Node:
 
     def tidy(self) -> None:
         """Compact and retain when it is time; detection never has to go back behind a snapshot."""
-        if self._is_due("compact", COMPACT_EVERY_S):
-            self._save()
-            self.events.compact(self._batch_number)
-        if self._is_due("retain", RETAIN_EVERY_S):
-            self.events.retain(self.clock())
-            self.db.retain(self.clock(), self._findings_days)
+        try:
+            if self._is_due("compact", COMPACT_EVERY_S):
+                self._save()
+                self.events.compact(self._batch_number)
+            if self._is_due("retain", RETAIN_EVERY_S):
+                self.events.retain(self.clock())
+                self.db.retain(self.clock(), self._findings_days)
+        except (OSError, CitywardError) as error:
+            if not is_full(error) or self.stop.is_set():
+                raise
+            log.error("The disk is full: tidying comes later.")
 
     def _save(self) -> None:
         self._snapshot_at = self.clock() - SNAPSHOT_EVERY
@@ -498,6 +535,8 @@ def run(node: Node) -> None:
     """The whole path of a node."""
     settle_memory()
     node.recover()
+    if node.stop.is_set():
+        return  # what was not seen again is seen at the next start
     for gathered in node.collect():
         events = node.keep(gathered) if gathered else []
         findings = node.detect(events)

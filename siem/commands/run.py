@@ -17,9 +17,13 @@ from cityward import ConfigError, TransientError
 from siem import assembly
 from siem import config as settings_file
 from siem.config import Settings
+from siem.logs import log_to
 from siem.node import Node
 from siem.node import run as run_node
 from siem.notify.routes import routes_of
+
+CONSOLE_S = 3.0
+"""The console may finish what it answers for so long."""
 
 ConfigFile = Annotated[str | None, Parameter(name=["--config", "-c"])]
 
@@ -34,6 +38,7 @@ def run(*, config: ConfigFile = None, path_only: bool = False) -> int:
         path_only: Leave the console out; it runs elsewhere, by cityward serve.
     """
     file, settings = settings_with_file(config)
+    log_to(settings)
     routes_of(settings)  # here, since the console is a child whose end nobody sees
     node = assembly.node_of(settings)
     console = None if path_only else _start_console(file)
@@ -47,6 +52,8 @@ def run(*, config: ConfigFile = None, path_only: bool = False) -> int:
             "Make room and start it again; it goes on where it stood, nothing kept is lost.",
         ) from error
     finally:
+        if console is not None:
+            console.terminate()
         node.close()
         if console is not None:
             _end(console)
@@ -64,6 +71,7 @@ def serve(*, config: ConfigFile = None, with_parent: bool = False) -> int:
     from siem import tls
 
     _, settings = settings_with_file(config)
+    log_to(settings)
     secure = tls.context_of(settings.console) is not None
     listening = console.listen(settings)
     if with_parent:
@@ -103,9 +111,8 @@ def _start_console(file: Path) -> subprocess.Popen[bytes]:
 
 def _end(console: subprocess.Popen[bytes]) -> None:
     """A download under way must not keep the console, nor its fault the node's good end."""
-    console.terminate()
     try:
-        console.wait(timeout=10)
+        console.wait(timeout=CONSOLE_S)
     except subprocess.TimeoutExpired:
         console.kill()
         console.wait()

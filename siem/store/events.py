@@ -29,6 +29,7 @@ from siem.store.faults import fault, is_due
 from siem.store.lines import COLUMNS, Encoder, documents_of, event_id
 from siem.store.protocol import TIME_MAX, TIME_MIN, Document, Page, Range
 from siem.store.query import DuckDialect, from_micros, parse, steps
+from siem.store.room import ROOM_BYTES, SPARED, is_full
 from siem.store.spool import Header, Segment, commit_line, pairs, segments, sync_folder
 
 __all__ = ["EventStore", "event_id"]
@@ -188,7 +189,12 @@ class EventStore:
         self._batch = max((one.last for one in archives(self.folder)), default=0)
         if found:
             self._take_up(found[-1])
-        self._begin_segment()
+        try:
+            self._begin_segment()
+        except OSError as error:
+            if not is_full(error) or not self.make_room(self._clock()):
+                raise
+            self._begin_segment()
 
     def _take_up(self, last: Segment) -> None:
         header = last.header()
@@ -346,6 +352,8 @@ class EventStore:
         if code is None:
             return False
         self._child = None
+        if code < 0 and wait:
+            return False  # ended by us; the next one begins anew
         if code != 0:
             log.error("Compaction ended with code %d; the segments stay.", code)
         return code == 0
@@ -381,6 +389,21 @@ class EventStore:
             log.warning("%d files of events went, %d bytes.", gone["files"], gone["bytes"])
         return dict(gone)
 
+    def make_room(self, now: datetime, wanted_bytes: int = ROOM_BYTES) -> int:
+        """Let the oldest events go when the disk is full; those of today and yesterday never.
+
+        Returns:
+            Bytes that are free now; 0: there is nothing that may go.
+        """
+        gone: Counter[str] = Counter(self.retain(now))
+        spared = (now.astimezone(UTC) - SPARED).date().isoformat()
+        for one in archives(self.folder):
+            if gone["bytes"] >= wanted_bytes or one.day >= spared:
+                break
+            _let_go(one, gone)
+            log.warning("The disk is full: the events in %s went.", one.path)
+        return gone["bytes"]
+
     def _trim_quarantine(self, gone: Counter[str]) -> None:
         files = sorted((self.folder / "quarantine").iterdir())
         size = sum(one.stat().st_size for one in files)
@@ -403,7 +426,9 @@ class EventStore:
         }
 
     def close(self) -> None:
-        """Let go of the files; a compaction under way is waited for."""
+        """Let go of the files; a compaction under way is ended, and begins anew another time."""
+        if self._child is not None:
+            self._child.terminate()
         self._reap(wait=True)
         for file in (self._file, self._writer):
             if file is not None:

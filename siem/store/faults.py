@@ -1,17 +1,29 @@
-"""Named fault points: where the kill tests end the process."""
+"""Named fault points: where the kill tests end the process, and where disks are full."""
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections import Counter
 
 _NAME, _, _NTH = os.environ.get("CITYWARD_FAULT", "").partition(":")
 _PASSED: Counter[str] = Counter()
+FULL: Counter[str] = Counter()
+"""At these points the disk is full for so many passages; `CITYWARD_FULL` is `name:passages,…`."""
+for _one in filter(None, os.environ.get("CITYWARD_FULL", "").split(",")):
+    FULL[_one.partition(":")[0]] = int(_one.partition(":")[2] or 1)
 
 
 def fault(name: str) -> None:
-    """End the process with SIGKILL if `CITYWARD_FAULT` is `name` or `name:nth`; else do nothing."""
+    """End the process with SIGKILL if `CITYWARD_FAULT` is `name` or `name:nth`; else do nothing.
+
+    Raises:
+        OSError: the disk is full here, see `FULL`.
+    """
+    if FULL and FULL[name] > 0:
+        FULL[name] -= 1
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"fault {name}")
     if _NAME and is_due(name):
         os.kill(os.getpid(), signal.SIGKILL)
 
