@@ -46,6 +46,7 @@ READING = {
     "event.category": ["environment"],
     "event.action": "reading",
     "event.dataset": "lorawan.uplink",
+    "cw.domain": ["physical"],
 }
 UNITS = {
     "temperature": CELSIUS,
@@ -412,6 +413,7 @@ class Lorawan:
             flag: dict[str, Any] = {
                 "event.kind": "event",
                 "event.category": ["network"],
+                "cw.domain": ["cyber"],
                 "event.action": "lorawan_counter_back",
                 "event.outcome": "unknown",
                 "event.reason": why,

@@ -141,6 +141,7 @@ def test_a_gauge_of_chirpstack_becomes_one_metric_a_measurement() -> None:
         "event.dataset": "lorawan.uplink",
         "event.sequence": 7,
         "host.name": "Bridge gauge",
+        "cw.domain": ["physical"],
         "cw.time_source": "source",
         "phys.point": "24e124126b123456",
         "phys.quantity": "water_level",
