@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter, validators
 
@@ -15,9 +15,9 @@ from siem.assets import from_settings
 from siem.commands.common import ConfigFile, Output, UsageError, settings_of
 from siem.config import Settings
 from siem.node import now_utc
-from siem.notify.routes import Route, routes_of, words
+from siem.notify.routes import Route, delivery_row, route_row, routes_of, words
 from siem.notify.worker import attempt
-from siem.store.notices import Delivery, NoticeStore, Tally
+from siem.store.notices import NoticeStore, Tally
 
 COLUMNS = ("route", "to", "receivers", "when", "sent", "waiting", "retrying", "dead", "last")
 DELIVERY_COLUMNS = ("time", "route", "state", "about", "receivers", "attempts", "answer")
@@ -37,7 +37,10 @@ def list_(*, config: ConfigFile = None, output: Output = None) -> int:
     settings, _ = settings_of(config)
     routes = routes_of(settings)
     with _notices(settings) as notices:
-        rows = [row_of(said, notices) for said in words(routes)]
+        rows = [
+            route_row(said, notices.tally(str(said["route"])) if notices else Tally())
+            for said in words(routes)
+        ]
     streams.write(rows, streams.form_for(output, sys.stdout), COLUMNS)
     if not rows:
         print("No route is set; add a [[route]] to the settings file.", file=sys.stderr)
@@ -61,7 +64,7 @@ def send_test(id: str, *, config: ConfigFile = None, output: Output = None) -> i
         delivery = notices.add_test(route, now_utc(), taken=True)
         sent = attempt(delivery, route, settings.operator, notices, now_utc(), last=True)
         done = notices.delivery(delivery.id) or delivery
-    streams.write([row(done)], streams.form_for(output, sys.stdout), DELIVERY_COLUMNS)
+    streams.write([delivery_row(done)], streams.form_for(output, sys.stdout), DELIVERY_COLUMNS)
     return 0 if sent else 5
 
 
@@ -81,42 +84,9 @@ def deliveries(
     settings, _ = settings_of(config)
     with _notices(settings) as notices:
         found = notices.deliveries(route, limit) if notices else []
-    rows = [row(one) for one in found]
+    rows = [delivery_row(one) for one in found]
     streams.write(rows, streams.form_for(output, sys.stdout), DELIVERY_COLUMNS)
     return 0
-
-
-def row_of(said: Mapping[str, Any], notices: NoticeStore | None) -> dict[str, Any]:
-    """A route as it is set, and what it has done."""
-    tally = notices.tally(str(said["route"])) if notices else Tally()
-    last = tally.last
-    return {
-        **said,
-        "sent": tally.sent,
-        "waiting": tally.waiting,
-        "retrying": tally.retrying,
-        "dead": tally.dead,
-        "last": f"{last.state}: {last.answer}" if last else "",
-        "last_at": (last.tried or last.made) if last else None,
-    }
-
-
-def row(delivery: Delivery) -> dict[str, Any]:
-    """A delivery as programs read it."""
-    return {
-        "time": delivery.tried or delivery.made,
-        "id": delivery.id,
-        "route": delivery.route,
-        "kind": delivery.kind,
-        "state": delivery.state,
-        "about": delivery.about,
-        "findings": delivery.findings,
-        "receivers": list(delivery.receivers),
-        "attempts": delivery.attempts,
-        "answer": delivery.answer,
-        "made": delivery.made,
-        "next_attempt": delivery.due if delivery.state == "due" else None,
-    }
 
 
 def _route(routes: Mapping[str, Route], id: str, origin: str) -> Route:

@@ -29,19 +29,24 @@ SESSION_MAX_S = 12 * 3600
 PASSWORD_MAX = 1024
 PASSWORD_LEAST = 12
 
-_ANALYST = frozenset(("findings", "triage", "hunt", "rules", "assets", "health", "metrics", "self"))
+_ANALYST = frozenset(
+    ("findings", "triage", "hunt", "rules", "assets", "health", "metrics", "routes", "self")
+)
 RIGHTS: dict[str, frozenset[str]] = {
-    "administrator": frozenset({"health", "metrics", "self", "people", "audit"}),
+    "administrator": frozenset(
+        {"health", "metrics", "routes", "self", "people", "audit", "send"}
+    ),
     "analyst": _ANALYST,
     "engineer": _ANALYST | {"inventory", "switch"},
 }
-"""Parts of the console by role; `triage` changes findings, `inventory` assets, `switch` rules."""
+"""Parts of the console by role; `triage` changes findings, `inventory` assets, `switch` rules;
+`send` tests a route."""
 
 OPENS: dict[str, frozenset[str]] = {
     "read": _ANALYST - {"triage"},
     "triage": frozenset({"triage"}),
     "tune": frozenset({"inventory", "switch"}),
-    "admin": frozenset({"people", "audit"}),
+    "admin": frozenset({"people", "audit", "send"}),
 }
 """Parts that a token opens by its scopes, as far as its person may."""
 

@@ -27,6 +27,7 @@ from siem.console.health import Health
 from siem.console.hunt import Hunt
 from siem.console.people import People
 from siem.console.protocol import Console
+from siem.console.routes import Routes
 from siem.console.rules import Rules
 from siem.console.site import HERE, Fault, Site, see_other
 from siem.console.triage import Triage
@@ -67,7 +68,7 @@ def make_app(node: Console, access: Access | None = None) -> FastAPI:
 def _routes(app: FastAPI, site: Site) -> None:
     findings, hunt, rules = Findings(site), Hunt(site), Rules(site)
     assets = Assets(site)
-    people, audit = People(site), Audit(site)
+    people, audit, routes = People(site), Audit(site), Routes(site)
     triage, health, door = Triage(site, findings), Health(site), Door(site)
 
     def add(path: str, endpoint: Callable[..., Any], method: str = "GET") -> None:
@@ -81,6 +82,8 @@ def _routes(app: FastAPI, site: Site) -> None:
         ("/rules", rules.listing),
         ("/assets", assets.listing),
         ("/health", health.page),
+        ("/routes", routes.listing),
+        ("/deliveries", routes.deliveries),
         ("/people", people.listing),
         ("/tokens", people.tokens),
         ("/audit", audit.listing),
@@ -94,6 +97,7 @@ def _routes(app: FastAPI, site: Site) -> None:
         add("/rules/{rule_id}" + ending, rules.one)
         add("/assets/change" + ending, assets.change, "POST")
         add("/assets/{asset_id:path}" + ending, assets.one)
+        add("/routes/test" + ending, routes.test, "POST")
         add("/people/change" + ending, people.change, "POST")
         add("/people/{name}" + ending, people.one)
         add("/tokens/change" + ending, people.change_token, "POST")

@@ -8,7 +8,9 @@ from typing import Protocol
 
 import msgspec
 
+from siem.notify.routes import Route
 from siem.store.accounts import Accounts
+from siem.store.notices import NoticeStore
 from siem.store.protocol import Assets, Events, Findings, Range, RuleState, SourceState
 from siem.store.trail import Audited, Proof
 
@@ -111,6 +113,16 @@ class Console(Protocol):
     @property
     def accounts(self) -> Accounts:
         """People, their tokens and saved views, switched rules."""
+        ...
+
+    @property
+    def routes(self) -> Mapping[str, Route]:
+        """Whom the node tells of findings, by the name of the route."""
+        ...
+
+    @property
+    def notices(self) -> NoticeStore:
+        """What was told to whom, and what waits."""
         ...
 
     def sources(self) -> Sequence[SourceState]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime, time, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -15,6 +16,7 @@ from cityward.when import When, compile_when
 from siem import config
 from siem.config import DIGEST, QUIET, TRANSPORTS, Settings
 from siem.store.embedded import FINDING_FIELDS
+from siem.store.notices import Delivery, Tally
 from siem.store.protocol import Document
 
 DRY = ("exercise", "test")
@@ -145,7 +147,7 @@ def _next(now: datetime, clock: time, zone: ZoneInfo) -> datetime:
     return found
 
 
-def words(routes: Mapping[str, Route]) -> list[dict[str, object]]:
+def words(routes: Mapping[str, Route]) -> list[dict[str, Any]]:
     """What is set of each route, for a list."""
     return [
         {
@@ -163,3 +165,35 @@ def words(routes: Mapping[str, Route]) -> list[dict[str, object]]:
         }
         for one in routes.values()
     ]
+
+
+def route_row(said: Mapping[str, Any], tally: Tally) -> dict[str, Any]:
+    """A route as it is set, and what it has done, as programs read it."""
+    last = tally.last
+    return {
+        **said,
+        "sent": tally.sent,
+        "waiting": tally.waiting,
+        "retrying": tally.retrying,
+        "dead": tally.dead,
+        "last": f"{last.state}: {last.answer}" if last else "",
+        "last_at": last.tried if last else None,
+    }
+
+
+def delivery_row(delivery: Delivery) -> dict[str, Any]:
+    """A delivery as programs read it."""
+    return {
+        "time": delivery.tried or delivery.made,
+        "id": delivery.id,
+        "route": delivery.route,
+        "kind": delivery.kind,
+        "state": delivery.state,
+        "about": delivery.about,
+        "findings": delivery.findings,
+        "receivers": list(delivery.receivers),
+        "attempts": delivery.attempts,
+        "answer": delivery.answer,
+        "made": delivery.made,
+        "next_attempt": delivery.due if delivery.state == "due" else None,
+    }

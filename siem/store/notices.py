@@ -58,6 +58,7 @@ CREATE TABLE deliveries (
     message TEXT NOT NULL
 );
 CREATE INDEX deliveries_by_route ON deliveries (route, made);
+CREATE INDEX deliveries_by_try ON deliveries (route, tried);
 CREATE INDEX deliveries_due ON deliveries (route, due) WHERE state = 'due';
 """
 """Since format 2 of the state."""
@@ -168,6 +169,7 @@ class Tally(msgspec.Struct, frozen=True):
     waiting: int = 0
     """Findings that wait for a digest, the end of quiet hours or the next hour."""
     last: Delivery | None = None
+    """The one that was tried last."""
 
 
 def add_news(db: sqlite3.Connection, finding: str, kind: News, now: datetime) -> None:
@@ -440,9 +442,13 @@ class NoticeStore:
             (route,),
         ).fetchone()
         waits = db.execute("SELECT count(*) FROM waiting WHERE route = ?", (route,)).fetchone()
-        last = self.deliveries(route, 1)
+        last = db.execute(
+            "SELECT * FROM deliveries WHERE route = ? AND tried IS NOT NULL"
+            " ORDER BY tried DESC LIMIT 1",
+            (route,),
+        ).fetchone()
         sent, dead, retrying = counts
-        return Tally(sent, dead, retrying, waits[0], last[0] if last else None)
+        return Tally(sent, dead, retrying, waits[0], _delivery(last) if last else None)
 
     # ---- Retention
 

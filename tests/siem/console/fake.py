@@ -35,6 +35,7 @@ from luqum.tree import (
 from cityward import Asset
 from cityward.errors import CitywardError, InputError
 from siem.console.protocol import Heard, Hearing, Sample, Samples, Usage, Why
+from siem.notify.routes import Route
 from siem.store.embedded import NodeDb
 from siem.store.inventory import names_of, spoken
 from siem.store.protocol import (
@@ -421,6 +422,8 @@ class FakeNode:
         self._folder = tempfile.TemporaryDirectory(prefix="cityward-", dir=MEMORY)
         self.db = NodeDb(Path(self._folder.name) / "node.db", b"operator", clock=self.now)
         self.accounts = self.db.accounts
+        self.notices = self.db.notices
+        self.routes: dict[str, Route] = {}
         for name, roles in PEOPLE.items():
             self.accounts.add(Person(name, roles, HASHER.hash(PASSWORD)))
         self.give_token("t0ken", "i.vasko", "read", "triage")
