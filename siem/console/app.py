@@ -19,10 +19,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cityward.errors import CitywardError
 from siem.console import formats
 from siem.console.access import LANDS_ON, Access, MustChange, NotSignedIn, NotYours
+from siem.console.api import Api
 from siem.console.assets import Assets
 from siem.console.audit import Audit
 from siem.console.door import Door
 from siem.console.findings import Findings
+from siem.console.first import First
 from siem.console.health import Health
 from siem.console.hunt import Hunt
 from siem.console.people import People
@@ -31,6 +33,7 @@ from siem.console.routes import Routes
 from siem.console.rules import Rules
 from siem.console.site import HERE, Fault, Site, see_other
 from siem.console.triage import Triage
+from siem.console.views import Views
 from siem.store.protocol import Conflict
 
 log = logging.getLogger(__name__)
@@ -84,6 +87,7 @@ def _routes(app: FastAPI, site: Site) -> None:
         ("/health", health.page),
         ("/routes", routes.listing),
         ("/deliveries", routes.deliveries),
+        ("/views", views.listing),
         ("/people", people.listing),
         ("/tokens", people.tokens),
         ("/audit", audit.listing),
@@ -94,6 +98,7 @@ def _routes(app: FastAPI, site: Site) -> None:
         add("/findings/triage" + ending, triage.change, "POST")
         add("/findings/{finding_id}" + ending, findings.one)
         add("/hunt/{event_id}" + ending, hunt.one)
+        add("/rules/change" + ending, rules.change, "POST")
         add("/rules/{rule_id}" + ending, rules.one)
         add("/assets/change" + ending, assets.change, "POST")
         add("/assets/{asset_id:path}" + ending, assets.one)
@@ -102,6 +107,10 @@ def _routes(app: FastAPI, site: Site) -> None:
         add("/people/{name}" + ending, people.one)
         add("/tokens/change" + ending, people.change_token, "POST")
     add("/metrics", health.metrics)
+    add("/start", First(site).page)
+    add("/views/change", views.change, "POST")
+    add("/api", api.page)
+    add("/api/openapi.json", api.document)
     add("/password", people.password_form)
     add("/password", people.password, "POST")
     add("/", door.start)

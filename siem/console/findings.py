@@ -92,7 +92,8 @@ class Findings:
             return self._page(request, session, view, fault)
         if form:
             self.site.exported(session, request)
-            return formats.rows(form, page.rows, page.total, _head(asked), "findings")
+            listed = formats.rows(form, page.rows, page.total, _head(asked), "findings")
+            return formats.tagged(request, listed, form, page.total, page.rows)
         return self._page(request, session, view, asked=asked, page=page)
 
     def one(self, request: Request, finding_id: str) -> Response:

@@ -5,20 +5,28 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import msgspec
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cityward.errors import CitywardError
-from cityward.finding import SEVERITIES
+from cityward.errors import CitywardError, InputError
+from cityward.finding import SEVERITIES, VERDICTS
+from siem.assembly import OFF_IN_SETTINGS
 from siem.console import formats
-from siem.console.site import Fault, Site
-from siem.console.view import Chip, View
-from siem.store.protocol import RuleState
+from siem.console.access import NotYours, Session
+from siem.console.body import body_of
+from siem.console.site import Fault, Site, see_other
+from siem.console.triage import text
+from siem.console.view import Chip, View, chart, path_of, quoted, share
+from siem.store.protocol import Range, RuleState, Switch
 
 SORTS = ("title", "level", "state", "evaluated", "matches")
+CHARTED = timedelta(days=30)
 _STATES = ("refused", "not evaluated", "on")
 
 
@@ -81,8 +89,11 @@ class Rules:
                 current="rules",
                 fault=Fault(what, "", "Look in the list of rules."),
             )
+        view = self.site.view_of(request)
+        samples = self.node.samples(rule, run=bool(view.one("samples")))
         if form:
-            return formats.json(msgspec.to_builtins(rule))
+            cases = msgspec.to_builtins(samples) if samples else None
+            return formats.json(msgspec.to_builtins(rule) | {"samples": cases})
         found = View("/findings", ()).adding(Chip("rule.id", rule.id))
         return self.site.page(
             request,
@@ -91,10 +102,67 @@ class Rules:
             title=rule.title,
             current="rules",
             rule=rule,
+            samples=samples,
+            **self._found(session, rule),
+            switch=next((s for s in self.node.accounts.switches() if s.rule == rule.id), None),
+            is_fixed=rule.reason == OFF_IN_SETTINGS,
+            notice=view.one("done") if view.one("done") in ("on", "off") else "",
             lines=[parts(line) for line in rule.text.splitlines()[:2000]],
             findings=found if session.may("findings") else "",
             fault_line=_fault_line(rule),
         )
+
+    def _found(self, session: Session, rule: RuleState) -> dict[str, Any]:
+        """What it found in 30 days, and how often people said that it was right."""
+        if not session.may("findings"):
+            return {"chart": None, "verdicts": None}
+        findings, now = self.node.findings, self.node.now()
+        span = Range(now - CHARTED, now + timedelta(minutes=5))
+        query = f"rule.id:{quoted(rule.id)}"
+        counts = {
+            one: findings.search(f"{query} AND finding.verdict:{one}", Range(), limit=0).total
+            for one in VERDICTS
+        }
+        right = counts["true_positive"] + counts["suspicious"]
+        wrong = counts["false_positive"] + counts["benign"]
+        verdicts = {
+            "counts": counts,
+            "right": right,
+            "wrong": wrong,
+            "open": counts["unknown"],
+            "precision": share(right, right + wrong) if right + wrong else "",
+        }
+        drawn = chart(findings.histogram(query, span, 30), span, SEVERITIES[::-1])
+        return {"chart": drawn, "verdicts": verdicts}
+
+    # ---- On and off
+
+    async def change(self, request: Request) -> Response:
+        """Switch rules on or off, with a reason; the node takes it up within a second."""
+        form = await body_of(request)
+        return await run_in_threadpool(self._change, request, form)
+
+    def _change(self, request: Request, form: FormData) -> Response:
+        session = self.site.access.enter(request, "switch")
+        if not self.site.access.check_form(session, text(form, "csrf")):
+            raise NotYours(session.person, "form")
+        act, by, now = text(form, "act"), session.person.name, self.node.now()
+        ids = [one for one in form.getlist("id") if isinstance(one, str)]
+        known = {one.id: one for one in self.node.rules()}
+        if act not in ("on", "off") or not ids:
+            raise InputError(f"no act is called {act[:40]!r}, or no rule named", "act", "on or off")
+        for one in ids:
+            if one not in known:
+                raise InputError(f"no rule has the id {one[:80]}", "id", "Look in the list.")
+            if known[one].reason == OFF_IN_SETTINGS:
+                raise InputError(f"{one} is off in the settings file", "id", "Change it there.")
+        done = sum(
+            self.node.accounts.switch(Switch(one, act == "on", text(form, "reason"), by, now))
+            for one in ids
+        )
+        if formats.form_of(request):
+            return formats.json({"changed": done})
+        return see_other(path_of("rules", ids[0]) + f"?done={act}")
 
 
 def select(rules: Sequence[RuleState], view: View) -> list[RuleState]:

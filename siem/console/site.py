@@ -18,7 +18,7 @@ from cityward.errors import CitywardError
 from siem.console import formats, timespan, view
 from siem.console.access import Access, Session
 from siem.console.protocol import Console
-from siem.store.protocol import RuleState, SourceState
+from siem.store.protocol import RuleState, SavedView, SourceState
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,8 @@ HERE = Path(__file__).parent
 PAGE_MAX = 500
 """Most rows of a page for people; programs may ask for `ROWS_MAX`."""
 ROWS_MAX = 10_000
+SAVED_SHOWN = 8
+"""Saved views in the navigation; the page of views has all."""
 TEXT_MAX = 4_000
 """Longest value of an address that is read."""
 
@@ -107,6 +109,7 @@ class Site:
             "session": session,
             "operator": self.node.operator,
             "nav": [entry for entry in NAV if session.may(entry[0])],
+            "saved": self._saved(session),
             "nav_counts": self._nav_counts(session, now),
             "state": self._state(now),
             "quick": timespan.QUICK,
@@ -140,6 +143,12 @@ class Site:
             return timespan.choose(asked.one("from"), asked.one("to"), now)
         except CitywardError:
             return timespan.choose("", "", now)
+
+    def _saved(self, session: Session) -> list[SavedView]:
+        """Views of people that stand in the navigation."""
+        kept = [] if session.by_token else self.node.accounts.views(session.person.name)
+        may = {path for part, path, _ in NAV if session.may(part)}
+        return [one for one in kept if one.link.partition("?")[0] in may][:SAVED_SHOWN]
 
     def _nav_counts(self, session: Session, now: datetime) -> dict[str, str]:
         counts: dict[str, str] = {}

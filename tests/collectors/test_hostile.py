@@ -168,6 +168,10 @@ SAMPLES: dict[str, list[bytes]] = {
         b"nitoredVehicleJourney></VehicleActivity></VehicleMonitoringDelivery></ServiceDelivery><"
         b"/Siri>",
     ],
+    "sensor-things": [
+        b'{"value": [{"phenomenonTime": "2026-02-01T10:00:00Z", "result": 18.2, "Datastream": {"na'
+        b'me": "p", "unitOfMeasurement": {"symbol": "m"}, "ObservedProperty": {"name": "pm10"}}}]}',
+    ],
     "sflow": [
         bytes.fromhex(
             "0000000500000001c00002fe000000000000000100015f90000000020000000100000074000000070000"
@@ -206,6 +210,10 @@ SAMPLES: dict[str, list[bytes]] = {
         b"31.12.2026 14:05;12,5;open",
         b"2026-12-31T14:06:00Z;;1",
     ],
+    "tank-readings": [
+        b'{"tank": "T1", "time": "2026-02-01T10:00:00Z", "level_m": 8.2, "water_m": 0.02, "tempera'
+        b'ture_c": 14.5, "volume_m3": 812.4, "product": "diesel", "alarms": ["high_level"]}',
+    ],
     "unifi-video": [
         b'[{"id":"1","type":"nfcCardScanned","start":1731245487257,"end":1731245487257,"smartDetec'
         b'tTypes":["person"],"camera":"c","metadata":{"nfc":{"nfcId":"64B2A621","userId":"u"}}}]',
@@ -215,6 +223,10 @@ SAMPLES: dict[str, list[bytes]] = {
         b': "x", "id": "5710", "groups": ["sshd", "authentication_failed"]}, "agent": {"na'
         b'me": "gw-1", "ip": "10.0.0.5"}, "manager": {"name": "wz"}, "data": {"srcip": "19'
         b'2.0.2.9"}}',
+    ],
+    "weather-station": [
+        b'{"station": "w1", "time": "2026-02-01T10:00:00Z", "air_temperature_c": 21.5, "pm10_ug_m3'
+        b'": 18, "latitude": 40.6, "longitude": 22.9}',
     ],
     "web-access": [
         b'www.example.net:80 192.0.2.1 - ann [08/Jun/2020:08:04:43 +0200] "GET /a/b?x=1 HT'

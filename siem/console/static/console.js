@@ -1,5 +1,6 @@
 // What a script adds: everything here has a link or a button that does the same.
 import { brush } from "./brush.js";
+import { fresh } from "./fresh.js";
 import { keys } from "./keys.js";
 import { lists } from "./lists.js";
 
@@ -45,5 +46,6 @@ if (wrong) {
 document.querySelector("tr#e")?.scrollIntoView({ block: "center" });
 
 lists();
+fresh();
 brush();
 keys();

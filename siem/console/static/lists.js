@@ -1,4 +1,4 @@
-// Selection, dialogs instead of pages, and the counter of new rows.
+// Selection, and dialogs instead of pages.
 const form = document.getElementById("bulk");
 const single = document.getElementById("single");
 const boxes = () => [...(form?.querySelectorAll("[data-row] input[type=checkbox]") ?? [])];
@@ -64,26 +64,6 @@ function dialogs() {
   });
 }
 
-function fresh() {
-  const counter = document.querySelector("[data-fresh]");
-  if (!counter) return;
-  setInterval(async () => {
-    if (document.hidden) return;
-    try {
-      const answer = await fetch(counter.dataset.fresh, { headers: { accept: "application/json" } });
-      const more = (await answer.json()).total - Number(counter.dataset.total);
-      if (!(more > 0)) return;
-      const link = document.createElement("a");
-      link.href = location.href;
-      link.textContent = "show them";
-      counter.replaceChildren(`${more} new since ${counter.dataset.at} `, link);
-      counter.hidden = false;
-    } catch {
-      // The node is away; the next round asks again.
-    }
-  }, 15000);
-}
-
 export function lists() {
   const all = document.querySelector("[data-all]");
   all?.addEventListener("change", () => {
@@ -93,5 +73,4 @@ export function lists() {
   form?.addEventListener("change", count);
   if (form) count();
   dialogs();
-  fresh();
 }

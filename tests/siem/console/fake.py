@@ -250,12 +250,14 @@ class FakeFindings:
         revisions: Mapping[str, int] | None = None,
     ) -> int:
         changed = 0
+        for one in self.documents:
+            seen = (revisions or {}).get(one["finding.id"])
+            if one["finding.id"] in ids and seen not in (None, one["finding.revision"]):
+                raise Conflict("another revision", "revision", "Read it again.")
         self.before: list[Document] = []
         for one in self.documents:
             if one["finding.id"] not in ids:
                 continue
-            if (revisions or {}).get(one["finding.id"]) not in (None, one["finding.revision"]):
-                raise Conflict("another revision", "revision", "Read it again.")
             changed += 1
             self.before.append(dict(one))
             one["finding.revision"] += 1

@@ -1,0 +1,266 @@
+"""The API for programs, described from the routes that are really there.
+
+A list for programs is the page's own list: the same function, the same query, the same rights.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import Response
+
+from siem.console import formats
+from siem.console.access import OPENS
+from siem.console.people import SCOPE_WORDS
+from siem.console.site import ROWS_MAX, Site
+from siem.console.triage import ACTS as TRIAGE_ACTS
+
+VERSION = "1"
+ENDINGS = (".json", ".ndjson", ".csv")
+
+_TEXT: dict[str, Any] = {"type": "string"}
+_NUMBER: dict[str, Any] = {"type": "integer", "minimum": 0}
+
+WORDS: dict[str, tuple[dict[str, Any], str]] = {
+    "q": (_TEXT, "Query, as in the query bar of the page"),
+    "f": ({"type": "array", "items": _TEXT}, "Filter field:value, -field:value to exclude"),
+    "from": (_TEXT, "Begin: now-24h (default), now/d, all, or ISO 8601"),
+    "to": (_TEXT, "End: now (default), or ISO 8601"),
+    "sort": (_TEXT, "Field; - before it for descending"),
+    "limit": (_NUMBER | {"maximum": ROWS_MAX}, "Rows, 50 if it is not given"),
+    "offset": (_NUMBER, "Rows that are left out at the beginning"),
+    "status": (_TEXT, "open (default), new, in_progress, suppressed, resolved, all"),
+    "group": (_TEXT, "rule (default) groups by rule and asset, none gives each finding"),
+    "by": (_TEXT, "Field whose top values are given instead of events"),
+    "state": (_TEXT, "Only those of this state"),
+    "zone": (_TEXT, "Only assets of this zone"),
+    "type": (_TEXT, "Only assets of this type"),
+    "only": (_TEXT, "trouble: only sources in trouble"),
+    "verify": (_TEXT, "1: prove the chain; the answer has proof"),
+    "route": (_TEXT, "Only deliveries of this route"),
+    "near": (_TEXT, "Time of the event, if it is known: it saves reading"),
+    "samples": (_TEXT, "1: run the samples of the rule"),
+}
+"""Words of addresses: schema and what they mean."""
+
+LISTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "/findings": (
+        "findings",
+        ("q", "f", "from", "to", "status", "group", "sort", "limit", "offset"),
+    ),
+    "/hunt": ("hunt", ("q", "f", "from", "to", "by", "limit", "offset")),
+    "/rules": ("rules", ("q", "state", "sort")),
+    "/assets": ("assets", ("q", "state", "zone", "type", "sort", "limit", "offset")),
+    "/health": ("health", ("only",)),
+    "/routes": ("routes", ()),
+    "/deliveries": ("routes", ("route", "limit", "offset")),
+    "/views": ("self", ()),
+    "/people": ("people", ("q",)),
+    "/tokens": ("people", ()),
+    "/audit": ("audit", ("q", "from", "to", "verify", "limit", "offset")),
+    "/findings/{finding_id}": ("findings", ()),
+    "/hunt/{event_id}": ("hunt", ("near",)),
+    "/rules/{rule_id}": ("rules", ("samples",)),
+    "/assets/{asset_id}": ("assets", ()),
+    "/people/{name}": ("people", ()),
+    "/api/openapi": ("self", ()),
+    "/metrics": ("metrics", ()),
+}
+"""Address without ending: the part of the console it is, and the words it understands."""
+
+
+def _body(required: tuple[str, ...], **properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "required": list(required), "properties": properties}
+
+
+def _word(*values: str) -> dict[str, Any]:
+    return {"type": "string", "enum": list(values)}
+
+
+_IDS = {"type": "array", "items": _TEXT}
+CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
+    "/findings/triage": (
+        "triage",
+        _body(
+            ("act",),
+            act=_word(*TRIAGE_ACTS, "undo"),
+            id=_IDS,
+            verdict=_TEXT | {"description": "Needed by resolve"},
+            until=_TEXT | {"description": "Needed by suppress: 24h, 7d, or ISO 8601"},
+            comment=_TEXT | {"description": "Reason or comment, at most 2,000 characters"},
+            revision={
+                "type": "object",
+                "additionalProperties": {"type": "integer"},
+                "description": "By id, finding.revision as it was read; another one now gives 409",
+            },
+        ),
+    ),
+    "/assets/change": (
+        "inventory",
+        _body(
+            ("act", "id"),
+            act=_word("approve", "correct", "retire", "merge", "conduits"),
+            id=_IDS,
+            reason=_TEXT,
+        ),
+    ),
+    "/rules/change": (
+        "switch",
+        _body(("act", "id", "reason"), act=_word("on", "off"), id=_IDS, reason=_TEXT),
+    ),
+    "/routes/test": ("send", _body(("route",), route=_TEXT)),
+    "/people/change": (
+        "people",
+        _body(
+            ("act", "name"),
+            act=_word("add", "roles", "disable", "enable", "reset", "end"),
+            name=_TEXT,
+            role=_IDS,
+        ),
+    ),
+    "/tokens/change": (
+        "people",
+        _body(
+            ("act",),
+            act=_word("add", "revoke"),
+            id=_TEXT,
+            name=_TEXT,
+            person=_TEXT,
+            scope=_IDS,
+            days=_NUMBER,
+        ),
+    ),
+}
+"""Address without ending: the part it changes, and what is sent."""
+
+_ERROR = {
+    "type": "object",
+    "properties": {"error": _body((), what=_TEXT, where=_TEXT, todo=_TEXT)},
+}
+_ANSWERS = {
+    "400": "The request cannot be understood; the answer says what, where, what to do",
+    "401": "No token, or one that is over or revoked",
+    "403": "The token or its person may not",
+    "404": "There is no such thing",
+    "409": "It has changed since it was read",
+}
+
+
+class Api:
+    """The description for programs and the page for people."""
+
+    def __init__(self, site: Site, app: FastAPI) -> None:
+        self.site = site
+        self.app = app
+
+    def document(self, request: Request) -> Response:
+        """What a program may ask, as an OpenAPI document."""
+        self.site.access.enter(request, "self")
+        return formats.json(described(self.app))
+
+    def page(self, request: Request) -> Response:
+        """What a program may ask, as a page."""
+        session = self.site.access.enter(request, "self")
+        base = str(request.base_url).rstrip("/")
+        return self.site.page(
+            request, session, "api.html", title="API", current="", base=base,
+            operations=list(operations(self.app)), scopes=SCOPE_WORDS, answers=_ANSWERS,
+        )  # fmt: skip
+
+
+def operations(app: FastAPI) -> Iterator[dict[str, Any]]:
+    """Every operation for programs that the console has, in the order of its routes."""
+    for route in app.routes:
+        if not isinstance(route, APIRoute):
+            continue
+        path = re.sub(r"\{(\w+):\w+\}", r"{\1}", route.path)
+        form = next((one for one in ENDINGS if path.endswith(one)), "")
+        if not form and path != "/metrics":
+            continue
+        stem = path.removesuffix(form)
+        for method in sorted(route.methods or ()):
+            changes = method == "POST"
+            part, words = CHANGES[stem] if changes else LISTS[stem]
+            yield {
+                "path": path,
+                "method": method,
+                "form": form.lstrip("."),
+                "summary": (route.endpoint.__doc__ or "").strip().partition("\n")[0],
+                "part": part,
+                "scope": scope_of(part),
+                "names": re.findall(r"\{(\w+)\}", path),
+                "words": [] if changes else [(name, *WORDS[name]) for name in words],
+                "body": words if changes else None,
+                "is_list": not changes and "{" not in path and form not in ("",),
+            }
+
+
+def scope_of(part: str) -> str:
+    """The scope that opens a part; `read` for what every token may."""
+    return next((scope for scope, parts in OPENS.items() if part in parts), "read")
+
+
+def described(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document (OpenAPI 3.1.0)."""
+    paths: dict[str, Any] = {}
+    for one in operations(app):
+        paths.setdefault(one["path"], {})[one["method"].lower()] = _operation(one)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "cityward",
+            "version": VERSION,
+            "description": "Lists and changes of one operator's node. Send a token with every "
+            "request, as Authorization: Bearer.",
+        },
+        "security": [{"token": []}],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "schemas": {"Error": _ERROR},
+        },
+    }
+
+
+def _operation(one: dict[str, Any]) -> dict[str, Any]:
+    named = [
+        {"name": name, "in": "path", "required": True, "schema": _TEXT} for name in one["names"]
+    ]
+    asked = [
+        {"name": name, "in": "query", "schema": schema, "description": said}
+        for name, schema, said in one["words"]
+    ]
+    kind = formats.TYPES.get(one["form"], "text/plain").partition(";")[0]
+    schema = _schema_of(one)
+    answers: dict[str, Any] = {
+        "200": {"description": one["summary"], "content": {kind: {"schema": schema}}}
+    }
+    for status, said in _ANSWERS.items():
+        if status != "409" or one["part"] == "triage":
+            error = {"schema": {"$ref": "#/components/schemas/Error"}}
+            answers[status] = {"description": said, "content": {"application/json": error}}
+    made = {
+        "summary": one["summary"],
+        "description": f"Needs the scope {one['scope']}.",
+        "operationId": re.sub(r"\W+", "_", f"{one['method'].lower()}{one['path']}").strip("_"),
+        "parameters": [*named, *asked],
+        "responses": answers,
+    }
+    if one["body"] is not None:
+        content = {"application/json": {"schema": one["body"]}}
+        made["requestBody"] = {"required": True, "content": content}
+    return made
+
+
+def _schema_of(one: dict[str, Any]) -> dict[str, Any]:
+    if one["form"] != "json":
+        return _TEXT
+    if not one["is_list"] or one["path"].startswith("/api"):
+        return {"type": "object"}
+    rows = {"type": "array", "items": {"type": "object"}}
+    return _body(("total", "rows"), total=_NUMBER, rows=rows)
