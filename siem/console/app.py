@@ -72,6 +72,7 @@ def _routes(app: FastAPI, site: Site) -> None:
     findings, hunt, rules = Findings(site), Hunt(site), Rules(site)
     assets = Assets(site)
     people, audit, routes = People(site), Audit(site), Routes(site)
+    views, api = Views(site), Api(site, app)
     triage, health, door = Triage(site, findings), Health(site), Door(site)
 
     def add(path: str, endpoint: Callable[..., Any], method: str = "GET") -> None:
