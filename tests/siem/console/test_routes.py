@@ -57,7 +57,7 @@ Enter = Callable[..., TestClient]
 def test_routes_show_their_state_trouble_first(routed: fake.FakeNode, signed_in: Enter) -> None:
     page = signed_in("e.ngineer").get("/routes").text
 
-    assert page.index("Tried again") < page.index("Delivered")
+    assert page.index('data-key="desk"') < page.index('data-key="duty"')
     assert "HTTP 503 Service Unavailable" in page
     assert "only what is escalated to it" in page
     assert "Send a test" not in page
