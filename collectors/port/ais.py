@@ -1,8 +1,8 @@
 """Ships: AIS sentences of receivers and national streams, one event a message.
 
-Send: let the receiver or the stream write NMEA 0183 datagrams (`reader = "syslog"`), or read its
-file (`reader = "file"`). Let it add tag blocks with a time (`c:`): without a clock no jumps are
-seen.
+Send: let the receiver or the stream write NMEA 0183 datagrams to the node (`reader = "udp"`,
+`collector = "ais"`), or read its file (`reader = "file"`). Let it add tag blocks with a time
+(`c:`): without a clock no jumps are seen.
 
 Understood: VDM and VDO of every talker, of one to nine parts, with tag blocks and the `$PGHP` lines
 of Gatehouse; positions (classes A and B, aircraft, long range), names and voyages, base stations,
@@ -31,7 +31,15 @@ from pyais.exceptions import AISBaseException, MissingPayloadException
 
 from cityward import Event, LogSource, Record, collector
 from collectors.port.gnss import Gnss
-from collectors.port.nmea import KNOT, Sentence, comment, distance_m, first_lines, sentence
+from collectors.port.nmea import (
+    KNOT,
+    Sentence,
+    comment,
+    distance_m,
+    each_line,
+    first_lines,
+    sentence,
+)
 from collectors.values import place, real, scalar
 
 AIS = LogSource(category="positioning", service="ais")
@@ -121,19 +129,17 @@ class Ais:
     def __call__(self, records: Iterable[Record]) -> Iterator[Event]:
         """One event a sentence: a message, a part of one, or what stands between them."""
         for record in records:
-            if record.data[:1] == b"#":
-                yield comment(record, AIS, "ais.comment")
-                continue
-            try:
-                said = sentence(record.data)
-                if said.kind in ("VDM", "VDO"):
-                    yield from self._heard(said, record)
-                elif said.kind == "GHP":
-                    yield self._stamped(said, record)
-                else:
-                    yield from self._gnss.events(said, record)
-            except ValueError as error:
-                yield Event.malformed(record, AIS, why=str(error))
+            yield from each_line(record, AIS, self._read)
+
+    def _read(self, line: bytes, record: Record) -> list[Event]:
+        if line[:1] == b"#":
+            return [comment(line, record, AIS, "ais.comment")]
+        said = sentence(line)
+        if said.kind in ("VDM", "VDO"):
+            return self._heard(said, record)
+        if said.kind == "GHP":
+            return [self._stamped(said, record)]
+        return self._gnss.events(said, record)
 
     # ---- Sentences
 

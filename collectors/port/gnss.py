@@ -1,7 +1,7 @@
 """Satellite receivers: NMEA 0183 sentences with position, time and what they are worth.
 
-Send: let the receiver write its sentences to a serial server or `gpsd`, and read the datagrams
-(`reader = "syslog"`) or the file (`reader = "file"`).
+Send: let the receiver, or a serial server before it, write its sentences as datagrams to the node
+(`reader = "udp"`, `collector = "gnss"`), or read its file (`reader = "file"`).
 
 Understood: RMC, GGA, GLL (position), VTG (speed), ZDA (time), GSA, GSV (satellites), GST, GBS
 (errors), TXT, with every talker, checksum and tag block, one event a sentence. Besides, each an
@@ -22,7 +22,15 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from cityward import Event, LogSource, Record, collector
-from collectors.port.nmea import KNOT, Sentence, comment, distance_m, first_lines, sentence
+from collectors.port.nmea import (
+    KNOT,
+    Sentence,
+    comment,
+    distance_m,
+    each_line,
+    first_lines,
+    sentence,
+)
 from collectors.values import clean, place, real
 
 GNSS = LogSource(category="positioning", service="gnss")
@@ -138,15 +146,12 @@ class Gnss:
     def __call__(self, records: Iterable[Record]) -> Iterator[Event]:
         """One event a sentence, and one more for each jump."""
         for record in records:
-            if record.data[:1] == b"#":
-                yield comment(record, GNSS, "nmea.comment")
-                continue
-            try:
-                said = sentence(record.data)
-            except ValueError as error:
-                yield Event.malformed(record, GNSS, why=str(error))
-                continue
-            yield from self.events(said, record)
+            yield from each_line(record, GNSS, self._read)
+
+    def _read(self, line: bytes, record: Record) -> list[Event]:
+        if line[:1] == b"#":
+            return [comment(line, record, GNSS, "nmea.comment")]
+        return self.events(sentence(line), record)
 
     def events(self, said: Sentence, record: Record) -> list[Event]:
         """What a sentence says, and what it is against the one before."""

@@ -6,6 +6,7 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import reduce
 from math import asin, cos, radians, sin, sqrt
@@ -95,16 +96,35 @@ def _time(said: str) -> datetime | None:
     return moment(int(said) / 1_000 if int(said) > MILLISECONDS else int(said))
 
 
-def comment(record: Record, logsource: LogSource, dataset: str) -> Event:
+def comment(line: bytes, record: Record, logsource: LogSource, dataset: str) -> Event:
     """A line that begins with `#`: people and programs note there what the log is."""
     fields = {
         "event.kind": "state",
         "event.action": "log_comment",
         "event.dataset": dataset,
-        "message": clean(text_of(record.data).strip()),
+        "message": clean(text_of(line).strip()),
         "cw.time_source": "collector",
     }
     return Event(record.received, logsource, fields, record)
+
+
+def each_line(
+    record: Record, logsource: LogSource, read: Callable[[bytes, Record], list[Event]]
+) -> Iterator[Event]:
+    """Events of all lines of a record: a datagram often holds several sentences."""
+    number = 0
+    for line in record.data.split(b"\n"):
+        if not line.strip():
+            continue
+        try:
+            found = read(line, record)
+        except ValueError as error:
+            found = [Event.malformed(record, logsource, why=str(error))]
+        for event in found:
+            yield Event(event.time, event.logsource, event.fields, record, number)
+            number += 1
+    if not number:
+        yield Event.malformed(record, logsource, why="an empty record")
 
 
 def first_lines(head: bytes) -> list[bytes]:

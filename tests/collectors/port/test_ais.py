@@ -285,6 +285,29 @@ def test_a_gatehouse_line_gives_the_message_behind_it_its_time_and_station():
     assert found[1].fields["cw.vendor"]["station"] == "992190934"
 
 
+def test_a_datagram_may_hold_several_sentences():
+    found = _read([FIRST + b"\r\n" + SECOND + b"\r\n"])
+
+    assert [event.fields["event.action"] for event in found] == ["ais_part", "ais_static"]
+    assert [event.number for event in found] == [0, 1]
+
+
+def test_positions_of_the_receiver_itself_are_those_of_gpsd(data):
+    lines = (data / "port/ais_gpsd.expected.jsonl").read_text("utf-8").splitlines()
+    said = [json.loads(line) for line in lines if line.startswith('{"class":"TPV"')]
+    found = _read(_lines(data / "port/ais_gpsd.log"))
+
+    ours: dict[str, tuple[float, ...]] = {}
+    for event in found:
+        if event.fields["event.action"] == "gnss_position":
+            spot = tuple(map(float, event.fields["phys.position"].split(",")))
+            ours[f"{event.time:%Y-%m-%dT%H:%M:%S}"] = spot
+    theirs = [(one["time"][:19], one["lat"], one["lon"]) for one in said if "lat" in one]
+    assert len(theirs) > 150
+    for time, north, east in theirs:
+        assert ours[time] == pytest.approx((north, east), abs=0.6e-6)  # we have six digits
+
+
 def test_a_receiver_with_position_sentences_is_read_whole():
     (event,) = _read([b"$GPGLL,5250.53669,N,00542.34920,E,213950.00,A,A*67"])
 
