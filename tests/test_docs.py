@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from siem import cli, config
+from siem.notify.routes import routes_of
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -139,6 +140,21 @@ def test_the_page_of_sensors_runs(tmp_path):
     assert said.returncode == 0
     assert "cw1." in said.stdout
     assert "quay-4" in said.stdout
+
+
+def test_the_page_of_notifications_runs(tmp_path):
+    said = run_page("notify.md", tmp_path)
+
+    assert said.returncode == 0, said.stderr
+    assert "received test" in said.stdout
+    assert re.search(r"desk +sent +test .* HTTP 204 No Content", said.stdout)
+
+
+@pytest.mark.parametrize("name", ["mail.toml", "hook.toml", "syslog.toml"])
+def test_the_routes_of_the_page_are_accepted(tmp_path, name):
+    unpack(ROOT / "docs" / "notify.md", tmp_path)
+
+    assert routes_of(config.load(tmp_path / name))
 
 
 def test_the_page_of_architecture_runs(tmp_path):
