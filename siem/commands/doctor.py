@@ -26,6 +26,8 @@ from siem.assets import from_settings
 from siem.commands.common import ConfigFile, Output
 from siem.config import Settings, Source
 from siem.node import now_utc
+from siem.notify.routes import routes_of
+from siem.store.notices import Tally
 
 COLUMNS = ("check", "state", "what", "next")
 DISK_LOW_BYTES = 1 << 30
@@ -83,7 +85,7 @@ def _checks(named: str | None) -> Iterator[Check]:
     running = _is_running(settings)
     for group in plugin.GROUPS:
         yield from (_wrong("plug-in", error) for error in plugin.broken(group))
-    for look in (_state, _clock, _disk, _store, _people, _tls, _rules, _sources):
+    for look in (_state, _clock, _disk, _store, _people, _tls, _rules, _routes, _sources):
         try:
             yield from look(settings)
         except (CitywardError, OSError) as error:
@@ -253,6 +255,28 @@ def _rules(settings: Settings) -> Iterator[Check]:
         )
     elif not refused:
         yield Check("rules", "ok", said)
+
+
+def _routes(settings: Settings) -> Iterator[Check]:
+    """Whom the node tells, whether it has the secrets for it, and what it could not deliver."""
+    db = None
+    if (settings.state_path / "node.db").is_file():
+        db = assembly.db_of(settings, from_settings(settings), now_utc)
+    for id, route in routes_of(settings).items():
+        tally = db.notices.tally(id) if db else Tally()
+        last = tally.last.answer if tally.last else "nothing was sent yet"
+        try:
+            route.secret()
+        except CitywardError as error:
+            yield Check(f"route {id}", "wrong", error.what, error.todo)
+            continue
+        if tally.last and tally.last.state != "sent":
+            what = f"the last delivery failed: {last}"
+            yield Check(f"route {id}", "wrong", what, f"cityward route test {id}")
+        else:
+            yield Check(f"route {id}", "ok", f"{route.said.to}, {tally.sent} sent: {last}")
+    if db:
+        db.close()
 
 
 def _sources(settings: Settings) -> Iterator[Check]:

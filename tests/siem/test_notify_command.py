@@ -14,6 +14,7 @@ import pytest
 from siem import assembly, cli
 from siem import config as settings_file
 from siem.assets import from_settings
+from siem.commands import doctor
 from siem.node import now_utc
 from tests.siem.notify_fakes import mail_server
 from tests.siem.test_notify import match
@@ -73,6 +74,27 @@ def test_a_test_that_fails_says_so_and_is_not_tried_again(
 
     (row,) = said(capsys)
     assert (row["state"], row["answer"]) == ("dead", "Connection refused")
+
+
+def test_doctor_says_what_a_route_lacks_and_what_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MAIL_PASSWORD", raising=False)
+    with mail_server() as fake:
+        file = settings(tmp_path, fake.port)
+        node = settings_file.load(file)
+        run("route", "test", "duty", "-c", str(file))
+        assert [(one.state, one.what) for one in doctor._routes(node)] == [
+            ("ok", "mail, 1 sent: 250 2.0.0 queued as 4711")
+        ]
+    run("route", "test", "duty", "-c", str(file))
+    assert [one.what for one in doctor._routes(node)] == [
+        "the last delivery failed: Connection refused"
+    ]
+
+    file.write_text(file.read_text() + 'user = "cw"\nsecret_env = "MAIL_PASSWORD"\n')
+    (missing,) = doctor._routes(settings_file.load(file))
+    assert (missing.state, missing.what) == ("wrong", "the variable MAIL_PASSWORD is not set")
 
 
 def test_an_unknown_route_is_an_error_of_the_command_line(tmp_path: Path) -> None:
