@@ -43,6 +43,10 @@ RETRY_S = 10.0
 """A reader that failed is tried again after so long."""
 STOP_S = 4.0
 """After the stop, what readers have taken already is kept for at most so long."""
+LATE_STOP_S = 3.0
+"""So long after the stop events are still looked at; those behind are at the next start."""
+SLICE_EVENTS = 1_000
+"""Detectors are given so many at once, so that a stop need not wait for a long batch."""
 ROOM_S = 2.0
 """A node whose disk is full tries again after so long."""
 STATES_EVERY_S = 1.0
@@ -245,6 +249,7 @@ class Node:
         self._due = {"states": 0.0, "compact": COMPACT_EVERY_S, "retain": 0.0}
         self._watermark: datetime | None = None
         self._is_full = False
+        self._late_s: float | None = None
 
     # ---- Record → Event
 
@@ -387,6 +392,14 @@ class Node:
 
     def detect(self, events: Sequence[Event]) -> list[Finding]:
         """Ask every detector; a detector that fails is said, its neighbours go on."""
+        found = self._detected(events[:SLICE_EVENTS])
+        for begin in range(SLICE_EVENTS, len(events), SLICE_EVENTS):
+            if self.is_late:
+                break
+            found += self._detected(events[begin : begin + SLICE_EVENTS])
+        return found
+
+    def _detected(self, events: Sequence[Event]) -> list[Finding]:
         found: list[Finding] = []
         now = self._now(events)
         for detector in self.detectors:
@@ -464,6 +477,16 @@ class Node:
 
     # ---- life
 
+    @property
+    def is_late(self) -> bool:
+        """Whether the stop was so long ago that what is not concluded on is left for the start.
+
+        What is kept is detected then, since its checkpoint does not move and no snapshot is taken.
+        """
+        if self._late_s is None and self.stop.is_set():
+            self._late_s = time.monotonic() + LATE_STOP_S
+        return self._late_s is not None and time.monotonic() > self._late_s
+
     def recover(self) -> None:
         """After a start: models and windows from their snapshot, then what came since.
 
@@ -478,13 +501,13 @@ class Node:
                 except ValueError as error:
                     log.warning("%s starts anew: %s.", detector.name, error)
         for number, documents in self.events.replay(taken_at):
-            if self.stop.is_set():
-                return
             self._batch_number = number
             events = [event_of(one) for one in documents]
             if self.learner is not None:
                 self.learner.learn(events, self.clock(), again=True)
             findings = self.detect(events)
+            if self.stop.is_set():
+                return
             if number > checkpoint:
                 self.conclude(findings)
         self._batch_number = self.events.last_batch
@@ -539,10 +562,12 @@ def run(node: Node) -> None:
         return  # what was not seen again is seen at the next start
     for gathered in node.collect():
         events = node.keep(gathered) if gathered else []
-        findings = node.detect(events)
-        node.conclude(findings)
-        node.tidy()
-    node.finish()
+        findings = [] if node.is_late else node.detect(events)
+        if not node.is_late:
+            node.conclude(findings)
+            node.tidy()
+    if not node.is_late:
+        node.finish()
 
 
 def document(event: Event) -> Document:
