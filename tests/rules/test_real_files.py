@@ -317,6 +317,11 @@ def test_no_rule_speaks_of_a_benign_file(data: Path, tmp_path: Path) -> None:
             {"pmu_receivers": ["192.168.0.21"]},
             [("high", "Phasor stream turned off by a stranger", "192.168.0.20")],
         ),
+        (
+            "port/ais_dma_stream.txt",
+            {"ais_forged_numbers": ["205110000", "999999999"]},
+            [("low", "Ship number known as forged", "")],
+        ),
         ("energy/iec104_control_commands.pcap", {"iec104_masters": ["10.0.0.10"]}, []),
         ("energy/iec104_wattson_normal.pcapng", {"iec104_masters": ["10.0.104.2"]}, []),
         (
