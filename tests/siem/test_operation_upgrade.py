@@ -1,0 +1,76 @@
+"""A state that an older version wrote: it is opened, brought up to date, and says the same."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from cityward import ConfigError
+from siem import assembly
+from siem.store import embedded, events
+from tests.siem.states import make
+
+STATES = Path(make.__file__).parent
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """The state of a node of format 1 that died before it had detected everything."""
+    with tarfile.open(STATES / "format_1.tar.gz") as tar:
+        tar.extractall(tmp_path, filter="data")
+    return tmp_path / "state"
+
+
+def _format(state: Path) -> int:
+    with sqlite3.connect(state / "node.db") as db:
+        return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _as_far_as(new: list[dict[str, Any]], old: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Documents with the fields only that the old version knew."""
+    return [{name: a.get(name) for name in b} for a, b in zip(new, old, strict=True)]
+
+
+def test_a_state_of_format_1_is_opened_migrated_and_says_the_same(old: Path) -> None:
+    expected = msgspec.json.decode((STATES / "format_1.json").read_bytes())
+    before = _format(old)
+
+    said: dict[str, Any] = make.said(old, STATES)
+
+    assert (before, _format(old)) == (1, embedded.FORMAT)
+    assert len(said["events"]) == 36
+    assert said["events"] == expected["events"]
+    assert _as_far_as(said["findings"], expected["findings"]) == expected["findings"]
+    assert said["audit"] == expected["audit"]
+    assert said["people"] == expected["people"]
+
+
+def test_an_old_state_is_the_same_at_its_second_start(old: Path) -> None:
+    first = make.said(old, STATES)
+
+    assert make.said(old, STATES) == first
+
+
+@pytest.mark.parametrize("store", ["events", "node.db"])
+def test_a_state_of_a_newer_version_is_refused_in_words_and_left_alone(
+    old: Path, store: str, tmp_path: Path
+) -> None:
+    if store == "events":
+        (old / "events" / "format").write_text(f"{events.FORMAT + 1}\n")
+    else:
+        with sqlite3.connect(old / "node.db") as db:
+            db.execute(f"PRAGMA user_version = {embedded.FORMAT + 1}")
+    shutil.copytree(old, tmp_path / "copy")
+
+    with pytest.raises(ConfigError, match="is newer than") as caught:
+        assembly.node_of(make.settings_of(old, STATES), sources=[])
+
+    assert caught.value.todo == "Run the cityward that wrote it, or a newer one."
+    for path in (tmp_path / "copy").rglob("*.parquet"):
+        assert (old / path.relative_to(tmp_path / "copy")).read_bytes() == path.read_bytes()
