@@ -39,6 +39,10 @@ RAW_SHOWN = 64
 """Bytes of a data frame that cannot be read."""
 _SEARCHES = 8
 """How often, on average, each byte is looked at in search of the next frame."""
+_LOST_FRAME_MAX = 8_192
+"""Longest frame that is waited for in search of the next one."""
+_LOST_FRAMES_MAX = 64
+"""As many beginnings are looked at behind the first one that is not whole."""
 
 Fields = dict[str, Any]
 
@@ -527,19 +531,21 @@ def _next_frame(data: bytes, at: int) -> tuple[int, bool]:
     """Where the next frame begins, and True if that is not certain yet."""
     end = len(data)
     keep = end - (data[-1] == 0xAA)
-    budget = _SEARCHES * (end - at)
+    budget, waiting = _SEARCHES * (end - at), 0
     for match in _START.finditer(data, at):
         start = match.start()
-        if end - start < 16:
+        if end - start < 16 or waiting > _LOST_FRAMES_MAX:
             return min(keep, start), True
+        claimed = data[start + 2] << 8 | data[start + 3]
+        if claimed > _LOST_FRAME_MAX:
+            continue
         size = _fits(data, start)
         if size > 0:
             return start, False
         if size < 0:
-            keep = min(keep, start)
+            keep, waiting = min(keep, start), waiting + 1
         else:
             # A sender of false beginnings must not make us add up the same bytes for ever.
-            claimed = data[start + 2] << 8 | data[start + 3]
             budget -= claimed if claimed <= end - start else 0
             if budget < 0:
                 return end, True

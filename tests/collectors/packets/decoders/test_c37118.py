@@ -322,6 +322,19 @@ def test_false_beginnings_do_not_take_for_ever() -> None:
     assert time.process_time() - started < 1
 
 
+def test_false_beginnings_in_small_segments_do_not_take_for_ever() -> None:
+    decoder, rest = wire().decoder, b""
+    decoder.gap(True)
+    started = time.process_time()
+
+    for _ in range(1_000):
+        rest += b"\xaa\x01" * 32
+        rest = rest[decoder.feed(rest, True, 0.0, 1)[0] :]
+
+    assert time.process_time() - started < 2
+    assert len(rest) < 16_384
+
+
 def test_random_bytes_are_never_an_exception_nor_recognised() -> None:
     chance = random.Random(1)
     for _ in range(2_000):
