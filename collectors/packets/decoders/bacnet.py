@@ -15,6 +15,7 @@ References:
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from datetime import date
 from struct import Struct
@@ -132,7 +133,7 @@ class Bacnet:
         """See `Decoder`."""
         try:
             found = self._message(data, from_client, time_s)
-        except (IndexError, ValueError) as error:
+        except (IndexError, ValueError, struct.error) as error:
             found = [
                 unreadable(self._bases[from_client], f"the message is cut or malformed: {error}")
             ]

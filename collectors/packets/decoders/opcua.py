@@ -179,10 +179,10 @@ class Reader:
         if mask & 0x40:
             self.diagnostic(depth + 1)
 
-    def value(self) -> Fields:
+    def value(self, depth: int = 0) -> Fields:
         """A DataValue: its value, and its status where it is not good."""
         mask = self.u8()
-        own = self.variant() if mask & 1 else {}
+        own = self.variant(depth) if mask & 1 else {}
         if mask & 2:
             status = self.u32()
             if status >> 30:
@@ -232,7 +232,7 @@ class Reader:
         if kind == 22:
             return {"ot.value_raw": self.extension()[0]}
         if kind == 23:
-            return self.value() if depth < NESTED_MAX else self.variant(NESTED_MAX + 1)
+            return self.value(depth + 1)
         if kind == 24:
             return self.variant(depth + 1)
         if kind == 25:
@@ -660,9 +660,10 @@ class Point(NamedTuple):
         vendor: dict[str, Any] = {"node": self.node}
         if self.attribute != 13:
             vendor["attribute"] = self.attribute
-        number = self.node.rpartition("i=")[2]
         own: Fields = {"cw.vendor": vendor, "ot.point.type": "node"}
-        return {**own, "ot.point.address": int(number)} if number.isdigit() else own
+        # Behind its namespace, if it has one; names of other kinds may hold the same letters.
+        number = self.node.partition(";")[2] if self.node.startswith("ns=") else self.node
+        return {**own, "ot.point.address": int(number[2:])} if number.startswith("i=") else own
 
 
 def _read_value_id(reader: Reader) -> Fields:

@@ -317,6 +317,14 @@ def test_device_control_agrees_with_the_expected_log(data: Path) -> None:
             assert exception == row["result_code"]
 
 
+@pytest.mark.parametrize("function", range(13))
+def test_a_header_whose_length_is_right_and_whose_content_is_cut_is_no_exception(
+    function: int,
+) -> None:
+    for size in range(4, 12):
+        one(bytes([0x81, function, 0, size]) + bytes(size - 4))
+
+
 def test_the_recon_reads_nine_properties_and_tries_to_become_a_foreign_device(data: Path) -> None:
     found = messages(data / "city/bacnet_quickdraw_recon.pcap", Bacnet)
 

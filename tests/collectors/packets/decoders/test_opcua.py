@@ -279,6 +279,28 @@ def test_the_session_agrees_with_the_expected_log(data: Path) -> None:
     assert not [f for f in found if "event.kind" in f or "event.reason" in f]
 
 
+def test_values_within_values_without_end_are_malformed_and_no_exception() -> None:
+    nested = b"\x01" + b"\x17\x01" * 3_000
+
+    found = Wire(Opcua(session())).send(
+        message(673, asks() + struct.pack("<I", 1) + POINT + nested), True
+    )
+
+    assert "nested too deep" in found[0]["event.reason"]
+
+
+@pytest.mark.parametrize("name", ["i=²", "i=5", f"i={'9' * 90}"])
+def test_a_name_that_looks_like_a_number_is_a_name(name: str) -> None:
+    point = b"\x03\0\0" + text(name.encode()) + struct.pack("<I", 13) + text(None)
+
+    found = Wire(Opcua(session())).send(
+        message(673, asks() + struct.pack("<I", 1) + point + b"\x01\x06" + bytes(4)), True
+    )
+
+    assert found[0]["cw.vendor"]["node"] == f"s={name}"
+    assert "ot.point.address" not in found[0]
+
+
 def test_the_session_shows_who_did_what(data: Path) -> None:
     found = real(data)
 
