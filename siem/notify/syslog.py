@@ -11,7 +11,7 @@ import ipaddress
 import re
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -70,7 +70,7 @@ def send(delivery: Delivery, route: Route, operator: str) -> Answer:
         with socket.socket(found[0], socket.SOCK_DGRAM) as out:
             for one in lines:
                 out.sendto(one, found[4])
-        return Answer(f"{len(lines)} datagrams sent; UDP has no receipt")
+        return Answer(f"{_counted(lines, 'datagram')} sent; UDP has no receipt")
     framed = b"".join(b"%d %s" % (len(one), one) for one in lines)
     with socket.create_connection((host, port), timeout=TIMEOUT_S) as plain:
         if route.transport == "tls":
@@ -82,7 +82,11 @@ def send(delivery: Delivery, route: Route, operator: str) -> Answer:
             plain.shutdown(socket.SHUT_WR)
             closed = _closed(plain)
     how = "the receiver closed after it" if closed else "the receiver kept the connection open"
-    return Answer(f"{len(lines)} lines sent; {how}")
+    return Answer(f"{_counted(lines, 'line')} sent; {how}")
+
+
+def _counted(lines: Sequence[bytes], what: str) -> str:
+    return f"1 {what}" if len(lines) == 1 else f"{len(lines)} {what}s"
 
 
 def _closed(out: socket.socket) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import socketserver
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 
@@ -20,6 +23,8 @@ class FakeMail:
     commands: list[str] = field(default_factory=list)
     refuse: dict[str, str] = field(default_factory=dict)
     """Answer to `RCPT` by address."""
+    logins: list[tuple[str, str]] = field(default_factory=list)
+    password: str = "right"
     data: str = "250 2.0.0 queued as 4711"
     """Answer to the message."""
 
@@ -42,24 +47,58 @@ class FakeSyslog:
     received: list[bytes] = field(default_factory=list)
 
 
+Pair = tuple[Path, Path]
+"""A certificate and its key."""
+
+
+def context_of(pair: Pair) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*pair)
+    return context
+
+
 @contextmanager
-def mail_server() -> Iterator[FakeMail]:
-    """A mail server that speaks as much SMTP (RFC 5321) as a client needs."""
+def mail_server(starttls: Pair | None = None, tls: Pair | None = None) -> Iterator[FakeMail]:
+    """A mail server that speaks as much SMTP (RFC 5321, 3207, 4954) as a client needs."""
     fake = FakeMail()
 
     class Handler(socketserver.StreamRequestHandler):
         def say(self, text: str) -> None:
             self.wfile.write(text.encode() + b"\r\n")
 
+        def secure(self, pair: Pair) -> None:
+            self.connection = context_of(pair).wrap_socket(self.connection, server_side=True)
+            self.rfile = self.connection.makefile("rb")
+            self.wfile = self.connection.makefile("wb", buffering=0)
+
         def handle(self) -> None:
+            try:
+                self.serve()
+            except OSError:
+                fake.commands.append("broken off")
+            finally:
+                self.connection.close()
+
+        def serve(self) -> None:
+            if tls:
+                self.secure(tls)
             self.say("220 fake.example")
             sender, receivers = "", []
             while line := self.rfile.readline().decode().rstrip("\r\n"):
                 fake.commands.append(line)
                 verb = line.partition(" ")[0].upper()
                 if verb == "EHLO":
+                    is_secure = isinstance(self.connection, ssl.SSLSocket)
                     self.say("250-fake.example")
-                    self.say("250 8BITMIME")
+                    self.say("250-STARTTLS" if starttls and not is_secure else "250-8BITMIME")
+                    self.say("250 AUTH PLAIN" if is_secure else "250 SIZE")
+                elif verb == "STARTTLS" and starttls:
+                    self.say("220 go on")
+                    self.secure(starttls)
+                elif verb == "AUTH":
+                    _, user, password = base64.b64decode(line.split()[2]).decode().split("\0")
+                    fake.logins.append((user, password))
+                    self.say("235 ok" if password == fake.password else "535 5.7.8 no")
                 elif verb == "MAIL":
                     sender, receivers = line.partition(":")[2], []
                     self.say("250 ok")
@@ -110,13 +149,20 @@ def web_server() -> Iterator[FakeWeb]:
 
 
 @contextmanager
-def syslog_server(*, udp: bool = False) -> Iterator[FakeSyslog]:
+def syslog_server(*, udp: bool = False, tls: Pair | None = None) -> Iterator[FakeSyslog]:
     """A syslog server that reads to the end and closes."""
     fake = FakeSyslog()
 
     class Stream(socketserver.StreamRequestHandler):
         def handle(self) -> None:
-            fake.received.append(self.rfile.read())
+            if tls is None:
+                fake.received.append(self.rfile.read())
+                return
+            try:
+                with context_of(tls).wrap_socket(self.connection, server_side=True) as secure:
+                    fake.received.append(secure.makefile("rb").read())
+            except OSError:
+                fake.received.append(b"")
 
     class Datagram(socketserver.DatagramRequestHandler):
         def handle(self) -> None:

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ import pytest
 from siem.notify.syslog import envelope
 from siem.notify.worker import ATTEMPTS_MAX, Notifier, attempt
 from siem.store.notices import Delivery
-from tests.siem.notify_fakes import mail_server, syslog_server, web_server
+from siem.tls import make_self_signed
+from tests.siem.notify_fakes import Pair, mail_server, syslog_server, web_server
 from tests.siem.test_notify import MAIL, Desk, desk, match, rule
 
 __all__ = ["desk"]
@@ -193,6 +194,63 @@ def test_a_missing_secret_is_said_by_name(desk: Desk) -> None:
     assert done.answer == "the variable MAIL_PASSWORD is not set"
 
 
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """A certificate of this machine, and its key."""
+    return make_self_signed(tmp_path_factory.mktemp("tls"), datetime.now(UTC))
+
+
+def secure(transport: str, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setenv("MAIL_PASSWORD", "right")
+    said = {"transport": transport, "user": "cityward", "secret_env": "MAIL_PASSWORD"}
+    return {**said, "ca_file": str(pair[0])}
+
+
+@pytest.mark.parametrize("transport", ["starttls", "tls"])
+def test_a_mail_goes_over_tls_with_name_and_password(
+    desk: Desk, pair: Pair, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with mail_server(**{transport: pair}) as fake:
+        desk.set(mail_to(fake.port, **secure(transport, pair, monkeypatch)))
+        desk.keep(match())
+        done = deliver(desk)
+
+    assert (done.state, fake.logins) == ("sent", [("cityward", "right")])
+
+
+def test_a_wrong_password_is_tried_rarely_and_never_shown(
+    desk: Desk, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with mail_server(tls=pair) as fake:
+        desk.set(mail_to(fake.port, **secure("tls", pair, monkeypatch)))
+        fake.password = "another"
+        desk.keep(match())
+        done = deliver(desk)
+
+    assert (done.answer, fake.mails) == ("535 5.7.8 no", [])
+    assert done.due - desk.now == timedelta(hours=1)
+
+
+@pytest.mark.parametrize("to", ["starttls", "tls", "syslog"])
+def test_nothing_goes_to_a_server_that_cannot_prove_its_name(
+    desk: Desk, pair: Pair, to: str
+) -> None:
+    with (
+        syslog_server(tls=pair) as syslog,
+        mail_server(**{to: pair} if to != "syslog" else {}) as mail,
+    ):
+        if to == "syslog":
+            desk.set(syslog_to(syslog.port, "tls"))
+        else:
+            desk.set(mail_to(mail.port, transport=to))
+        desk.keep(match())
+        done = deliver(desk)
+
+    assert done.state == "due"
+    assert "CERTIFICATE_VERIFY_FAILED" in done.answer
+    assert (mail.mails, b"".join(syslog.received)) == ([], b"")
+
+
 # ---- Webhook
 
 
@@ -279,7 +337,7 @@ def test_a_finding_is_one_line_of_cef(desk: Desk) -> None:
     assert (head[0], head[5]) == ("cityward", "9")
     assert said["externalId"] == done.id
     assert (said["src"], said["cs1"], said["cs2"]) == ("192.0.2.7", id, "jump-1")
-    assert done.answer == "1 lines sent; the receiver closed after it"
+    assert done.answer == "1 line sent; the receiver closed after it"
 
 
 def test_a_digest_is_one_line_a_finding(desk: Desk) -> None:
@@ -290,6 +348,17 @@ def test_a_digest_is_one_line_a_finding(desk: Desk) -> None:
         deliver(desk)
 
     assert len(lines_of(fake.received[0])) == 5
+
+
+def test_a_line_goes_over_tls(desk: Desk, pair: Pair) -> None:
+    with syslog_server(tls=pair) as fake:
+        desk.set({**syslog_to(fake.port, "tls"), "ca_file": str(pair[0])})
+        desk.keep(match())
+        done = deliver(desk)
+
+    (line,) = lines_of(fake.received[0])
+    assert "CEF:0|cityward" in line
+    assert (done.state, done.answer) == ("sent", "1 line sent; the receiver closed after it")
 
 
 def test_udp_says_that_it_has_no_receipt(desk: Desk) -> None:
