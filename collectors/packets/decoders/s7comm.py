@@ -34,6 +34,8 @@ ITEMS_SHOWN = 16
 ITEMS_MAX = 255
 """One octet counts them."""
 BYTES_SHOWN = 32
+MADE_MAX = 256
+"""Functions whose constants a conversation keeps; whoever tries more of them looks for holes."""
 
 JOB, ACK, ACK_DATA, USER_DATA = 1, 2, 3, 7
 
@@ -90,13 +92,26 @@ USER_FUNCTIONS: dict[int, tuple[str, dict[int, Function]]] = {
     1: (
         "programmer_commands",
         {
-            1: Function("request_diagnostic_data", "diagnostic"),
-            2: Function("variable_table", "read"),
-            12: Function("erase", "control", True),
-            14: Function("read_diagnostic_data", "diagnostic"),
-            15: Function("remove_diagnostic_data", "diagnostic"),
-            16: Function("force", "control", True),
-            19: Function("request_diagnostic_data", "diagnostic"),
+            1: Function("block_status", "diagnostic"),
+            2: Function("variable_status", "read"),
+            3: Function("read_interrupt_stack", "diagnostic"),
+            4: Function("read_block_stack", "diagnostic"),
+            5: Function("read_local_stack", "diagnostic"),
+            6: Function("measure_time", "diagnostic"),
+            7: Function("force_selection", "control", True),
+            8: Function("modify_variable", "write", True),
+            9: Function("force", "control", True),
+            10: Function("breakpoint", "mode_change", True),
+            11: Function("exit_hold", "mode_change", True),
+            12: Function("memory_reset", "control", True),
+            13: Function("disable_job", "control", True),
+            14: Function("enable_job", "control", True),
+            15: Function("delete_job", "control", True),
+            16: Function("read_job_list", "diagnostic"),
+            17: Function("read_job", "diagnostic"),
+            18: Function("replace_job", "control", True),
+            19: Function("block_status", "diagnostic"),
+            22: Function("flash_led", "control", True),
         },
     ),
     2: (
@@ -152,7 +167,18 @@ USER_FUNCTIONS: dict[int, tuple[str, dict[int, Function]]] = {
             4: Function("set_clock_following", "time_sync", True),
         },
     ),
-    15: ("nc_programming", {}),
+    15: (
+        "nc_programming",
+        {
+            1: Function("nc_request_download", "program_download", True),
+            2: Function("nc_download_block", "program_download"),
+            3: Function("nc_continue_download", "program_download"),
+            4: Function("nc_download_ended", "program_download"),
+            6: Function("nc_start_upload", "program_upload"),
+            7: Function("nc_upload", "program_upload"),
+            8: Function("nc_continue_upload", "program_upload"),
+        },
+    ),
 }
 """User data: group → name, sub-functions."""
 
@@ -440,7 +466,8 @@ class S7comm(Cotp):
         made = self._made.get((kind, code, sub))
         if made is None:
             made = {**self.base, **_meaning(kind, code, sub)}
-            self._made[kind, code, sub] = made
+            if len(self._made) < MADE_MAX:
+                self._made[kind, code, sub] = made
         return made
 
 

@@ -11,7 +11,7 @@ import pytest
 from cityward.checks import check_decoder
 from collectors.packets.decoders.cotp import MESSAGE_MAX
 from collectors.packets.decoders.mms import Mms
-from collectors.packets.decoders.s7comm import S7comm
+from collectors.packets.decoders.s7comm import MADE_MAX, S7comm
 from collectors.packets.decoders.s7comm_plus import S7commPlus
 from tests.collectors.packets.decoders.streams import Wire, decoded, session
 
@@ -93,6 +93,37 @@ def test_a_stop_nobody_answers_is_said_at_the_end() -> None:
     assert asked["ot.is_command"] is True
     assert left["event.action"] == "s7comm_unanswered"
     assert left["ot.link_id"] == asked["ot.link_id"]
+
+
+@pytest.mark.parametrize(
+    ("group", "sub", "action", "is_command"),
+    [
+        (1, 8, "s7comm_modify_variable", True),
+        (1, 9, "s7comm_force", True),
+        (1, 12, "s7comm_memory_reset", True),
+        (1, 16, "s7comm_read_job_list", False),
+        (15, 1, "s7comm_nc_request_download", True),
+    ],
+)
+def test_what_a_programmer_changes_is_a_command(
+    group: int, sub: int, action: str, is_command: bool
+) -> None:
+    request = data_unit(f"3207000001000008000400011204114{group:x}{sub:02x}000a000000")
+
+    asked = talk((True, request))[0]
+
+    assert (asked["event.action"], asked["ot.is_command"]) == (action, is_command)
+
+
+def test_functions_that_nobody_knows_are_not_kept_without_end() -> None:
+    line = wire()
+
+    for group in range(16):
+        for sub in range(256):
+            request = f"3207000001000008000400011204114{group:x}{sub:02x}000a000000"
+            line.send(bytes.fromhex(data_unit(request)), True)
+
+    assert len(line.decoder._made) == MADE_MAX
 
 
 def test_an_answer_to_something_else_is_not_joined() -> None:
