@@ -248,8 +248,7 @@ def _camera_worm(stage: Stage, at_s: float, step: int) -> Scene:
         stage.talk(who, target, 23, at_s + 1.3 * number).unanswered()
         for number, target in enumerate(stage.place.unused("cameras", 16))
     ]
-    rules = ("city/iot_telnet_sweep", "correlations/telnet_worm")
-    return Scene(list(stage.seen(*talks)), [Expected(rule, "source.ip", who) for rule in rules])
+    return Scene(list(stage.seen(*talks)), [Expected("correlations/telnet_worm", "source.ip", who)])
 
 
 @_step("recorder-abroad", "op-city")
