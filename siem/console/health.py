@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from siem.console import formats
 from siem.console.protocol import Console, Usage
+from siem.console.routes import shown_routes
 from siem.console.site import Site, node_state, rule_counts
 from siem.console.view import ago, number
 from siem.store.protocol import SourceState
@@ -78,6 +79,7 @@ class Health:
             cannot=[rule for rule in rules if rule.state != "on"],
             quiet=[rule for rule in rules if rule.state == "on" and not rule.arriving],
             rule_total=len(rules),
+            told=shown_routes(self.node),
         )
 
     def metrics(self, request: Request) -> Response:
@@ -183,6 +185,14 @@ class _Figures(Collector):
         rules.add_metric(["on"], counts["rules_on"])
         rules.add_metric(["not_on"], counts["rules_off"])
         yield rules
+        told = GaugeMetricFamily(
+            "cityward_notifications", "Deliveries by route and state", labels=["route", "state"]
+        )
+        for route in self.node.routes:
+            tally = self.node.notices.tally(route)
+            for state in ("sent", "waiting", "retrying", "dead"):
+                told.add_metric([route, state], getattr(tally, state))
+        yield told
         disk = GaugeMetricFamily("cityward_disk_used_bytes", "Store by part", labels=["part"])
         for usage in self.node.disk():
             disk.add_metric([usage.name], usage.used_bytes)

@@ -63,6 +63,14 @@ def test_routes_show_their_state_trouble_first(routed: fake.FakeNode, signed_in:
     assert "Send a test" not in page
 
 
+def test_health_says_which_route_fails_and_why(routed: fake.FakeNode, signed_in: Enter) -> None:
+    client = signed_in("a.admin")
+
+    assert "Tried again: HTTP 503 Service Unavailable" in client.get("/health").text
+    figures = client.get("/metrics").text
+    assert 'cityward_notifications{route="desk",state="retrying"} 1.0' in figures
+
+
 def test_a_node_without_routes_says_so(signed_in: Enter) -> None:
     assert "Nobody is told" in signed_in().get("/routes").text
     assert "Nothing was delivered" in signed_in().get("/deliveries").text
