@@ -76,7 +76,7 @@ class Findings:
         self.node = site.node
 
     def listing(self, request: Request) -> Response:
-        """The list, as a page or for programs."""
+        """Findings or groups of them, as a page or for programs."""
         session = self.site.access.enter(request, "findings")
         form = formats.form_of(request)
         view = self.site.view_of(request)

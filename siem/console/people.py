@@ -34,7 +34,7 @@ ACTS = {
 """What may be done with a person, and what is said afterwards."""
 
 ROLE_WORDS = {
-    "engineer": "Findings, Hunt, Rules, Assets; changes rules and the inventory",
+    "engineer": "Findings, Hunt, Rules, Assets; changes findings, assets and rules",
     "analyst": "Findings, Hunt, Rules, Assets; changes findings",
     "administrator": "Health, People, Audit; no findings unless also another",
 }

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -19,6 +19,7 @@ from cityward.asset import Asset
 from cityward.errors import InputError
 from siem.store.lines import harmless
 from siem.store.protocol import AssetRow, AssetState, Conduit, Learnt, ModeEntry, Observed
+from siem.store.trail import digest
 
 SCHEMA = """
 CREATE TABLE assets (
@@ -49,7 +50,22 @@ EDITABLE = frozenset(Asset.__struct_fields__) - {"id", "last_confirmed"}
 _RECORD = msgspec.json.Decoder(Asset)
 _SEEN = msgspec.json.Decoder(Observed)
 
-Audit = Callable[[sqlite3.Connection, str, str, str, datetime], None]
+
+class Audit(Protocol):
+    """Adds a line to the audit trail, within a transaction."""
+
+    def __call__(
+        self,
+        db: sqlite3.Connection,
+        by: str,
+        action: str,
+        about: str,
+        now: datetime,
+        before: str = "",
+        after: str = "",
+    ) -> None:
+        """Say who did what to what; digests say from what to what."""
+        ...
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -203,7 +219,8 @@ class InventoryStore:
             return False
         what = _what(before, state, same)
         self._write(db, before, state, record, before.aliases, _noted(before, now, by, what, why))
-        self._audit(db, by, f"asset: {what}", id, now)
+        was, made = digest(before.asset) if row else "", digest(record)
+        self._audit(db, by, f"asset: {what}", id, now, was, made)
         return True
 
     def merge(self, id: str, other: str, by: str, why: str, now: datetime) -> int:
@@ -234,7 +251,8 @@ class InventoryStore:
             self._write(db, into, into.state, record, aliases, history)
             gone_history = _noted(gone, now, by, f"merged into {id}", why)
             self._write(db, gone, gone.state, gone.record, gone.aliases, gone_history, id)
-            self._audit(db, by, f"asset: merged {other} into it", id, now)
+            was, made = digest(into.asset), digest(record)
+            self._audit(db, by, f"asset: merged {other} into it", id, now, was, made)
             self._changed(db, [id])
         return 1
 

@@ -391,7 +391,7 @@ PEOPLE: dict[str, tuple[Role, ...]] = {
     "a.admin": ("administrator",),
     "i.vasko": ("analyst",),
     "e.ngineer": ("engineer",),
-    "b.oth": ("administrator", "analyst"),
+    "b.oth": ("engineer", "administrator"),
 }
 HEARD = Hearing(
     interfaces=(
