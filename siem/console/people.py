@@ -67,7 +67,10 @@ class People:
         if form:
             self.site.exported(session, request)
             return formats.rows(form, [document(one) for one in rows], len(rows), {}, "people")
-        return self._page(request, session, "people.html", rows=rows, every=len(every))
+        return self._page(
+            request, session, "people.html", rows=rows, every=len(every), query_path="/people",
+            query_hint="Name, role or state",
+        )  # fmt: skip
 
     def one(self, request: Request, name: str) -> Response:
         """One person with their tokens, as a page or as JSON."""

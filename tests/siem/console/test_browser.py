@@ -11,6 +11,8 @@ import msgspec
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from siem.console.protocol import Heard, Hearing, Sample, Samples, Why
+from siem.store.protocol import SavedView, Token
 from tests.siem.console import fake
 from tests.siem.console.conftest import Served
 from tests.siem.console.hostile import STRINGS
@@ -45,6 +47,16 @@ VIEWS = {
     "zones": "/assets?view=zones",
     "asset": "/assets/192.0.2.101",
     "asset of the settings": "/assets/RTU-6",
+    "rule with samples": f"/rules/{RULE}?samples=1&done=off",
+    "views": "/views",
+    "save a view": "/views?link=/findings%3Fq%3Dmodbus&done=saved",
+    "api": "/api",
+    "first source": "/start?interface=enp1s0",
+    "people": "/people",
+    "person": "/people/i.vasko?done=roles",
+    "tokens": "/tokens",
+    "audit": "/audit?verify=1",
+    "password": "/password",
     "health": "/health",
     "keys": "/keys",
     "not found": "/findings/nope",
@@ -169,6 +181,35 @@ def test_the_brush_zooms_into_the_histogram(page: Page, serve: Serve) -> None:
     assert "to=2026-11-11T21" in page.url
 
 
+def test_the_last_triage_is_undone(page_of: Any, serve: Serve) -> None:
+    page, _ = page_of
+    served = serve(fake.operator())
+    enter(page, served)
+    page.goto(f"{served.base}/findings/{FINDING['finding.id']}")
+
+    page.get_by_label("Comment", exact=True).locator("visible=true").fill("asked the shift lead")
+    page.get_by_role("button", name="Comment", exact=True).locator("visible=true").click()
+    expect(page.get_by_text("Comment kept with 1 finding.")).to_be_visible()
+    page.get_by_role("button", name="Take").click()
+    page.get_by_role("button", name="Undo").click()
+
+    expect(page.get_by_text("1 finding as before.")).to_be_visible()
+    expect(page.get_by_text("nobody has it")).to_be_visible()
+
+
+def test_new_rows_wait_behind_a_link(page: Page, serve: Serve) -> None:
+    served = serve(fake.operator())
+    page.clock.install()
+    enter(page, served)
+    late = fake.finding(2, fake._ROWS[2], 99) | {"cw.asset.asset_id": "new-1"}
+    served.node.findings.documents.append(late)
+
+    page.clock.run_for(10_500)
+
+    expect(page.get_by_text("1 new since")).to_be_visible()
+    expect(page.get_by_role("link", name="reload")).to_be_visible()
+
+
 def test_the_theme_of_a_person_stays(page: Page, serve: Serve) -> None:
     served = serve(fake.operator())
     enter(page, served)
@@ -218,8 +259,8 @@ def test_axe_finds_nothing(
     page = context.new_page()
     page.goto(f"{served.base}/sign-in")
     found = {"sign-in": _axe(page, context, served.base)}
-    # Engineers see all that analysts see, and the forms of the inventory.
-    enter(page, served, "e.ngineer")
+    # Who is engineer and administrator sees every page and every form.
+    enter(page, served, "b.oth")
 
     for name, path in VIEWS.items():
         page.goto(served.base + path)
@@ -244,7 +285,7 @@ def _axe(page: Page, context: BrowserContext, url: str) -> list[str]:
 def test_no_page_is_wider_than_the_window(width: int, page: Page, serve: Serve) -> None:
     served = serve(fake.operator())
     page.set_viewport_size({"width": width, "height": 900})
-    enter(page, served)
+    enter(page, served, "b.oth")
     wide = {}
 
     for name, path in VIEWS.items():
@@ -297,6 +338,20 @@ def hostile_node() -> fake.FakeNode:
                 node.source_states[1], source=text, collector=text, error=text, sample=text
             )
         )
+        node.db.audit(text, text, text, fake.NOW)
+        node.accounts.save_view(
+            SavedView(number, text[:50] or "x", "/findings?q=x", "b.oth"), fake.NOW
+        )
+        if text.strip() and len(text) <= 200:
+            digest = f"{number:064x}"
+            token = Token("", "b.oth", text, ("read",))
+            node.accounts.add_token(digest, token, "b.oth", fake.NOW)
+    node.rule_samples = Samples("x", [Sample(text, text, False, (text,)) for text in STRINGS])
+    node.heard = Hearing(
+        interfaces=[Heard(text, 1, 1, is_up=True) for text in STRINGS],
+        silent=[Why(text, text, text, text) for text in STRINGS],
+        file=STRINGS[0],
+    )
     node.inventory = hostile_inventory(node.inventory)
     node.findings.documents[:] = findings
     node.events.documents = events
@@ -362,7 +417,7 @@ def test_200_hostile_strings_in_every_text_field_run_nowhere(
         "request",
         lambda request: None if request.url.startswith(served.base) else said.append(request.url),
     )
-    enter(page, served)
+    enter(page, served, "b.oth")
     group = fake._group(served.node.findings.documents[0])
     paths = [
         "/findings?group=none&limit=500&table=1",
@@ -373,6 +428,12 @@ def test_200_hostile_strings_in_every_text_field_run_nowhere(
         "/assets?limit=500",
         "/assets?view=zones",
         "/health",
+        "/start",
+        "/views",
+        "/tokens",
+        "/people/b.oth",
+        "/audit?limit=500",
+        "/rules/r0?samples=1",
     ]
     for number in range(200):
         paths += [f"/findings/f{number}", f"/hunt/e{number}", f"/rules/r{number}"]
