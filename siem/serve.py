@@ -15,9 +15,9 @@ from cityward.documents import MAX_BYTES
 from siem import assembly, tls
 from siem.assets import from_settings
 from siem.config import Settings
-from siem.console.hearing import hearing
 from siem.console.protocol import Hearing, Samples, Usage
 from siem.console.samples import Runs
+from siem.hearing import hearing
 from siem.node import Clock, now_utc
 from siem.notify.routes import Route, routes_of
 from siem.notify.worker import Notifier
