@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 
 from cityward import LogSource, Session, decoder
+from collectors.packets.secrets import without_secrets
 from collectors.values import real
 
 COAP = LogSource(category="ot_protocol", service="coap")
@@ -382,12 +383,12 @@ def _url(options: Sequence[tuple[int, bytes]]) -> Fields:
     query = "&".join(_text(value) for number, value in options if number == 15)
     fields: Fields = {"url.path": f"/{path}"[:TEXT_MAX]}
     if query:
-        fields["url.query"] = query[:TEXT_MAX]
+        fields["url.query"] = without_secrets(query[:TEXT_MAX])
     for number, value in options:
         if number == 3:
             fields["url.domain"] = _text(value)
         if number == 35:
-            fields["url.full"] = _text(value)[:TEXT_MAX]
+            fields["url.full"] = without_secrets(_text(value)[:TEXT_MAX])
     return fields
 
 
@@ -426,7 +427,7 @@ def _value(fields: Fields, payload: bytes) -> None:
         return
     if not text.isprintable():
         return
-    fields["ot.value_raw"] = text
+    fields["ot.value_raw"] = without_secrets(text)
     value = real(text)
     if value is not None:
         fields["ot.value"] = value

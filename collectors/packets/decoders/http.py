@@ -27,6 +27,7 @@ from cityward import LogSource, Session, decoder
 from collectors.energy.ocpp_messages import Exchange, looks_like_call
 from collectors.packets import heads
 from collectors.packets.decoders.websocket import Frames, Message
+from collectors.packets.secrets import without_secrets
 
 HTTP = LogSource(category="webserver", service="http")
 
@@ -34,6 +35,8 @@ BODY_SHOWN = 2_048
 """Bytes of the text body of a request that are kept."""
 OPEN_MAX = 64
 """Requests of one connection that wait for their response."""
+PROTOCOL_MAX = 32
+"""Characters of the name of a protocol inside of a WebSocket; what is longer is a token."""
 LINE_MAX = 256
 """Bytes of a line with the size of a chunk, and of trailers behind the last one."""
 
@@ -68,7 +71,6 @@ class Asked(msgspec.Struct, gc=False):
     method: str
     shown: Fields
     """Fields that the response repeats."""
-    names: dict[str, str]
 
 
 class Lane(msgspec.Struct):
@@ -225,9 +227,9 @@ class Http:
         method, _, more = head.start.partition(" ")
         target, _, version = more.rpartition(" ")
         if not target or not version.startswith("HTTP/1.") or not _METHOD.fullmatch(method):
-            return f"no request line: {head.start[:128]!r}"
+            return f"no request line: {without_secrets(head.start[:128])!r}"
         names = head.names
-        target = heads.without_secrets(target)
+        target = without_secrets(target)
         shown = _url_fields(method, target, names.get("host", ""))
         self._count += 1
         link = f"{self._link}{self._count}"
@@ -243,13 +245,13 @@ class Http:
         }
         for name, field in _REQUEST_NAMES.items():
             if name in names:
-                fields[field] = _mime(names[name]) if name == "content-type" else names[name]
+                fields[field] = _shown(name, names[name])
         if "?" in target:
             fields["url.query"] = target.partition("?")[2]
         user = heads.user_of(head)
         if user:
             fields["user.name"] = user
-        vendor = {name: names[name] for name in _SHOWN_NAMES if name in names}
+        vendor = {name: _shown(name, names[name]) for name in _SHOWN_NAMES if name in names}
         odd = {
             name: value
             for name, value in names.items()
@@ -265,7 +267,7 @@ class Http:
         if len(self._open) >= OPEN_MAX:
             self._open.popleft()
             _say(fields, f"a request given up unanswered, {OPEN_MAX} are open")
-        self._open.append(Asked(link, time_s, method, shown, names))
+        self._open.append(Asked(link, time_s, method, shown))
         why = self._framing(lane, head, fields)
         if why:
             _say(fields, why)
@@ -305,7 +307,7 @@ class Http:
             _say(fields, "no request was seen for this response")
         if "content-type" in names:
             fields["http.response.mime_type"] = _mime(names["content-type"])
-        vendor = {name: names[name] for name in _SHOWN_ANSWERS if name in names}
+        vendor = {name: _shown(name, names[name]) for name in _SHOWN_ANSWERS if name in names}
         if vendor:
             fields["cw.vendor"] = vendor
         if head.fault:
@@ -412,7 +414,7 @@ class Http:
         lane.held = None
         if lane.body:
             text = lane.body.decode("utf-8", "backslashreplace")
-            fields["http.request.body.content"] = heads.without_secrets(text)
+            fields["http.request.body.content"] = without_secrets(text)
             lane.body = b""
         if why:
             _say(fields, why)
@@ -504,9 +506,21 @@ def _url_fields(method: str, target: str, host: str) -> Fields:
         fields["url.path"] = path
     if host:
         # The port stands behind a colon, an address of IPv6 in brackets.
+        host = host.rpartition("@")[2]
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
         fields["url.domain"] = name
     return fields
+
+
+def _shown(name: str, value: str) -> str:
+    """A value of a head as an event keeps it."""
+    if name == "content-type":
+        return _mime(value)
+    if name == "sec-websocket-protocol":
+        # Browsers have no other place for the token that they log in with.
+        protocols = (one.strip() for one in value.split(","))
+        return ", ".join(one if len(one) <= PROTOCOL_MAX else "***" for one in protocols)
+    return without_secrets(value)
 
 
 def _mime(value: str) -> str:

@@ -23,6 +23,7 @@ from typing import Any
 import msgspec
 
 from cityward import LogSource, Session, decoder
+from collectors.packets.secrets import is_secret, without_secrets
 from collectors.values import real
 
 MQTT = LogSource(category="ot_protocol", service="mqtt")
@@ -676,7 +677,7 @@ def _value(fields: Fields, payload: bytes) -> None:
         return
     if not text.isprintable():
         return
-    fields["ot.value_raw"] = text
+    fields["ot.value_raw"] = without_secrets(text)
     value = real(text) if text[-1:].isdigit() else None
     if value is not None:
         fields["ot.value"] = value
@@ -745,7 +746,7 @@ def _properties(body: bytes, at: int) -> tuple[Fields, int]:
             raise MalformedError(f"property 0x{body[at]:02x} does not exist")
         value, at = _property(form, body, at + 1)
         if form == "pair":
-            name, value = f"user.{value[0]}", value[1]
+            name, value = f"user.{value[0]}", "***" if is_secret(value[0]) else value[1]
         if len(found) < PROPERTIES_MAX:
             found[name] = value
         else:

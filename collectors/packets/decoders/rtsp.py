@@ -22,11 +22,14 @@ import msgspec
 
 from cityward import LogSource, Session, decoder
 from collectors.packets import heads
+from collectors.packets.secrets import without_secrets
 
 RTSP = LogSource(category="video", service="rtsp")
 
 OPEN_MAX = 64
 """Requests of one connection that wait for their response."""
+NUMBER_MAX = 32
+"""Characters of a CSeq."""
 
 METHODS: dict[str, tuple[str, bool]] = {
     "OPTIONS": ("discovery", False),
@@ -53,7 +56,6 @@ _NEXT = re.compile(
     rb"(?:(?:" + "|".join(METHODS).encode() + rb") [\x21-\x7e]{1,2048} )?RTSP/1\.0[\r\n ]"
 )
 _METHOD = re.compile(r"[A-Z][A-Z_\-]{1,23}")
-_LOGIN = re.compile(r"//[^/@\s]{1,256}@")
 _BEGINS = bytes({ord(method[0]) for method in METHODS} | {ord("$")})
 
 
@@ -188,10 +190,10 @@ class Rtsp:
         method, _, more = head.start.partition(" ")
         target, _, version = more.rpartition(" ")
         if not target or not version.startswith("RTSP/") or not _METHOD.fullmatch(method):
-            return self._unreadable(f"no request line: {head.start[:128]!r}")
+            return self._unreadable(f"no request line: {without_secrets(head.start[:128])!r}")
         names = head.names
         operation, is_command = METHODS.get(method, ("", False))
-        target = heads.without_secrets(_LOGIN.sub("//***@", target))
+        target = without_secrets(target)
         shown: Fields = {"ot.function.name": method.lower(), "url.original": target}
         if operation:
             shown["ot.operation"] = operation
@@ -217,10 +219,10 @@ class Rtsp:
             fields["user_agent.original"] = names["user-agent"]
         self._number(fields, head)
         self._details(fields, head)
-        cseq = names.get("cseq", "")
+        cseq = names.get("cseq", "")[:NUMBER_MAX]
         key = (from_client, cseq)
         if key in self._open:
-            _say(fields, f"CSeq {cseq[:32]} again before its response")
+            _say(fields, f"CSeq {cseq} again before its response")
         elif len(self._open) >= OPEN_MAX:
             self._open.pop(next(iter(self._open)))
             _say(fields, f"a request given up unanswered, {OPEN_MAX} are open")
@@ -231,7 +233,7 @@ class Rtsp:
         status = head.start.partition(" ")[2][:3]
         if not (status.isascii() and status.isdigit()) or not 100 <= int(status) <= 599:
             return self._unreadable(f"no status line: {head.start[:128]!r}")
-        key = (not from_client, head.names.get("cseq", ""))
+        key = (not from_client, head.names.get("cseq", "")[:NUMBER_MAX])
         asked = self._open.get(key)
         if asked and status[0] != "1":
             del self._open[key]

@@ -118,6 +118,17 @@ def test_version_5_has_aliases_properties_and_reasons() -> None:
     assert found[6]["ot.exception"] == "session_taken_over"
 
 
+def test_a_token_in_a_property_or_payload_is_not_kept() -> None:
+    own = b"\x26" + text("auth_token") + text("s3cret")
+    payload = b'{"user":"ann","password":"s3cret"}'
+    publish = packet(0x30, text("a/b") + bytes([len(own)]) + own + payload)
+
+    found = said([(True, CONNECT_5), (True, publish)])[1]
+
+    assert found["cw.vendor"]["user.auth_token"] == "***"
+    assert found["ot.value_raw"] == '{"user":"ann","password":"***"}'
+
+
 def test_a_session_seen_from_the_middle_is_said_once() -> None:
     found = said(TALK[2:])
 
