@@ -40,7 +40,6 @@ _WRAPPER = Struct(">HHHH")
 _SELECTOR = Struct(">H6sb")
 _ALWAYS: Fields = {
     "network.protocol": "dlms",
-    "event.dataset": "cityward.dlms",
     "event.category": ["process_control"],
 }
 
@@ -181,6 +180,17 @@ _BY_CLASS: dict[int, str] = {8: "time_sync", 18: "firmware", 64: "config", 70: "
 """Operation of a set or an action, where the class says more than the service."""
 _REPLY_TO_CHALLENGE = (15, 1)
 """Class and method of the second half of high authentication, which changes nothing."""
+
+_SECRETS = frozenset(
+    (
+        *((15, "attribute", 7), (15, "method", 2)),  # secret of an association
+        (44, "attribute", 5),  # name and password of a dial-in
+        (64, "method", 2),  # keys, wrapped
+        *((115, "attribute", 2), (115, "method", 1)),  # prepaid token
+    )
+)
+"""Class and member whose value is not told (IEC 62056-6-2)."""
+_HIDDEN = "not kept"
 
 _NUMBERS: dict[int, Struct] = {
     3: Struct(">B"),
@@ -402,6 +412,8 @@ class Dlms:
             own["event.reason"] = f"{fields['event.reason']}; {own['event.reason']}"
         fields["event.outcome"] = "failure" if "ot.exception" in own else "success"
         vendor = {**fields.get("cw.vendor", {}), **own.pop("cw.vendor", {})}
+        if vendor.get("value") == _HIDDEN:
+            own = {name: own[name] for name in own if not name.startswith("ot.value")}
         fields |= own
         if vendor:
             fields["cw.vendor"] = vendor
@@ -572,7 +584,9 @@ def _selected(data: bytes, tag: int, is_cut: bool) -> Fields:
     at += _SELECTOR.size
     which = "method" if tag == 0xC3 else "attribute"
     own["ot.point.type"] = CLASSES.get(number) or f"class_{number}"
-    own["cw.vendor"] = {"obis": ".".join(map(str, code)), which: member}
+    is_secret = (number, which, member) in _SECRETS
+    hidden = {"value": _HIDDEN} if is_secret else {}
+    own["cw.vendor"] = {"obis": ".".join(map(str, code)), which: member, **hidden}
     if tag == 0xC0:
         return own
     if number in _BY_CLASS:
@@ -580,7 +594,7 @@ def _selected(data: bytes, tag: int, is_cut: bool) -> Fields:
     if tag == 0xC3 and (number, member) == _REPLY_TO_CHALLENGE:
         own |= {"ot.operation": "auth", "ot.is_command": False}
         return own
-    is_plain = tag == 0xC3 or (kind == 1 and not data[at])
+    is_plain = not is_secret and (tag == 0xC3 or (kind == 1 and not data[at]))
     return own | _value(data, at + 1, is_cut) if is_plain and at + 1 < len(data) else own
 
 

@@ -100,6 +100,20 @@ def test_the_reply_to_a_challenge_is_no_command() -> None:
     assert line().send(wrapped(apdu), True)[0]["ot.is_command"] is False
 
 
+def test_a_secret_is_set_and_read_without_being_told() -> None:
+    secret = "000f0000280000ff07"
+    wire = line()
+    write = bytes.fromhex(f"c101c1{secret}000908" + "7333637233743030")
+    read = bytes.fromhex(f"c001c2{secret}00")
+
+    found = [*wire.send(wrapped(write), True), *wire.send(wrapped(read), True)]
+    found += wire.send(wrapped(bytes.fromhex("c401c2000908" + "7333637233743030")), False)
+
+    assert [one["cw.vendor"]["value"] for one in found] == ["not kept"] * 3
+    assert "7333637233" not in repr(found)
+    assert found[0]["ot.is_command"]
+
+
 def test_a_read_value_is_told() -> None:
     apdu = bytes.fromhex("c401c10002020906000001020304050f")
 
