@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from cityward import Event, LogSource, Record, collector
 from cityward.checks import wrong_fields
 from cityward.fields import FIELDS
@@ -23,6 +25,7 @@ from collectors.values import read_json
 SENSOR = LogSource(category="sensor", product="cityward")
 OURS = frozenset(("cw.schema", "cw.operator", "cw.sector", "cw.mode", "event.id", "event.ingested"))
 """What only the node says."""
+LOGSOURCE_MAX, REASON_MAX = 100, 200
 _PREFIXES = ("cw.record.", "cw.source.", "cw.destination.", "cw.asset.", "cw.conduit.")
 _DATES = tuple(name for name, field in FIELDS.items() if field.type == "date")
 _STATES = {"connected": ("sensor_connected", "success"), "gone": ("sensor_gone", "failure")}
@@ -45,11 +48,11 @@ def shipped(records: Iterable[Record]) -> Iterator[Event]:
 
 def _event(record: Record) -> Event:
     said = read_json(record.data)
-    if "cw.sensor" in said:
+    name, _, number = str(record.place).partition("|")
+    if number.startswith("state|"):  # only the reader writes such places
         return _state(record, said)
     time = _moment(said.pop("@timestamp"))
-    logsource = LogSource(*(said.pop(f"cw.logsource.{part}", "") for part in _PARTS))
-    name = str(record.place).partition("|")[0]
+    logsource = _logsource([said.pop(f"cw.logsource.{part}", "") for part in _PARTS])
     seen_by = said.get("observer.name", "")
     if "event.ingested" in said:
         said["event.created"] = said["event.ingested"]
@@ -64,11 +67,18 @@ def _event(record: Record) -> Event:
     fields["observer.name"] = f"{name}/{seen_by}"
     fields["observer.type"] = "sensor"
     if faults := wrong_fields(fields):
-        raise ValueError(faults[0])
-    return Event(time, logsource, fields, record)
+        raise ValueError(_plain(faults[0]))
+    # The line is only how the event came; what the sensor read is in `event.original`.
+    return Event(time, logsource, fields, msgspec.structs.replace(record, data=b""))
 
 
 _PARTS = ("category", "product", "service")
+
+
+def _logsource(parts: list[Any]) -> LogSource:
+    if not all(isinstance(part, str) and len(part) <= LOGSOURCE_MAX for part in parts):
+        raise ValueError("a log source that is none")
+    return LogSource(*parts)
 
 
 def _state(record: Record, said: dict[str, Any]) -> Event:
@@ -83,8 +93,13 @@ def _state(record: Record, said: dict[str, Any]) -> Event:
         "host.name": name,
     }
     if faults := wrong_fields(fields):
-        raise ValueError(faults[0])
+        raise ValueError(_plain(faults[0]))
     return Event(record.received, SENSOR, fields, record)
+
+
+def _plain(fault: str) -> str:
+    """A fault names what came, which may be what no store could keep."""
+    return fault.encode("ascii", "backslashreplace").decode()[:REASON_MAX]
 
 
 def _moment(text: Any) -> datetime:

@@ -29,6 +29,7 @@ from typing import Any
 
 import msgspec
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -36,13 +37,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from cityward import ConfigError, Unsafe
 from siem.node import Clock
 from siem.store.faults import fault
+from siem.store.spool import sync_folder
 
 NODE = "cityward-node"
 """Name in the certificate of every node's port; a sensor knows its node by the authority."""
 TOKEN_HOURS = 24
 AUTHORITY_DAYS, SENSOR_DAYS = 3_650, 730
-SKEW = timedelta(hours=1)
-"""Clocks of sensors may be behind by so much."""
+SKEW = timedelta(days=1)
+"""Clocks of sensors may be behind by so much, for instance by their zone."""
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 PREFIX = "cw1."
 
@@ -135,12 +137,13 @@ class SensorAuthority:
         """Name of the sensor that showed a certificate.
 
         Raises:
-            Unsafe: it was revoked, or another one took its place.
+            Unsafe: it was revoked, it expired, or another one took its place.
         """
         shown = x509.load_der_x509_certificate(certificate)
         name = str(shown.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
         known = self._known(name) if NAME.fullmatch(name) else None
-        if known is None or known.revoked or known.serial != f"{shown.serial_number:x}":
+        is_known = known and not known.revoked and known.serial == f"{shown.serial_number:x}"
+        if not is_known or shown.not_valid_after_utc < self._clock():
             raise Unsafe("its certificate is not in force", f"sensor {name}", "Add it again.")
         return name
 
@@ -205,7 +208,7 @@ class SensorAuthority:
             asked = x509.load_pem_x509_csr(request.encode())
             sound = asked.is_signature_valid
             key = asked.public_key()
-        except ValueError as error:
+        except (ValueError, UnsupportedAlgorithm) as error:
             what = f"no certification request: {error}"
             raise Unsafe(what, f"sensor {name}", "Run cityward collect --enrol.") from error
         if not sound or not isinstance(key, ec.EllipticCurvePublicKey):
@@ -300,6 +303,7 @@ def write_secret(path: Path, data: bytes) -> None:
         Path(unfinished).unlink(missing_ok=True)
         raise
     Path(unfinished).replace(path)
+    sync_folder(path.parent)
 
 
 def _read(path: Path) -> Admission:

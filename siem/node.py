@@ -467,7 +467,7 @@ class Node:
                         "The disk is full. What was kept is safe; sources wait until there is room."
                     )
                 self._is_full = True
-                if not self.events.make_room(self.clock()) and self.stop.wait(ROOM_S):
+                if not self.make_room() and self.stop.wait(ROOM_S):
                     raise
                 continue
             if self._is_full:
@@ -486,6 +486,10 @@ class Node:
         if self._late_s is None and self.stop.is_set():
             self._late_s = time.monotonic() + LATE_STOP_S
         return self._late_s is not None and time.monotonic() > self._late_s
+
+    def make_room(self) -> int:
+        """Let go of what may go first when the disk is full; 0: nothing."""
+        return self.events.make_room(self.clock())
 
     def recover(self) -> None:
         """After a start: models and windows from their snapshot, then what came since.

@@ -9,6 +9,7 @@ first; how many events they held is told to the node, which counts them as lost.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import secrets
 import socket
@@ -16,23 +17,23 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 
 from cityward import Event, Finding, TransientError, Unsafe
+from collectors.readers.sensors import BATCH_MAX_BYTES, EVENTS_MAX
 from siem import assembly
 from siem.assets import Inventory
 from siem.authority import NODE, new_key, read_token, write_secret
 from siem.config import Settings
 from siem.node import Clock, Node, now_utc
 from siem.store.events import EventStore
-from siem.store.spool import Batch, Segment, pairs, segments
+from siem.store.room import is_full
+from siem.store.spool import Batch, pairs, segments
 
 IN_FLIGHT = 8
 """Batches that are sent before the first of them is acknowledged."""
@@ -40,9 +41,11 @@ ALIVE_S = 20.0
 """With nothing to ship, a blank line says so often that the sensor is there."""
 LOOK_S = 0.25
 TALK_S = 30.0
-FINISH_S = 5.0
+FINISH_S = 3.0
 RETRY_S, RETRY_MAX_S = 1.0, 60.0
-GREETING_MAX_BYTES = 65_536
+ANSWER_MAX_BYTES = 65_536
+NOT_THE_NODE = "who answers is not the node that made the token"
+NOTHING_TOLD = "Check the address, and the clock here; nothing was told to it."
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +66,16 @@ class Sensor(Node):
     def tidy(self) -> None:
         """Forget what was shipped, and the oldest of what cannot be."""
         if self._is_due("compact", 1.0):
-            self.shipper.trim()
+            self.make_room()
+
+    def make_room(self) -> int:
+        """On a full disk only what the node has, and what is over the quota, may go."""
+        try:
+            return self.shipper.trim()
+        except OSError as error:
+            if not is_full(error):
+                raise
+            return 0
 
 
 def sensor_of(settings: Settings, *, clock: Clock = now_utc) -> Sensor:
@@ -104,30 +116,37 @@ class Shipper(threading.Thread):
         self.error = ""
         """Why nothing is shipped; empty while the connection stands."""
         self.ended = threading.Event()
+        self._failures = 0
         self._channel: ssl.SSLSocket | None = None
         self._events, self._state, self._quota_bytes = events, state, quota_bytes
-        self._host, _, port = node.rpartition(":")
-        self._port = int(port)
-        self._spool = _spool_id(state)
+        self._host, self._port = _address(node)
+        self._spool, self._after = _spool_id(state)
         self._kept = state / "shipped.json"
         self._lost, self._lost_up_to = _read_lost(self._kept)
+        self._deciding = threading.Lock()
+        """Held by who decides whether a batch is shipped or given up."""
+        self._newest = events.last_batch
+        """The node can have no batch behind it."""
 
     def run(self) -> None:
         """Ship; after a failure again, at growing intervals."""
-        failures = 0
         while not self.ended.is_set():
             try:
                 with self._connected() as channel:
-                    failures, self.error = 0, ""
-                    log.info("Shipping to %s port %d.", self._host, self._port)
                     self._ship(channel)
             except (OSError, ValueError, msgspec.MsgspecError) as error:
-                failures += 1
-                said = f"{self._host} port {self._port}: {error}"
-                if said != self.error:
-                    log.warning("Nothing is shipped, %s; it waits in the spool.", said)
-                self.error, self.sent = said, self.acked
-                self.ended.wait(min(RETRY_S * 2.0 ** min(failures - 1, 10), RETRY_MAX_S))
+                self._failed(str(error))
+            except Exception as error:  # a fault of ours must not end the shipping for good
+                log.exception("The shipper failed.")
+                self._failed(repr(error))
+
+    def _failed(self, why: str) -> None:
+        self._failures += 1
+        said = f"{self._host} port {self._port}: {why}"
+        if said != self.error and not self.ended.is_set():
+            log.warning("Nothing is shipped, %s; it waits in the spool.", said)
+        self.error, self.sent = said, self.acked
+        self.ended.wait(min(RETRY_S * 2.0 ** min(self._failures - 1, 10), RETRY_MAX_S))
 
     def finish(self) -> None:
         """Ship what is kept, for a moment; what is left goes at the next start."""
@@ -143,33 +162,40 @@ class Shipper(threading.Thread):
         self.ended.set()
         if self._channel is not None:
             with contextlib.suppress(OSError):
-                self._channel.shutdown(socket.SHUT_RDWR)
+                # Not its own `shutdown`: the thread would go on without TLS.
+                socket.socket.shutdown(self._channel, socket.SHUT_RDWR)
 
-    def trim(self) -> None:
-        """Delete segments that were shipped whole; over the quota the oldest that were not."""
-        used = sum(one.path.stat().st_size for one in segments(self._events.folder))
-        for segment, following in pairs(segments(self._events.folder)):
+    def trim(self) -> int:
+        """Delete segments that were shipped whole; over the quota the oldest that were not.
+
+        Returns:
+            Bytes that are free now.
+        """
+        found = segments(self._events.folder)
+        before = used = sum(one.path.stat().st_size for one in found)
+        for segment, following in pairs(found):
             if following is None:
-                return
-            if following.first - 1 > self.acked:
-                # What is on its way is neither lost nor durable yet.
-                is_room = not self._quota_bytes or used <= self._quota_bytes
-                if is_room or segment.first <= self.sent:
-                    return
-                self._give_up(segment)
-            used -= segment.path.stat().st_size
-            segment.path.unlink()
+                break
+            with self._deciding:
+                if following.first - 1 > self.acked:
+                    # What is on its way is neither lost nor durable yet.
+                    is_room = not self._quota_bytes or used <= self._quota_bytes
+                    if is_room or segment.first <= self.sent:
+                        break
+                    self._give_up(segment.batches(), "The spool is full")
+                used -= segment.path.stat().st_size
+                segment.path.unlink()
+        return before - used
 
-    def _give_up(self, segment: Segment) -> None:
+    def _give_up(self, batches: Iterable[Batch], why: str) -> None:
         """Count what goes unshipped, before it goes: a kill between the two counts it once."""
-        gone = [
-            one for one in segment.batches() if one.commit.batch > max(self.acked, self._lost_up_to)
-        ]
+        known = max(self.acked, self._lost_up_to)
+        gone = [one.commit for one in batches if one.commit.batch > known]
         if gone:
-            self._lost += sum(one.commit.events for one in gone)
-            self._lost_up_to = gone[-1].commit.batch
+            self._lost += sum(one.events for one in gone)
+            self._lost_up_to = gone[-1].batch
             self._keep_lost()
-            log.error("The spool is full: %d events are lost so far.", self._lost)
+            log.error("%s: %d events are lost so far.", why, self._lost)
 
     def _keep_lost(self) -> None:
         said = {"lost": self._lost, "up_to": self._lost_up_to}
@@ -178,43 +204,66 @@ class Shipper(threading.Thread):
     # ---- the connection
 
     def _connected(self) -> ssl.SSLSocket:
-        context = ssl.create_default_context(cafile=self._state / "node.pem")
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context = _context((self._state / "node.pem").read_text(encoding="ascii"))
         context.load_cert_chain(self._state / "sensor.pem", self._state / "sensor.key")
-        made = socket.create_connection((self._host, self._port), timeout=TALK_S)
-        return context.wrap_socket(made, server_hostname=NODE)
+        return _connection(self._host, self._port, context)
 
     def _ship(self, channel: ssl.SSLSocket) -> None:
         self._channel = channel
         channel.sendall(msgspec.json.encode({"cw.spool": self._spool}) + b"\n")
         answers = channel.makefile("rb")
-        self.acked = self.sent = _acked(answers.readline(256))
-        waiting: deque[Batch] = deque()
+        acked = _acked(answers.readline(ANSWER_MAX_BYTES))
+        self._failures, self.error = 0, ""
+        log.info("Shipping to %s port %d.", self._host, self._port)
+        if acked > self._newest:
+            return self._begin_anew()
+        self.acked = self.sent = max(acked, self._after)
+        waiting: deque[int] = deque()
         said_s = time.monotonic()
         for batch in self._tail(self.acked):
-            if batch is None:
-                while waiting:
-                    self._hear(answers.readline(256), waiting)
-                if time.monotonic() - said_s > ALIVE_S:
-                    channel.sendall(b"\n")
-                    said_s = time.monotonic()
-                continue
-            if len(waiting) >= IN_FLIGHT:
-                self._hear(answers.readline(256), waiting)
-            self.sent = batch.commit.batch
-            channel.sendall(_message(batch, self._lost))
-            waiting.append(batch)
-            said_s = time.monotonic()
+            # With nothing to ship, or what cannot be, all that is on its way is heard of first.
+            most = IN_FLIGHT - 1 if batch is not None and _is_fit(batch) else 0
+            while len(waiting) > most:
+                self._hear(answers.readline(ANSWER_MAX_BYTES), waiting)
+            if batch is not None and self._is_claimed(batch):
+                channel.sendall(_message(batch, self._lost))
+                waiting.append(batch.commit.batch)
+                said_s = time.monotonic()
+            elif time.monotonic() - said_s > ALIVE_S:
+                channel.sendall(b"\n")
+                said_s = time.monotonic()
 
-    def _hear(self, line: bytes, waiting: deque[Batch]) -> None:
+    def _hear(self, line: bytes, waiting: deque[int]) -> None:
         self.acked = max(self.acked, _acked(line))
-        while waiting and waiting[0].commit.batch <= self.acked:
+        while waiting and waiting[0] <= self.acked:
             waiting.popleft()
+
+    def _is_claimed(self, batch: Batch) -> bool:
+        """Whether a batch is shipped: not if it was given up, nor if no node would take it."""
+        with self._deciding:
+            if batch.commit.batch <= self._lost_up_to:
+                return False
+            if not _is_fit(batch):
+                self._give_up([batch], "A batch is damaged or too large")
+                return False
+            self.sent = batch.commit.batch
+            self._newest = max(self._newest, self.sent)
+            return True
+
+    def _begin_anew(self) -> None:
+        """Its numbers come again, and the node would take new batches for those it has."""
+        log.error("The node has more of this spool than there is here, as if it was set back.")
+        with self._deciding:
+            self._after = self._lost_up_to = self._newest
+            self._lost = 0
+            self._keep_lost()
+            self._spool = _new_spool(self._state, self._after)
 
     def _tail(self, after: int) -> Iterator[Batch | None]:
         """Batches behind a number as they are committed; None when there is no further one yet."""
         segment, at = None, 0
         while not self.ended.is_set():
+            last = self._events.last_batch
             found = segments(self._events.folder)
             here = [one for one in found if segment is None or one.first >= segment.first]
             for one, following in pairs(here):
@@ -222,7 +271,7 @@ class Shipper(threading.Thread):
                     continue
                 if segment is None or one.first != segment.first:
                     segment, at = one, 0
-                for batch in one.batches(at):
+                for batch in _until(one.batches(at), last):
                     at = batch.end
                     if batch.commit.batch > after:
                         after = batch.commit.batch
@@ -243,21 +292,23 @@ def enrol(state: Path, node: str, token: str) -> str:
     """
     name, _, fingerprint = read_token(token)
     key, request = new_key(name)
-    host, _, port = node.rpartition(":")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # Not yet known by its authority: it is compared with the token before anything is said.
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    host, port = _address(node)
+    blind = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # Nothing is said to who is not known yet; its authority is compared with the token.
+    blind.check_hostname, blind.verify_mode = False, ssl.CERT_NONE
     try:
-        with (
-            socket.create_connection((host, int(port)), timeout=TALK_S) as made,
-            context.wrap_socket(made) as channel,
-        ):
+        with _connection(host, port, blind) as channel:
+            greeting = channel.makefile("rb").readline(ANSWER_MAX_BYTES)
+        authority = _authority(_member(greeting, "authority"), fingerprint)
+        # By the authority the node is known, and not only one of its sensors.
+        with _connection(host, port, _context(authority)) as channel:
             answers = channel.makefile("rb")
-            authority = _member(answers.readline(GREETING_MAX_BYTES), "authority")
-            _compare(channel, authority, fingerprint)
+            answers.readline(ANSWER_MAX_BYTES)
             asked = {"cw.enrol": token, "request": request}
             channel.sendall(msgspec.json.encode(asked) + b"\n")
-            certificate = _member(answers.readline(GREETING_MAX_BYTES), "certificate")
+            certificate = _member(answers.readline(ANSWER_MAX_BYTES), "certificate")
+    except ssl.SSLCertVerificationError as error:
+        raise Unsafe(f"{NOT_THE_NODE}: {error}", "--enrol", NOTHING_TOLD) from error
     except (OSError, ValueError) as error:
         todo = "Check address and port; the node's log says why it refuses."
         raise TransientError(f"no certificate: {error}", node, todo) from error
@@ -272,32 +323,59 @@ def is_enrolled(state: Path) -> bool:
     return all((state / name).exists() for name in ("sensor.key", "sensor.pem", "node.pem"))
 
 
-def _compare(channel: ssl.SSLSocket, authority: str, fingerprint: str) -> None:
-    """Hold that the token was made by who answers, and that the connection is theirs."""
+def _authority(said: str, fingerprint: str) -> str:
+    """The authority that made a token, and nothing else that who answers may have added."""
     try:
-        made = x509.load_pem_x509_certificate(authority.encode())
-        shown = channel.getpeercert(binary_form=True)
-        x509.load_der_x509_certificate(shown or b"").verify_directly_issued_by(made)
-        is_theirs = made.fingerprint(hashes.SHA256()).hex() == fingerprint
-    except (ValueError, TypeError, InvalidSignature):
-        is_theirs = False
-    if not is_theirs:
-        what = "who answers is not the node that made the token"
-        raise Unsafe(what, "--enrol", "Check the address; nothing was told to it.")
+        made = x509.load_pem_x509_certificate(said.encode())
+    except ValueError as error:
+        raise Unsafe(NOT_THE_NODE, "--enrol", NOTHING_TOLD) from error
+    if made.fingerprint(hashes.SHA256()).hex() != fingerprint:
+        raise Unsafe(NOT_THE_NODE, "--enrol", NOTHING_TOLD)
+    return made.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def _address(node: str) -> tuple[str, int]:
+    host, _, port = node.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _context(authority: str) -> ssl.SSLContext:
+    """For the connection to a node that is known by its authority (PEM)."""
+    context = ssl.create_default_context(cadata=authority)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
+
+
+def _connection(host: str, port: int, context: ssl.SSLContext) -> ssl.SSLSocket:
+    made = socket.create_connection((host, port), timeout=TALK_S)
+    return context.wrap_socket(made, server_hostname=NODE)
 
 
 def _member(line: bytes, name: str) -> str:
     said = msgspec.json.decode(line, type=dict[str, str]) if line else {}
     if name not in said:
-        raise ValueError("the node ended the connection")
+        raise ValueError(said.get("refused", "the node ended the connection"))
     return said[name]
 
 
 def _acked(line: bytes) -> int:
     if not line:
         raise ConnectionResetError("the node ended the connection")
-    said: Any = msgspec.json.decode(line, type=dict[str, int])
+    said = msgspec.json.decode(line, type=dict[str, int | str])
+    if "refused" in said:
+        raise ConnectionRefusedError(said["refused"])
     return int(said.get("cw.acked", 0))
+
+
+def _is_fit(batch: Batch) -> bool:
+    return (
+        batch.is_sound and len(batch.lines) <= BATCH_MAX_BYTES and batch.commit.events <= EVENTS_MAX
+    )
+
+
+def _until(batches: Iterable[Batch], last: int) -> Iterator[Batch]:
+    """What is durable here: a batch whose sync fails is taken back, and its number comes again."""
+    return itertools.takewhile(lambda one: one.commit.batch <= last, batches)
 
 
 def _message(batch: Batch, lost: int) -> bytes:
@@ -308,12 +386,19 @@ def _message(batch: Batch, lost: int) -> bytes:
     )  # fmt: skip
 
 
-def _spool_id(state: Path) -> str:
-    """By what the batches of this spool are told from those of an earlier one."""
+def _spool_id(state: Path) -> tuple[str, int]:
+    """By what the batches of this spool are told from those of another, and where they begin."""
     path = state / "spool.id"
     if not path.exists():
-        write_secret(path, secrets.token_hex(16).encode())
-    return path.read_text(encoding="ascii").strip()
+        return _new_spool(state, 0), 0
+    name, _, after = path.read_text(encoding="ascii").strip().partition(" ")
+    return name, int(after or 0)
+
+
+def _new_spool(state: Path, after: int) -> str:
+    name = secrets.token_hex(16)
+    write_secret(state / "spool.id", f"{name} {after}".encode())
+    return name
 
 
 def _read_lost(path: Path) -> tuple[int, int]:

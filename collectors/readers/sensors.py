@@ -17,9 +17,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
+import re
+import select
 import socket
 import ssl
 import threading
+import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -33,13 +36,25 @@ from cityward.plugin import Framing
 from collectors.readers.batch import PAUSE_S, Batch, Clock, utc_now
 
 LINE_MAX_BYTES = 1 << 20
-BATCH_MAX_BYTES = 32 << 20
-EVENTS_MAX = 20_000
-CONNECTIONS_MAX = 256
-WAITING = 16
-"""Batches of all sensors that wait for the node; a full queue makes sensors wait."""
+BATCH_MAX_BYTES = 128 << 20
+EVENTS_MAX = 1_000_000
+"""A batch of an interface under load: 32,768 packets, some with many messages."""
+CHUNK_BYTES = 64 << 10
+WAITING, WAITING_MAX_BYTES = 16, 128 << 20
+"""Batches of all sensors that wait for the node; with so many, or so much, sensors wait."""
+STATES_MAX = 1_000
+"""So often may sensors come and go while the node is busy; then it is only counted."""
 SILENT_S = 90.0
 """A sensor says at least so often that it is there; a quiet connection is closed."""
+STRANGER_S = 20.0
+"""Within so long a connection says whose it is, or is closed."""
+STRANGERS_MAX, STRANGERS_EACH_MAX = 64, 16
+"""Connections that have not said whose they are: of all addresses, and of one."""
+SPOOL = re.compile(r"[0-9a-zA-Z]{1,64}")
+SPOOL_SHOWN = 8
+"""Characters of its spool that tell the batches of a sensor from those of its earlier self."""
+LOG_EVERY_S = 60.0
+"""A refusal of each kind is logged at most so often; all are counted."""
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +104,7 @@ class Shipped(NamedTuple):
     spool: str
     number: int
     lines: list[bytes]
+    size: int
     lost: int
 
 
@@ -99,8 +115,8 @@ class Refused(Exception):  # noqa: N818
 class Sensors:
     """Receives what sensors ship; each batch once, acknowledged after the commit of the node.
 
-    A record is an event of a sensor, `<sensor>|<batch>|<number>` its place. That a sensor came or
-    went is a record too.
+    A record is an event of a sensor, `<sensor>|<spool>.<batch>|<number>` its place. That a sensor
+    came or went is a record too.
 
     Args:
         host: Address to listen on.
@@ -120,14 +136,19 @@ class Sensors:
         self._clock = clock
         self._listening: socket.socket | None = None
         self._queue: queue.Queue[Shipped] = queue.Queue(WAITING)
+        self._waiting_bytes = 0
         self._lock = threading.Lock()
         self._taken: dict[str, tuple[str, int]] = {}
         """Sensor to spool and number of the last batch that went into the queue."""
         self._durable: dict[str, tuple[str, int]] = {}
         self._links: dict[str, _Link] = {}
+        self._turns: dict[str, threading.Lock] = {}
+        """Held by the one connection of a sensor that may put into the queue: order is kept."""
+        self._strangers: dict[ssl.SSLSocket, tuple[str, float]] = {}
+        """Address and begin of each connection that has not said whose it is."""
         self._states: list[tuple[str, str]] = []
         self._rejected: Counter[str] = Counter()
-        self._room = threading.BoundedSemaphore(CONNECTIONS_MAX)
+        self._quiet_until_s: dict[str, float] = {}
 
     def open(self) -> None:
         """Bind; `port` is the real one afterwards. `read` does this if nobody did.
@@ -138,7 +159,7 @@ class Sensors:
         if self._listening is not None:
             return
         try:
-            self._listening = socket.create_server((self.host, self.port), backlog=64)
+            self._listening = _listening(self.host, self.port)
         except OSError as error:
             raise InputError(
                 f"cannot listen on {self.host or '*'} port {self.port}: {error.strerror or error}",
@@ -151,16 +172,20 @@ class Sensors:
     def read(self, place: Any | None, stop: threading.Event) -> Iterator[Batch]:
         """Yield batches; the place holds the last one of each sensor."""
         stood = msgspec.convert(place or {}, _Place)
-        with self._lock:
-            self._durable = {name: at[:2] for name, at in stood.sensors.items()}
-            self._taken = dict(self._durable)
+        self._taken = {name: at[:2] for name, at in stood.sensors.items()}
+        # Of a reader that begins again, the place is given, but maybe not durable yet.
+        self._durable = {**self._taken, **self._durable}
         self.open()
         ended = threading.Event()
-        accepting = threading.Thread(target=self._accept, args=(ended,), daemon=True)
+        accepting = threading.Thread(
+            target=self._accept, args=(self._authority.context(), ended), daemon=True
+        )
         accepting.start()
         try:
-            while not stop.is_set() or not self._queue.empty():
-                yield self._told(stood)
+            # What waits at the end is not acknowledged, and comes again.
+            while not stop.is_set():
+                if self._states:
+                    yield self._told(stood)
                 yield self._next(stood)
         finally:
             ended.set()
@@ -173,9 +198,13 @@ class Sensors:
             one = self._queue.get(timeout=PAUSE_S)
         except queue.Empty:
             return Batch(self.source, [], msgspec.to_builtins(stood), rejected=rejected)
+        with self._lock:
+            self._waiting_bytes -= one.size
         received = self._clock()
+        # A sensor that begins anew counts its batches from 1 again.
+        begun = f"{one.sensor}|{one.spool[:SPOOL_SHOWN]}.{one.number}"
         records = [
-            Record(line, self.source, f"{one.sensor}|{one.number}|{at}", received)
+            Record(line, self.source, f"{begun}|{at}", received)
             for at, line in enumerate(one.lines)
         ]
         spool, _, lost = stood.sensors.get(one.sensor, ("", 0, 0))
@@ -211,17 +240,17 @@ class Sensors:
             with self._lock:
                 self._durable[one.sensor] = (one.spool, one.number)
                 link = self._links.get(one.sensor)
-            if link is not None and link.spool == one.spool:
-                link.acknowledge(one.number)
+                if link is not None and link.spool == one.spool:
+                    link.acknowledge(one.number)
 
         return done
 
     # ---- connections, each in a thread of its own
 
-    def _accept(self, ended: threading.Event) -> None:
+    def _accept(self, context: ssl.SSLContext, ended: threading.Event) -> None:
         assert self._listening is not None
-        context = self._authority.context()
         while not ended.is_set():
+            self._hurry()
             try:
                 made, address = self._listening.accept()
             except TimeoutError:
@@ -229,140 +258,234 @@ class Sensors:
             except OSError:  # the caller went away, or there is no file handle left
                 ended.wait(PAUSE_S)
                 continue
-            if not self._room.acquire(blocking=False):
-                made.close()
-                self._reject("too_many_connections")
-                continue
-            threading.Thread(
-                target=self._serve, args=(made, context, str(address[0]), ended), daemon=True
-            ).start()
+            self._begin(made, context, str(address[0]), ended)
 
-    def _serve(
+    def _begin(
         self, made: socket.socket, context: ssl.SSLContext, peer: str, ended: threading.Event
     ) -> None:
-        made.settimeout(SILENT_S)
+        """Give a connection a thread, if there are not too many of which nothing is known."""
+        with self._lock:
+            of_peer = sum(address == peer for address, _ in self._strangers.values())
+            is_room = len(self._strangers) < STRANGERS_MAX and of_peer < STRANGERS_EACH_MAX
+        if not is_room:
+            made.close()
+            self._reject("too_many_connections", "Too many connections at once from %s.", peer)
+            return
         try:
-            with context.wrap_socket(made, server_side=True) as channel:
-                try:
-                    self._talk(channel, ended)
-                finally:
-                    # What was read by lines holds the connection open.
-                    _hang_up(channel)
+            made.settimeout(STRANGER_S)
+            channel = context.wrap_socket(made, server_side=True, do_handshake_on_connect=False)
+        except OSError:  # it is gone already
+            made.close()
+            return
+        with self._lock:
+            self._strangers[channel] = peer, time.monotonic()
+        threading.Thread(target=self._serve, args=(channel, peer, ended), daemon=True).start()
+
+    def _hurry(self) -> None:
+        """Close connections that take too long to say whose they are."""
+        now_s = time.monotonic()
+        with self._lock:
+            late = [
+                one for one, (_, since_s) in self._strangers.items() if now_s - since_s > STRANGER_S
+            ]
+        for one in late:
+            _hang_up(one)
+
+    def _serve(self, channel: ssl.SSLSocket, peer: str, ended: threading.Event) -> None:
+        try:
+            with channel:
+                channel.do_handshake()
+                self._talk(_Link(channel), channel.getpeercert(binary_form=True), ended)
         except Refused as why:
-            self._reject("out_of_order")
-            log.warning("What a sensor at %s says is not in order: %s.", peer, why)
-        except CitywardError as why:
-            self._reject("not_admitted")
-            log.warning("A sensor at %s is not admitted: %s", peer, why)
+            what = "What a sensor at %s says is not in order: %s."
+            self._reject("out_of_order", what, peer, why)
+        except (CitywardError, ssl.SSLCertVerificationError) as why:
+            self._reject("not_admitted", "A sensor at %s is not admitted: %s", peer, why)
         except (OSError, ValueError) as why:
             log.info("The connection of %s ended: %s.", peer, why)
         finally:
-            made.close()
-            self._room.release()
+            self._is_known(channel)
 
-    def _talk(self, channel: ssl.SSLSocket, ended: threading.Event) -> None:
-        certificate = channel.getpeercert(binary_form=True)
-        if certificate is None:
-            self._enrol(channel)
-        else:
-            self._receive(channel, certificate, ended)
+    def _is_known(self, channel: ssl.SSLSocket) -> None:
+        with self._lock:
+            self._strangers.pop(channel, None)
 
-    def _enrol(self, channel: ssl.SSLSocket) -> None:
-        channel.sendall(msgspec.json.encode(self._authority.greeting()) + b"\n")
-        asked = _object(_Lines(channel).line())
+    def _talk(self, link: _Link, certificate: bytes | None, ended: threading.Event) -> None:
+        try:
+            if certificate is None:
+                self._enrol(link)
+            else:
+                self._receive(link, certificate, ended)
+        except CitywardError as why:
+            link.say({"refused": str(why)})
+            raise
+        finally:
+            link.end()
+
+    def _enrol(self, link: _Link) -> None:
+        link.say(self._authority.greeting())
+        asked = _object(link.line())
         token, request = asked.get("cw.enrol"), asked.get("request")
         if not isinstance(token, str) or not isinstance(request, str):
             raise Refused("no certificate, and no request for one")
-        channel.sendall(msgspec.json.encode(self._authority.enrol(token, request)) + b"\n")
+        link.say(self._authority.enrol(token, request))
 
-    def _receive(self, channel: ssl.SSLSocket, certificate: bytes, ended: threading.Event) -> None:
-        link = _Link(channel, self._authority.sensor(certificate))
-        hello = _object(link.lines.line()).get("cw.spool")
-        if not isinstance(hello, str) or not 0 < len(hello) <= 64:
+    def _receive(self, link: _Link, certificate: bytes, ended: threading.Event) -> None:
+        link.spool = _object(link.line()).get("cw.spool", "")
+        link.name = self._authority.sensor(certificate)
+        if not isinstance(link.spool, str) or not SPOOL.fullmatch(link.spool):
             raise Refused("it does not say what it counts by")
-        link.spool = hello
+        with self._turn(link):
+            try:
+                while not ended.is_set():
+                    shipped = link.batch()
+                    self._authority.sensor(certificate)
+                    self._take(link, shipped, ended)
+            finally:
+                with self._lock:
+                    if self._links.get(link.name) is link:
+                        del self._links[link.name]
+                        self._changed(link.name, "gone")
+
+    def _turn(self, link: _Link) -> threading.Lock:
+        """Take the place of an earlier connection of the sensor; what that took is queued first."""
         with self._lock:
             before = self._links.get(link.name)
             self._links[link.name] = link
-            self._states.append((link.name, "connected"))
+            self._changed(link.name, "connected")
             spool, number = self._durable.get(link.name, ("", 0))
+            link.acknowledge(number if spool == link.spool else 0)
+            turn = self._turns.setdefault(link.name, threading.Lock())
         if before is not None:
             before.close()
-        link.acknowledge(number if spool == link.spool else 0)
-        try:
-            while not ended.is_set():
-                shipped = link.batch()
-                self._authority.sensor(certificate)
-                self._take(link, shipped, ended)
-        finally:
-            with self._lock:
-                if self._links.get(link.name) is link:
-                    del self._links[link.name]
-                    self._states.append((link.name, "gone"))
+        self._is_known(link.channel)
+        return turn
 
     def _take(self, link: _Link, shipped: Shipped, ended: threading.Event) -> None:
         """One batch; one that was taken before is acknowledged when, or as, it is durable."""
-        with self._lock:
-            spool, number = self._taken.get(link.name, ("", 0))
-            is_known = spool == link.spool and shipped.number <= number
-            if not is_known:
-                self._taken[link.name] = (link.spool, shipped.number)
-            durable = self._durable.get(link.name, ("", 0))
-        if is_known:
-            if durable[0] == link.spool and durable[1] >= shipped.number:
-                link.acknowledge(shipped.number)
+        spool, number = self._taken.get(link.name, ("", 0))
+        if spool == link.spool and shipped.number <= number:
+            with self._lock:
+                durable = self._durable.get(link.name, ("", 0))
+                if durable[0] == link.spool and durable[1] >= shipped.number:
+                    link.acknowledge(shipped.number)
             return
-        while not ended.is_set():
-            with contextlib.suppress(queue.Full):
-                self._queue.put(shipped, timeout=PAUSE_S)
+        while not (ended.is_set() or link.is_closed):
+            if self._is_queued(shipped):
+                self._taken[link.name] = (link.spool, shipped.number)
                 return
+            link.say_durable()
 
-    def _reject(self, why: str) -> None:
+    def _is_queued(self, shipped: Shipped) -> bool:
+        """Whether there was room for a batch, within a moment."""
+        with self._lock:
+            is_room = not self._waiting_bytes or (
+                self._waiting_bytes + shipped.size <= WAITING_MAX_BYTES
+            )
+            self._waiting_bytes += shipped.size if is_room else 0
+        if not is_room:
+            time.sleep(PAUSE_S)
+            return False
+        try:
+            self._queue.put(shipped, timeout=PAUSE_S)
+        except queue.Full:
+            with self._lock:
+                self._waiting_bytes -= shipped.size
+            return False
+        return True
+
+    def _changed(self, name: str, state: str) -> None:
+        """That a sensor came or went, to be said; the lock is held."""
+        if len(self._states) < STATES_MAX:
+            self._states.append((name, state))
+        else:
+            self._rejected["too_many_changes"] += 1
+
+    def _reject(self, why: str, text: str, *said: object) -> None:
+        now_s = time.monotonic()
         with self._lock:
             self._rejected[why] += 1
+            is_loud = now_s >= self._quiet_until_s.get(why, 0.0)
+            if is_loud:
+                self._quiet_until_s[why] = now_s + LOG_EVERY_S
+        log.log(logging.WARNING if is_loud else logging.INFO, text, *said)
 
     def _close(self) -> None:
         with self._lock:
-            links = list(self._links.values())
+            links, strangers = list(self._links.values()), list(self._strangers)
+            turns = list(self._turns.values())
         for link in links:
             link.close()
+        for one in strangers:
+            _hang_up(one)
+        for turn in turns:
+            with turn:  # nobody puts anything into the queue any more
+                pass
+        self._queue, self._waiting_bytes = queue.Queue(WAITING), 0
         if self._listening is not None:
             self._listening.close()
             self._listening = None
 
 
-class _Lines:
-    """Lines of a connection, bounded; blank ones only say that the other end is there."""
+class _Link:
+    """A connection; its own thread alone reads and writes, for TLS allows no two at once."""
 
     def __init__(self, channel: ssl.SSLSocket) -> None:
-        self._file = channel.makefile("rb")
+        self.name = ""
+        self.spool = ""
+        self.channel = channel
+        self.is_closed = False
+        self._data = bytearray()
+        self._durable = self._said = -1
+        self._woken, self._waker = socket.socketpair()
+        for one in (channel, self._woken, self._waker):
+            one.setblocking(False)
+        self._poll = select.poll()
+        self._poll.register(channel, select.POLLIN)
+        self._poll.register(self._woken, select.POLLIN)
+
+    # ---- by others
+
+    def acknowledge(self, number: int) -> None:
+        """Have it say what is durable; the lock of the reader is held."""
+        self._durable = max(self._durable, number)
+        with contextlib.suppress(OSError):  # full: it is woken anyway; closed: it is gone
+            self._waker.send(b"\0")
+
+    def close(self) -> None:
+        """End the connection, whatever its thread waits for."""
+        self.is_closed = True
+        _hang_up(self.channel)
+
+    # ---- by its thread
+
+    def end(self) -> None:
+        """Let go of what it was woken by."""
+        self._woken.close()
+        self._waker.close()
 
     def line(self) -> bytes:
+        """The next line; blank ones only say that the other end is there."""
+        searched = 0
         while True:
-            line = self._file.readline(LINE_MAX_BYTES + 1)
-            if not line.endswith(b"\n"):
-                if len(line) > LINE_MAX_BYTES:
-                    raise Refused("a line without an end")
-                raise ConnectionResetError("the other end is gone")
-            if line.strip():
-                return line
-
-
-class _Link:
-    """The connection of one sensor."""
-
-    def __init__(self, channel: ssl.SSLSocket, name: str) -> None:
-        self.name = name
-        self.spool = ""
-        self.lines = _Lines(channel)
-        self._channel = channel
-        self._sending = threading.Lock()
+            end = self._data.find(b"\n", searched) + 1
+            if end:
+                line = bytes(self._data[:end])
+                del self._data[:end]
+                if line.strip():
+                    return line
+                searched = 0
+                continue
+            searched = len(self._data)
+            if searched > LINE_MAX_BYTES:
+                raise Refused("a line without an end")
+            self._data += self._received()
 
     def batch(self) -> Shipped:
         """The next batch; `Refused` if it is none."""
         lines: list[bytes] = []
         size = 0
-        while not (line := self.lines.line()).startswith(b'{"cw.batch":'):
+        while not (line := self.line()).startswith(b'{"cw.batch":'):
             lines.append(line.rstrip(b"\r\n"))
             size += len(line)
             if size > BATCH_MAX_BYTES or len(lines) > EVENTS_MAX:
@@ -375,21 +498,50 @@ class _Link:
         crc = zlib.crc32(bytes(commit.places), zlib.crc32(data))
         if commit.events != len(lines) or commit.crc != crc or commit.batch < 1:
             raise Refused(f"batch {commit.batch} is not what its commit line says")
-        return Shipped(self.name, self.spool, commit.batch, lines, max(commit.lost, 0))
+        return Shipped(self.name, self.spool, commit.batch, lines, size, max(commit.lost, 0))
 
-    def acknowledge(self, number: int) -> None:
-        """Say what is durable; a connection that is gone is told when it comes back."""
-        with self._sending, contextlib.suppress(OSError, ValueError):
-            self._channel.sendall(b'{"cw.acked":%d}\n' % number)
+    def say(self, what: Mapping[str, str]) -> None:
+        """Say something short; the other end may be gone."""
+        with contextlib.suppress(OSError):
+            self.channel.sendall(msgspec.json.encode(what) + b"\n")
 
-    def close(self) -> None:
-        """End the connection, whatever its thread waits for."""
-        _hang_up(self._channel)
+    def say_durable(self) -> None:
+        """Say what became durable since the last time."""
+        number = self._durable
+        if number == self._said:
+            return
+        try:
+            self.channel.send(b'{"cw.acked":%d}\n' % number)
+        except ssl.SSLWantWriteError as error:
+            raise Refused("it does not hear what is acknowledged") from error
+        self._said = number
+
+    def _received(self) -> bytes:
+        while True:
+            self.say_durable()
+            try:
+                data = self.channel.recv(CHUNK_BYTES)
+            except ssl.SSLWantReadError:
+                if not self._poll.poll(SILENT_S * 1000):
+                    raise TimeoutError("it was silent for too long") from None
+                with contextlib.suppress(BlockingIOError):
+                    self._woken.recv(CHUNK_BYTES)
+                continue
+            if not data:
+                raise ConnectionResetError("the other end is gone")
+            return data
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    is_all = host in ("", "::") and socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if is_all or ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=64, dualstack_ipv6=is_all)
 
 
 def _hang_up(channel: ssl.SSLSocket) -> None:
+    # Not `channel.shutdown`: its reader would go on without TLS.
     with contextlib.suppress(OSError):
-        channel.shutdown(socket.SHUT_RDWR)
+        socket.socket.shutdown(channel, socket.SHUT_RDWR)
 
 
 def _object(line: bytes) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import ssl
@@ -12,21 +13,24 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from cityward import TransientError, Unsafe
+from cityward import Record, TransientError, Unsafe
 from cityward.checks import check_collector
+from collectors.readers import sensors
 from collectors.readers.sensors import Sensors
 from collectors.shipped import shipped
 from siem import config, sensor
 from siem.authority import SensorAuthority, read_token
 from siem.node import now_utc
 from siem.store.events import EventStore
+from siem.store.spool import segments
 
 LINE = "Feb 25 14:34:10 belka sshd[31602]: Failed password for root from 192.0.2.{} port 50273 ssh2"
 
@@ -259,7 +263,7 @@ def test_a_token_serves_once(port, tmp_path):
     token = port.authority.add("quay-4")
     sensor.enrol(tmp_path / "one", port.address, token)
 
-    with pytest.raises(TransientError, match="ended the connection"):
+    with pytest.raises(TransientError, match="not in force"):
         sensor.enrol(tmp_path / "two", port.address, token)
     assert not sensor.is_enrolled(tmp_path / "two")
     wait_for(lambda: port.rejected["not_admitted"] == 1)
@@ -381,6 +385,194 @@ def test_a_batch_that_is_not_what_it_says_is_not_taken(port, spool):
     assert port.events == []
 
 
+class Raw:
+    """A hostile or hasty sensor: it says what a test tells it to."""
+
+    def __init__(self, port: Port, state: Path, spool: str = "4c1f") -> None:
+        context = ssl.create_default_context(cafile=state / "node.pem")
+        context.load_cert_chain(state / "sensor.pem", state / "sensor.key")
+        made = socket.create_connection(("127.0.0.1", port.reader.port), timeout=10)
+        self.channel = context.wrap_socket(made, server_hostname="cityward-node")
+        self.channel.sendall(b'{"cw.spool":"%s"}\n' % spool.encode())
+        self.answers = self.channel.makefile("rb")
+        self.hello = self.answers.readline()
+
+    def ship(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            line = b'{"message":"%d"}\n' % number
+            commit = b'{"cw.batch":%d,"events":1,"crc":%d,"places":{}}\n'
+            self.channel.sendall(line + commit % (number, zlib.crc32(b"{}", zlib.crc32(line))))
+
+
+def test_connections_that_follow_each_other_keep_the_order_while_the_node_is_busy(port, spool):
+    port.keeps.clear()
+    links = []
+    for turn in range(4):
+        links.append(Raw(port, spool.state))
+        links[-1].ship(range(1, 20 + turn))
+        time.sleep(0.4)
+    port.keeps.set()
+    wait_for(lambda: len(port.events) >= 18)
+
+    last = Raw(port, spool.state)
+    last.ship(range(1, 26))
+
+    wait_for(lambda: len(port.events) >= 25)
+    assert port.events == [str(number) for number in range(1, 26)]
+
+
+def test_who_never_ends_a_handshake_keeps_no_sensor_away(port, spool, monkeypatch):
+    monkeypatch.setattr(sensors, "STRANGER_S", 1.0)
+    silent = [socket.create_connection(("127.0.0.1", port.reader.port)) for _ in range(40)]
+    time.sleep(0.3)
+    spool.keep("a")
+    spool.shipper.start()
+
+    wait_for(lambda: port.events == ["a"])
+
+    assert port.rejected["too_many_connections"] >= 40 - sensors.STRANGERS_EACH_MAX
+    for one in silent:
+        one.close()
+
+
+def test_who_says_a_letter_now_and_then_is_closed(port, monkeypatch):
+    monkeypatch.setattr(sensors, "STRANGER_S", 1.0)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    made = socket.create_connection(("127.0.0.1", port.reader.port), timeout=0.2)
+    channel = context.wrap_socket(made)
+    until = time.monotonic() + 5
+
+    with pytest.raises(OSError):  # noqa: PT011, PT012 – which one, and when, is a matter of the moment
+        while time.monotonic() < until:
+            channel.sendall(b"x")
+            time.sleep(0.1)
+
+
+def test_another_sensor_cannot_pass_for_the_node_at_an_enrolment(port, spool, tmp_path):
+    """It has a certificate of the same authority, and knows the authority's."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(spool.state / "sensor.pem", spool.state / "sensor.key")
+    listening = socket.create_server(("127.0.0.1", 0))
+    heard: list[bytes] = []
+
+    def pretend() -> None:
+        greeting = json.dumps({"authority": (spool.state / "node.pem").read_text()})
+        for _ in range(2):
+            try:
+                with context.wrap_socket(listening.accept()[0], server_side=True) as channel:
+                    channel.sendall(greeting.encode() + b"\n")
+                    heard.append(channel.recv(10_000))
+            except OSError:
+                continue
+
+    threading.Thread(target=pretend, daemon=True).start()
+    token = port.authority.add("quay-5")
+
+    with pytest.raises(Unsafe, match="not the node"):
+        sensor.enrol(tmp_path / "new", f"127.0.0.1:{listening.getsockname()[1]}", token)
+    assert not any(heard)
+    listening.close()
+
+
+def test_a_certificate_that_expires_ends_an_open_connection(tmp_path):
+    now = [now_utc()]
+    port = Port(tmp_path / "node", lambda: now[0])
+    port.start()
+    sensor.enrol(tmp_path / "sensor", port.address, port.authority.add("quay-4"))
+    link = Raw(port, tmp_path / "sensor")
+    link.ship([1])
+    wait_for(lambda: port.events == ["1"])
+
+    now[0] += timedelta(days=731)
+    link.ship([2])
+
+    wait_for(lambda: port.rejected["not_admitted"] == 1)
+    assert port.events == ["1"]
+    port.stop()
+
+
+def test_a_port_listens_on_ipv6(tmp_path):
+    port = Port(tmp_path / "node")
+    port.reader.host = "::1"
+    port.start()
+
+    name = sensor.enrol(tmp_path, f"[::1]:{port.reader.port}", port.authority.add("quay-4"))
+
+    assert name == "quay-4"
+    port.stop()
+
+
+# ---- The spool of a sensor
+
+
+def test_a_damaged_batch_is_counted_and_those_behind_it_are_shipped(port, spool):
+    for one in ("first", "second", "third"):
+        spool.keep(one)
+    (path,) = (spool.state / "events" / "spool").iterdir()
+    path.write_bytes(path.read_bytes().replace(b'"message":"second"', b'"message":"sec0nd"'))
+    spool.shipper.start()
+
+    wait_for(lambda: port.events == ["first", "third"])
+
+    assert port.lost == 1
+
+
+def test_what_is_not_synced_yet_is_not_shipped(port, spool):
+    spool.keep("a")
+    spool.keep("b")
+    spool.events._batch = 1  # as while the second is being synced
+    spool.shipper.start()
+    wait_for(lambda: port.events == ["a"])
+    time.sleep(0.6)
+    assert port.events == ["a"]
+
+    spool.events._batch = 2
+
+    wait_for(lambda: port.events == ["a", "b"])
+
+
+def test_a_spool_that_was_set_back_loses_and_doubles_nothing(port, spool, tmp_path):
+    """A sensor restored from a snapshot counts on from a number that the node has already."""
+    spool.keep("a")
+    spool.shipper.start()
+    wait_for(lambda: spool.shipper.acked == 1)
+    shutil.copytree(spool.state, tmp_path / "snapshot")
+    spool.keep("b")
+    spool.keep("c")
+    wait_for(lambda: spool.shipper.acked == 3)
+    spool.stop()
+
+    restored = Spool(tmp_path / "snapshot", port.address)
+    restored.keep("d")
+    restored.shipper.start()
+
+    wait_for(lambda: "d" in port.events)
+    assert port.events == ["a", "b", "c", "d"]
+    restored.stop()
+
+
+def test_what_is_given_up_is_not_shipped_as_well(port, tmp_path):
+    state = tmp_path / "sensor"
+    sensor.enrol(state, port.address, port.authority.add("quay-4"))
+    made = Spool(state, port.address, 2_000, segment_max_bytes=1_000)
+    for number in range(10):
+        made.keep(f"{number}" + "x" * 500)
+    batches = [one for part in segments(state / "events") for one in part.batches()]
+    made.shipper.trim()
+
+    assert not made.shipper._is_claimed(batches[0])
+    assert made.shipper._is_claimed(batches[-1])
+    made.events.close()
+
+
+def test_a_sensor_is_told_why_it_is_not_admitted(port, spool):
+    port.authority.revoke("quay-4")
+    spool.shipper.start()
+
+    wait_for(lambda: "not in force" in spool.shipper.error)
+
+
 # ---- What the node makes of it
 
 
@@ -392,7 +584,38 @@ def test_the_collector_of_shipped_events_keeps_its_promises():
         b'"cw.record.place":"7"}'
     )
 
-    check_collector(shipped, [sample, b'{"cw.sensor":"quay-4","state":"gone"}'])
+    check_collector(shipped, [sample])
+
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def test_only_the_port_says_that_a_sensor_is_gone():
+    line = b'{"cw.sensor":"quay-4","state":"gone"}'
+
+    said, forged = shipped(
+        [Record(line, "s", "quay-4|state|1", NOW), Record(line, "s", "quay-5|4c1f.1|0", NOW)]
+    )
+
+    assert said.fields["event.action"] == "sensor_gone"
+    assert forged.is_malformed
+
+
+@pytest.mark.parametrize("product", [["linux"], {"a": 1}, 7, None, "x" * 5_000])
+def test_a_log_source_that_is_none_is_malformed(product):
+    line = json.dumps({"@timestamp": "2026-03-01T00:00:00Z", "cw.logsource.product": product})
+
+    (event,) = shipped([Record(line.encode(), "s", "quay-4|4c1f.1|0", NOW)])
+
+    assert event.is_malformed
+
+
+def test_the_line_by_which_an_event_came_is_not_what_its_source_said():
+    line = b'{"@timestamp":"2026-03-01T00:00:00Z","event.action":"read"}'
+
+    (event,) = shipped([Record(line, "s", "quay-4|4c1f.1|0", NOW)])
+
+    assert not event.record.data
 
 
 # ---- Two processes, killed again and again
