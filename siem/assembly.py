@@ -27,7 +27,7 @@ from siem.node import Clock, Node, Source, now_utc
 from siem.store.embedded import NodeDb
 from siem.store.events import EventStore
 from siem.store.faults import fault
-from siem.store.protocol import RuleState
+from siem.store.protocol import OFF_IN_SETTINGS, RuleState
 
 HEAD_BYTES = 65_536
 """How much of a file is looked at to recognise it."""
@@ -35,7 +35,6 @@ HEAD_BYTES = 65_536
 SECRET_BYTES = 32
 
 SWITCHED = "switched off by"
-OFF_IN_SETTINGS = "off in the settings (rules.off)"
 
 RULES_FOLDER = Path(__file__).parent.parent / "rules"
 """The rule library that comes with cityward."""

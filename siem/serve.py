@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import socket
 import sys
@@ -16,15 +17,16 @@ from siem import assembly, tls
 from siem.assets import from_settings
 from siem.config import Settings
 from siem.console.protocol import Hearing, Samples, Usage
-from siem.console.samples import Runs
 from siem.hearing import hearing
 from siem.node import Clock, now_utc
 from siem.notify.routes import Route, routes_of
 from siem.notify.worker import Notifier
 from siem.register import Register
+from siem.rule_runs import Runs
 from siem.store.accounts import Accounts
 from siem.store.notices import NoticeStore
 from siem.store.protocol import Assets, Events, Findings, Range, RuleState, SourceState
+from siem.store.room import DISK_LOW_BYTES
 from siem.store.trail import Audited, Proof
 
 if TYPE_CHECKING:
@@ -90,7 +92,11 @@ class Served:
     def facts(self) -> Mapping[str, str]:
         """What else Health says of the node."""
         retention = self._settings.retention
+        disk = shutil.disk_usage(self._settings.state_path)
+        is_low = disk.free < DISK_LOW_BYTES
+        free = f"{disk.free / 1e9:,.1f} of {disk.total / 1e9:,.0f} GB free"
         return {
+            "The disk": f"nearly full: {free}; make room" if is_low else free,
             "Events are kept": f"{retention.events_days} days",
             "Findings are kept": f"{retention.findings_days} days after they were closed",
         }

@@ -16,14 +16,13 @@ from starlette.responses import Response
 
 from cityward.errors import CitywardError, InputError
 from cityward.finding import SEVERITIES, VERDICTS
-from siem.assembly import OFF_IN_SETTINGS
 from siem.console import formats
 from siem.console.access import NotYours, Session
 from siem.console.body import body_of
 from siem.console.site import Fault, Site, see_other
 from siem.console.triage import text
 from siem.console.view import Chip, View, chart, path_of, quoted, share
-from siem.store.protocol import Range, RuleState, Switch
+from siem.store.protocol import OFF_IN_SETTINGS, Range, RuleState, Switch
 
 SORTS = ("title", "level", "state", "evaluated", "matches")
 CHARTED = timedelta(days=30)

@@ -211,6 +211,10 @@ class SavedView(msgspec.Struct, frozen=True):
     """Everybody of the operator sees it."""
 
 
+OFF_IN_SETTINGS = "off in the settings (rules.off)"
+"""Why a rule is off that people cannot switch on in the console."""
+
+
 class Switch(msgspec.Struct, frozen=True):
     """A rule that somebody switched off, or on again."""
 

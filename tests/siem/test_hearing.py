@@ -11,8 +11,8 @@ import pytest
 
 from siem.config import Settings, Source
 from siem.console.first import lines_of
-from siem.console.samples import Runs
 from siem.hearing import hearing, interfaces, why_silent
+from siem.rule_runs import Runs
 from siem.store.protocol import RuleState, SourceState
 from tests.siem.console import fake
 
