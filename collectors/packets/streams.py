@@ -156,6 +156,8 @@ class Streams:
         self.gaps = self.overlaps = self.broken = self.crowded = 0
         self._refused: set[int] = set()
         self._fresh: list[int] = []
+        self._starts: dict[int, dict[bool, int]] = {}
+        """First frame of a flow without payload so far → sequence number of each side's SYN."""
 
     def decode(self, chunk: Chunk, w: Walked, merged: Merged, first: Pick) -> list[Event]:
         """Events of the payload of a chunk."""
@@ -194,6 +196,8 @@ class Streams:
             stream = streams.get(uid)
             if stream is None:
                 if not size or uid in refused:
+                    if state & (SYN | SYN_ACK):
+                        self._note(uid, side, number)
                     continue
                 stream = self._begin(w, row, slot, uid, data[at : at + size])
                 if stream is None:
@@ -227,6 +231,12 @@ class Streams:
 
     # ------------------------------------------------------------------------- recognition
 
+    def _note(self, uid: int, side: bool, seq: int) -> None:
+        """Keep where a direction begins until its flow has payload; the oldest gives way."""
+        if uid not in self._starts and len(self._starts) >= self.max_streams:
+            del self._starts[next(iter(self._starts))]
+        self._starts.setdefault(uid, {})[side] = seq
+
     def _begin(self, w: Walked, row: int, slot: int, uid: int, head: bytes) -> Stream | None:
         """Follow a flow if its payload shows what it is, or if its port says to wait for more."""
         which = w.protocol.item(row), w.sport.item(row), w.dport.item(row)
@@ -236,6 +246,8 @@ class Streams:
         flow = self._flow(slot, uid)
         stream = Stream(flow, slot, self.budget)
         stream.client = flow.turned == self.flows.client_first(flow)
+        for side, seq in self._starts.pop(uid, {}).items():
+            stream.sides[side].syn(seq)
         while len(self.open) >= self.max_streams:
             self.crowded += 1
             self._refuse(next(iter(self.open)))
@@ -263,7 +275,9 @@ class Streams:
         self._fresh.append(flow.first_frame)
 
     def _refuse(self, uid: int) -> None:
-        stream = self.open.pop(uid)
+        stream = self.open.pop(uid, None)
+        if stream is None:
+            return  # its flow has ended, and what waited behind a gap shows no protocol
         for direction in stream.sides:
             self._drop(direction)
         self.meter.decide(stream.slot, uid, REFUSED)

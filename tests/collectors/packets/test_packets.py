@@ -245,6 +245,55 @@ def test_segments_out_of_order_are_decoded_in_order() -> None:
     assert numbers == [(2, 0, "one"), (4, 0, "two"), (4, 1, "three")]
 
 
+def test_the_first_segments_are_put_in_order_behind_the_syn() -> None:
+    one, two = message("one"), message("two")
+    collector = Packets({"fake": Fake})
+
+    events = collected(
+        collector,
+        [chunk(seconds((0, there(seq=0, flags=SYN)), (1, there(two, 7)), (2, there(one, 1))))],
+    )
+
+    assert said(events) == ["one", "two", "end"]
+    assert collector.counts["tcp_gaps"] == 0
+
+
+def test_where_the_first_segment_is_lost_a_gap_is_counted() -> None:
+    collector = Packets({"fake": Fake})
+    packets = seconds((0, there(seq=0, flags=SYN)), (1, there(message("two"), 7)))
+
+    events = collected(collector, [chunk(packets)])
+
+    assert said(events) == ["two", "end"]
+    assert collector.counts["tcp_gaps"] == 1
+
+
+def test_syns_without_payload_are_remembered_within_a_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(streams, "MAX_STREAMS", 3)
+    collector = Packets({"fake": Fake})
+
+    list(
+        collector(
+            chunk([(T0 + n, segment(f"10.0.1.{n}", 1, *SERVER, SYN, 9)) for n in range(9)]),
+        )
+    )
+
+    assert len(collector.streams._starts) == 3
+
+
+def test_strange_segments_behind_a_gap_end_with_their_flow() -> None:
+    strange = [(T0 + n, there(b"?", 1 + n)) for n in range(15)]
+    held = [(T0 + 20 + n, there(b"?", 30 + 2 * n)) for n in range(9)]
+    collector = Packets({"fake": Fake})
+
+    events = collected(collector, [chunk([*strange, *held])])
+
+    assert [event.logsource.category for event in events] == ["flow"]
+    assert collector.counts["tcp_gaps"] > 0
+
+
 def test_behind_a_lost_segment_decoding_goes_on() -> None:
     packets = seconds((0, there(message("one"), 1)))
     packets += [(T0 + 1 + n, there(message("xyz"), 13 + 6 * n)) for n in range(40)]
