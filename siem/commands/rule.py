@@ -1,9 +1,10 @@
-"""`cityward rule`: check rules, test them on their samples, try them on a line or a capture."""
+"""`cityward rule`: check rules, test them on their samples, try them, take up those of others."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,9 +12,11 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from cityward import InputError, RuleError
+from siem import config as settings_file
 from siem import output as streams
 from siem.assembly import RULES_FOLDER
 from siem.commands.config import ConfigFile
+from siem.config import Settings
 from siem.output import Form, text, visible
 
 OutputForm = Annotated[Form | None, Parameter(name=["--output", "-o"])]
@@ -21,6 +24,10 @@ OutputForm = Annotated[Form | None, Parameter(name=["--output", "-o"])]
 CHECK_COLUMNS = ("where", "severity", "what")
 TEST_COLUMNS = ("result", "rule", "case", "why")
 TRY_COLUMNS = ("event", "time", "action", "rule", "result", "why")
+ADD_COLUMNS = ("logsource", "rules", "speak", "needs")
+EACH_COLUMNS = ("rule", "state", "why", "logsource", "level", "author", "license", "where")
+TOLD_MAX = 20
+"""Refused and double documents that are told one by one for a person; a pipe gets all."""
 
 
 def check(*paths: str, output: OutputForm = None, strict: bool = False) -> int:
@@ -96,6 +103,99 @@ def try_event(
     rows = [row for event in trial.first(steps, limit) for row in _try_rows(event)]
     streams.write(rows, chosen, TRY_COLUMNS)
     return 0
+
+
+def add(
+    folder: str,
+    *,
+    config: ConfigFile = None,
+    yes: Annotated[bool, Parameter(name=["--yes", "-y"], negative=())] = False,
+    each: Annotated[bool, Parameter(name="--each", negative=())] = False,
+    output: OutputForm = None,
+) -> int:
+    """Say what rules of others could tell here, and take their folder into the settings.
+
+    Works with the unpacked rules of SigmaHQ or any folder of Sigma documents. Tells by log source
+    how many rules can speak with the sources, fields and lists of these settings, and what the
+    others want. Nothing is copied: the rules stay where they are, with their authors and licence.
+    Example: cityward rule add sigma/rules --yes
+
+    Args:
+        folder: Rules, or a folder of them.
+        config: Settings file; otherwise the first one found counts.
+        yes: Write the folder into the settings file; without it, the line to write is printed.
+        each: A row a rule instead of one a log source.
+        output: Form of the result: table, json, ndjson or csv.
+    """
+    from siem import adopt
+    from siem.assembly import rule_folders
+    from siem.assets import from_settings
+
+    path = _paths([folder])[0]
+    file = settings_file.find(config)
+    settings = settings_file.load(file) if file else Settings()
+    others = [one.resolve() for one in rule_folders(settings)]
+    report = adopt.look_at(
+        path,
+        settings,
+        [one for one in others if one != path],
+        from_settings(settings).placeholders(settings.lists),
+    )
+    if each:
+        _print([_each(one) for one in report.verdicts], output, EACH_COLUMNS, "There are no rules.")
+    else:
+        rows = adopt.by_logsource(report.verdicts)
+        _print(rows, output, ADD_COLUMNS, "There are no rules.")
+    _tell_report(report, folder)
+    if not report.verdicts:
+        return 4 if report.refused else 0
+    _take_up(path, path in others, file if yes else None)
+    return 0
+
+
+def _each(verdict: Any) -> dict[str, Any]:
+    analytic = verdict.rule.analytic
+    return {
+        "rule": analytic.name,
+        "state": verdict.state,
+        "why": verdict.why,
+        "logsource": verdict.logsource,
+        "level": analytic.level,
+        "author": analytic.author,
+        "license": analytic.license,
+        "where": _near(verdict.rule.document.where()),
+    }
+
+
+def _tell_report(report: Any, folder: str) -> None:
+    """What concerns the whole folder, for a person, beside the rows."""
+    speak = sum(one.state == "can speak" for one in report.verdicts)
+    authors = Counter(one.rule.analytic.author or "nobody named" for one in report.verdicts)
+    most = ", ".join(f"{name} ({count:,})" for name, count in authors.most_common(3))
+    said = [f"{len(report.verdicts):,} rules in {folder}, {speak:,} can speak here"]
+    if authors:
+        said.append(f"by {len(authors):,} authors, most by {most}")
+    said += [f"licence: {one}" for one in report.licences]
+    for what, errors in (("refused", report.refused), ("there already", report.twice)):
+        said += [f"{what}: {_near(one.where)}: {one.what}" for one in errors[:TOLD_MAX]]
+        if len(errors) > TOLD_MAX:
+            said.append(f"{what}: {len(errors) - TOLD_MAX:,} more; see cityward rule check")
+    print("\n".join(visible(one) for one in said), file=sys.stderr)
+
+
+def _take_up(path: Path, is_there: bool, file: Path | None) -> None:
+    from siem import adopt
+
+    if is_there:
+        print("The folder is in the settings already.", file=sys.stderr)
+    elif file is None:
+        print(
+            f'To use them: cityward rule add … --yes, or write\n\n[rules]\nfolders = ["{path}"]',
+            file=sys.stderr,
+        )
+    else:
+        adopt.write(file, adopt.with_folder(file.read_text(encoding="utf-8"), str(path)))
+        print(f"{file}: the folder is in the settings now; restart the node.", file=sys.stderr)
 
 
 # ---- test
