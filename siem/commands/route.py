@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter, validators
 
@@ -41,7 +41,10 @@ def list_(*, config: ConfigFile = None, output: Output = None) -> int:
             route_row(said, notices.tally(str(said["route"])) if notices else Tally())
             for said in words(routes)
         ]
-    streams.write(rows, streams.form_for(output, sys.stdout), COLUMNS)
+    form = streams.form_for(output, sys.stdout)
+    if form == "table":
+        rows = [one | {"when": _condition(one["when"])} for one in rows]
+    streams.write(rows, form, COLUMNS)
     if not rows:
         print("No route is set; add a [[route]] to the settings file.", file=sys.stderr)
     return 0
@@ -87,6 +90,13 @@ def deliveries(
     rows = [delivery_row(one) for one in found]
     streams.write(rows, streams.form_for(output, sys.stdout), DELIVERY_COLUMNS)
     return 0
+
+
+def _condition(when: Mapping[str, Any] | None) -> str:
+    """Which findings a route is told of, for a person."""
+    if when is None:
+        return "escalations only"
+    return "; ".join(f"{name} {streams.text(one)}" for name, one in when.items()) or "all"
 
 
 def _route(routes: Mapping[str, Route], id: str, origin: str) -> Route:

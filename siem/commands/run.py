@@ -39,8 +39,10 @@ def run(*, config: ConfigFile = None, path_only: bool = False) -> int:
     """
     file, settings = settings_with_file(config)
     log_to(settings)
-    routes_of(settings)  # here, since the console is a child whose end nobody sees
+    routes = routes_of(settings)  # here, since the console is a child whose end nobody sees
     node = assembly.node_of(settings)
+    # Before the first finding: the console, which delivers, comes up later.
+    node.db.notices.begin(list(routes.values()), node.clock())
     console = None if path_only else _start_console(file)
     stop_on_signals(node)
     try:

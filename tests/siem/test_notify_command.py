@@ -11,13 +11,10 @@ from typing import Any
 
 import pytest
 
-from siem import assembly, cli
+from siem import cli
 from siem import config as settings_file
-from siem.assets import from_settings
 from siem.commands import doctor
-from siem.node import now_utc
 from tests.siem.notify_fakes import mail_server
-from tests.siem.test_notify import match
 
 ROUTE = """
 [[route]]
@@ -111,27 +108,38 @@ def test_a_wrong_field_stops_the_node_in_words(
     assert "findings have no field 'finding.severty'" in capsys.readouterr().err
 
 
+AUTH = """
+[models]
+on = false
+
+[[source]]
+id = "auth"
+reader = "file"
+collector = "sshd"
+path = "{path}"
+"""
+
+
 @pytest.mark.slow
-def test_the_process_of_the_console_tells_people(tmp_path: Path) -> None:
+def test_a_node_tells_of_its_very_first_finding(tmp_path: Path) -> None:
+    log = tmp_path / "auth.log"
+    line = (
+        "Mar  1 10:00:0{n} gw-7 sshd[81{n}]: Failed password for root from 203.0.113.7 port 4 ssh2"
+    )
+    log.write_text("".join(line.format(n=n) + "\n" for n in range(7)))
     with mail_server() as fake:
         file = settings(tmp_path, fake.port)
-        node = settings_file.load(file)
-        assembly.events_of(node, now_utc, write=True).close()
-        words = [sys.executable, "-m", "siem.cli", "serve", "-c", str(file)]
-        console = subprocess.Popen(words, stderr=subprocess.PIPE)
+        said = file.read_text().replace('["high", "critical"]', '["medium", "high"]')
+        file.write_text(said + AUTH.format(path=log))
+        words = [sys.executable, "-m", "siem.cli", "run", "-c", str(file)]
+        node = subprocess.Popen(words, stderr=subprocess.DEVNULL)
         try:
-            assert console.stderr is not None
-            console.stderr.readline()
-            db = assembly.db_of(node, from_settings(node), now_utc)
-            until = time.monotonic() + 20
-            while db.notices.tally("duty").sent == 0 and time.monotonic() < until:
-                # The route begins when the console has taken it up.
-                at = now_utc()
-                db.keep([match(at, asset=f"rtu-{at}", source=str(at))], checkpoint=1, now=at)
-                time.sleep(0.3)
-            db.close()
+            until = time.monotonic() + 60
+            while not fake.mails and time.monotonic() < until:
+                time.sleep(0.2)
         finally:
-            console.terminate()
-        assert console.wait(20) == 0
+            node.terminate()
+        assert node.wait(30) == 0
 
-    assert b"[high] Password guessed" in fake.mails[0][2]
+    assert b"203.0.113.7 failed to log in 5 times" in fake.mails[0][2]
+    assert len(fake.mails) == 1
