@@ -391,8 +391,8 @@ def _impossible(settings: Settings) -> Iterator[tuple[str, str]]:
             yield f"source[{number}].every_s", f"a question every {source.every_s} s is too many"
         if key == "listen" and not _is_address(source.listen):
             yield f"source[{number}].listen", f"{source.listen!r} is no address:port"
-    if settings.sensor.node and not _is_address(settings.sensor.node):
-        yield "sensor.node", f"{settings.sensor.node!r} is no address:port"
+    if (node := settings.sensor.node) and (not _is_address(node) or int(node.split(":")[-1]) == 0):
+        yield "sensor.node", f"{node!r} is no address:port"
     if not 0 <= settings.console.port <= PORT_MAX:
         yield "console.port", f"{settings.console.port} is no port"
     if bool(settings.console.tls_cert) != bool(settings.console.tls_key):

@@ -14,6 +14,7 @@ from siem.authority import TOKEN_HOURS, SensorAuthority
 from siem.commands.common import ConfigFile, Output, settings_of
 from siem.commands.run import settings_with_file, stop_on_signals
 from siem.config import Settings
+from siem.logs import log_to
 from siem.node import now_utc
 from siem.node import run as run_node
 
@@ -38,6 +39,7 @@ def collect(
     from siem import sensor
 
     _, settings = settings_with_file(config)
+    log_to(settings)
     if not settings.sensor.node:
         todo = 'Add: [sensor] node = "node.example:8766".'
         raise ConfigError("no node is named to ship to", "sensor.node", todo)

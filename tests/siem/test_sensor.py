@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from cityward import Record, TransientError, Unsafe
+from cityward import ConfigError, Record, TransientError, Unsafe
 from cityward.checks import check_collector
 from collectors.readers import sensors
 from collectors.readers.sensors import Sensors
@@ -715,3 +715,10 @@ def test_settings_of_a_sensor_name_its_node(tmp_path):
     _, file = settle(tmp_path, 8766)
 
     assert config.load(file).sensor.node == "127.0.0.1:8766"
+
+
+def test_a_sensor_ships_to_no_port_0(tmp_path):
+    _, file = settle(tmp_path, 0)
+
+    with pytest.raises(ConfigError, match="address:port"):
+        config.load(file)
