@@ -155,15 +155,15 @@ class Served:
         return self._db.audit_proof()
 
 
-def serve(settings: Settings, listening: socket.socket) -> None:
-    """Serve the console on a socket until the process is told to stop."""
+def serve(settings: Settings, listening: socket.socket, file: str = "") -> None:
+    """Serve the console on a socket until the process is told to stop; `file` has the settings."""
     import uvicorn
 
     from siem.console.app import make_app
 
     # A signal must not end us before the stores are closed.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    node = Served(settings)
+    node = Served(settings, file=file)
     app: ASGIApp = make_app(node)
     context = tls.context_of(settings.console)
     is_behind_proxy = settings.console.secure_cookie and context is None

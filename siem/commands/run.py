@@ -72,14 +72,14 @@ def serve(*, config: ConfigFile = None, with_parent: bool = False) -> int:
     from siem import serve as console
     from siem import tls
 
-    _, settings = settings_with_file(config)
+    file, settings = settings_with_file(config)
     log_to(settings)
     secure = tls.context_of(settings.console) is not None
     listening = console.listen(settings)
     if with_parent:
         threading.Thread(target=_end_with_parent, daemon=True).start()
     print(f"console {console.address_of(listening, secure=secure)}", file=sys.stderr, flush=True)
-    console.serve(settings, listening)
+    console.serve(settings, listening, str(file))
     return 0
 
 

@@ -42,6 +42,8 @@ CREATE TABLE undo (person TEXT PRIMARY KEY, time INTEGER NOT NULL, state BLOB NO
 """Since format 2 of the state."""
 
 NAME_MAX = 200
+ENDINGS = (".json", ".ndjson", ".csv")
+"""A name that ends so would be the list of another page."""
 PEOPLE_MAX, TOKENS_MAX, VIEWS_MAX = 10_000, 10_000, 200
 USED_EVERY = timedelta(minutes=1)
 """How exact the last use of a token is: not every request writes."""
@@ -264,8 +266,10 @@ def roles_of(words: Iterable[str]) -> tuple[Role, ...]:
 
 def _check(person: Person) -> None:
     name = person.name
-    if not name.strip() or len(name) > NAME_MAX or not name.isprintable():
-        raise InputError("a name of 1 to 200 printable characters is needed", "name", "Name them.")
+    is_name = name.strip() == name and 0 < len(name) <= NAME_MAX and name.isprintable()
+    if not is_name or "/" in name or name.endswith(ENDINGS):
+        what = "a name of 1 to 200 printable characters without / is needed"
+        raise InputError(what, "name", "Name them otherwise.")
     wrong = [one for one in person.roles if one not in ROLES]
     if wrong or not person.roles:
         what = f"no role is called {wrong[0][:40]!r}" if wrong else "a person needs a role"

@@ -149,7 +149,9 @@ def test_the_last_administrator_stays_one(db: NodeDb) -> None:
 
 @pytest.mark.parametrize(
     "person",
-    [Person("", ("analyst",), "h"), Person("a\nb", ("analyst",), "h"), Person("a", (), "h"),
+    [Person("", ("analyst",), "h"), Person("a/b", ("analyst",), "h"),
+     Person("a.json", ("analyst",), "h"), Person(" a", ("analyst",), "h"),
+     Person("a\nb", ("analyst",), "h"), Person("a", (), "h"),
      Person("a", ("king",), "h"), Person("a" * 201, ("analyst",), "h")],  # type: ignore[arg-type]
 )  # fmt: skip
 def test_a_person_that_is_none_is_refused(person: Person, db: NodeDb) -> None:
