@@ -82,6 +82,7 @@ class First:
             title="First source",
             current="health",
             heard=heard,
+            because=[*heard.silent, *heard.hints],
             counted=counted,
             measured_s=MEASURED_S if view.one("count") else 0,
             chosen=chosen,
