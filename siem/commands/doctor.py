@@ -28,9 +28,9 @@ from siem.config import Settings, Source
 from siem.node import now_utc
 from siem.notify.routes import routes_of
 from siem.store.notices import Tally
+from siem.store.room import DISK_LOW_BYTES
 
 COLUMNS = ("check", "state", "what", "next")
-DISK_LOW_BYTES = 1 << 30
 BUILT = datetime.fromisoformat("2026-01-01T00:00:00+00:00")
 """No clock that is right shows a time before this."""
 LOCAL = ("127.", "::1", "localhost")

@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 from datetime import timedelta
 
+DISK_LOW_BYTES = 1 << 30
+"""Less room than this is said before it is too late."""
 ROOM_BYTES = 128 * 1024 * 1024
 """Freed at once, so that not every batch has to ask."""
 SPARED = timedelta(days=1)
