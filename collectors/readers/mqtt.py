@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -149,7 +150,12 @@ class Mqtt:
         if self._user:
             made.username_pw_set(self._user, self._password)
         if self._tls:
-            made.tls_set(ca_certs=self._ca_file or None)
+            try:
+                made.tls_set(ca_certs=self._ca_file or None)
+            except OSError as error:
+                what = f"no certificates of authorities: {error.strerror or error}"
+                where = f"source {self.source}, ca_file {self._ca_file}"
+                raise ConfigError(what, where, "Name a PEM file that the node may read.") from error
         return made
 
     def connect(self, client: mqtt.Client) -> None:
@@ -164,6 +170,12 @@ class Mqtt:
         """Ask for the topics; retained messages only come with the first subscription."""
         once = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
         client.subscribe([(topic, once) for topic in self._topics])
+
+    def begin_session(self) -> None:
+        """The broker knows us no more: what it sends from now on is new, whatever its number."""
+        with self._lock:
+            self._durable.clear()
+            self._unacknowledged.clear()
 
     def is_new(self, got: Got, again: bool) -> bool:
         """Whether a message was not given yet; one that was is acknowledged when it is durable."""
@@ -216,13 +228,17 @@ class _Link:
         self._client.on_connect = self._connected
         self._client.on_disconnect = self._disconnected
         self._client.on_message = self._arrived
+        self._client.on_subscribe = self._subscribed
         try:
             self._reader.connect(self._client)
         except (OSError, ValueError) as error:
             raise self._reader.failed(f"cannot be reached: {error}") from error
         self._client.loop_start()
-        if not self._answered.wait(CONNECT_S):
-            self.lost = "does not answer"
+        until_s = time.monotonic() + CONNECT_S
+        while not self._answered.wait(PAUSE_S) and not self._stop.is_set():
+            if time.monotonic() > until_s:
+                self.lost = "does not answer"
+                break
         if self.lost:
             self.close()
             raise self._reader.failed(self.lost)
@@ -250,12 +266,22 @@ class _Link:
     def _stop_waiting(self) -> None:
         self.lost = self.lost or "closed"
 
-    def _connected(self, client: mqtt.Client, _: Any, __: Any, reason: Any, ___: Any) -> None:
+    def _connected(self, client: mqtt.Client, _: Any, flags: Any, reason: Any, __: Any) -> None:
         if reason.is_failure:
             self.lost = f"refuses the connection: {reason}"
         else:
-            self._reader.subscribe(client)
+            if not flags.session_present:
+                self._reader.begin_session()
+            try:
+                self._reader.subscribe(client)
+            except ValueError as error:
+                self.lost = f"cannot be asked for these topics: {error}"
         self._answered.set()
+
+    def _subscribed(self, _: Any, __: Any, ___: Any, reasons: Any, ____: Any) -> None:
+        refused = [str(one) for one in reasons if one.is_failure]
+        if refused:
+            self.lost = f"refuses {len(refused)} of {len(reasons)} topics: {refused[0]}"
 
     def _disconnected(self, _: Any, __: Any, ___: Any, reason: Any, ____: Any) -> None:
         self.lost = self.lost or f"closed the connection: {reason}"
@@ -275,11 +301,15 @@ class _Link:
 
 
 def _got(client: mqtt.Client, message: mqtt.MQTTMessage) -> Got:
-    said = hashlib.sha256(b"%d|%s|" % (message.mid, message.topic.encode()))
+    try:
+        topic = message.topic
+    except UnicodeDecodeError:  # a broker that does not look (MQTT 5, 3.3.2.1)
+        topic = ""
+    said = hashlib.sha256(b"%d|%s|" % (message.mid, topic.encode()))
     said.update(message.payload)
     return Got(
         said.hexdigest()[:16],
-        message.topic,
+        topic,
         bytes(message.payload),
         message.mid,
         message.qos,

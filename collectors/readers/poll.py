@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import msgspec
@@ -21,6 +22,8 @@ BODY_MAX_BYTES = 16 << 20
 """A longer answer is rejected, and counted as `too_long`."""
 ASK_S = 30.0
 """So long may an answer take to begin, and each piece of it to follow."""
+ANSWER_S = 300.0
+"""So long may an answer take in all."""
 BACK_OFF_MAX_S = 3_600.0
 """A server that fails is asked again after at most so long, whatever it wishes."""
 
@@ -97,12 +100,15 @@ class HttpPoll:
                 if answer.status_code != httpx2.codes.OK:
                     raise self._failed(_refusal(answer), answer.headers.get("retry-after", ""))
                 return self._asked(self._batch(answer, stood))
-        except httpx2.HTTPError as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
             raise self._failed(f"{type(error).__name__}: {error}") from error
 
     def _batch(self, answer: httpx2.Response, stood: Place) -> Batch:
         body = bytearray()
+        until_s = time.monotonic() + ANSWER_S
         for piece in answer.iter_bytes():
+            if time.monotonic() > until_s:
+                raise self._failed("does not end its answer")
             body += piece
             if len(body) > BODY_MAX_BYTES:
                 place = msgspec.structs.replace(stood, etag="", modified="", sha256="")
@@ -116,8 +122,8 @@ class HttpPoll:
         ]
         place = Place(
             number=stood.number + len(records),
-            etag=answer.headers.get("etag", ""),
-            modified=answer.headers.get("last-modified", ""),
+            etag=_sendable(answer.headers.get("etag", "")),
+            modified=_sendable(answer.headers.get("last-modified", "")),
             sha256=sha256,
         )
         return Batch(self.source, records, msgspec.to_builtins(place))
@@ -138,7 +144,7 @@ class HttpPoll:
         wait_s = min(max(growing_s, self._wished_s(retry_after)), BACK_OFF_MAX_S)
         self._due_s = time.monotonic() + wait_s
         todo = f"It is asked again in {wait_s:.0f} s; check url and credentials."
-        return TransientError(why, f"source {self.source}, {self.url}", todo)
+        return TransientError(why, f"source {self.source}, {_without_secrets(self.url)}", todo)
 
     def _wished_s(self, retry_after: str) -> float:
         """What the server asks for: seconds, or a date (RFC 9110, 10.2.3)."""
@@ -147,8 +153,22 @@ class HttpPoll:
         try:
             when = parsedate_to_datetime(retry_after)
             return (when - self._clock()).total_seconds()
-        except (ValueError, TypeError):  # no date, or one without a zone
+        except (ValueError, TypeError, OverflowError):  # no date, or one without a zone
             return 0.0
+
+
+def _sendable(value: str) -> str:
+    """What may be sent back as it came (RFC 9110, 5.5); an answer is told by its sum then."""
+    return value if value.isascii() else ""
+
+
+def _without_secrets(url: str) -> str:
+    """An address for the log: keys stand before the host, and behind the question mark."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "its url"
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def _refusal(answer: httpx2.Response) -> str:

@@ -15,7 +15,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from cityward import ConfigError, TransientError
 from collectors.readers import Batch
-from collectors.readers.mqtt import Mqtt
+from collectors.readers.mqtt import Got, Mqtt
 from tests.programs import program
 
 
@@ -211,3 +211,31 @@ def test_a_long_message_is_cut_and_counted(broker):
 
     assert [len(record.data) for batch in found for record in batch.records] == [65_536]
     assert sum(batch.cut for batch in found) == 1
+
+
+def test_a_topic_that_cannot_be_is_said(broker):
+    wrong = Mqtt(broker.url, ["city/#/x"], "gauges", client_id="cityward-test")
+
+    with pytest.raises(TransientError, match="topics"):
+        next(wrong.read(None, threading.Event()))
+
+
+def test_a_file_of_authorities_that_is_not_there_is_said(tmp_path):
+    wrong = Mqtt(
+        "mqtts://127.0.0.1:1", ["x"], "g", client_id="c", ca_file=str(tmp_path / "none.pem")
+    )
+
+    with pytest.raises(ConfigError, match="certificates of authorities"):
+        next(wrong.read(None, threading.Event()))
+
+
+def test_a_session_that_begins_anew_brings_no_known_messages():
+    """A broker that lost its sessions counts from 1 again; gauges often say the same again."""
+    one = Mqtt("mqtt://127.0.0.1", ["x"], "g", client_id="c")
+    got = Got("key", "x", b"0.5", 1, 1, one.client())
+    one._remember(["key"])
+    assert not one.is_new(got, again=True)
+
+    one.begin_session()
+
+    assert one.is_new(got, again=True)

@@ -160,3 +160,41 @@ def test_a_reader_is_stopped_while_it_waits(server):
             stop.set()
 
     assert [len(batch.records) for batch in found] == [1, 0, 0]
+
+
+def test_an_etag_that_cannot_be_sent_back_is_left_out(server):
+    server.headers, server.body = {"ETag": '"\xe9"'}, b"a"
+    reader = HttpPoll(server.url, "feed")
+    first = ask(reader)
+
+    again = ask(reader, first.place)
+
+    assert (len(first.records), len(again.records)) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "wish", ["Mon, 01 Jan 99999999999 00:00:00 GMT", "9" * 400, "\u0661", "-1", "nan"]
+)
+def test_a_wish_that_is_none_is_answered_by_the_usual_pause(server, wish):
+    server.status, server.headers = 503, {"Retry-After": wish.encode().decode("latin-1")}
+
+    with pytest.raises(TransientError, match="503"):
+        ask(HttpPoll(server.url, "feed"))
+
+
+def test_a_key_in_the_address_is_not_logged(server):
+    server.status = 403
+    url = server.url.replace("//", "//me:secret@") + "?key=secret"
+
+    with pytest.raises(TransientError) as caught:
+        ask(HttpPoll(url, "feed"))
+
+    assert "secret" not in str(caught.value)
+
+
+def test_an_answer_that_never_ends_is_given_up(server, monkeypatch):
+    monkeypatch.setattr(poll, "ANSWER_S", -1.0)
+    server.body = b"a"
+
+    with pytest.raises(TransientError, match="does not end"):
+        ask(HttpPoll(server.url, "feed"))
