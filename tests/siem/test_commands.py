@@ -158,7 +158,7 @@ def test_standard_input_is_a_dash_also_for_a_capture(run, tmp_path):
 
     assert (log.code, len(log.rows)) == (0, 8)
     assert [row["event.dataset"] for row in packets.rows] == [
-        "cityward.modbus",
+        "packets.modbus",
         "packets.flow",
     ]
     assert "stdin (packets): 1 packets, 2 events" in packets.err

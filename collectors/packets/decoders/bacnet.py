@@ -66,7 +66,6 @@ _NPDU = frozenset((0x04, 0x09, 0x0A, 0x0B))
 """BVLC functions that carry a network message."""
 _ALWAYS: Fields = {
     "network.protocol": "bacnet",
-    "event.dataset": "cityward.bacnet",
     "event.category": ["process_control"],
 }
 

@@ -85,7 +85,6 @@ _TAIL_3 = Struct(">fffcii")
 _START = re.compile(rb"\xaa[\x01-\x03\x11-\x13\x21-\x23\x31-\x33\x41-\x43\x51-\x53]", re.DOTALL)
 _ALWAYS: Fields = {
     "network.protocol": "c37118",
-    "event.dataset": "cityward.c37118",
     "event.category": ["process_control"],
 }
 

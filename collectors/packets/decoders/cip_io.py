@@ -56,7 +56,6 @@ class CipIo:
         self._base: Fields = {
             **session.base,
             "network.protocol": "cip_io",
-            "event.dataset": "cityward.cip_io",
             "event.category": ["process_control"],
         }
 

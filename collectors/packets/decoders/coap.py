@@ -304,7 +304,6 @@ class Coap:
 
 _ALWAYS: Fields = {
     "network.protocol": "coap",
-    "event.dataset": "cityward.coap",
     "event.category": ["network"],
 }
 

@@ -98,7 +98,6 @@ class Cotp:
         self.base: Fields = {
             **session.base,
             "network.protocol": self.protocol,
-            "event.dataset": f"cityward.{self.protocol}",
             "event.category": ["process_control"],
         }
         self._lanes = (Lane(), Lane())

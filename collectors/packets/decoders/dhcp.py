@@ -53,7 +53,6 @@ class Dhcp:
         self._always = {
             **session.base,
             "network.protocol": "dhcp",
-            "event.dataset": "cityward.dhcp",
             "event.category": ["network"],
             "event.type": ["protocol"],
         }

@@ -264,7 +264,6 @@ _WORDS = tuple(Struct(f"<{count}H") for count in range(9))
 
 _ALWAYS: Fields = {
     "network.protocol": "dnp3",
-    "event.dataset": "cityward.dnp3",
     "event.category": ["process_control"],
 }
 

@@ -93,7 +93,6 @@ class Dns:
         self._always = {
             **session.base,
             "network.protocol": name,
-            "event.dataset": "cityward.dns",
             "event.category": ["network"],
             "event.type": ["protocol"],
         }

@@ -120,7 +120,6 @@ class Enip:
         self._base: Fields = {
             **session.base,
             "network.protocol": "enip",
-            "event.dataset": "cityward.enip",
             "event.category": ["process_control"],
         }
         self._lanes = (Lane(), Lane())

@@ -113,7 +113,6 @@ class Ftp:
         self._always = {
             **session.base,
             "network.protocol": "ftp",
-            "event.dataset": "cityward.ftp",
             "event.category": ["network"],
             "event.type": ["protocol"],
         }

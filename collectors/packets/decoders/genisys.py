@@ -68,7 +68,6 @@ _START = re.compile(b"[%b]" % re.escape(_STARTS))
 _SEEDS = (0xFFFF, 0)
 _ALWAYS: Fields = {
     "network.protocol": "genisys",
-    "event.dataset": "cityward.genisys",
     "event.category": ["process_control"],
 }
 

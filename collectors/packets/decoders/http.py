@@ -474,7 +474,6 @@ class Http:
 
 _ALWAYS: Fields = {
     "network.protocol": "http",
-    "event.dataset": "cityward.http",
     "event.category": ["web", "network"],
 }
 _REQUEST_NAMES = {

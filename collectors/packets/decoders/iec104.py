@@ -314,7 +314,6 @@ _DELETE_FILE = 4
 _START = re.compile(rb"\x68[\x04-\xfd]", re.DOTALL)
 _ALWAYS: Fields = {
     "network.protocol": "iec104",
-    "event.dataset": "cityward.iec104",
     "event.category": ["process_control"],
 }
 

@@ -469,7 +469,6 @@ class Modbus:
 
 _ALWAYS: Fields = {
     "network.protocol": "modbus",
-    "event.dataset": "cityward.modbus",
     "event.category": ["process_control"],
 }
 

@@ -650,7 +650,6 @@ _READERS: dict[int, Callable[[Mqtt, int, bytes, bool, float], list[Fields]]] = {
 
 _ALWAYS: Fields = {
     "network.protocol": "mqtt",
-    "event.dataset": "cityward.mqtt",
     "event.category": ["network"],
 }
 

@@ -94,7 +94,6 @@ class Ntp:
         self._always = {
             **session.base,
             "network.protocol": "ntp",
-            "event.dataset": "cityward.ntp",
             "event.category": ["network"],
             "event.type": ["protocol"],
         }

@@ -67,7 +67,6 @@ _U32 = Struct("<I")
 
 _ALWAYS: Fields = {
     "network.protocol": "opcua",
-    "event.dataset": "cityward.opcua",
     "event.category": ["process_control"],
 }
 

@@ -290,7 +290,6 @@ class Rtsp:
 
 _ALWAYS: Fields = {
     "network.protocol": "rtsp",
-    "event.dataset": "cityward.rtsp",
     "event.category": ["network"],
 }
 _SHOWN = ("server", "session", "transport", "content-type", "public")

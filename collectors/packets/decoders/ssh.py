@@ -75,7 +75,6 @@ class Ssh:
         self._always = {
             **session.base,
             "network.protocol": "ssh",
-            "event.dataset": "cityward.ssh",
             "event.category": ["network"],
             "event.type": ["protocol"],
         }

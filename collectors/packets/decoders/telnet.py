@@ -97,7 +97,6 @@ class Telnet:
         self._always = {
             **session.base,
             "network.protocol": "telnet",
-            "event.dataset": "cityward.telnet",
             "event.category": ["network"],
             "event.type": ["protocol"],
         }

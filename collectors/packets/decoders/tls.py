@@ -88,7 +88,6 @@ class Tls:
         self._always = {
             **session.base,
             "network.protocol": "tls",
-            "event.dataset": "cityward.tls",
             "event.category": ["network"],
             "event.type": ["protocol"],
             "tls.version_protocol": "tls",

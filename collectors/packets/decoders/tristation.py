@@ -40,7 +40,6 @@ _DOWNLOAD_ENDS = frozenset((10, 11))
 _ALLOCATES = frozenset((55, 56, 72))
 _ALWAYS: Fields = {
     "network.protocol": "tristation",
-    "event.dataset": "cityward.tristation",
     "event.category": ["process_control"],
 }
 

@@ -117,7 +117,7 @@ def test_random_bytes_and_other_protocols_are_not_claimed() -> None:
 
 def test_coap_of_the_capture_is_read_whole_also_where_ndpi_says_dropbox(data: Path) -> None:
     events = collected(Packets(), chunks(data / "city/coap_mqtt.pcap"))
-    found = [one.fields for one in events if one.fields.get("event.dataset") == "cityward.coap"]
+    found = [one.fields for one in events if one.fields.get("event.dataset") == "packets.coap"]
     standard = [one for one in found if one["destination.port"] == 5683]
     others = [one for one in found if one["destination.port"] != 5683]
 
