@@ -43,7 +43,6 @@ _U16 = Struct(">H")
 _RESPONSE, _NO_ANSWER = 0x40, 0x01
 _ALWAYS: Fields = {
     "network.protocol": "fins",
-    "event.dataset": "cityward.fins",
     "event.category": ["process_control"],
 }
 
@@ -312,9 +311,10 @@ class Fins:
         while end - at >= _TCP.size:
             if lane.lost:
                 start = data.find(_MAGIC, at)
-                start = start if start >= 0 else end - 3
+                lane.lost = start < 0
+                start = end - 3 if lane.lost else start
                 self.tally.skipped_bytes += start - at
-                at, lane.lost = start, False
+                at = start
                 continue
             why = _tcp_fault(data, at)
             if why:

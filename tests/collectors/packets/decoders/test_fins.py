@@ -129,6 +129,15 @@ def test_behind_a_gap_the_next_message_of_a_stream_is_found() -> None:
     assert [f["event.action"] for f in found] == ["fins_stop"]
 
 
+def test_bytes_that_are_no_message_are_said_once_and_not_with_each_segment() -> None:
+    wire = Wire(Fins(session()))
+
+    found = [one for _ in range(9) for one in wire.send(bytes(range(64, 128)), True)]
+
+    assert [f["event.kind"] for f in found] == ["pipeline_error"]
+    assert [f["event.action"] for f in wire.send(tcp(2, ask(0x0402)), True)] == ["fins_stop"]
+
+
 @pytest.mark.parametrize(
     ("data", "why"),
     [
