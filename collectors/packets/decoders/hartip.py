@@ -35,7 +35,6 @@ _NAMES = {0: "session_initiate", 1: "session_close", 2: "keep_alive", 3: "comman
 _COMMAND = 3
 _ALWAYS: Fields = {
     "network.protocol": "hartip",
-    "event.dataset": "cityward.hartip",
     "event.category": ["process_control"],
 }
 
@@ -71,6 +70,7 @@ WRITES: dict[int, tuple[str, str]] = {
     36: ("set_upper_range", "config"),
     37: ("set_lower_range", "config"),
     38: ("reset_configuration_changed", "config"),
+    39: ("eeprom_control", "config"),
     40: ("fix_loop_current", "control"),
     41: ("self_test", "diagnostic"),
     42: ("reset_device", "restart"),
@@ -79,10 +79,17 @@ WRITES: dict[int, tuple[str, str]] = {
     45: ("trim_loop_current_zero", "config"),
     46: ("trim_loop_current_gain", "config"),
     47: ("write_transfer_function", "config"),
+    49: ("write_transducer_serial_number", "config"),
     51: ("write_variable_assignments", "config"),
+    53: ("write_variable_units", "config"),
+    59: ("write_number_of_preambles", "config"),
     71: ("lock_device", "config"),
     79: ("write_device_variable", "write"),
 }
+
+
+_ERRORS = frozenset((*range(1, 8), *range(9, 14), *range(15, 24), 32, 35, 36, 64))
+"""Response codes that refuse a command (HCF_SPEC-307); the others warn, as 8 and 14 do."""
 
 
 class Tally(msgspec.Struct):
@@ -214,17 +221,21 @@ def _hart(data: bytes, is_request: bool, fields: Fields) -> str:
     if reduce(xor, data):
         broken(fields, "the checksum of the HART frame is wrong")
     code, size = data[at], data[at + 1]
-    name, operation = WRITES.get(code) or (READS.get(code) or f"command_{code}", "read")
+    # A command that nobody has described may do anything.
+    name, operation = (
+        (READS[code], "read")
+        if code in READS
+        else WRITES.get(code) or (f"command_{code}", "control")
+    )
     fields |= {
         "event.action": f"hartip_{name}",
         "ot.function.code": str(code),
         "ot.function.name": name,
         "ot.operation": operation,
-        # A command that nobody has described may do anything.
         "ot.is_command": is_request and code not in READS,
         "ot.unit": data[1:6].hex() if data[0] & 0x80 else str(data[1] & 63),
     }
     answer = data[at + 2] if not is_request and size >= 2 else 0
     if answer & 0x80:
         return f"communication_0x{answer:02x}"
-    return f"response_code_{answer}" if 0 < answer < 8 or answer in (16, 32, 64) else ""
+    return f"response_code_{answer}" if answer in _ERRORS else ""

@@ -57,6 +57,20 @@ def test_a_write_is_a_command_and_its_refusal_an_exception() -> None:
     assert refused["ot.is_command"] is False
 
 
+@pytest.mark.parametrize(("code", "outcome"), [(8, "success"), (9, "failure"), (14, "success")])
+def test_a_warning_is_no_refusal(code: int, outcome: str) -> None:
+    wire = line()
+    wire.send(command(35, body=bytes(9)), True)
+
+    assert wire.send(command(35, 1, bytes([code, 0])), False)[0]["event.outcome"] == outcome
+
+
+def test_a_command_that_nobody_described_may_control() -> None:
+    asked = line().send(command(200), True)[0]
+
+    assert (asked["ot.operation"], asked["ot.is_command"]) == ("control", True)
+
+
 def test_a_wrong_checksum_and_a_cut_frame_are_told() -> None:
     wire = line()
 
