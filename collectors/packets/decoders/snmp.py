@@ -90,7 +90,6 @@ class Snmp:
         self._always = {
             **session.base,
             "network.protocol": "snmp",
-            "event.dataset": "cityward.snmp",
             "event.category": ["network"],
             "event.type": ["protocol"],
         }
@@ -149,7 +148,8 @@ class Snmp:
         own["cw.vendor"]["community"] = (
             "default" if community in DEFAULT_COMMUNITIES else "own" if community else "empty"
         )
-        own["cw.vendor"]["community_sha256"] = hashlib.sha256(community).hexdigest()[:8]
+        # Enough to see that it is another one, too little to try guesses on.
+        own["cw.vendor"]["community_mark"] = hashlib.sha256(community).hexdigest()[:2]
         self._pdu(data, parts[2], own, time_s)
 
     def _secured(self, data: bytes, parts: list[ber.Element], own: Fields, time_s: float) -> None:
@@ -196,6 +196,8 @@ class Snmp:
         if len(parts) < 4 or parts[3].tag != _SEQUENCE:
             raise ber.BerError(f"a {kind.name} has four parts")
         number = ber.integer(data, parts[0].at, parts[0].stop)
+        if number.bit_length() > 31:
+            raise ber.BerError(f"a request id has 32 bits, not {number.bit_length() + 1}")
         status = ber.integer(data, parts[1].at, parts[1].stop)
         own["event.sequence"] = number
         _variables(data, parts[3], own)
@@ -254,7 +256,7 @@ def _variables(data: bytes, listed: ber.Element, own: Fields) -> None:
         value, number = ("", None) if name.startswith(_SECRETS) else _value(data, pair[1])
         names.append(name)
         values.append(value)
-        if len(names) == 1 and number is not None:
+        if len(names) == 1 and number is not None and number.bit_length() < 64:
             own["ot.value"] = number
         if name == _SNMP_TRAP_OID:
             own["ot.cause"] = value

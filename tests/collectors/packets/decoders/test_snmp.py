@@ -75,12 +75,21 @@ def test_a_setting_nobody_answered_is_said() -> None:
 @pytest.mark.parametrize(
     ("community", "kind"), [(b"public", "default"), (b"s3cr3t", "own"), (b"", "empty")]
 )
-def test_of_a_community_only_its_kind_and_a_hash_are_kept(community: bytes, kind: str) -> None:
+def test_of_a_community_only_its_kind_and_a_mark_are_kept(community: bytes, kind: str) -> None:
     found = read((plain(pdu(0xA0, tlv(5)), community), True))
 
     assert found[0]["cw.vendor"]["community"] == kind
-    assert len(found[0]["cw.vendor"]["community_sha256"]) == 8
+    assert len(found[0]["cw.vendor"]["community_mark"]) == 2
     assert "s3cr3t" not in repr(found)
+
+
+def test_a_request_id_that_no_store_keeps_is_malformed() -> None:
+    listed = tlv(0x30, tlv(0x30, tlv(6, NAME), tlv(5)))
+    wide = tlv(0xA0, tlv(2, b"\x7f" + bytes(15)), number(0), number(0), listed)
+
+    found = read((plain(wide), True))
+
+    assert "event.sequence" not in found[0]
 
 
 def test_a_community_that_is_set_is_not_kept() -> None:
