@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 
 from cityward import LogSource, Session, decoder
 from collectors.packets.decoders.ber import BerError, Element, element, elements, integer
+from collectors.packets.decoders.pairs import printable
 
 GOOSE = LogSource(category="ot_protocol", service="goose")
 
@@ -331,7 +332,7 @@ def _message(data: bytes) -> Message:
     for one in elements(data, pdu.at, pdu.stop):
         tag, at, stop = one
         if tag in _TEXTS:
-            own[_TEXTS[tag]] = data[at : min(stop, at + TEXT_MAX)].decode("latin-1")
+            own[_TEXTS[tag]] = printable(data[at:stop], TEXT_MAX)
         elif tag in _NUMBERS:
             own[_NUMBERS[tag]] = _number(_NUMBERS[tag], data[at:stop])
             number = (at, stop) if tag == _SEQUENCE else number
@@ -416,8 +417,7 @@ _VALUES: dict[int, Callable[[bytes], str]] = {
     0x85: lambda raw: str(integer(raw, 0, len(raw))),
     0x86: lambda raw: str(int.from_bytes(raw)),
     0x87: _real,
-    0x8A: lambda raw: raw.decode("latin-1"),
-    0x90: lambda raw: raw.decode("utf-8", "replace"),
+    **dict.fromkeys((0x8A, 0x90), lambda raw: printable(raw, TEXT_MAX)),
     0x91: lambda raw: f"{_time(raw):%Y-%m-%dT%H:%M:%S.%fZ}" if len(raw) == 8 else raw.hex(),
 }
 """Tag → value of a data set as text (IEC 61850-8-1, annex A.2, Data)."""

@@ -123,7 +123,7 @@ def turned(base: Fields) -> Fields:
     return found
 
 
-def printable(data: bytes) -> str:
-    """Text from the wire that no terminal obeys, at most `TEXT_MAX` characters."""
-    text = data[: 4 * TEXT_MAX].decode("utf-8", "replace")[:TEXT_MAX]
+def printable(data: bytes, most: int = TEXT_MAX) -> str:
+    """Text from the wire that no terminal obeys, at most `most` characters."""
+    text = data[: 4 * most].decode("utf-8", "replace")[:most]
     return "".join(char if char.isprintable() else "." for char in text)

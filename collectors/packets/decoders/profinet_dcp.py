@@ -21,6 +21,7 @@ from struct import Struct
 from typing import Any, NamedTuple
 
 from cityward import LogSource, Session, decoder
+from collectors.packets.decoders.pairs import printable
 
 PROFINET_DCP = LogSource(category="ot_protocol", service="profinet_dcp")
 
@@ -256,7 +257,7 @@ def _ids(raw: bytes) -> Fields:
 
 
 def _text(name: str) -> Callable[[bytes], Fields]:
-    return lambda raw: {name: raw[:TEXT_MAX].decode("latin-1").rstrip("\0")}
+    return lambda raw: {name: printable(raw.rstrip(b"\0"), TEXT_MAX)}
 
 
 _ROLES = ("io_device", "io_controller", "io_multidevice", "pn_supervisor")

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 from cityward import LogSource, Session, decoder
 from collectors.packets.decoders.ber import BerError, Element, element, elements
+from collectors.packets.decoders.pairs import printable
 
 SAMPLED_VALUES = LogSource(category="ot_protocol", service="sampled_values")
 
@@ -335,7 +336,7 @@ def _sample(data: bytes, asdu: Element, constants: Constants) -> Sample:
 
 
 def _text(data: bytes, one: Element) -> str:
-    return data[one.at : min(one.stop, one.at + TEXT_MAX)].decode("latin-1")
+    return printable(data[one.at : one.stop], TEXT_MAX)
 
 
 def _number(data: bytes, one: Element | None) -> int:

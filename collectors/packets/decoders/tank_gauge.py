@@ -35,7 +35,6 @@ LINES_SHOWN = 16
 
 _ALWAYS: Fields = {
     "network.protocol": "tank_gauge",
-    "event.dataset": "cityward.tank_gauge",
     "event.category": ["process_control"],
 }
 _SOH, _ETX = 0x01, 0x03
@@ -158,8 +157,8 @@ class TankGauge:
                 if _may_become(data, start):
                     self._rest = data[start:]
                     return start, found
-                text = printable(data[start + 1 : start + 17])
-                found.append(self._unreadable(f"no command begins with {text!r}"))
+                # The text is not shown: it may be a security code.
+                found.append(self._unreadable("what begins here is no command"))
                 at = start + 1
                 continue
             at = match.end()

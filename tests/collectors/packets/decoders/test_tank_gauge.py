@@ -105,7 +105,7 @@ def test_a_long_answer_is_bounded() -> None:
 @pytest.mark.parametrize(
     ("data", "from_client", "why"),
     [
-        (b"\x01HELLO THERE, GAUGE\n", True, "no command begins with 'HELLO THERE, GAU'"),
+        (b"\x01HELLO THERE, GAUGE\n", True, "what begins here is no command"),
         (b"HTTP/1.1 200 OK\x03", False, "no answer begins so: 'HTTP/1.1 200 OK'"),
     ],
 )
