@@ -7,6 +7,7 @@ import os
 import sys
 import uuid
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from cyclopts import App, CycloptsError
 
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 app = App(
     name="cityward",
     help="The city's shared watch: captures and logs in, findings that explain themselves out.",
+    version=lambda: version("cityward"),
     version_flags=["--version"],
     result_action="return_value",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -73,6 +74,7 @@ def test_the_bundle_is_installed_and_reads_a_log_without_a_network(tmp_path: Pat
     read = _run(tmp_path / "venv" / "bin" / "cityward", "ingest", tmp_path / "auth.log")
 
     assert installed.returncode == 0, installed.stderr
-    assert read.returncode == 3, read.stderr
+    assert re.search(r"cityward [1-9]|cityward 0\.[1-9]", installed.stderr)
+    assert read.returncode == 0, read.stderr
     assert "192.0.2.7" in read.stdout
     assert "20 records, 20 events" in read.stderr
