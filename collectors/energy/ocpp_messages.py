@@ -173,9 +173,13 @@ class Exchange:
     def read(self, text: bytes, from_charger: bool, time_s: float) -> list[Fields]:
         """Fields of the events of one message; a malformed one is an event as well."""
         try:
-            message = msgspec.json.decode(text)
-        except (ValueError, RecursionError, msgspec.MsgspecError) as error:
+            return self._read(msgspec.json.decode(text), from_charger, time_s)
+        except RecursionError:
+            return [self._unreadable("objects are nested too deep")]
+        except (ValueError, msgspec.MsgspecError) as error:
             return [self._unreadable(f"no JSON: {error}")]
+
+    def _read(self, message: Any, from_charger: bool, time_s: float) -> list[Fields]:
         if not isinstance(message, list) or len(message) < 3 or not isinstance(message[1], str):
             return [self._unreadable("no list of type, id and content")]
         match message:

@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 
 from cityward import LogSource, Session, decoder
+from collectors.packets.decoders.pairs import printable
 from collectors.packets.secrets import without_secrets
 from collectors.values import real
 
@@ -413,7 +414,7 @@ def _vendor(options: Sequence[tuple[int, bytes]]) -> Fields:
 
 
 def _text(value: bytes) -> str:
-    return value.decode("utf-8", "backslashreplace")
+    return printable(value, TEXT_MAX)
 
 
 def _value(fields: Fields, payload: bytes) -> None:

@@ -67,6 +67,8 @@ class Frames:
         self._lost, self._left, self._opcode, self._control = True, 0, 0, 0
         self._kept.clear()
         self._size = 0
+        # What was said before is missing: what refers to it cannot be inflated, and is not guessed.
+        self._inflate = zlib.decompressobj(-15)
 
     def feed(self, data: bytes, at: int) -> tuple[int, Sequence[Message]]:
         """Bytes used from `at` on, and messages that are whole now."""

@@ -140,3 +140,10 @@ def test_nothing_that_is_json_is_too_odd(kind: int, action: str, content: Any) -
     for message in ([kind, "1", action, content], [kind, "1", content], content):
         for found in exchange.read(json.dumps(message).encode(), True, 0.0):
             assert faults(found) == []
+
+
+def test_objects_nested_as_deep_as_the_parser_goes_are_no_exception():
+    for depth in range(900, 1_010):
+        nested = b'{"a":' * depth + b"1" + b"}" * depth
+
+        assert Exchange("x").read(b'[2,"1","Authorize",{"a":' + nested + b"}]", True, 0.0)
