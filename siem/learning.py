@@ -221,7 +221,7 @@ class Learner:
         if asked is not None and fields.get("ot.is_command") is True and _is_room(asked, source):
             asked.writers.append(source)
             yield self._new_writer(asked, event, source, now)
-        if self._names(event, heard, asked):
+        if self._names(event, heard, asked) or _is_long(key):
             return
         if len(self._links) >= LINKS_MOST:
             self._links.clear()
@@ -327,7 +327,8 @@ class Learner:
         if protocol in _LINK_LAYER and record is heard:
             macs.append(_text(fields.get("source.mac")))
         for mac in macs:
-            if mac not in self._ids and _is_device(mac, is_zoned=True):
+            is_room = len(record.addresses) < LIST_MOST  # a forger changes its own with each ask
+            if is_room and mac not in self._ids and _is_device(mac, is_zoned=True):
                 self._ids[mac] = record.id
                 _add(record.addresses, mac)
         if isinstance(said, dict):
@@ -448,6 +449,11 @@ def _is_answered(fields: Mapping[str, Any]) -> bool:
 def _is_room(asked: Observed, writer: str) -> bool:
     """Whether it is a writer that is not known yet."""
     return bool(writer) and writer not in asked.writers and len(asked.writers) < WRITERS_MOST
+
+
+def _is_long(key: Iterable[Any]) -> bool:
+    """Whether it is not worth its memory: no device has such a name."""
+    return any(isinstance(one, str) and len(one) > TEXT_MOST for one in key)
 
 
 def _texts(value: Any) -> list[str]:

@@ -118,8 +118,10 @@ class Register:
     def retire(self, ids: Sequence[str], by: str, why: str, now: datetime) -> int:
         """Say that assets are gone."""
         self._refuse_settings(ids)
+        known = {row.asset.id for row in self.assets()}
         for one in ids:
-            self._one(one)
+            if one not in known:
+                raise _not_there(one)
         return self._db.inventory.say(ids, "retired", by, why, now)
 
     def merge(self, id: str, other: str, by: str, why: str, now: datetime) -> int:
@@ -131,37 +133,38 @@ class Register:
         """Approve traffic between zones."""
         return self._db.inventory.approve_conduits(ids, by, why, now)
 
-    def put(self, asset: Asset, by: str, why: str, now: datetime) -> bool:
-        """Take an asset over from elsewhere as approved; what was seen at its addresses joins it.
+    def put(self, assets: Iterable[Asset], by: str, why: str, now: datetime) -> int:
+        """Take assets over from elsewhere as approved; what was seen at their addresses joins them.
 
         Returns:
-            False if it is known so already.
+            How many were not known so already.
         """
-        said: dict[str, Any] = {
-            name: value
-            for name, value in msgspec.structs.asdict(asset).items()
-            if name not in ("id", "last_confirmed") and value != getattr(Asset(id=asset.id), name)
-        }
         store = self._db.inventory
-        before = next((one for one in store.assets() if one.id == asset.id), None)
-        if before is not None and "addresses" in said:
-            said["addresses"] = tuple(dict.fromkeys((*asset.addresses, *before.asset.addresses)))
-        is_known = before is not None and before.state == "approved"
-        if is_known and before and all(getattr(before.asset, n) == v for n, v in said.items()):
-            return False
-        store.say([asset.id], "approved", by, why, now, **said)
-        for one in store.assets():
-            is_same = one.id != asset.id and one.state == "observed" and one.record is None
-            if is_same and set(_seen_at(one)) & set(asset.addresses):
-                store.merge(asset.id, one.id, by, why, now)
-        return True
+        kept = {one.id: one for one in store.assets()}
+        seen = {
+            address: one.id
+            for one in kept.values()
+            if one.state == "observed" and one.record is None
+            for address in _seen_at(one)
+        }
+        joined: set[str] = set()
+        done = 0
+        for asset in assets:
+            said = _news(asset, kept.get(asset.id))
+            if said is None:
+                continue
+            done += 1
+            store.say([asset.id], "approved", by, why, now, **said)
+            for other in {seen[one] for one in asset.addresses if one in seen}:
+                if other != asset.id and other not in joined:
+                    store.merge(asset.id, other, by, why, now)
+                    joined.add(other)
+        return done
 
     def _one(self, id: str) -> AssetRow:
         row = next((row for row in self.assets() if row.asset.id == id), None)
         if row is None:
-            raise InputError(
-                f"there is no asset {id[:80]!r}", "asset", "Look in the list of assets."
-            )
+            raise _not_there(id)
         return row
 
     def _refuse_settings(self, ids: Iterable[str]) -> None:
@@ -171,6 +174,25 @@ class Register:
                 raise InputError(
                     f"{id} stands in the settings file", f"asset {id}", "Change it there."
                 )
+
+
+def _not_there(id: str) -> InputError:
+    return InputError(f"there is no asset {id[:80]!r}", "asset", "Look in the list of assets.")
+
+
+def _news(asset: Asset, before: Kept | None) -> dict[str, Any] | None:
+    """What somebody else says of an asset; None if it is approved and known so already."""
+    said: dict[str, Any] = {
+        name: value
+        for name, value in msgspec.structs.asdict(asset).items()
+        if name not in ("id", "last_confirmed") and value != getattr(Asset(id=asset.id), name)
+    }
+    if before is None:
+        return said
+    if "addresses" in said:
+        said["addresses"] = tuple(dict.fromkeys((*asset.addresses, *before.asset.addresses)))
+    is_known = all(getattr(before.asset, name) == value for name, value in said.items())
+    return None if is_known and before.state == "approved" else said
 
 
 def _owner(one: Kept, kept: Mapping[str, Kept], told: Mapping[str, str]) -> str:

@@ -254,7 +254,7 @@ def import_(
             print("Nothing is changed yet; add --yes to do it.", file=sys.stderr)
             return 7 if read.rejected else 0
         why = reason or f"import of {Path(path).name}"
-        done = sum(register.put(one, who(), why, now_utc()) for one in own)
+        done = register.put(own, who(), why, now_utc())
     print(f"{done:,} assets changed", file=sys.stderr)
     return 7 if read.rejected else 0
 

@@ -285,6 +285,35 @@ def test_assets_and_links_are_bounded_and_what_is_refused_is_counted() -> None:
     assert made.refused["full"] == 3 * (LINKS_MOST // 2) - 10
 
 
+def test_a_forger_who_changes_its_mac_address_fills_no_memory() -> None:
+    made = learner()
+    lease = {
+        "network.protocol": "dhcp",
+        "source.ip": "192.0.2.5",
+        "destination.ip": "192.0.2.70",
+        "event.outcome": "success",
+        "host.ip": ["192.0.2.70"],
+        "host.name": "x",
+    }
+    made.learn(
+        [
+            event({**lease, "host.mac": [f"02-00-00-00-{at >> 8:02X}-{at & 255:02X}"]})
+            for at in range(1_000)
+        ],
+        NOON,
+    )
+
+    assert len(made._ids) < 100
+
+
+def test_names_that_are_too_long_are_not_remembered() -> None:
+    made = learner()
+
+    made.learn([event(WRITE, host__name=f"{at}" + "x" * 30_000) for at in range(100)], NOON)
+
+    assert not made._links
+
+
 def test_lists_of_an_asset_are_bounded() -> None:
     made = learner()
     for number in range(500):
