@@ -44,7 +44,7 @@ class Served:
         self._events = assembly.events_of(settings, clock, write=False)
         self._db = assembly.db_of(settings, from_settings(settings), clock)
         self._register = Register(self._db, settings)
-        self._routes = routes_of(settings)
+        self._routes = routes_of(settings.route)
         self.operator = settings.operator
         self.sector = settings.sector
         self.secret = assembly.secret_of(settings.state_path, "session.key")

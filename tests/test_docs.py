@@ -154,7 +154,7 @@ def test_the_page_of_notifications_runs(tmp_path):
 def test_the_routes_of_the_page_are_accepted(tmp_path, name):
     unpack(ROOT / "docs" / "notify.md", tmp_path)
 
-    assert routes_of(config.load(tmp_path / name))
+    assert routes_of(config.load(tmp_path / name).route)
 
 
 def test_the_page_of_architecture_runs(tmp_path):

@@ -262,7 +262,7 @@ def _routes(settings: Settings) -> Iterator[Check]:
     db = None
     if (settings.state_path / "node.db").is_file():
         db = assembly.db_of(settings, from_settings(settings), now_utc)
-    for id, route in routes_of(settings).items():
+    for id, route in routes_of(settings.route).items():
         tally = db.notices.tally(id) if db else Tally()
         last = tally.last.answer if tally.last else "nothing was sent yet"
         try:

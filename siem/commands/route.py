@@ -35,7 +35,7 @@ def list_(*, config: ConfigFile = None, output: Output = None) -> int:
         output: Form of the result: table, json, ndjson or csv; ndjson for a pipe.
     """
     settings, _ = settings_of(config)
-    routes = routes_of(settings)
+    routes = routes_of(settings.route)
     with _notices(settings) as notices:
         rows = [
             route_row(said, notices.tally(str(said["route"])) if notices else Tally())
@@ -61,7 +61,7 @@ def send_test(id: str, *, config: ConfigFile = None, output: Output = None) -> i
         output: Form of the result: table, json, ndjson or csv; ndjson for a pipe.
     """
     settings, origin = settings_of(config)
-    route = _route(routes_of(settings), id, origin)
+    route = _route(routes_of(settings.route), id, origin)
     with _notices(settings, make=True) as notices:
         assert notices is not None
         delivery = notices.add_test(route, now_utc(), taken=True)

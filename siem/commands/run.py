@@ -39,7 +39,7 @@ def run(*, config: ConfigFile = None, path_only: bool = False) -> int:
     """
     file, settings = settings_with_file(config)
     log_to(settings)
-    routes = routes_of(settings)  # here, since the console is a child whose end nobody sees
+    routes = routes_of(settings.route)  # here, since the console is a child whose end nobody sees
     node = assembly.node_of(settings)
     # Before the first finding: the console, which delivers, comes up later.
     node.db.notices.begin(list(routes.values()), node.clock())

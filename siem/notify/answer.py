@@ -9,7 +9,7 @@ import msgspec
 
 from cityward import TransientError
 from siem.notify.routes import Route
-from siem.output import visible
+from siem.notify.text import line
 
 TIMEOUT_S = 20.0
 
@@ -37,7 +37,7 @@ def words(*said: Any) -> str:
     joined = " ".join(
         one.decode("utf-8", "replace") if isinstance(one, bytes) else str(one) for one in said
     )
-    return visible(" ".join(joined.split()))
+    return line(" ".join(joined.split()))
 
 
 def context_of(route: Route) -> ssl.SSLContext:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -13,8 +13,8 @@ import msgspec
 from cityward import ConfigError, TransientError
 from cityward.finding import severity_rank
 from cityward.when import When, compile_when
-from siem import config
-from siem.config import DIGEST, QUIET, TRANSPORTS, Settings
+from siem.notify import settings
+from siem.notify.settings import DIGEST, QUIET, TRANSPORTS
 from siem.store.embedded import FINDING_FIELDS
 from siem.store.notices import Delivery, Tally
 from siem.store.protocol import Document
@@ -26,7 +26,7 @@ DRY = ("exercise", "test")
 class Route(msgspec.Struct, frozen=True):
     """A route with its condition compiled."""
 
-    said: config.Route
+    said: settings.Route
     when: When | None
 
     @property
@@ -96,14 +96,14 @@ class Route(msgspec.Struct, frozen=True):
         return secret
 
 
-def routes_of(settings: Settings) -> dict[str, Route]:
-    """The routes of the settings, by id.
+def routes_of(every: Sequence[settings.Route]) -> dict[str, Route]:
+    """Routes of the settings, by id.
 
     Raises:
         ConfigError: a condition is none, or asks for a field that findings do not have.
     """
     routes = {}
-    for number, said in enumerate(settings.route):
+    for number, said in enumerate(every):
         where = f"route[{number}].when"
         for name in said.when or ():
             if name not in FINDING_FIELDS:
@@ -115,7 +115,7 @@ def routes_of(settings: Settings) -> dict[str, Route]:
     return routes
 
 
-def _digest(said: config.Route, now: datetime) -> tuple[datetime, str]:
+def _digest(said: settings.Route, now: datetime) -> tuple[datetime, str]:
     """When the digest of what is found now is sent; at once if there is none."""
     if said.digest == "immediately":
         return now, ""
@@ -126,7 +126,7 @@ def _digest(said: config.Route, now: datetime) -> tuple[datetime, str]:
     return _next(now, time(int(found[1]), int(found[2])), ZoneInfo(said.zone)), "digest"
 
 
-def _quiet_until(said: config.Route, at: datetime) -> datetime | None:
+def _quiet_until(said: settings.Route, at: datetime) -> datetime | None:
     """The end of the quiet hours that a time lies in; None if it lies in none."""
     if not (found := QUIET.fullmatch(said.quiet_hours)):
         return None

@@ -19,7 +19,6 @@ from typing import Any
 from siem.notify.answer import TIMEOUT_S, Answer, context_of, place_of
 from siem.notify.routes import Route
 from siem.notify.text import TEST, line, link_of, mark_of, moment, title
-from siem.output import text
 from siem.store.notices import Delivery, Item
 
 FACILITY = 4
@@ -174,4 +173,4 @@ def _cef(id: str, name: str, severity: int, said: dict[str, Any]) -> str:
 
 def _value(value: Any) -> str:
     """A value of an extension: backslash and `=` are escaped, and no line ends within it."""
-    return line(text(value), TEXT_MAX).replace("\\", "\\\\").replace("=", "\\=")
+    return line(value, TEXT_MAX).replace("\\", "\\\\").replace("=", "\\=")

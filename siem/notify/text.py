@@ -8,7 +8,6 @@ from typing import Any
 
 from cityward.finding import SEVERITIES
 from siem.notify.routes import DRY, Route
-from siem.output import text, visible
 from siem.store.notices import Delivery, Item
 from siem.store.protocol import Document
 
@@ -116,9 +115,17 @@ def mark_of(items: tuple[Item, ...]) -> str:
     return "".join(f"[{mode.upper()}] " for mode in DRY if mode in modes)
 
 
+def text(value: Any) -> str:
+    """A value of a finding, or several."""
+    return ", ".join(map(text, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
 def line(value: Any, most: int = LINE_MAX) -> str:
     """Text from outside as one line, no longer than is readable."""
-    said = visible(str(value))
+    said = "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode()
+        for char in text(value)
+    )
     return said if len(said) <= most else f"{said[: most - 1]}…"
 
 

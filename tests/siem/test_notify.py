@@ -66,7 +66,7 @@ class Desk:
         self.checkpoint = 0
 
     def set(self, *routes: dict[str, Any]) -> None:
-        self.routes = routes_of(config.parse({"route": [{**MAIL, **one} for one in routes]}))
+        self.routes = routes_of(config.parse({"route": [{**MAIL, **one} for one in routes]}).route)
         self.db.notices.begin(list(self.routes.values()), self.now)
 
     def keep(self, *findings: Finding) -> list[str]:
@@ -300,4 +300,4 @@ def test_a_condition_on_a_field_that_findings_do_not_have_is_refused() -> None:
     settings = config.parse({"route": [{**MAIL, "when": {"finding.severty": "high"}}]})
 
     with pytest.raises(ConfigError, match="no field 'finding"):
-        routes_of(settings)
+        routes_of(settings.route)

@@ -457,7 +457,7 @@ from tests.siem.test_notify import match
 
 state, said = Path(sys.argv[1]), msgspec.json.decode(sys.argv[2])
 db = NodeDb(state / "node.db", b"key")
-routes = routes_of(config.parse({"route": [said]}))
+routes = routes_of(config.parse({"route": [said]}).route)
 db.notices.begin(list(routes.values()), now_utc())
 if sys.argv[3] == "keep":
     db.keep([match(now_utc(), asset=f"rtu-{n}", source=f"192.0.2.{n}") for n in range(3)], 1)

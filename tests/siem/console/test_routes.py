@@ -32,7 +32,7 @@ def with_routes(node: fake.FakeNode) -> fake.FakeNode:
         {**hook, "id": "desk", "when": {"finding.severity": ["high", "critical"]}},
         {**MAIL, "id": "chief", "when": None},
     ]
-    node.routes = routes_of(config.parse({"route": said}))
+    node.routes = routes_of(config.parse({"route": said}).route)
     node.notices.begin(list(node.routes.values()), fake.NOW)
     at = fake.NOW - timedelta(minutes=9)
     node.db.keep([match(at)], checkpoint=1, now=fake.NOW)
