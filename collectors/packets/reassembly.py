@@ -46,11 +46,14 @@ class Direction:
         "next",
         "overlaps",
         "rest",
+        "start",
     )
 
     def __init__(self, budget: Budget) -> None:
         self.next: int | None = None
         """Sequence number expected; None until the first segment, which may be mid-stream."""
+        self.start: int | None = None
+        """Sequence number behind the SYN, if it was seen."""
         self.held: list[tuple[int, bytes]] = []
         """Segments behind a gap, in sequence."""
         self.rest = b""
@@ -71,8 +74,12 @@ class Direction:
         renewed = self.next is not None and not self._is_behind(first)
         if self.next is None or renewed:
             self.close()
-            self.next = first
+            self.next = self.start = first
         return renewed
+
+    def is_stuck(self) -> bool:
+        """Whether segments wait for the very first one."""
+        return bool(self.held) and self.next == self.start
 
     def accept(self, seq: int, data: bytes) -> Iterator[bytes | None]:
         """Take a segment and deliver what is in order now; None stands for a gap given up."""

@@ -128,6 +128,7 @@ class Stream:
         "looks",
         "sides",
         "slot",
+        "stuck",
         "time_ns",
     )
 
@@ -142,6 +143,8 @@ class Stream:
         self.frame, self.time_ns = flow.first_frame, flow.first
         self.count = 0
         """Events made of `frame`."""
+        self.stuck: bool | None = None
+        """The direction whose first segment is missing while later ones wait for it."""
 
 
 class Streams:
@@ -213,9 +216,15 @@ class Streams:
                     seq = number + 1 & _WORD
                 if not size:
                     continue
+                if stream.stuck is not None and stream.stuck is not side:
+                    # Nobody answers what has not arrived: it was lost on the way to us alone.
+                    late, stream.stuck = stream.sides[not side], None
+                    record = Record(b"", source, frame, received)
+                    self._deliver(stream, not side, late.flush(once=True), record, out)
                 if seq != direction.next or direction.held:
                     record = Record(b"", source, frame, received)
                     self._deliver(stream, side, direction.accept(seq, payload), record, out)
+                    stream.stuck = side if direction.is_stuck() else None
                     continue
                 direction.next = seq + size & _WORD
             elif not size:

@@ -268,6 +268,18 @@ def test_where_the_first_segment_is_lost_a_gap_is_counted() -> None:
     assert collector.counts["tcp_gaps"] == 1
 
 
+def test_an_answer_shows_that_a_first_segment_will_not_come() -> None:
+    packets = seconds(
+        (0, there(seq=0, flags=SYN)),
+        (1, back(seq=0, flags=SYN | ACK)),
+        (2, there(message("two"), 7)),
+        (3, back(message("yes"))),
+        (4, there(message("three"), 13)),
+    )
+
+    assert said(run(packets)) == ["two", "yes", "three", "end"]
+
+
 def test_syns_without_payload_are_remembered_within_a_bound(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
