@@ -77,6 +77,24 @@ def test_changing_a_server_is_a_command() -> None:
     assert (found[1]["ot.is_command"], found[1]["event.outcome"]) == (False, "success")
 
 
+@pytest.mark.parametrize(
+    ("code", "name", "is_command"),
+    [
+        (9, "timer_stats", False),
+        (10, "configure_peer", True),
+        (11, "unconfigure_peer", True),
+        (12, "set_system_flag", True),
+        (13, "clear_system_flag", True),
+        (21, "reset_statistics", True),
+        (37, "set_clock_fudge", True),
+    ],
+)
+def test_requests_of_ntpdc_have_the_numbers_of_ntpd(code: int, name: str, is_command: bool) -> None:
+    asked = of_ntp((private(code), True))[0]
+
+    assert (asked["ot.function.name"], asked["ot.is_command"]) == (name, is_command)
+
+
 @pytest.mark.parametrize("data", [b"", b"\x23" * 12, b"\x16\0", b"\x17" * 7, bytes(48)])
 def test_what_is_no_ntp_is_an_event(data: bytes) -> None:
     assert of_ntp((data, True))[0]["event.action"] == "unreadable"
