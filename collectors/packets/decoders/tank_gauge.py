@@ -157,11 +157,14 @@ class TankGauge:
                 if _may_become(data, start):
                     self._rest = data[start:]
                     return start, found
-                # The text is not shown: it may be a security code.
-                found.append(self._unreadable("what begins here is no command"))
+                if not self._lost[True]:
+                    # Said once; the text is not shown: it may be a security code.
+                    found.append(self._unreadable("what begins here is no command"))
+                self._lost[True] = True
                 at = start + 1
                 continue
             at = match.end()
+            self._lost[True] = False
             setting = b""
             if match[2] in b"Ss":
                 ends = _ENDS.search(data, at, at + SETTING_MAX)

@@ -116,6 +116,12 @@ def test_what_is_none_of_it_is_told(data: bytes, from_client: bool, why: str) ->
     assert found["event.reason"] == why
 
 
+def test_starts_without_a_command_are_said_once_and_the_next_command_is_read() -> None:
+    found = line().send(b"\x01x" * 5_000 + ASK, True)
+
+    assert [f["event.action"] for f in found] == ["unreadable", "tank_gauge_get_in_tank_inventory"]
+
+
 def test_behind_a_gap_the_next_command_is_found() -> None:
     wire = line()
     wire.send(b"\x01S60", True)
