@@ -323,6 +323,10 @@ def _impossible(settings: Settings) -> Iterator[tuple[str, str]]:
     for number, asset in enumerate(settings.asset):
         if asset.zone and zones and asset.zone not in zones:
             yield f"asset[{number}].zone", f"{asset.zone!r} is no zone of this file"
+    ports = [number for number, one in enumerate(settings.source) if one.reader == "sensors"]
+    for number in ports[1:]:
+        # A sensor that comes to another port would ship again what the first one has.
+        yield f"source[{number}].reader", "one port for sensors serves them all"
     for number, source in enumerate(settings.source):
         key = NEEDED.get(source.reader, "path")
         if not getattr(source, key):

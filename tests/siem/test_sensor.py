@@ -449,6 +449,32 @@ def test_who_says_a_letter_now_and_then_is_closed(port, monkeypatch):
             time.sleep(0.1)
 
 
+class Deaf:
+    """A channel whose other end takes nothing."""
+
+    def __init__(self) -> None:
+        self._one, self._other = socket.socketpair()
+        self.fileno, self.setblocking = self._one.fileno, self._one.setblocking
+
+    def send(self, data: bytes) -> int:
+        raise ssl.SSLWantWriteError
+
+    def recv(self, size: int) -> bytes:
+        raise ssl.SSLWantReadError
+
+
+def test_who_does_not_hear_what_is_acknowledged_holds_nobody_up():
+    link = sensors._Link(Deaf())  # type: ignore[arg-type]
+    begun = time.monotonic()
+
+    link.acknowledge(7)  # as the node does, in the one thread of its path
+
+    assert time.monotonic() - begun < 1
+    with pytest.raises(sensors.Refused, match="does not hear"):
+        link.line()
+    link.end()
+
+
 def test_another_sensor_cannot_pass_for_the_node_at_an_enrolment(port, spool, tmp_path):
     """It has a certificate of the same authority, and knows the authority's."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -721,4 +747,13 @@ def test_a_sensor_ships_to_no_port_0(tmp_path):
     _, file = settle(tmp_path, 0)
 
     with pytest.raises(ConfigError, match="address:port"):
+        config.load(file)
+
+
+def test_a_node_has_one_port_for_sensors(tmp_path):
+    file, _ = settle(tmp_path, 8766)
+    another = '[[source]]\nid = "more"\nreader = "sensors"\nlisten = "127.0.0.1:8767"\n'
+    file.write_text(file.read_text() + another)
+
+    with pytest.raises(ConfigError, match="one port"):
         config.load(file)
