@@ -95,26 +95,70 @@ TAGS: dict[int, Service] = {
 }
 """Logix services of a tag, which a symbolic path or an instance of the symbol class names."""
 
-PCCC: dict[int, Service] = {
-    0x3A: Service("pccc_set_mode", "mode_change", True),
-    0x50: Service("pccc_download_all", "program_download", True),
-    0x52: Service("pccc_download_completed", "program_download", True),
-    0x53: Service("pccc_upload_all", "program_upload"),
-    0x55: Service("pccc_upload_completed", "program_upload"),
-    0x57: Service("pccc_initialize_memory", "program_download", True),
-    0x68: Service("pccc_typed_read", "read"),
-    0x67: Service("pccc_typed_write", "write", True),
-    0x80: Service("pccc_change_mode", "mode_change", True),
-    0x88: Service("pccc_execute_multiple", "program_download", True),
-    0xA1: Service("pccc_typed_read", "read"),
-    0xA2: Service("pccc_typed_read", "read"),
-    0xA7: Service("pccc_file_read", "read"),
-    0xA9: Service("pccc_typed_write", "write", True),
-    0xAA: Service("pccc_typed_write", "write", True),
-    0xAB: Service("pccc_masked_write", "write", True),
-    0xAF: Service("pccc_file_write", "write", True),
+PCCC_COMMANDS: dict[int, Service] = {
+    0x00: Service("pccc_protected_write", "write", True),
+    0x01: Service("pccc_unprotected_read", "read"),
+    0x02: Service("pccc_protected_bit_write", "write", True),
+    0x05: Service("pccc_unprotected_bit_write", "write", True),
+    0x08: Service("pccc_unprotected_write", "write", True),
 }
-"""Functions of command 0x0f of SLC and MicroLogix controllers."""
+"""Commands that have no function (Allen-Bradley 1770-6.5.16, chapter 7)."""
+PCCC: dict[tuple[int, int], Service] = {
+    (0x06, 0x00): Service("pccc_echo", "diagnostic"),
+    (0x06, 0x01): Service("pccc_read_diagnostic_counters", "diagnostic"),
+    (0x06, 0x03): Service("pccc_diagnostic_status", "diagnostic"),
+    (0x06, 0x09): Service("pccc_read_link_parameters", "diagnostic"),
+    (0x06, 0x0A): Service("pccc_set_link_parameters", "config", True),
+    (0x07, 0x00): Service("pccc_disable_outputs", "control", True),
+    (0x07, 0x01): Service("pccc_enable_outputs", "control", True),
+    (0x07, 0x03): Service("pccc_enable_scanning", "mode_change", True),
+    (0x07, 0x04): Service("pccc_enter_download_mode", "program_download", True),
+    (0x07, 0x05): Service("pccc_leave_download_mode", "program_download", True),
+    (0x07, 0x06): Service("pccc_enter_upload_mode", "program_upload"),
+    (0x0F, 0x00): Service("pccc_word_range_write", "write", True),
+    (0x0F, 0x01): Service("pccc_word_range_read", "read"),
+    (0x0F, 0x02): Service("pccc_bit_write", "write", True),
+    (0x0F, 0x03): Service("pccc_file_write", "write", True),
+    (0x0F, 0x04): Service("pccc_file_read", "read"),
+    (0x0F, 0x05): Service("pccc_download", "program_download", True),
+    (0x0F, 0x06): Service("pccc_upload", "program_upload"),
+    (0x0F, 0x07): Service("pccc_shutdown", "mode_change", True),
+    (0x0F, 0x08): Service("pccc_physical_write", "write", True),
+    (0x0F, 0x09): Service("pccc_physical_read", "read"),
+    (0x0F, 0x0A): Service("pccc_restart", "restart", True),
+    (0x0F, 0x11): Service("pccc_get_edit_resource", "session"),
+    (0x0F, 0x12): Service("pccc_return_edit_resource", "session"),
+    (0x0F, 0x17): Service("pccc_physical_read", "read"),
+    (0x0F, 0x18): Service("pccc_physical_write", "write", True),
+    (0x0F, 0x26): Service("pccc_modify", "write", True),
+    (0x0F, 0x29): Service("pccc_read_section_size", "read"),
+    (0x0F, 0x3A): Service("pccc_set_mode", "mode_change", True),
+    (0x0F, 0x41): Service("pccc_disable_forces", "control", True),
+    (0x0F, 0x50): Service("pccc_download_all", "program_download", True),
+    (0x0F, 0x52): Service("pccc_download_completed", "program_download", True),
+    (0x0F, 0x53): Service("pccc_upload_all", "program_upload"),
+    (0x0F, 0x55): Service("pccc_upload_completed", "program_upload"),
+    (0x0F, 0x57): Service("pccc_initialize_memory", "program_download", True),
+    (0x0F, 0x5E): Service("pccc_modify_compatibility_file", "config", True),
+    (0x0F, 0x67): Service("pccc_typed_write", "write", True),
+    (0x0F, 0x68): Service("pccc_typed_read", "read"),
+    (0x0F, 0x79): Service("pccc_modify", "write", True),
+    (0x0F, 0x80): Service("pccc_change_mode", "mode_change", True),
+    (0x0F, 0x81): Service("pccc_open_file", "session"),
+    (0x0F, 0x82): Service("pccc_close_file", "session"),
+    (0x0F, 0x88): Service("pccc_execute_multiple", "program_download", True),
+    (0x0F, 0x8F): Service("pccc_apply_port_configuration", "config", True),
+    (0x0F, 0xA1): Service("pccc_typed_read", "read"),
+    (0x0F, 0xA2): Service("pccc_typed_read", "read"),
+    (0x0F, 0xA7): Service("pccc_file_read", "read"),
+    (0x0F, 0xA9): Service("pccc_typed_write", "write", True),
+    (0x0F, 0xAA): Service("pccc_typed_write", "write", True),
+    (0x0F, 0xAB): Service("pccc_masked_write", "write", True),
+    (0x0F, 0xAF): Service("pccc_file_write", "write", True),
+}
+"""Command and function of PLC-5, SLC and MicroLogix controllers (the same chapter)."""
+PCCC_UNKNOWN = Service("pccc_unknown_function", "control", True)
+"""A function that nobody has described may do anything."""
 
 CLASSES: dict[int, str] = {
     0x01: "identity",
@@ -285,6 +329,9 @@ def read_path(data: bytes) -> Path:
         count += 1
         kind = data[at]
         if kind >> 5 == 1:
+            if kind & 3 == 3:
+                fault = f"a path has no segment 0x{kind:02x}"
+                break
             size = 1 << (kind & 3)
             start = at + 1 if size == 1 else at + 2
             value = int.from_bytes(data[start : start + size], "little")
@@ -509,15 +556,18 @@ def _opened(service: int, data: bytes) -> Fields:
 def _pccc(data: bytes, fields: Fields) -> Fields:
     """Function of a PCCC command: behind the requester's identity, whose length is first."""
     start = data[0] if data else 0
-    if start + 5 > len(data) or data[start] != 0x0F:
-        return {"pccc_command": f"0x{data[start]:02x}"} if start < len(data) else {}
-    function = PCCC.get(data[start + 4])
-    fields["ot.function.sub"] = f"0x{data[start + 4]:02x}"
-    if function:
-        fields["event.action"] = f"cip_{function.name}"
-        fields["ot.operation"] = function.operation
-        fields["ot.is_command"] = function.is_command
-    return {}
+    if start >= len(data):
+        return {}
+    command = data[start]
+    service = PCCC_COMMANDS.get(command)
+    if service is None and start + 5 <= len(data):
+        service = PCCC.get((command, data[start + 4])) or PCCC_UNKNOWN
+        fields["ot.function.sub"] = f"0x{data[start + 4]:02x}"
+    if service:
+        fields["event.action"] = f"cip_{service.name}"
+        fields["ot.operation"] = service.operation
+        fields["ot.is_command"] = service.is_command
+    return {} if command == 0x0F else {"pccc_command": f"0x{command:02x}"}
 
 
 def conclude(answer: Answer, asked: Fields | None, fields: Fields) -> None:

@@ -196,6 +196,34 @@ def test_a_command_of_an_older_controller_is_known_by_its_function() -> None:
     assert found["ot.is_command"] is True
 
 
+@pytest.mark.parametrize(
+    ("message", "action", "is_command"),
+    [
+        (b"\x08\0\1\0\x10\0\xff", "cip_pccc_unprotected_write", True),
+        (b"\x01\0\1\0\x10\0\x02", "cip_pccc_unprotected_read", False),
+        (b"\x07\0\1\0\0", "cip_pccc_disable_outputs", True),
+        (b"\x0f\0\1\0\x41", "cip_pccc_disable_forces", True),
+        (b"\x0f\0\1\0\x26", "cip_pccc_modify", True),
+        (b"\x0f\0\1\0\xfe", "cip_pccc_unknown_function", True),
+    ],
+)
+def test_what_an_older_controller_is_told_to_change_is_a_command(
+    message: bytes, action: str, is_command: bool
+) -> None:
+    request = cip(0x4B, b"\x20\x67\x24\x01", b"\x07\x01\0\x01\0\0\0" + message)
+    found = talk((True, unconnected(request)))[0]
+
+    assert (found["event.action"], found["ot.is_command"]) == (action, is_command)
+
+
+def test_a_path_whose_number_has_no_width_is_malformed() -> None:
+    request = cip(0x10, b"\x27\0" + b"\xff" * 8, b"\1")
+    found = talk((True, unconnected(request)))[0]
+
+    assert found["event.kind"] == "pipeline_error"
+    assert "ot.point.address" not in found
+
+
 def test_a_command_nobody_answers_and_an_answer_nobody_asked_for_are_said() -> None:
     left = talk((True, STOP))[-1]
     assert left["event.action"] == "cip_unanswered"
