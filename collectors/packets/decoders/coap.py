@@ -130,7 +130,11 @@ class Asked(msgspec.Struct, gc=False):
     observes: bool
 
 
-@decoder("coap", COAP, transport="udp", ports=(5683,))
+_BEGINS = bytes(first for first in range(0x40, 0x80) if first & 15 <= 8)
+"""Version 1, and a token that is not too long."""
+
+
+@decoder("coap", COAP, transport="udp", ports=(5683,), begins=_BEGINS)
 class Coap:
     """One CoAP conversation of two ends."""
 

@@ -109,7 +109,10 @@ class Packet(msgspec.Struct):
     fault: str = ""
 
 
-@decoder("enip", ENIP, transport=("tcp", "udp"), ports=(44_818,))
+_BEGINS = bytes(command for command in COMMANDS if command != NOP)
+
+
+@decoder("enip", ENIP, transport=("tcp", "udp"), ports=(44_818,), begins=_BEGINS)
 class Enip:
     """One EtherNet/IP conversation."""
 

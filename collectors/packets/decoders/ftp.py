@@ -104,7 +104,7 @@ class Lane(msgspec.Struct):
     rest: int = 0
 
 
-@decoder("ftp", FTP, ports=(21,))
+@decoder("ftp", FTP, ports=(21,), begins=b"235PET")
 class Ftp:
     """One control connection."""
 

@@ -354,7 +354,7 @@ class Lane(msgspec.Struct):
     acknowledged: int = -1
 
 
-@decoder("iec104", IEC104, ports=(2404,))
+@decoder("iec104", IEC104, ports=(2404,), begins=b"\x68")
 class Iec104:
     """One connection between a controlling station (the client) and a controlled one."""
 

@@ -237,6 +237,8 @@ class Modbus:
     @staticmethod
     def recognises(head: bytes) -> bool:
         """See `Decoder`; whole messages that fit their function code, in either direction."""
+        if head[2:4] != b"\0\0":
+            return False
         return _looks_like(head, True) or _looks_like(head, False)
 
     def feed(

@@ -212,7 +212,15 @@ class Lane(msgspec.Struct):
     aliases: dict[int, str] = {}
 
 
-@decoder("mqtt", MQTT, ports=(1883,))
+_BEGINS = bytes(
+    kind << 4 | flags
+    for kind, one in KINDS.items()
+    for flags in ((one.flags,) if one.flags >= 0 else range(16))
+)
+"""First bytes of a packet."""
+
+
+@decoder("mqtt", MQTT, ports=(1883,), begins=_BEGINS)
 class Mqtt:
     """One MQTT connection."""
 

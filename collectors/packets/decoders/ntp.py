@@ -114,7 +114,11 @@ _EPOCH_S = 2_208_988_800
 Fields = dict[str, Any]
 
 
-@decoder("ntp", NTP, transport="udp", ports=(123,))
+_BEGINS = bytes(first for first in range(256) if 1 <= first >> 3 & 7 <= 4 and first & 7)
+"""Version and mode, whatever is said of leap seconds."""
+
+
+@decoder("ntp", NTP, transport="udp", ports=(123,), begins=_BEGINS)
 class Ntp:
     """Two clocks."""
 

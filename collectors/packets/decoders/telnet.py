@@ -31,6 +31,8 @@ SUBNEGOTIATION_MAX = 512
 """Bytes between IAC SB and IAC SE."""
 HEAD_LOOKED_AT = 256
 """Bytes in which negotiation shows itself."""
+PROMPT_MAX = 32
+"""Bytes at the end of a text in which a prompt for a name is looked for."""
 
 OPTIONS: dict[int, str] = {
     0: "binary", 1: "echo", 3: "suppress_go_ahead", 5: "status", 6: "timing_mark",
@@ -87,7 +89,10 @@ class Lane(msgspec.Struct):
     rest: int = 0
 
 
-@decoder("telnet", TELNET, ports=(23, 2323))
+_TEXT = bytes(range(32, 127)) + b"\r\n\t\0\x1b\x07\x08"
+
+
+@decoder("telnet", TELNET, ports=(23, 2323), begins=b"\xff" + _TEXT)
 class Telnet:
     """One Telnet conversation."""
 
@@ -120,7 +125,9 @@ class Telnet:
                 _is_negotiation(head[match.start() : match.start() + 3])
                 for match in _NEGOTIATION.finditer(head[:60])
             ) and _is_text(_plain(head))
-        return len(head) < 1_024 and _is_text(head) and _USER_PROMPT.search(head) is not None
+        if len(head) >= 1_024 or not _is_text(head):
+            return False
+        return _USER_PROMPT.search(head, len(head) - PROMPT_MAX) is not None
 
     def feed(
         self, data: bytes, from_client: bool, time_s: float, frame: int
@@ -337,4 +344,4 @@ def _plain(head: bytes) -> bytes:
 
 
 def _is_text(data: bytes) -> bool:
-    return not data.translate(None, bytes(range(32, 127)) + b"\r\n\t\0\x1b\x07\x08")
+    return not data.translate(None, _TEXT)
