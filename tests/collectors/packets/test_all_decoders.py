@@ -270,6 +270,19 @@ def _asks(spec: Any, transport: str, head: bytes, ethertype: int = 0) -> bool:
     )
 
 
+@pytest.mark.parametrize("name", sorted(decoders()))
+def test_what_is_recognised_begins_as_the_decoder_says(name: str, real: Path | None) -> None:
+    made, begins = decoders()[name], decoders()[name].cityward_spec.begins
+    heads = [piece for talk in talks_of(name, real) for _, piece in talk.pieces[:PIECES]]
+    heads += [first.to_bytes() + head[1:] for head in heads[:20] for first in range(256)]
+
+    assert (
+        not begins
+        or [head for head in heads if head and head[0] not in begins and made.recognises(head)]
+        == []
+    )
+
+
 @cache
 def strangers() -> list[bytes]:
     """Random bytes and random text, short ones more often."""
