@@ -329,6 +329,16 @@ def test_cyclic_data_are_told_once_a_second_and_no_packet_is_lost_by_count() -> 
     assert (told["changes"], told["missing"], told["repeated"]) == (1, 1, 1)
 
 
+def test_a_sender_that_counts_anew_is_followed_after_one_window() -> None:
+    before = [(9_000 + at, 5, at / 10) for at in range(5)]
+    after = [(1 + at, 5 + at // 11, 0.5 + at / 10) for at in range(20)]
+
+    found = cyclic(*before, *after)
+
+    assert found[-1]["event.sequence"] == 20
+    assert [one["cw.vendor"].get("changes") for one in found] == [None, None, 1, None]
+
+
 def test_many_connections_have_a_bound_and_lose_no_packet() -> None:
     base = {"network.transport": "udp"}
     decoder = CipIo(Session(base, "a", "b"))
