@@ -20,6 +20,7 @@ from struct import Struct
 from typing import Any
 
 from cityward import LogSource, Session, decoder
+from collectors.packets.decoders.pairs import unreadable
 
 ARP = LogSource(category="network", service="arp")
 
@@ -99,13 +100,7 @@ class Arp:
         return fields
 
     def _unreadable(self, why: str) -> Fields:
-        return {
-            **self._base,
-            "event.kind": "pipeline_error",
-            "event.action": "unreadable",
-            "event.outcome": "failure",
-            "event.reason": why,
-        }
+        return unreadable(self._base, why)
 
 
 def _kind(operation: int, source: bytes, target: bytes) -> str:

@@ -15,7 +15,6 @@ References:
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from struct import Struct
@@ -24,7 +23,14 @@ from typing import Any
 import msgspec
 
 from cityward import LogSource, Session, decoder
-from collectors.packets.decoders.pairs import broken, printable, say, turned, unreadable
+from collectors.packets.decoders.pairs import (
+    broken,
+    link_prefix,
+    printable,
+    say,
+    turned,
+    unreadable,
+)
 
 DNP3 = LogSource(category="ot_protocol", service="dnp3")
 
@@ -353,7 +359,7 @@ class Dnp3:
     ) -> tuple[int, Sequence[Fields]]:
         """See `Decoder`."""
         if not self._link:
-            self._link = _link_prefix(self._ends, time_s)
+            self._link = link_prefix(self._ends, time_s)
         lane = self._lanes[from_client]
         if self._is_udp:
             lane.lost = False
@@ -757,11 +763,6 @@ def _shown(headers: list[Header]) -> str:
     shown = [f"g{one.kind >> 8}v{one.kind & 255}" for one in headers[:OBJECTS_SHOWN]]
     more = len(headers) - OBJECTS_SHOWN
     return ",".join([*shown, f"and {more} more"] if more > 0 else shown)
-
-
-def _link_prefix(ends: str, time_s: float) -> str:
-    """Short, and the same when the same capture is read again."""
-    return hashlib.blake2b(f"{ends} {time_s}".encode(), digest_size=6).hexdigest() + "."
 
 
 # Frames: checksums, and where the next one begins.

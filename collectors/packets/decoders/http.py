@@ -15,7 +15,6 @@ References:
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import deque
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ import msgspec
 from cityward import LogSource, Session, decoder
 from collectors.energy.ocpp_messages import Exchange, looks_like_call
 from collectors.packets import heads
+from collectors.packets.decoders.pairs import link_prefix, say, unreadable
 from collectors.packets.decoders.websocket import Frames, Message
 from collectors.packets.secrets import without_secrets
 
@@ -116,8 +116,7 @@ class Http:
     ) -> tuple[int, Sequence[Fields]]:
         """See `Decoder`."""
         if not self._link:
-            ends = f"{self._ends} {time_s}".encode()
-            self._link = hashlib.blake2b(ends, digest_size=6).hexdigest() + "."
+            self._link = link_prefix(self._ends, time_s)
         lane = self._lanes[from_client]
         found: list[Fields] = []
         at, end = 0, len(data)
@@ -261,16 +260,16 @@ class Http:
         if vendor:
             fields["cw.vendor"] = vendor
         if head.fault:
-            _say(fields, head.fault)
+            say(fields, head.fault)
         if not from_client:
-            _say(fields, "the server sent a request")
+            say(fields, "the server sent a request")
         if len(self._open) >= OPEN_MAX:
             self._open.popleft()
-            _say(fields, f"a request given up unanswered, {OPEN_MAX} are open")
+            say(fields, f"a request given up unanswered, {OPEN_MAX} are open")
         self._open.append(Asked(link, time_s, method, shown))
         why = self._framing(lane, head, fields)
         if why:
-            _say(fields, why)
+            say(fields, why)
         lane.held = fields
         if lane.mode == "head" or not _is_text(names.get("content-type", "")):
             self._release(lane, found)
@@ -304,16 +303,16 @@ class Http:
             if time_s >= asked.time_s:
                 fields["event.duration"] = int((time_s - asked.time_s) * 1e9)
         else:
-            _say(fields, "no request was seen for this response")
+            say(fields, "no request was seen for this response")
         if "content-type" in names:
             fields["http.response.mime_type"] = _mime(names["content-type"])
         vendor = {name: _shown(name, names[name]) for name in _SHOWN_ANSWERS if name in names}
         if vendor:
             fields["cw.vendor"] = vendor
         if head.fault:
-            _say(fields, head.fault)
+            say(fields, head.fault)
         if from_client:
-            _say(fields, "the client sent a response")
+            say(fields, "the client sent a response")
         method = asked.method if asked else ""
         self._after_response(lane, head, code, method, asked, fields)
         found.append(fields)
@@ -341,7 +340,7 @@ class Http:
             return
         why = self._framing(lane, head, fields, until_end=True)
         if why:
-            _say(fields, why)
+            say(fields, why)
 
     def _framing(
         self, lane: Lane, head: heads.Head, fields: Fields, until_end: bool = False
@@ -417,7 +416,7 @@ class Http:
             fields["http.request.body.content"] = without_secrets(text)
             lane.body = b""
         if why:
-            _say(fields, why)
+            say(fields, why)
         found.append(fields)
 
     # ------------------------------------------------------------------------- inside
@@ -463,13 +462,7 @@ class Http:
         return fields
 
     def _unreadable(self, why: str) -> Fields:
-        return {
-            **self._base,
-            "event.kind": "pipeline_error",
-            "event.action": "unreadable",
-            "event.outcome": "failure",
-            "event.reason": why,
-        }
+        return unreadable(self._base, why)
 
 
 _ALWAYS: Fields = {
@@ -485,10 +478,6 @@ _SHOWN_NAMES = ("upgrade", "x-forwarded-for", "sec-websocket-protocol")
 _SHOWN_ANSWERS = ("server", "location", "upgrade", "sec-websocket-protocol")
 _NEVER = frozenset(("authorization", "proxy-authorization", "cookie"))
 """What may hold a secret."""
-
-
-def _say(fields: Fields, why: str) -> None:
-    fields["event.reason"] = f"{fields['event.reason']}; {why}" if "event.reason" in fields else why
 
 
 def _url_fields(method: str, target: str, host: str) -> Fields:

@@ -35,8 +35,7 @@ class Pairs:
     def ask(self, key: Hashable, fields: Fields, time_s: float) -> None:
         """Give a request its link, and wait for the answer that has the same key."""
         if not self._link:
-            named = f"{self._ends} {time_s}".encode()
-            self._link = hashlib.blake2b(named, digest_size=6).hexdigest() + "."
+            self._link = link_prefix(self._ends, time_s)
         self.asked += 1
         waiting = self._waiting
         fields["ot.link_id"] = f"{self._link}{self.asked}"
@@ -84,6 +83,11 @@ class Pairs:
         ]
         self._waiting.clear()
         return found
+
+
+def link_prefix(ends: str, time_s: float) -> str:
+    """What the links of a conversation begin with: short, and the same when it is read again."""
+    return hashlib.blake2b(f"{ends} {time_s}".encode(), digest_size=6).hexdigest() + "."
 
 
 def name_of(fields: Fields) -> str:

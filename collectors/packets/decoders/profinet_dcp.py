@@ -21,7 +21,7 @@ from struct import Struct
 from typing import Any, NamedTuple
 
 from cityward import LogSource, Session, decoder
-from collectors.packets.decoders.pairs import printable
+from collectors.packets.decoders.pairs import printable, unreadable
 
 PROFINET_DCP = LogSource(category="ot_protocol", service="profinet_dcp")
 
@@ -147,24 +147,15 @@ class ProfinetDcp:
         stop = _HEAD.size + length
         if stop > len(data):
             why = f"the header claims {length} bytes of blocks, {len(data) - _HEAD.size} are there"
-            return fields | self._broken(why)
+            return unreadable(fields, why)
         has_values = not (service == "get" and is_request)
         has_info = has_values and not (service == "identify" and is_request)
         blocks, why = (_blocks if has_values else _options)(data, _HEAD.size, stop, has_info)
         _describe(fields, blocks, service, is_request)
-        return fields | self._broken(why) if why else fields
-
-    @staticmethod
-    def _broken(why: str) -> Fields:
-        return {
-            "event.kind": "pipeline_error",
-            "event.action": "unreadable",
-            "event.outcome": "failure",
-            "event.reason": why,
-        }
+        return unreadable(fields, why) if why else fields
 
     def _unreadable(self, why: str) -> Fields:
-        return {**self._base, **self._broken(why)}
+        return unreadable(self._base, why)
 
 
 def _describe(fields: Fields, blocks: list[Block], service: str, is_request: bool) -> None:

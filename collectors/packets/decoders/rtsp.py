@@ -13,7 +13,6 @@ References:
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -22,6 +21,7 @@ import msgspec
 
 from cityward import LogSource, Session, decoder
 from collectors.packets import heads
+from collectors.packets.decoders.pairs import link_prefix, say, unreadable
 from collectors.packets.secrets import without_secrets
 
 RTSP = LogSource(category="video", service="rtsp")
@@ -99,8 +99,7 @@ class Rtsp:
     ) -> tuple[int, Sequence[Fields]]:
         """See `Decoder`."""
         if not self._link:
-            ends = f"{self._ends} {time_s}".encode()
-            self._link = hashlib.blake2b(ends, digest_size=6).hexdigest() + "."
+            self._link = link_prefix(self._ends, time_s)
         lane = self._lanes[from_client]
         found: list[Fields] = []
         at, end = 0, len(data)
@@ -180,7 +179,7 @@ class Rtsp:
             fields = self._request(head, from_client, time_s)
         if lane.skip < 0:
             lane.skip, lane.lost = 0, True
-            _say(fields, "Content-Length is no length")
+            say(fields, "Content-Length is no length")
         if "event.kind" in fields:
             lane.skip, lane.lost = 0, True
         found.append(fields)
@@ -222,10 +221,10 @@ class Rtsp:
         cseq = names.get("cseq", "")[:NUMBER_MAX]
         key = (from_client, cseq)
         if key in self._open:
-            _say(fields, f"CSeq {cseq} again before its response")
+            say(fields, f"CSeq {cseq} again before its response")
         elif len(self._open) >= OPEN_MAX:
             self._open.pop(next(iter(self._open)))
-            _say(fields, f"a request given up unanswered, {OPEN_MAX} are open")
+            say(fields, f"a request given up unanswered, {OPEN_MAX} are open")
         self._open[key] = Asked(link, time_s, shown)
         return fields
 
@@ -254,7 +253,7 @@ class Rtsp:
             if time_s >= asked.time_s:
                 fields["event.duration"] = int((time_s - asked.time_s) * 1e9)
         else:
-            _say(fields, "no request was seen for this response")
+            say(fields, "no request was seen for this response")
         if status == "401" or (asked and "user.name" in asked.shown):
             fields["event.category"] = ["authentication", "network"]
         self._number(fields, head)
@@ -266,7 +265,7 @@ class Rtsp:
         if cseq.isascii() and cseq.isdigit() and len(cseq) < 16:
             fields["event.sequence"] = int(cseq)
         else:
-            _say(fields, "no CSeq")
+            say(fields, "no CSeq")
 
     def _details(self, fields: Fields, head: heads.Head) -> None:
         vendor = {name: head.names[name] for name in _SHOWN if name in head.names}
@@ -276,16 +275,10 @@ class Rtsp:
         if vendor:
             fields["cw.vendor"] = vendor
         if head.fault:
-            _say(fields, head.fault)
+            say(fields, head.fault)
 
     def _unreadable(self, why: str) -> Fields:
-        return {
-            **self._base,
-            "event.kind": "pipeline_error",
-            "event.action": "unreadable",
-            "event.outcome": "failure",
-            "event.reason": why,
-        }
+        return unreadable(self._base, why)
 
 
 _ALWAYS: Fields = {
@@ -293,10 +286,6 @@ _ALWAYS: Fields = {
     "event.category": ["network"],
 }
 _SHOWN = ("server", "session", "transport", "content-type", "public")
-
-
-def _say(fields: Fields, why: str) -> None:
-    fields["event.reason"] = f"{fields['event.reason']}; {why}" if "event.reason" in fields else why
 
 
 def _place(target: str) -> tuple[str, str]:

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from cityward import LogSource, Session, decoder
 from collectors.packets.decoders.ber import BerError, Element, element, elements
-from collectors.packets.decoders.pairs import printable
+from collectors.packets.decoders.pairs import printable, unreadable
 
 SAMPLED_VALUES = LogSource(category="ot_protocol", service="sampled_values")
 
@@ -253,14 +253,7 @@ class SampledValues:
         return fields
 
     def _unreadable(self, why: str) -> Fields:
-        return {
-            **self._base,
-            "event.kind": "pipeline_error",
-            "event.action": "unreadable",
-            "event.outcome": "failure",
-            "event.reason": why,
-            "cw.vendor": {"frames": 1},
-        }
+        return unreadable(self._base, why) | {"cw.vendor": {"frames": 1}}
 
 
 def _period(last: int) -> int:
