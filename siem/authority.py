@@ -85,7 +85,7 @@ class SensorAuthority:
         """A token for a new sensor, or for a known one that shall have a new certificate.
 
         Raises:
-            ConfigError: the name is none.
+            ConfigError: the name is none, or the authority has lost its key.
         """
         if not NAME.fullmatch(name):
             raise ConfigError(f"{name!r} is no name of a sensor", "NAME", "Write a-z, 0-9, - or _.")
@@ -179,6 +179,13 @@ class SensorAuthority:
 
     def _authority(self) -> None:
         if (self._folder / "ca.pem").exists():
+            if not (self._folder / "ca.key").exists():
+                todo = (
+                    "Restore it from a backup with secrets, or remove the folder and add all again."
+                )
+                raise ConfigError(
+                    "the key of the sensors' authority is missing", str(self._folder), todo
+                )
             return
         key = ec.generate_private_key(ec.SECP256R1())
         name = _name("cityward authority")

@@ -205,7 +205,7 @@ class Shipper(threading.Thread):
 
     def _connected(self) -> ssl.SSLSocket:
         context = _context((self._state / "node.pem").read_text(encoding="ascii"))
-        context.load_cert_chain(self._state / "sensor.pem", self._state / "sensor.key")
+        context.load_cert_chain(self._state / "sensor.key")
         return _connection(self._host, self._port, context)
 
     def _ship(self, channel: ssl.SSLSocket) -> None:
@@ -312,15 +312,15 @@ def enrol(state: Path, node: str, token: str) -> str:
     except (OSError, ValueError) as error:
         todo = "Check address and port; the node's log says why it refuses."
         raise TransientError(f"no certificate: {error}", node, todo) from error
-    write_secret(state / "sensor.key", key)
-    write_secret(state / "sensor.pem", certificate.encode())
     write_secret(state / "node.pem", authority.encode())
+    # Key and certificate in one file: a kill between two would leave a pair that is none.
+    write_secret(state / "sensor.key", key + certificate.encode())
     return name
 
 
 def is_enrolled(state: Path) -> bool:
     """Whether there is a certificate."""
-    return all((state / name).exists() for name in ("sensor.key", "sensor.pem", "node.pem"))
+    return all((state / name).exists() for name in ("sensor.key", "node.pem"))
 
 
 def _authority(said: str, fingerprint: str) -> str:

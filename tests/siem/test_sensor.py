@@ -269,6 +269,15 @@ def test_a_token_serves_once(port, tmp_path):
     wait_for(lambda: port.rejected["not_admitted"] == 1)
 
 
+def test_a_node_restored_without_its_secrets_says_so(tmp_path):
+    authority = SensorAuthority(tmp_path, now_utc)
+    authority.add("quay-4")
+    (tmp_path / "sensors" / "ca.key").unlink()
+
+    with pytest.raises(ConfigError, match="key of the sensors' authority"):
+        authority.context()
+
+
 def test_a_token_is_good_for_a_day(tmp_path):
     now = datetime(2026, 3, 1, tzinfo=UTC)
     authority = SensorAuthority(tmp_path, lambda: now)
@@ -370,7 +379,7 @@ def test_who_shows_no_certificate_may_only_ask_for_one(port, said):
 
 def test_a_batch_that_is_not_what_it_says_is_not_taken(port, spool):
     context = ssl.create_default_context(cafile=spool.state / "node.pem")
-    context.load_cert_chain(spool.state / "sensor.pem", spool.state / "sensor.key")
+    context.load_cert_chain(spool.state / "sensor.key")
     with (
         socket.create_connection(("127.0.0.1", port.reader.port)) as made,
         context.wrap_socket(made, server_hostname="cityward-node") as channel,
@@ -390,7 +399,7 @@ class Raw:
 
     def __init__(self, port: Port, state: Path, spool: str = "4c1f") -> None:
         context = ssl.create_default_context(cafile=state / "node.pem")
-        context.load_cert_chain(state / "sensor.pem", state / "sensor.key")
+        context.load_cert_chain(state / "sensor.key")
         made = socket.create_connection(("127.0.0.1", port.reader.port), timeout=10)
         self.channel = context.wrap_socket(made, server_hostname="cityward-node")
         self.channel.sendall(b'{"cw.spool":"%s"}\n' % spool.encode())
@@ -478,7 +487,7 @@ def test_who_does_not_hear_what_is_acknowledged_holds_nobody_up():
 def test_another_sensor_cannot_pass_for_the_node_at_an_enrolment(port, spool, tmp_path):
     """It has a certificate of the same authority, and knows the authority's."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(spool.state / "sensor.pem", spool.state / "sensor.key")
+    context.load_cert_chain(spool.state / "sensor.key")
     listening = socket.create_server(("127.0.0.1", 0))
     heard: list[bytes] = []
 
