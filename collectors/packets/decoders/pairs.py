@@ -1,4 +1,7 @@
-"""Requests and answers of one conversation, joined by what the protocol numbers them with."""
+"""What decoders share and what is none itself: requests joined to their answers, words for events.
+
+A request and its answer are joined by what the protocol numbers them with.
+"""
 
 from __future__ import annotations
 
@@ -130,4 +133,6 @@ def turned(base: Fields) -> Fields:
 def printable(data: bytes, most: int = TEXT_MAX) -> str:
     """Text from the wire that no terminal obeys, at most `most` characters."""
     text = data[: 4 * most].decode("utf-8", "replace")[:most]
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else "." for char in text)
