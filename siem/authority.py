@@ -147,6 +147,11 @@ class SensorAuthority:
             raise Unsafe("its certificate is not in force", f"sensor {name}", "Add it again.")
         return name
 
+    def admits(self, name: str) -> bool:
+        """Whether a sensor of this name may connect."""
+        known = self._known(name) if NAME.fullmatch(name) else None
+        return known is not None and known.state(self._clock()) == "admitted"
+
     def enrol(self, token: str, request: str) -> Mapping[str, str]:
         """Sign the key of a sensor that brings its token; the token serves once.
 

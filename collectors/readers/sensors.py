@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import queue
 import re
 import select
@@ -46,6 +47,8 @@ STATES_MAX = 1_000
 """So often may sensors come and go while the node is busy; then it is only counted."""
 SILENT_S = 90.0
 """A sensor says at least so often that it is there; a quiet connection is closed."""
+RETURN_S = 300.0
+"""After its start a node waits so long for the sensors it had, before they are said to be gone."""
 STRANGER_S = 20.0
 """Within so long a connection says whose it is, or is closed."""
 STRANGERS_MAX, STRANGERS_EACH_MAX = 64, 16
@@ -68,6 +71,10 @@ class Authority(Protocol):
 
     def sensor(self, certificate: bytes) -> str:
         """Name of the sensor that showed a certificate (DER); CitywardError if it is revoked."""
+        ...
+
+    def admits(self, name: str) -> bool:
+        """Whether a sensor of this name may connect."""
         ...
 
     def greeting(self) -> Mapping[str, str]:
@@ -149,6 +156,7 @@ class Sensors:
         self._states: list[tuple[str, str]] = []
         self._rejected: Counter[str] = Counter()
         self._quiet_until_s: dict[str, float] = {}
+        self._return_until_s = math.inf
 
     def open(self) -> None:
         """Bind; `port` is the real one afterwards. `read` does this if nobody did.
@@ -176,6 +184,7 @@ class Sensors:
         # Of a reader that begins again, the place is given, but maybe not durable yet.
         self._durable = {**self._taken, **self._durable}
         self.open()
+        self._return_until_s = time.monotonic() + RETURN_S
         ended = threading.Event()
         accepting = threading.Thread(
             target=self._accept, args=(self._authority.context(), ended), daemon=True
@@ -184,6 +193,7 @@ class Sensors:
         try:
             # What waits at the end is not acknowledged, and comes again.
             while not stop.is_set():
+                self._miss(stood)
                 if self._states:
                     yield self._told(stood)
                 yield self._next(stood)
@@ -229,6 +239,17 @@ class Sensors:
         ]
         stood.told += len(records)
         return Batch(self.source, records, msgspec.to_builtins(stood))
+
+    def _miss(self, stood: _Place) -> None:
+        """Say once that sensors did not come back after the start of the node."""
+        if time.monotonic() < self._return_until_s:
+            return
+        self._return_until_s = math.inf
+        admitted = [name for name in stood.sensors if self._authority.admits(name)]
+        with self._lock:
+            for name in admitted:
+                if name not in self._links:
+                    self._changed(name, "gone")
 
     def _rejects(self) -> dict[str, int]:
         with self._lock:

@@ -30,7 +30,7 @@ from siem import config, sensor
 from siem.authority import SensorAuthority, read_token
 from siem.node import now_utc
 from siem.store.events import EventStore
-from siem.store.spool import segments
+from siem.store.spool import commit_line, segments
 
 LINE = "Feb 25 14:34:10 belka sshd[31602]: Failed password for root from 192.0.2.{} port 50273 ssh2"
 
@@ -188,6 +188,26 @@ def test_a_node_that_was_away_gets_all_of_it_once(port, spool):
     assert "gone" in port.states
 
 
+def test_a_sensor_that_did_not_come_back_after_a_start_of_the_node_is_gone(
+    port, spool, monkeypatch
+):
+    other = SensorAuthority(spool.state.parent / "node", now_utc)
+    sensor.enrol(spool.state.parent / "old", port.address, other.add("revoked"))
+    for state in (spool.state, spool.state.parent / "old"):
+        Raw(port, state).ship([1])
+    wait_for(lambda: port.events == ["1", "1"])
+    port.stop()
+    other.revoke("revoked")
+    port.records.clear()
+    port.reader._states.clear()
+    monkeypatch.setattr(sensors, "RETURN_S", 0.5)
+    port.start()
+
+    wait_for(lambda: bool(port.records))
+
+    assert [json.loads(one) for one in port.records] == [{"cw.sensor": "quay-4", "state": "gone"}]
+
+
 def test_a_node_that_died_before_its_commit_gets_the_batch_again(tmp_path, port, spool):
     port.keeps.clear()
     spool.keep("a")
@@ -248,8 +268,9 @@ def test_what_is_durable_at_the_node_leaves_the_spool(port, tmp_path):
     made.shipper.start()
     wait_for(lambda: made.shipper.acked == 20)
 
-    made.shipper.trim()
+    freed = made.shipper.trim()
 
+    assert freed > 0
     assert before > 5
     assert len(list((state / "events" / "spool").iterdir())) == 1
     assert port.lost == 0
@@ -551,6 +572,27 @@ def test_a_damaged_batch_is_counted_and_those_behind_it_are_shipped(port, spool)
     wait_for(lambda: port.events == ["first", "third"])
 
     assert port.lost == 1
+
+
+def test_a_commit_line_that_is_being_written_joins_no_batches(tmp_path):
+    """A reader may see half of it at the end of the file, and the rest a moment later."""
+    line = b'{"@timestamp":"2026-03-01T00:00:00Z"}\n'
+    second = commit_line(2, line, 1, b"{}")
+    path = tmp_path / "spool" / "0000000000000001.ndjson"
+    path.parent.mkdir()
+    begun = b'{"cw.segment":1}\n' + line + commit_line(1, line, 1, b"{}") + line + second[:20]
+    path.write_bytes(begun)
+    (segment,) = segments(tmp_path)
+    reading = segment.batches()
+    first = next(reading)
+    with path.open("ab") as file:
+        file.write(second[20:] + line + commit_line(3, line, 1, b"{}"))
+
+    assert list(reading) == []
+    assert [(one.commit.batch, one.is_sound) for one in segment.batches(first.end)] == [
+        (2, True),
+        (3, True),
+    ]
 
 
 def test_what_is_not_synced_yet_is_not_shipped(port, spool):
