@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
+from cityward import plugin
 from siem import cli, config
 from siem.notify.routes import routes_of
 
@@ -172,6 +174,29 @@ def test_the_settings_page_is_what_the_code_says():
     )  # fmt: skip
 
     assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == made.stdout
+
+
+def test_the_page_of_sources_is_what_the_code_says():
+    made = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "sources-page"],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+
+    assert (ROOT / "docs" / "sources.md").read_text(encoding="utf-8") == made.stdout
+
+
+@pytest.mark.parametrize("group", ["collectors", "decoders"])
+def test_every_source_says_what_is_understood_of_it(group):
+    wanted = ("Send", "Understood", "Not understood")[group == "decoders" :]
+    said = {
+        name: inspect.getdoc(inspect.getmodule(part)) or ""
+        for name, part in plugin.load(group).items()
+    }
+
+    assert len(said) > 20
+    for name, text in said.items():
+        assert [one for one in wanted if f"\n{one}: " not in text] == [], name
 
 
 def test_every_setting_is_explained():

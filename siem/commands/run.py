@@ -85,7 +85,9 @@ def serve(*, config: ConfigFile = None, with_parent: bool = False) -> int:
 
 def _end_with_parent() -> None:
     """Standard input is a pipe from the node: it closes when the node is gone, even killed."""
-    sys.stdin.buffer.read()
+    # Read past Python's buffer: whose lock, held at the end of the process, is a fatal error.
+    while os.read(sys.stdin.fileno(), 4_096):
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 

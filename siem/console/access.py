@@ -33,9 +33,7 @@ _ANALYST = frozenset(
     ("findings", "triage", "hunt", "rules", "assets", "health", "metrics", "routes", "self")
 )
 RIGHTS: dict[str, frozenset[str]] = {
-    "administrator": frozenset(
-        {"health", "metrics", "routes", "self", "people", "audit", "send"}
-    ),
+    "administrator": frozenset({"health", "metrics", "routes", "self", "people", "audit", "send"}),
     "analyst": _ANALYST,
     "engineer": _ANALYST | {"inventory", "switch"},
 }
