@@ -14,7 +14,6 @@ References:
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from struct import Struct
 from typing import Any
@@ -22,7 +21,7 @@ from typing import Any
 import msgspec
 
 from cityward import LogSource, Session, decoder
-from collectors.packets.decoders.pairs import printable
+from collectors.packets.decoders.pairs import link_prefix, printable, say, unreadable
 from collectors.packets.secrets import without_secrets
 from collectors.values import real
 
@@ -165,8 +164,7 @@ class Coap:
     ) -> tuple[int, Sequence[Fields]]:
         """See `Decoder`."""
         if not self._link:
-            ends = f"{self._ends} {time_s}".encode()
-            self._link = hashlib.blake2b(ends, digest_size=6).hexdigest() + "."
+            self._link = link_prefix(self._ends, time_s)
         if not data:
             return 0, ()
         try:
@@ -249,11 +247,11 @@ class Coap:
         before = self._open.get(key)
         if before and before.number == fields["event.sequence"] and before.shown == shown:
             fields["ot.link_id"] = before.link
-            _say(fields, "sent again")
+            say(fields, "sent again")
             return
         if before is None and len(self._open) >= OPEN_MAX:
             self._open.pop(next(iter(self._open)))
-            _say(fields, f"a request given up unanswered, {OPEN_MAX} are open")
+            say(fields, f"a request given up unanswered, {OPEN_MAX} are open")
         self._count += 1
         link = fields["ot.link_id"] = f"{self._link}{self._count}"
         self._open[key] = Asked(link, time_s, shown, fields["event.sequence"], observes)
@@ -275,7 +273,7 @@ class Coap:
         else:
             fields["event.action"] = "coap_response"
             fields["ot.function.name"] = "response"
-            _say(fields, "no request was seen for this response")
+            say(fields, "no request was seen for this response")
         fields["ot.direction"] = "response"
         fields["event.code"] = name
         fields["event.outcome"] = "failure" if code >= 0x80 else "success"
@@ -298,23 +296,13 @@ class Coap:
         return fields
 
     def _unreadable(self, why: str) -> Fields:
-        return {
-            **self._base,
-            "event.kind": "pipeline_error",
-            "event.action": "unreadable",
-            "event.outcome": "failure",
-            "event.reason": why,
-        }
+        return unreadable(self._base, why)
 
 
 _ALWAYS: Fields = {
     "network.protocol": "coap",
     "event.category": ["network"],
 }
-
-
-def _say(fields: Fields, why: str) -> None:
-    fields["event.reason"] = f"{fields['event.reason']}; {why}" if "event.reason" in fields else why
 
 
 def _dotted(code: int) -> str:

@@ -14,7 +14,6 @@ References:
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Sequence
 from struct import Struct
@@ -23,6 +22,7 @@ from typing import Any
 import msgspec
 
 from cityward import LogSource, Session, decoder
+from collectors.packets.decoders.pairs import link_prefix, say, unreadable
 from collectors.packets.secrets import is_secret, without_secrets
 from collectors.values import real
 
@@ -247,8 +247,7 @@ class Mqtt:
     ) -> tuple[int, Sequence[Fields]]:
         """See `Decoder`."""
         if not self._link:
-            ends = f"{self._ends} {time_s}".encode()
-            self._link = hashlib.blake2b(ends, digest_size=6).hexdigest() + "."
+            self._link = link_prefix(self._ends, time_s)
         lane = self._lanes[from_client]
         found: list[Fields] = []
         at, end = 0, len(data)
@@ -354,7 +353,7 @@ class Mqtt:
         if not self._begun:
             self._begun = True
             if kind != 1 and len(found) > said:
-                _say(found[said], "no CONNECT was seen before this packet")
+                say(found[said], "no CONNECT was seen before this packet")
 
     # ------------------------------------------------------------------------- packets
 
@@ -409,7 +408,7 @@ class Mqtt:
             fields["event.category"] = ["authentication", "network"]
             fields["ot.operation"] = "auth"
         if again and self._begun:
-            _say(fields, "a second CONNECT on one connection")
+            say(fields, "a second CONNECT on one connection")
         self._wait(fields, kind, from_client, 0, time_s)
         return [fields]
 
@@ -478,7 +477,7 @@ class Mqtt:
                 aliases[alias] = topic
             return topic
         if alias not in aliases:
-            _say(fields, f"topic alias {alias} was not seen defined")
+            say(fields, f"topic alias {alias} was not seen defined")
         return aliases.get(alias, "")
 
     def _acknowledgement(
@@ -528,7 +527,7 @@ class Mqtt:
                 fields["cw.vendor"] = said
             found.append(fields)
         if len(filters) > FILTERS_MAX:
-            _say(found[-1], f"{len(filters) - FILTERS_MAX} filters more are not shown")
+            say(found[-1], f"{len(filters) - FILTERS_MAX} filters more are not shown")
         self._wait(found[0], kind, from_client, number, time_s, filters[0][0])
         for fields in found[1:]:
             fields["ot.link_id"] = found[0]["ot.link_id"]
@@ -615,13 +614,13 @@ class Mqtt:
             oldest = next(iter(self._open))
             del self._open[oldest]
             name = KINDS[oldest[1]].name
-            _say(fields, f"{name} {oldest[2]} given up unanswered, {OPEN_MAX} are open")
+            say(fields, f"{name} {oldest[2]} given up unanswered, {OPEN_MAX} are open")
         self._open[key] = Open(fields["ot.link_id"], time_s, _shown(topic))
 
     def _answered(self, fields: Fields, key: tuple[bool, int, int], time_s: float) -> Open | None:
         waits = self._open.pop(key, None)
         if waits is None:
-            _say(fields, f"no {KINDS[key[1]].name} was seen that this answers")
+            say(fields, f"no {KINDS[key[1]].name} was seen that this answers")
             return None
         fields["ot.link_id"] = waits.link
         if waits.topic:
@@ -631,15 +630,8 @@ class Mqtt:
         return waits
 
     def _unreadable(self, why: str, from_client: bool) -> Fields:
-        return {
-            **self._base,
-            **_ALWAYS,
-            "event.kind": "pipeline_error",
-            "event.action": "unreadable",
-            "event.outcome": "failure",
-            "event.reason": why,
-            "ot.direction": "request" if from_client else "response",
-        }
+        direction = "request" if from_client else "response"
+        return unreadable({**self._base, **_ALWAYS, "ot.direction": direction}, why)
 
 
 _READERS: dict[int, Callable[[Mqtt, int, bytes, bool, float], list[Fields]]] = {
@@ -660,10 +652,6 @@ _ALWAYS: Fields = {
     "network.protocol": "mqtt",
     "event.category": ["network"],
 }
-
-
-def _say(fields: Fields, why: str) -> None:
-    fields["event.reason"] = f"{fields['event.reason']}; {why}" if "event.reason" in fields else why
 
 
 def _judge(fields: Fields, code: int, names: dict[int, str], bad: int) -> None:
