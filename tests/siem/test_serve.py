@@ -44,7 +44,7 @@ class Console:
         )
         assert self.process.stderr is not None
         base = self.process.stderr.readline().removeprefix("console ").strip()
-        self.http = httpx.Client(base_url=base)
+        self.http = httpx.Client(base_url=base, timeout=60)
 
     def db(self):  # type: ignore[no-untyped-def]
         return assembly.db_of(self.settings, from_settings(self.settings), now_utc)
