@@ -77,6 +77,8 @@ class Segment(msgspec.Struct, frozen=True):
             end = start or len(file.readline())
             lines: list[bytes] = []
             for line in file:
+                if not line.endswith(b"\n"):
+                    return  # its rest is still being written
                 end += len(line)
                 commit = _commit_of(line)
                 if commit is None:
@@ -100,7 +102,7 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 def _commit_of(line: bytes) -> Commit | None:
-    if not line.startswith(COMMIT) or not line.endswith(b"\n"):
+    if not line.startswith(COMMIT):
         return None
     try:
         return _COMMIT_DECODER.decode(line)
