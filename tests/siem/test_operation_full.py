@@ -28,6 +28,8 @@ from siem.store.protocol import Range
 from siem.store.room import is_full
 from tests.siem.test_node import _end, _found, _kept, _line, _node_folder, _until
 
+pytestmark = pytest.mark.slow
+
 DAYS = 6
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 PATH = (
@@ -333,7 +335,6 @@ def test_a_result_that_does_not_fit_onto_the_disk_is_said(words: list[str], tmp_
 
 
 @pytest.mark.root
-@pytest.mark.slow
 def test_a_node_on_a_disk_that_is_really_full_waits_and_goes_on_when_there_is_room(
     tmp_path: Path,
 ) -> None:
