@@ -362,6 +362,33 @@ def test_damaged_messages_raise_nothing_and_cost_little(name: str, real: Path | 
     assert strain(name, real, MUTANTS) < INPUT_MAX_S
 
 
+@cache
+def _of_all(data: Path | None) -> list[list[Piece]]:
+    """The beginning of a conversation or two of each decoder."""
+    return [
+        talk.pieces[:15] for name in decoders() for talk in conversations.of(name, data, 200)[:2]
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(decoders()))
+def test_what_other_protocols_say_within_a_conversation_raises_nothing(
+    name: str, real: Path | None
+) -> None:
+    own, made = talks_of(name, real)[0], decoders()[name]
+    for pieces in _of_all(real):
+        part, rest = made(_session(own)), {True: b"", False: b""}
+        for number, (who, piece) in enumerate([*own.pieces[:3], *pieces]):
+            given = rest[who] + piece
+            used, found = part.feed(given, who, T0 / 1e9, number)
+            assert 0 <= used <= len(given)
+            assert [why for fields in found for why in wrong_fields(fields)] == []
+            rest[who] = given[used:] if own.transport == "tcp" else b""
+            if number % 5 == 4:
+                part.gap(who)
+                rest[who] = b""
+        part.end()
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("name", sorted(decoders()))
 def test_very_many_damaged_messages_raise_nothing(name: str, real: Path | None) -> None:
