@@ -75,7 +75,8 @@ class Pairs:
         self.unanswered += len(self._waiting)
         found = [
             {
-                **fields,
+                # That the request was malformed is said by its own event.
+                **{name: value for name, value in fields.items() if name != "event.kind"},
                 "event.action": action,
                 "event.outcome": "unknown",
                 "event.reason": f"no answer to the {name_of(fields)} of {fields['ot.link_id']}",
