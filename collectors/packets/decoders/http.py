@@ -35,6 +35,8 @@ BODY_SHOWN = 2_048
 """Bytes of the text body of a request that are kept."""
 OPEN_MAX = 64
 """Requests of one connection that wait for their response."""
+ODD_MAX = 8
+"""Values of a head that look like an attack and are kept."""
 PROTOCOL_MAX = 32
 """Characters of the name of a protocol inside of a WebSocket; what is longer is a token."""
 LINE_MAX = 256
@@ -241,26 +243,8 @@ class Http:
             "url.original": target,
             "ot.direction": "request",
             "ot.link_id": link,
+            **_asked_with(head, target),
         }
-        for name, field in _REQUEST_NAMES.items():
-            if name in names:
-                fields[field] = _shown(name, names[name])
-        if "?" in target:
-            fields["url.query"] = target.partition("?")[2]
-        user = heads.user_of(head)
-        if user:
-            fields["user.name"] = user
-        vendor = {name: _shown(name, names[name]) for name in _SHOWN_NAMES if name in names}
-        odd = {
-            name: value
-            for name, value in names.items()
-            if "${" in value and name not in _REQUEST_NAMES and name not in _NEVER
-        }
-        vendor |= dict(list(odd.items())[:8])
-        if vendor:
-            fields["cw.vendor"] = vendor
-        if head.fault:
-            say(fields, head.fault)
         if not from_client:
             say(fields, "the server sent a request")
         if len(self._open) >= OPEN_MAX:
@@ -478,6 +462,30 @@ _SHOWN_NAMES = ("upgrade", "x-forwarded-for", "sec-websocket-protocol")
 _SHOWN_ANSWERS = ("server", "location", "upgrade", "sec-websocket-protocol")
 _NEVER = frozenset(("authorization", "proxy-authorization", "cookie"))
 """What may hold a secret."""
+
+
+def _asked_with(head: heads.Head, target: str) -> Fields:
+    """What the values of a request's head say: who asks, with what, and what is odd in them."""
+    names = head.names
+    fields = {
+        field: _shown(name, names[name]) for name, field in _REQUEST_NAMES.items() if name in names
+    }
+    if "?" in target:
+        fields["url.query"] = target.partition("?")[2]
+    if user := heads.user_of(head):
+        fields["user.name"] = user
+    odd = [
+        name
+        for name, value in names.items()
+        if "${" in value and name not in _REQUEST_NAMES and name not in _NEVER
+    ]
+    vendor = {name: _shown(name, names[name]) for name in _SHOWN_NAMES if name in names}
+    vendor |= {name: names[name] for name in odd[:ODD_MAX]}
+    return {
+        **fields,
+        **({"cw.vendor": vendor} if vendor else {}),
+        **({"event.reason": head.fault} if head.fault else {}),
+    }
 
 
 def _url_fields(method: str, target: str, host: str) -> Fields:
