@@ -211,9 +211,10 @@ class EventStore:
         size = last.path.stat().st_size
         if size > end:
             log.warning("The last %d bytes of %s were not committed.", size - end, last.path)
-            with last.path.open("rb+") as file:
-                file.truncate(end)
-                os.fsync(file.fileno())
+        with last.path.open("rb+") as file:
+            file.truncate(end)
+            # A process that was killed before its sync left a batch that only the memory has.
+            os.fsync(file.fileno())
 
     # ---- Writing
 
