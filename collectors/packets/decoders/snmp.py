@@ -74,8 +74,12 @@ _SEQUENCE, _INTEGER, _OCTETS, _NULL, _OID, _ADDRESS = 0x30, 0x02, 0x04, 0x05, 0x
 _UNSIGNED = (0x41, 0x42, 0x43, 0x46, 0x47)
 _ABSENT = {0x80: "no_such_object", 0x81: "no_such_instance", 0x82: "end_of_mib_view"}
 _TRAP, _BULK = 0xA4, 0xA5
-_SECRETS = ("1.3.6.1.6.3.15.", "1.3.6.1.6.3.18.", "1.3.6.1.4.1.1206.4.2.6.5.")
-"""Where values are keys or communities: users, communities, security of NTCIP."""
+_SECRETS = (
+    *("1.3.6.1.6.3.15.", "1.3.6.1.6.3.18.", "1.3.6.1.4.1.1206.4.2.6.5."),
+    "1.3.6.1.4.1.9.9.96.1.1.1.1.8.",
+)
+"""Where values are secrets: keys of users, communities, security of NTCIP; the password with which
+a Cisco device copies its configuration."""
 _SNMP_TRAP_OID = "1.3.6.1.6.3.1.1.4.1.0"
 
 Fields = dict[str, Any]
