@@ -2,7 +2,7 @@
 
 Understood: requests with their first objects, joined to their answers; set requests as commands;
 traps; errors; user and engine of version 3. Of a community it is kept whether it is one that
-everybody knows, and eight digits of its SHA-256, by which equal ones are found.
+everybody knows, and two digits of its SHA-256, by which another one is told.
 
 Not understood: what version 3 encrypts; what an object means (that is in the MIB of its maker).
 
