@@ -1,9 +1,9 @@
-"""`cityward collect`, and `source add-sensor`: a sensor that ships its events to a node."""
+"""`cityward collect`, and `source add sensor`: a sensor that ships its events to a node."""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from cyclopts import Parameter
@@ -18,6 +18,7 @@ from siem.logs import log_to
 from siem.node import now_utc
 from siem.node import run as run_node
 
+Kind = Literal["sensor"]
 COLUMNS = ("name", "state", "valid_until", "token_until")
 
 
@@ -48,7 +49,7 @@ def collect(
         name = sensor.enrol(settings.state_path, settings.sensor.node, token)
         print(f"This sensor is {name} to {settings.sensor.node}.", file=sys.stderr)
     if not sensor.is_enrolled(settings.state_path):
-        todo = "On the node: cityward source add-sensor NAME; here: cityward collect --enrol TOKEN."
+        todo = "On the node: cityward source add sensor NAME; here: cityward collect --enrol TOKEN."
         raise ConfigError("this sensor has no certificate yet", str(settings.state_path), todo)
     made = sensor.sensor_of(settings)
     stop_on_signals(made)
@@ -67,12 +68,13 @@ def collect(
     return 0
 
 
-def add(name: str, *, config: ConfigFile = None) -> int:
+def add(kind: Kind, name: str, *, config: ConfigFile = None) -> int:
     """Print a token by which a new sensor is admitted, once and within a day.
 
-    Example: cityward source add-sensor quay-4
+    Example: cityward source add sensor quay-4
 
     Args:
+        kind: What is added; other sources are tables of the settings.
         name: Name of the sensor: a-z, 0-9, `-`, `_`.
         config: Settings file of the node; otherwise the first one found counts.
     """
@@ -104,16 +106,17 @@ def list_(*, config: ConfigFile = None, output: Output = None) -> int:
     rows = [_row(one) for one in _authority(settings).admissions()]
     streams.write(rows, streams.form_for(output, sys.stdout), COLUMNS)
     if not rows:
-        print("No sensor was added: cityward source add-sensor NAME.", file=sys.stderr)
+        print("No sensor was added: cityward source add sensor NAME.", file=sys.stderr)
     return 0
 
 
-def revoke(name: str, *, config: ConfigFile = None) -> int:
+def remove(kind: Kind, name: str, *, config: ConfigFile = None) -> int:
     """Admit a sensor no more.
 
-    Example: cityward source revoke-sensor quay-4
+    Example: cityward source remove sensor quay-4
 
     Args:
+        kind: What is removed; other sources are tables of the settings.
         name: Its name.
         config: Settings file; otherwise the first one found counts.
     """

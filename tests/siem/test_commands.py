@@ -940,8 +940,8 @@ def test_the_example_in_the_help_of_a_command_runs(words, run, node, tmp_path, m
     (tmp_path / "capture.pcap").write_bytes(capture(b"\0\1\0\0\0\6\1\3\0\0\0\2"))
     (tmp_path / "cityward.toml").write_text(node.read_text().replace("port = 8765", "port = 0"))
     id_ = str(one_of(run, node)["finding.id"])[:8]
-    if words == ("source", "revoke-sensor"):
-        run("source", "add-sensor", "quay-4", "-c", str(node))
+    if words == ("source", "remove"):
+        run("source", "add", "sensor", "quay-4", "-c", str(node))
     given = _words(example[1].replace("0b8f4e1c", id_).replace(" node ", " other "))
 
     done = run(*given[1:])
