@@ -84,8 +84,7 @@ class Trail:
         after: str = "",
     ) -> None:
         """Add one line, within a transaction that may write."""
-        last = db.execute("SELECT number, hash FROM audit ORDER BY number DESC LIMIT 1").fetchone()
-        number, previous = (last[0] + 1, last[1]) if last else self._start(db)
+        number, previous = self._next(db)
         by, action, about = harmless((by, action[:ACTION_MAX], about[:ABOUT_MAX]))
         said = (number, micros(now), by, action, about, before, after, previous)
         line = self._hash(*said)
@@ -93,8 +92,8 @@ class Trail:
         self._seal(db, "head", number, line)
 
     def take_up(self, db: sqlite3.Connection) -> None:
-        """Chain the lines of a file that had no chain yet."""
-        previous = BEGIN
+        """Chain the lines of a file that had no chain yet, or none at all."""
+        number, previous = 0, BEGIN
         rows = db.execute("SELECT * FROM audit ORDER BY number").fetchall()
         for row in rows:
             line = self._hash(*tuple(row)[:7], previous)
@@ -102,10 +101,10 @@ class Trail:
                 "UPDATE audit SET previous = ?, hash = ? WHERE number = ?",
                 (previous, line, row["number"]),
             )
-            previous = line
+            number, previous = row["number"], line
         if rows:
             self._anchor(db, rows[0]["number"] - 1, BEGIN)
-            self._seal(db, "head", rows[-1]["number"], previous)
+        self._seal(db, "head", number, previous)
 
     def forget(self, db: sqlite3.Connection, most: int) -> int:
         """Let the oldest lines go, so that so many stay; the chain begins behind them."""
@@ -166,9 +165,21 @@ class Trail:
         fault = fault or self._broken_seal(db, "head")
         if not fault and sealed and (sealed["number"], sealed["hash"]) != (number, previous):
             fault = f"the last line is {number}, there were {sealed['number']}"
-        elif not fault and count and sealed is None:
+        elif not fault and sealed is None:
             fault = "the seal of the last line is missing"
         return Proof(count, previous if count else "", fault)
+
+    def _next(self, db: sqlite3.Connection) -> tuple[int, str]:
+        """Number of the next line and the hash before it.
+
+        The seal says it, not the last line that is there: a new line must not close the gap that
+        somebody left. Where the seal itself was touched, a gap is left for the proof to name.
+        """
+        sealed = _sealed(db, "head")
+        if sealed and not self._broken_seal(db, "head"):
+            return sealed["number"] + 1, sealed["hash"]
+        last = db.execute("SELECT coalesce(max(number), 0) FROM audit").fetchone()[0]
+        return last + 2, BEGIN
 
     def _start(self, db: sqlite3.Connection) -> tuple[int, str]:
         """Number of the first line and the hash before it."""

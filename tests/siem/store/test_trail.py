@@ -33,7 +33,7 @@ def intruder(db: NodeDb, *statements: str) -> None:
         other.execute("DROP TRIGGER audit_unchanged")
         other.execute("DROP TRIGGER audit_kept")
         for one in statements:
-            other.execute(one)
+            other.executescript(one)
     other.close()
 
 
@@ -56,6 +56,10 @@ def test_a_whole_trail_is_proved_and_names_its_head(db: NodeDb) -> None:
         ("DELETE FROM audit", "the last line is 0, there were 5"),
         ("DELETE FROM settings WHERE name = 'audit_head'", "the seal of the last line is missing"),
         (
+            "DELETE FROM audit; DELETE FROM settings WHERE name GLOB 'audit_*'",
+            "the seal of the last line is missing",
+        ),
+        (
             'UPDATE settings SET value = \'{"number":5,"hash":"x","seal":"x"}\''
             " WHERE name = 'audit_head'",
             "the seal of the last line was changed",
@@ -73,6 +77,29 @@ def test_a_whole_trail_is_proved_and_names_its_head(db: NodeDb) -> None:
 )
 def test_tampering_is_found_and_the_line_is_named(statement: str, fault: str, db: NodeDb) -> None:
     intruder(db, statement)
+
+    assert db.audit_proof().fault == fault
+
+
+@pytest.mark.parametrize(
+    ("statement", "fault"),
+    [
+        ("DELETE FROM audit WHERE number > 3", "line 4 is missing"),
+        ("DELETE FROM audit", "line 1 is missing"),
+        ("DELETE FROM audit; DELETE FROM settings WHERE name GLOB 'audit_*'", "line 1 is missing"),
+        (
+            "DELETE FROM audit WHERE number > 3;"
+            " UPDATE settings SET value = 'x' WHERE name = 'audit_head'",
+            "line 4 is missing",
+        ),
+    ],
+)
+def test_a_line_that_comes_later_does_not_hide_those_that_were_taken(
+    statement: str, fault: str, db: NodeDb
+) -> None:
+    intruder(db, statement)
+
+    db.audit("anna", "sign-in", "192.0.2.9", NOON)
 
     assert db.audit_proof().fault == fault
 
