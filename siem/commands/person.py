@@ -93,7 +93,8 @@ def enable(name: str, *, config: ConfigFile = None) -> int:
         config: Settings file; otherwise the first one found counts.
     """
     with opened(config) as db:
-        after = msgspec.structs.replace(_known(db, name), disabled=False)
+        person = _known(db, name)
+        after = msgspec.structs.replace(person, disabled=False, epoch=person.epoch + 1)
         db.accounts.put(after, who(), "person: enable", now_utc())
     print(f"{visible(name)} may sign in.", file=sys.stderr)
     return 0

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import datetime, timedelta
 
 import msgspec
 
-from cityward.errors import InputError
+from cityward.errors import InputError, TransientError
 from siem.store.inventory import VERSION
 from siem.store.lines import harmless
-from siem.store.protocol import ROLES, SCOPES, Person, Role, SavedView, Switch, Token
+from siem.store.protocol import ROLES, SCOPES, Conflict, Person, Role, SavedView, Switch, Token
 from siem.store.query import from_micros, micros
 from siem.store.trail import Trail, digest
 
@@ -74,20 +74,38 @@ class Accounts:
         return [_person(row) for row in self._reading().execute("SELECT * FROM people ORDER BY 1")]
 
     def put(self, person: Person, by: str, action: str, now: datetime) -> None:
-        """Add a person or change one, and say so in the audit trail.
+        """Add a person, or change one as they were read, and say so in the audit trail.
+
+        Args:
+            person: A change has the epoch after the one that was read, so that of two at the same
+                time the later does not undo the earlier, for instance that they were disabled.
+            by: Who does it.
+            action: What it is.
+            now: The node's time.
 
         Raises:
             InputError: a role is none, or nobody could administer the node any more.
+            Conflict: somebody else has added or changed the person meanwhile.
         """
         _check(person)
         with self._writing() as db:
             row = db.execute("SELECT * FROM people WHERE name = ?", (person.name,)).fetchone()
             before = _person(row) if row else None
+            if before and person.epoch != before.epoch + 1:
+                raise Conflict(
+                    f"{person.name} was changed meanwhile", "name", "Look again, then decide."
+                )
             if before is None and _count(db, "people") >= PEOPLE_MAX:
                 raise InputError(f"more than {PEOPLE_MAX:,} people", "people", "Remove some.")
             if before and _administers(before) and not _administers(person):
                 _refuse_last(db, person.name)
             _write(db, person)
+            if person.disabled:
+                # For good: who lets somebody in again does not think of their programs.
+                db.execute(
+                    "UPDATE tokens SET revoked = ? WHERE person = ? AND revoked IS NULL",
+                    (micros(now), person.name),
+                )
             self._trail.add(db, by, action, person.name, now, _proof(before), _proof(person))
 
     def add(self, person: Person) -> None:
@@ -169,7 +187,8 @@ class Accounts:
             return None
         token = _token(row)
         if token.used is None or now - token.used > USED_EVERY:
-            with self._writing() as writing:
+            # A full disk must not keep a program from reading.
+            with suppress(TransientError), self._writing() as writing:
                 writing.execute(
                     "UPDATE tokens SET used = ? WHERE sha256 = ?", (micros(now), sha256)
                 )

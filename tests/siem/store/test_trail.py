@@ -8,11 +8,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from cityward.errors import InputError
 from siem.store import accounts, embedded
 from siem.store.embedded import NodeDb
-from siem.store.protocol import Person, SavedView, Switch, Token
+from siem.store.protocol import Conflict, Person, SavedView, Switch, Token
 
 NOON = datetime(2026, 11, 12, 12, tzinfo=UTC)
 KEY = b"key of the operator"
@@ -163,15 +164,51 @@ def test_the_last_administrator_stays_one(db: NodeDb) -> None:
     db.accounts.put(anna, "root", "person: added", NOON)
 
     with pytest.raises(InputError, match="last administrator"):
-        db.accounts.put(Person("anna", ("analyst",), "h1"), "anna", "person: roles", NOON)
+        db.accounts.put(replace(anna, roles=("analyst",), epoch=1), "anna", "person: roles", NOON)
     with pytest.raises(InputError, match="last administrator"):
-        db.accounts.put(
-            Person("anna", ("administrator",), "h1", disabled=True), "anna", "person: off", NOON
-        )
+        db.accounts.put(replace(anna, disabled=True, epoch=1), "anna", "person: off", NOON)
 
     assert db.person("anna") == Person("anna", ("analyst", "administrator"), "h1")
     line = db.audited(limit=1)[0]
     assert (line.action, line.before == "", line.after != "") == ("person: added", True, True)
+
+
+def test_of_two_changes_at_once_the_later_is_refused(db: NodeDb) -> None:
+    read = Person("anna", ("analyst",), "old")
+    db.accounts.put(read, "root", "person: add", NOON)
+
+    db.accounts.put(replace(read, disabled=True, epoch=1), "root", "person: disable", NOON)
+    with pytest.raises(Conflict):
+        db.accounts.put(replace(read, password_hash="new", epoch=1), "anna", "password", NOON)
+    with pytest.raises(Conflict):
+        db.accounts.put(read, "root", "person: add", NOON)
+
+    assert db.person("anna") == replace(read, disabled=True, epoch=1)
+
+
+def test_the_tokens_of_a_disabled_person_do_not_come_back_with_them(db: NodeDb) -> None:
+    read = Person("anna", ("analyst",), "h")
+    db.accounts.put(read, "root", "person: add", NOON)
+    db.accounts.add_token("a" * 64, Token("", "anna", "desk", ("read",)), "root", NOON)
+
+    db.accounts.put(replace(read, disabled=True, epoch=1), "root", "person: disable", NOON)
+    db.accounts.put(replace(read, epoch=2), "root", "person: enable", NOON)
+
+    assert db.accounts.holder_of("a" * 64, NOON) is None
+
+
+def test_a_program_reads_also_when_its_last_use_cannot_be_written(db: NodeDb) -> None:
+    db.add_person(Person("anna", ("analyst",), "h"))
+    db.accounts.add_token("a" * 64, Token("", "anna", "desk", ("read",)), "root", NOON)
+
+    with sqlite3.connect(db.path, isolation_level=None) as other:
+        db._db.execute("PRAGMA busy_timeout = 1")
+        other.execute("BEGIN IMMEDIATE")
+        held = db.accounts.holder_of("a" * 64, NOON)
+        other.rollback()
+    other.close()
+
+    assert held is not None
 
 
 @pytest.mark.parametrize(
