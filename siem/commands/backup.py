@@ -13,6 +13,7 @@ from siem import config as settings_file
 from siem.assets import from_settings
 from siem.commands.common import ConfigFile, settings_with_state, who
 from siem.node import now_utc
+from siem.output import visible
 from siem.store import backup as store
 
 
@@ -64,7 +65,7 @@ def restore(file: Path, folder: Path) -> int:
     settings, state = folder / store.SETTINGS, (folder / "state").resolve()
     print(f"settings  {settings}" if settings.exists() else "settings  none were in the backup")
     print(f"state     {state}")
-    print(f"made      {made.made:%Y-%m-%d %H:%M:%S}Z by {made.operator}")
+    print(f"made      {made.made:%Y-%m-%d %H:%M:%S}Z by {visible(made.operator)}")
     if not made.secrets:
         print(
             f"It has no keys and no accounts: copy operator.key and session.key into {state} before"

@@ -205,8 +205,9 @@ def _write(
     staged: Path, unfinished: Path, *, operator: str, now: datetime, secrets: bool
 ) -> Manifest:
     files: list[Member] = []
-    with unfinished.open("wb") as out:
-        os.fchmod(out.fileno(), 0o600)
+    # What a killed backup left goes; nobody else's file, nor a link, is written into.
+    unfinished.unlink(missing_ok=True)
+    with open(unfinished, "xb", opener=_private) as out:
         with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
             for path in sorted(staged.rglob("*")):
                 if path.is_file():
@@ -225,6 +226,10 @@ def _write(
         out.flush()
         os.fsync(out.fileno())
     return manifest
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _add(tar: tarfile.TarFile, path: Path, name: str, now: datetime) -> Member:
@@ -286,7 +291,9 @@ def _unpack(source: Path, folder: Path) -> Manifest:
             for info in tar:
                 if said is not None:
                     raise _damaged(source, "something stands behind its manifest")
-                content = tar.extractfile(info) if info.isreg() else None
+                # Of a sparse file the archive holds less than would be written.
+                is_plain = info.isreg() and not info.issparse()
+                content = tar.extractfile(info) if is_plain else None
                 if content is None:
                     raise _damaged(source, f"{info.name!r} is no file")
                 if info.name == MANIFEST:
@@ -302,14 +309,13 @@ def _unpack(source: Path, folder: Path) -> Manifest:
 
 def _unpack_one(source: Path, folder: Path, name: str, size: int, content: IO[bytes]) -> Member:
     place = PurePosixPath(name)
-    if place.is_absolute() or ".." in place.parts or place.parts[0] not in (SETTINGS, "state"):
+    if place.parts[:1] not in ((SETTINGS,), ("state",)) or ".." in place.parts or "\0" in name:
         raise _damaged(source, f"{name!r} is no place in a state")
     path = folder / place
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     read = Sums(content, size)
     try:
-        with path.open("xb") as file:
-            os.fchmod(file.fileno(), 0o600)
+        with open(path, "xb", opener=_private) as file:
             while data := read.read(CHUNK_BYTES):
                 fault("restore-write")
                 file.write(data)
@@ -329,7 +335,7 @@ def _agreed(source: Path, said: bytes | None, found: list[Member]) -> Manifest:
         if isinstance(head, dict) and isinstance(head.get("format"), int):
             _not_newer(source, "backup", head["format"], FORMAT)
         manifest = msgspec.convert(head, Manifest)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise _damaged(source, f"its manifest cannot be read: {error}") from error
     known = {"events": events.FORMAT, "node.db": embedded.FORMAT}
     for store, number in manifest.formats.items():

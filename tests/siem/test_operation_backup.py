@@ -237,7 +237,9 @@ def test_a_newer_format_and_a_false_manifest_are_refused_in_words(
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "state/../../evil", "elsewhere/evil"])
+@pytest.mark.parametrize(
+    "name", ["../evil", "/tmp/evil", "state/../../evil", "elsewhere/evil", "."]
+)
 def test_a_file_that_would_leave_the_folder_is_refused(tmp_path: Path, name: str) -> None:
     file = _made(tmp_path)
     _changed(file, {}, name)
@@ -246,6 +248,47 @@ def test_a_file_that_would_leave_the_folder_is_refused(tmp_path: Path, name: str
         store.restore(file, tmp_path / "new")
 
     assert not list(tmp_path.rglob("evil"))
+
+
+def test_a_name_that_no_file_has_is_refused(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("state/evil")
+    info.pax_headers = {"path": "state/evil\0"}
+    with tarfile.open(tmp_path / "b.tar", "w") as tar:
+        tar.addfile(info)
+
+    with pytest.raises(Exception, match="is no place in a state"):
+        store.restore(tmp_path / "b.tar", tmp_path / "new")
+
+
+def test_a_small_file_that_would_fill_the_disk_is_refused(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("state/evil")
+    info.pax_headers = {
+        "GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.map": "0,1",
+        "GNU.sparse.size": str(1 << 40),
+    }  # fmt: skip
+    info.size = 1
+    with tarfile.open(tmp_path / "b.tar", "w") as tar:
+        tar.addfile(info, io.BytesIO(b"x"))
+
+    with pytest.raises(Exception, match="is no file"):
+        store.restore(tmp_path / "b.tar", tmp_path / "new")
+
+
+def test_a_backup_is_not_written_into_what_somebody_else_put_there(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "b.tar.part").symlink_to(tmp_path / "theirs")
+
+    store.backup(
+        tmp_path / "state",
+        None,
+        tmp_path / "b.tar",
+        operator="x",
+        now=assembly.now_utc(),
+        secrets=True,
+    )
+
+    assert not (tmp_path / "theirs").exists()
+    assert (tmp_path / "b.tar").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_folder_that_is_not_empty_and_a_file_that_is_there_are_left_alone(
