@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +31,13 @@ from siem.store.events import EventStore
 from siem.store.faults import fault
 from siem.store.protocol import OFF_IN_SETTINGS, RuleState
 
+log = logging.getLogger(__name__)
+
 HEAD_BYTES = 65_536
 """How much of a file is looked at to recognise it."""
+
+FOLDER_SAMPLE = 20
+"""How many files of a folder are looked at to recognise them."""
 
 SECRET_BYTES = 32
 
@@ -296,10 +303,11 @@ def sources_of(settings: Settings, clock: Clock = now_utc) -> Iterator[Source]:
 
 
 def _collector_for(one: config.Source, collectors: Mapping[str, Any]) -> str:
-    """Captures and interfaces bring packets, syslog ports syslog; a file is looked at.
+    """Captures and interfaces bring packets, syslog ports syslog; files are looked at.
 
     Raises:
         ConfigError: nothing can be looked at beforehand, and no collector is named.
+        InputError: a file is of no known kind.
     """
     given = {
         "capture": "packets",
@@ -307,12 +315,13 @@ def _collector_for(one: config.Source, collectors: Mapping[str, Any]) -> str:
         "syslog_udp": "syslog",
         "syslog_tcp": "syslog",
         "sensors": "shipped",
-        "folder": "syslog",
     }
     if one.reader in given:
         return given[one.reader]
-    if one.path:
-        return _recognised(Path(one.path), collectors)
+    if one.reader == "folder":
+        return _of_folder(one, collectors)
+    if one.reader == "file":
+        return _of_file(one, collectors)
     raise ConfigError(
         f"what {one.reader} brings cannot be looked at beforehand",
         f"source {one.id}, collector",
@@ -320,7 +329,58 @@ def _collector_for(one: config.Source, collectors: Mapping[str, Any]) -> str:
     )
 
 
+def _of_file(one: config.Source, collectors: Mapping[str, Any]) -> str:
+    """By its first bytes; one that is yet to come must not keep a node from its other sources."""
+    path = Path(one.path)
+    try:
+        is_empty = not path.stat().st_size
+    except FileNotFoundError:
+        is_empty = True
+    except OSError:
+        is_empty = False
+    if one.follow and is_empty:
+        _say_guess(one, "there is nothing in it yet")
+        return "syslog"
+    try:
+        return _recognised(path, collectors)
+    except InputError as error:
+        todo = f"Name the collector of source {one.id}: " + ", ".join(sorted(collectors)) + "."
+        raise InputError(error.what, error.where, todo) from error
+
+
+def _of_folder(one: config.Source, collectors: Mapping[str, Any]) -> str:
+    """What its files have in common."""
+    specs, found = specs_of(collectors), set()
+    names = (path for path in Path(one.path).glob(one.glob) if path.is_file())
+    for path in islice(names, FOLDER_SAMPLE):
+        try:
+            with path.open("rb") as file:
+                found.add(recognise(file.read(HEAD_BYTES), path.name, specs))
+        except OSError:
+            continue
+    known = sorted(name for name in found if name)
+    if len(known) == 1:
+        return known[0]
+    if known:
+        _say_guess(one, "its files are of several kinds, " + ", ".join(known))
+    else:
+        _say_guess(one, "no file of a known kind is in it yet")
+    return "syslog"
+
+
+def _say_guess(one: config.Source, why: str) -> None:
+    log.warning("%s is read as syslog: %s; name the collector of source %s.", one.path, why, one.id)
+
+
 def _reader(one: config.Source, framing: Any, clock: Clock, settings: Settings) -> Reader:
+    if framing == "packets" and one.reader == "folder":
+        raise ConfigError(
+            "a folder of captures is not read",
+            f"source {one.id}",
+            "Write a source for each capture.",
+        )
+    if framing == "packets" and one.reader == "file":
+        one = msgspec.structs.replace(one, reader="capture")
     if one.reader == "file":
         return FileReader(Path(one.path), one.id, framing, one.follow, clock=clock)
     if one.reader == "folder":

@@ -290,7 +290,7 @@ def _sources(settings: Settings) -> Iterator[Check]:
                 f"source {one.id}",
                 "note" if waits else "wrong",
                 f"{one.path} is not there" + (" yet" if waits else ""),
-                "Check the path.",
+                "Check the path." + ("" if one.collector else " Name its collector, too."),
             )
         elif one.path and not os.access(path, os.R_OK):
             yield Check(
@@ -340,7 +340,8 @@ def _ports(settings: Settings) -> Iterator[Check]:
 
 def _source_port(one: Source) -> Check:
     host, _, port = one.listen.rpartition(":")
-    kind = socket.SOCK_STREAM if one.reader == "syslog_tcp" else socket.SOCK_DGRAM
+    is_tcp = one.reader in ("syslog_tcp", "sensors")
+    kind = socket.SOCK_STREAM if is_tcp else socket.SOCK_DGRAM
     return _port(f"port of {one.id}", host.strip("[]"), int(port), kind)
 
 

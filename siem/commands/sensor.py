@@ -25,7 +25,7 @@ COLUMNS = ("name", "state", "valid_until", "token_until")
 def collect(
     *,
     config: ConfigFile = None,
-    enrol: Annotated[str, Parameter(name="--enrol")] = "",
+    enrol: Annotated[str, Parameter(name="--enrol", allow_leading_hyphen=True)] = "",
 ) -> int:
     """Run a sensor: read and collect here, and ship the events to a node.
 
