@@ -60,6 +60,8 @@ def test_the_units_start_what_there_is_and_only_the_path_has_a_right() -> None:
         assert command is not None
         assert words[-1] == config.SEARCH_PATH[-1]
         assert unit["NoNewPrivileges"] == "yes"
+        # The path asks brokers and addresses, the console delivers by mail and webhook.
+        assert unit["EnvironmentFile"] == "-/etc/cityward/secrets.env"
     assert "--path-only" in path["ExecStart"]
     assert (path["AmbientCapabilities"], console["AmbientCapabilities"]) == ("CAP_NET_RAW", "")
     assert (path["CapabilityBoundingSet"], console["CapabilityBoundingSet"]) == ("CAP_NET_RAW", "")
