@@ -262,7 +262,7 @@ class NodeDb:
         self._asset_of = asset_of
         self._clock = clock
         self._local = threading.local()
-        self._open: list[sqlite3.Connection] = []
+        self._open: dict[threading.Thread, sqlite3.Connection] = {}
         self._lock = threading.Lock()
         self._dialect = SqliteDialect(_COLUMNS, "document", "folded")
         self._trail = Trail(operator_key)
@@ -316,7 +316,10 @@ class NodeDb:
                 found.create_function(name, arguments, function, deterministic=True)
             self._local.db = found
             with self._lock:
-                self._open.append(found)
+                # A console's threads come and go with its requests.
+                for thread in [one for one in self._open if not one.is_alive()]:
+                    self._open.pop(thread).close()
+                self._open[threading.current_thread()] = found
         return found
 
     @contextmanager
@@ -343,7 +346,7 @@ class NodeDb:
     def close(self) -> None:
         """Let go of the file."""
         with self._lock:
-            for db in self._open:
+            for db in self._open.values():
                 db.close()
             self._open.clear()
         self._local = threading.local()

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -745,3 +746,21 @@ def test_the_same_comment_twice_is_one(db: NodeDb) -> None:
     changed = [db.change([one], Change(comment="seen"), who, NOON) for who in ("a", "a", "b", "a")]
 
     assert changed == [1, 0, 1, 1]
+
+
+def test_a_thread_that_ended_leaves_no_open_file(db: NodeDb) -> None:
+    def count() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    for _ in range(2):
+        thread = threading.Thread(target=db.people)
+        thread.start()
+        thread.join()
+    before = count()
+
+    for _ in range(10):
+        thread = threading.Thread(target=db.people)
+        thread.start()
+        thread.join()
+
+    assert count() <= before
