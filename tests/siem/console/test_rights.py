@@ -1,0 +1,154 @@
+"""Every route of the console against every role and every scope; no route is left out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi.routing import APIRoute
+from starlette.testclient import TestClient
+
+from siem.console.access import Access
+from siem.console.app import make_app
+from tests.siem.console import fake
+from tests.siem.console.conftest import csrf_of, sign_in
+
+ROLES = {
+    "analyst": "i.vasko",
+    "engineer": "e.ngineer",
+    "administrator": "a.admin",
+}
+PEOPLE = ("analyst", "engineer")
+ALL = (*PEOPLE, "administrator")
+RIGHTS: dict[str, tuple[tuple[str, ...], str]] = {
+    "GET /findings": (PEOPLE, "read"),
+    "GET /findings/{finding_id}": (PEOPLE, "read"),
+    "GET /hunt": (PEOPLE, "read"),
+    "GET /hunt/{event_id}": (PEOPLE, "read"),
+    "GET /rules": (PEOPLE, "read"),
+    "GET /rules/{rule_id}": (PEOPLE, "read"),
+    "GET /assets": (PEOPLE, "read"),
+    "GET /assets/{asset_id}": (PEOPLE, "read"),
+    "GET /health": (ALL, "read"),
+    "GET /metrics": (ALL, "read"),
+    "GET /start": (ALL, "read"),
+    "GET /routes": (ALL, "read"),
+    "GET /deliveries": (ALL, "read"),
+    "GET /views": (ALL, "read"),
+    "GET /keys": (ALL, "read"),
+    "GET /password": (ALL, "read"),
+    "GET /api": (ALL, "read"),
+    "GET /api/openapi": (ALL, "read"),
+    "GET /people": (("administrator",), "admin"),
+    "GET /people/{name}": (("administrator",), "admin"),
+    "GET /tokens": (("administrator",), "admin"),
+    "GET /audit": (("administrator",), "admin"),
+    "POST /findings/triage": (PEOPLE, "triage"),
+    "POST /rules/change": (("engineer",), "tune"),
+    "POST /assets/change": (("engineer",), "tune"),
+    "POST /routes/test": (("administrator",), "admin"),
+    "POST /people/change": (("administrator",), "admin"),
+    "POST /tokens/change": (("administrator",), "admin"),
+    "POST /views/change": (ALL, ""),
+    "POST /password": (ALL, ""),
+    "POST /settings": (ALL, "read"),
+}
+"""Roles that may, and the scope that a token needs for it; none: no token may."""
+OPEN = {"GET /", "GET /sign-in", "POST /sign-in", "POST /sign-out"}
+"""Routes for whoever comes; the tests of access have them."""
+SCOPES = ("read", "triage", "tune", "admin")
+IDS = {"{asset_id}": "RTU-0", "{name}": "i.vasko"}
+
+
+def routes(app: Any) -> Iterator[tuple[str, str, str]]:
+    """What a route is called in the table, its method, and an address of it."""
+    for route in app.routes:
+        if isinstance(route, APIRoute):
+            path = re.sub(r"\{(\w+):\w+\}", r"{\1}", route.path)
+            stem = re.sub(r"\.(json|ndjson|csv)$", "", path)
+            for method in route.methods or ():
+                address = re.sub(r"\{\w+\}", lambda found: IDS.get(found[0], "none"), path)
+                yield f"{method} {stem}", method, address
+
+
+@pytest.fixture
+def app(node: fake.FakeNode) -> Any:
+    return make_app(node, Access(node, fake.HASHER))
+
+
+def test_every_route_is_in_the_table(app: Any) -> None:
+    assert {name for name, _, _ in routes(app)} == RIGHTS.keys() | OPEN
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_gets_what_the_table_says_and_nothing_else(role: str, app: Any) -> None:
+    client = TestClient(app, follow_redirects=False)
+    sign_in(client, ROLES[role])
+    token = csrf_of(client.get("/keys").text)
+
+    wrong = []
+    for name, method, address in routes(app):
+        if name in OPEN:
+            continue
+        answer = client.request(method, address, data={"csrf": token} if method == "POST" else None)
+        if (answer.status_code == 403) != (role not in RIGHTS[name][0]):
+            wrong.append((address, answer.status_code))
+
+    assert wrong == []
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_scope_opens_what_the_table_says_and_no_more_than_its_person_may(
+    scope: str, app: Any, node: fake.FakeNode
+) -> None:
+    for role, person in ROLES.items():
+        node.give_token(f"{scope} {role}", person, scope)
+    client = TestClient(app, follow_redirects=False)
+
+    wrong = []
+    for name, method, address in routes(app):
+        if name in OPEN:
+            continue
+        for role in ROLES:
+            bearer = {"authorization": f"Bearer {scope} {role}"}
+            status = client.request(method, address, headers=bearer).status_code
+            roles, needed = RIGHTS[name]
+            if (status == 403) != (role not in roles or scope != needed):
+                wrong.append((address, role, status))
+
+    assert wrong == []
+
+
+@pytest.mark.parametrize("kind", ["form", "json"])
+def test_no_request_with_a_cookie_alone_changes_anything(
+    kind: str, app: Any, node: fake.FakeNode
+) -> None:
+    every = {name for name in (*RIGHTS, "POST /sign-out") if name.startswith("POST")}
+    refused = set()
+    for person in ROLES.values():
+        client = TestClient(app, follow_redirects=False)
+        sign_in(client, person)
+        for name, method, address in routes(app):
+            if name in every:
+                sent: dict[str, Any] = {"act": "add", "csrf": "", "name": "x"}
+                answer = client.request(
+                    method, address, **{"data" if kind == "form" else kind: sent}
+                )
+                assert answer.status_code == 403, (person, address)
+                refused.add(name)
+
+    assert refused == every
+
+
+def test_without_sign_in_no_route_opens(app: Any) -> None:
+    client = TestClient(app, follow_redirects=False)
+
+    answers = {
+        address: client.request(method, address).status_code
+        for name, method, address in routes(app)
+        if name not in OPEN
+    }
+
+    assert {address for address, status in answers.items() if status not in (303, 401)} == set()
