@@ -1,8 +1,10 @@
 """Weather and air stations: lines of plain JSON, and observations of OGC SensorThings services.
 
-Send: let a station or its gateway write a line a measurement (`reader = "file"`, or MQTT with
-`reader = "mqtt"`); or let the node ask a SensorThings service for
-`/v1.1/Observations?$expand=Datastream` (`reader = "http"`).
+Send: let a station or its gateway write a line a measurement (`reader = "file"`) or publish it
+(`reader = "mqtt"`), with `collector = "weather-station"`:
+`{"station": "W1", "time": "2026-03-01T10:00:00Z", "air_temperature_c": 8.5, "pm10_ug_m3": 21}`; or
+let the node ask a SensorThings service for `/v1.1/Observations?$expand=Datastream`
+(`reader = "http"`, `collector = "sensor-things"`).
 
 Understood: temperature, humidity, pressure, wind, rain, fine dust, gases and noise, each value an
 event with its unit (UCUM), time, place and quality; what is no number, or outside what the earth

@@ -1,8 +1,8 @@
 """LoRaWAN sensors: uplinks as ChirpStack, The Things Stack, LORIOT and ThingPark pass them on.
 
-Send: let the node subscribe to the network server (`reader = "mqtt"`, topics
-`application/+/device/+/event/#` for ChirpStack, `v3/+/devices/+/#` for The Things Stack), or let
-the server post them into a folder (`reader = "folder"`); one JSON object an uplink.
+Send: let the node subscribe to the network server (`reader = "mqtt"`, `collector = "lorawan"`,
+topics `application/+/device/+/event/#` for ChirpStack, `v3/+/devices/+/#` for The Things Stack), or
+let the server post them into a folder (`reader = "folder"`); one JSON object an uplink.
 
 Understood: ChirpStack 3 and 4, The Things Stack 2 and 3, LORIOT, ThingPark and gateways of
 Milesight: device, application, counter, port, signal, gateways; each measurement that the network

@@ -1,7 +1,7 @@
 """Cameras, doors and alarm inputs that speak ONVIF: notifications as XML, one document each.
 
 Send: subscribe at the device (basic notification or pull point) and write each SOAP answer to a
-folder (`reader = "folder"`); a recorder's metadata stream is read as well.
+folder (`reader = "folder"`, `collector = "onvif"`); a recorder's metadata stream is read as well.
 
 Understood: motion, tamper, scene change, lost signal, recognised objects, lines crossed, digital
 inputs and relays, hardware failures, recording, doors (mode, forced, open too long, tamper) and

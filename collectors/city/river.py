@@ -1,7 +1,9 @@
 """River gauges: answers of the USGS water service, and lines of a plain gauge.
 
-Send: let the node ask the service (`reader = "http"`), or read lines that a gauge writes
-(`reader = "file"`): one JSON object a reading.
+Send: let the node ask the service (`reader = "http"`, its `url`, `collector = "river"`), or read
+lines that a gauge writes (`reader = "file"`) or publishes (`reader = "mqtt"`), with
+`collector = "river-readings"`:
+`{"gauge": "G7", "time": "2026-03-01T10:00:00Z", "water_level_m": 2.41}`.
 
 Understood: water level, discharge, precipitation, temperature and further USGS parameters, in
 SI units, with time, place and quality.

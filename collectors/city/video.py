@@ -1,7 +1,8 @@
 """Cameras and doors of a UniFi Protect console: its list of events, or one event a line.
 
 Send: let a small job ask the console for `/proxy/protect/api/events` and write the answer to a
-folder (`reader = "folder"`), or the node ask it (`reader = "http"`).
+folder (`reader = "folder"`), or the node ask it (`reader = "http"`), with
+`collector = "unifi-video"`.
 
 Understood: motion and recognised objects, licence plates, who opened the console, doors and their
 sensors, cards and fingerprints at readers, devices that were adopted or lost their connection, with

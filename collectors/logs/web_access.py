@@ -1,6 +1,6 @@
 """Web servers: access logs of nginx, Apache and all that write the same, and their error logs.
 
-Send: Follow the files (`reader = "file"`, `path = "/var/log/nginx/*.log"`,
+Send: Follow the files (`reader = "folder"`, `path = "/var/log/nginx"`, `glob = "*.log"`,
 `collector = "web-access"`), or let nginx send them: `access_log syslog:server=` and the node's
 address, `error_log syslog:server=`; Apache: `ErrorLog syslog`. A syslog reader knows them by the
 program (`nginx`, `apache2`, `httpd`).

@@ -1,7 +1,7 @@
 """Zeek's logs, as JSON lines or as tab-separated values with their header.
 
 Send: read Zeek's log folder (`reader = "folder"`, `path = "/opt/zeek/logs/current"`,
-`glob = "*.log"`); JSON (`LogAscii::use_json=T`) or tab-separated.
+`glob = "*.log"`, `collector = "zeek"`); JSON (`LogAscii::use_json=T`) or tab-separated.
 
 Understood: conn as flows, dns, http, ssl, ssh, files, notice, weird and the logs of industrial
 protocols, under ECS names; each log has the log source `product: zeek, service: <log>`.

@@ -1,7 +1,10 @@
 """Tank farms: one JSON line a tank, as a gauging system or its gateway exports it.
 
 Send: let the gauging system write a line a tank and minute (`reader = "file"`, or MQTT with
-`reader = "mqtt"`); gauges that are asked over the network are decoded from the wire.
+`reader = "mqtt"`), with `collector = "tank-readings"`:
+`{"tank": "T1", "time": "2026-03-01T10:00:00Z", "level_m": 8.2, "alarms": ["high_level"]}`, and
+maybe `water_m`, `temperature_c`, `volume_m3`, `product`; gauges that are asked over the network are
+decoded from the wire.
 
 Understood: level, water at the bottom, temperature and volume of a tank, in SI units, each value an
 event; alarms by name, each an event of its own, as long as they last.

@@ -1,6 +1,7 @@
 """Public transport in real time: GTFS-realtime feeds, one poll answer or file a record.
 
-Send: let the node ask the feed (`reader = "http"`, `url` of the feed), or read files of it.
+Send: let the node ask the feed (`reader = "http"`, `url` of the feed,
+`collector = "gtfs-realtime"`), or read files of it (`reader = "folder"`).
 
 Understood: trip updates with delays, vehicle positions with speed and course, service alerts with
 cause and effect, cancelled trips.
