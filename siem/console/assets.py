@@ -17,6 +17,7 @@ from starlette.responses import Response
 from cityward.errors import CitywardError
 from siem.console import formats
 from siem.console.access import NotYours, Session
+from siem.console.body import body_of
 from siem.console.site import (
     PAGE_MAX,
     ROWS_MAX,
@@ -159,7 +160,7 @@ class Assets:
 
     async def change(self, request: Request) -> Response:
         """Approve, correct, retire or merge, by a form that needs no script."""
-        form = await request.form(max_files=0, max_fields=2000)
+        form = await body_of(request)
         return await run_in_threadpool(self._change, request, form)
 
     def _change(self, request: Request, form: FormData) -> Response:

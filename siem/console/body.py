@@ -29,7 +29,7 @@ async def body_of(request: Request) -> FormData:
         pairs: list[tuple[str, str | UploadFile]] = [
             (str(name), text) for name, value in said.items() for text in _texts(value)
         ]
-    except (msgspec.DecodeError, TypeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, TypeError, RecursionError) as error:
         raise CitywardError(
             f"the body cannot be read: {error}", "body", "Send one JSON object; see /api."
         ) from error

@@ -330,7 +330,7 @@ _DONE = {
 def notice_of(view: View) -> str:
     """What the last act did, from its short word in the address."""
     act, _, count = view.one("done").partition("-")
-    if act not in _DONE or not count.isdigit() or len(count) > 9:
+    if act not in _DONE or not count.isdecimal() or len(count) > 9:
         return ""
     named = "1 finding" if count == "1" else f"{int(count):,} findings"
     return _DONE[act].format(named)

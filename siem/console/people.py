@@ -286,7 +286,7 @@ def expiry(days: str, now: datetime) -> datetime | None:
     """
     if not days.strip():
         return None
-    if not (days.isascii() and days.isdecimal() and 0 < int(days[:9]) <= DAYS_MAX):
+    if not (days.isascii() and days.isdecimal() and len(days) < 9 and 0 < int(days) <= DAYS_MAX):
         raise InputError(f"{days[:40]!r} is no number of days", "days", f"1 to {DAYS_MAX:,}.")
     return now + timedelta(days=int(days))
 

@@ -196,7 +196,7 @@ def _until(said: str, now: datetime) -> datetime:
         CitywardError: It is no time, is past, or lies more than a year ahead.
     """
     number, unit = said[:-1], said[-1:]
-    if number.isdigit() and len(number) < 6 and unit in "hd":
+    if number.isascii() and number.isdigit() and len(number) < 6 and unit in "hd":
         until = now + timedelta(hours=int(number) * (24 if unit == "d" else 1))
     else:
         until = timespan.moment(said, "until", now)

@@ -89,6 +89,8 @@ def test_triage_as_json_knows_what_was_seen(client: TestClient, node: fake.FakeN
         (b"{", 400),
         (b'{"act": {"a": 1}, "id": [[["x"]]]}', 400),
         (b"[" * 5000, 400),
+        (b'{"act": "\xff"}', 400),
+        ('{"act": "suppress", "id": "x", "until": "²h"}'.encode(), 400),
         (b'{"act": "take", "id": "x"}', 200),
     ],
 )
@@ -100,6 +102,31 @@ def test_a_body_that_says_nothing_useful_is_refused(
     answer = client.post("/findings/triage.json", headers=headers, content=body)
 
     assert answer.status_code == status
+
+
+def test_assets_are_changed_as_the_description_says(
+    client: TestClient, node: fake.FakeNode
+) -> None:
+    node.give_token("tuner", "e.ngineer", "tune")
+    bearer = {"authorization": "Bearer tuner"}
+    new = client.get("/assets.json?state=observed", headers=BEARER).json()["rows"][0]["id"]
+
+    answer = client.post(
+        "/assets/change.json", headers=bearer, json={"act": "approve", "id": [new]}
+    )
+
+    assert (answer.status_code, answer.json()) == (200, {"changed": 1})
+
+
+@pytest.mark.parametrize("days", ["0000000001", "0000000019999", "000000001999999999", "²"])
+def test_a_number_of_days_that_is_none_is_refused(
+    days: str, client: TestClient, node: fake.FakeNode
+) -> None:
+    node.give_token("keeper", "a.admin", "admin")
+    bearer = {"authorization": "Bearer keeper"}
+    said = {"act": "add", "name": "desk", "scope": ["read"], "days": days}
+
+    assert client.post("/tokens/change.json", headers=bearer, json=said).status_code == 400
 
 
 def test_a_list_that_did_not_change_is_not_sent_again(
