@@ -78,7 +78,7 @@ class Lane(msgspec.Struct):
     rest: int = 0
 
 
-@decoder("tls", TLS, begins=b"\x16")
+@decoder("tls", TLS, ports=(443, 8443), begins=b"\x16")
 class Tls:
     """One TLS connection."""
 
