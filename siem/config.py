@@ -86,7 +86,8 @@ class Source(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ca_file: str = ""
     """Certificates of the authorities that a broker is believed by; empty: the system's."""
     collector: str = ""
-    """Which collector reads it; empty: recognised by the first bytes."""
+    """Which collector reads it (docs/sources.md); empty: as the table of readers there says. `udp`,
+    `http` and `mqtt` need one."""
     quiet_ok: bool = False
     """Do not report that this source is silent."""
 
