@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import secrets
 import threading
 import time
@@ -202,7 +203,7 @@ class Access:
             person = None
         if person is None:
             self.by_name.failed(name[:200])
-            self.by_address.failed(address)
+            self.by_address.failed(_network(address))
             return None
         self.by_name.worked(name[:200])
         return person
@@ -213,7 +214,7 @@ class Access:
 
     def wait_s(self, name: str, address: str) -> float:
         """Seconds until this name or address may try again."""
-        return max(self.by_name.wait_s(name[:200]), self.by_address.wait_s(address))
+        return max(self.by_name.wait_s(name[:200]), self.by_address.wait_s(_network(address)))
 
     def open(self, response: Response, request: Request, person: Person) -> None:
         """Give the browser a session."""
@@ -286,6 +287,15 @@ def set_cookie(
         httponly=True,
         samesite="strict",
     )
+
+
+def _network(address: str) -> str:
+    """Whose tries are counted together: of IPv6 a network, since a host has all its addresses."""
+    try:
+        found = ipaddress.IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    return str(found.ipv4_mapped or ipaddress.IPv6Network((found, 64), strict=False))
 
 
 def _stamp(person: Person) -> str:

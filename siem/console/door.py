@@ -18,6 +18,8 @@ from siem.console.triage import text
 from siem.console.view import ago
 
 YEAR_S = 365 * 86_400
+UNKNOWN = "unknown name"
+"""Who tried to sign in, in the audit trail, if nobody is called so."""
 SETTINGS = {"theme": ("system", "light", "dark"), "keys": ("on", "off"), "fold": ("on", "off")}
 """What a person may choose; kept in the browser only."""
 
@@ -131,7 +133,9 @@ class Door:
             return response
         now = self.site.node.now()
         if person is None:
-            self.site.node.audit(name[:200], "sign-in refused", address, now)
+            # What is nobody's name may be a password in the wrong field, and the trail keeps it.
+            known = self.site.node.accounts.person(name) is not None
+            self.site.node.audit(name if known else UNKNOWN, "sign-in refused", address, now)
             return self._form(request, onward, "Name or password do not fit.", name, 401)
         self.site.node.audit(person.name, "sign-in", address, now)
         self.site.node.accounts.signed_in(person.name, now)

@@ -209,6 +209,17 @@ def test_after_ten_failures_a_name_waits_also_with_the_right_password(client: Te
     assert other.status_code == 303
 
 
+def test_a_host_with_many_addresses_of_ipv6_tries_no_more_often(node: fake.FakeNode) -> None:
+    access = Access(node, fake.HASHER)
+
+    for number in range(30):
+        access.check_password(f"name {number}", "wrong", f"2001:db8:0:1::{number:x}")
+
+    assert access.wait_s("another", "2001:db8:0:1::ffff") > 0
+    assert access.wait_s("another", "2001:db8:0:2::1") == 0
+    assert access.wait_s("another", "::ffff:192.0.2.1") == 0
+
+
 def test_tries_forget_after_their_window_and_stay_bounded() -> None:
     now = [0.0]
     tries = Tries(allowed=3, window_s=60.0, kept=100, tick=lambda: now[0])

@@ -164,6 +164,15 @@ def test_a_wrong_password_is_in_the_trail(client: TestClient, node: fake.FakeNod
     assert (line.by, line.action) == ("i.vasko", "sign-in refused")
 
 
+def test_a_password_in_the_field_of_the_name_is_not_in_the_trail(
+    client: TestClient, node: fake.FakeNode
+) -> None:
+    sign_in(client, fake.PASSWORD, "")
+
+    line = node.db.audited(limit=1)[0]
+    assert (line.by, line.action) == ("unknown name", "sign-in refused")
+
+
 def test_a_disabled_person_stays_outside(client: TestClient, node: fake.FakeNode) -> None:
     node.accounts.add(
         Person("i.vasko", ("analyst",), fake.HASHER.hash(fake.PASSWORD), disabled=True)
