@@ -1,7 +1,7 @@
 """Suricata's EVE output: alerts and what it saw besides, one JSON object a line.
 
 Send: switch `eve-log` on in suricata.yaml and read its file (`reader = "file"`,
-`path = "/var/log/suricata/eve.json"`), or let it write to syslog.
+`path = "/var/log/suricata/eve.json"`, `collector = "suricata"`), or let it write to syslog.
 
 Understood: alerts with their rule and ATT&CK metadata, flows, DNS, HTTP, TLS, SSH and file events,
 anomalies; addresses, ports and community ids of all of them.
