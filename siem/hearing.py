@@ -81,7 +81,8 @@ def why_silent(one: Source, state: SourceState | None, net: Path = NET) -> Why |
 
 def _why(one: Source, state: SourceState | None, net: Path) -> tuple[str, str]:
     if state is not None and state.error:
-        return f"it failed: {state.error}", _todo_of(state.error)
+        what, *_, todo = state.error.split("\n") if "\n" in state.error else (state.error, "")
+        return f"it failed: {what}", todo or _todo_of(what)
     if state is not None and state.malformed:
         what = f"all {state.malformed:,} records could not be read by {state.collector}"
         return what, f"Name the right collector: source {one.id}, collector. See Health for one."

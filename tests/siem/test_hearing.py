@@ -66,6 +66,11 @@ def test_interfaces_are_listed_with_what_they_received(net: Path) -> None:
             {"error": "timed out"},
             "it failed: timed",
         ),
+        (
+            {"reader": "http", "url": "https://x.example/"},
+            {"error": "no answer\nsource s, https://x.example/\nIt is asked again in 10 s."},
+            "it failed: no answer",
+        ),
         ({"reader": "file", "path": "/"}, {"malformed": 3, "events": 3}, "all 3 records could not"),
         ({"reader": "file", "path": "/"}, {"rejected": 3}, "all 3 records were rejected"),
     ],
@@ -78,6 +83,7 @@ def test_a_silent_source_says_why(
     assert found is not None
     assert why in found.what
     assert found.todo
+    assert "\n" not in found.what + found.todo
 
 
 def test_a_source_that_brings_events_is_not_silent(net: Path) -> None:
