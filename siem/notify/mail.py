@@ -33,7 +33,7 @@ def send(delivery: Delivery, route: Route, operator: str) -> Answer:
     try:
         with _connected(route) as smtp:
             if route.said.user:
-                smtp.login(route.said.user, route.secret())
+                _sign_in(smtp, route.said.user, route.secret())
             return _handed_over(smtp, route.said.sender, delivery.receivers, message)
     except smtplib.SMTPResponseException as error:
         said = words(error.smtp_code, error.smtp_error)
@@ -68,6 +68,15 @@ def _connected(route: Route) -> smtplib.SMTP:
     if route.transport == "starttls":
         smtp.starttls(context=context_of(route))
     return smtp
+
+
+def _sign_in(smtp: smtplib.SMTP, user: str, password: str) -> None:
+    try:
+        smtp.login(user, password)
+    except UnicodeEncodeError:
+        # Its words would show a letter of the password.
+        said = "name or password have letters that smtplib cannot send"
+        raise Refused(said, permanent=True) from None
 
 
 def _handed_over(

@@ -36,10 +36,10 @@ class Route(msgspec.Struct, frozen=True):
 
     @property
     def receivers(self) -> tuple[str, ...]:
-        """To whom it sends, in words."""
+        """To whom it sends, in words that everybody may read: many put a token behind the `?`."""
         if self.said.to == "mail":
             return self.said.receivers
-        return (self.said.url if self.said.to == "webhook" else self.said.server,)
+        return (self.said.url.partition("?")[0] or self.said.server,)
 
     @property
     def transport(self) -> str:

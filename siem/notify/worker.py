@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -124,8 +125,9 @@ class Notifier:
     def stop(self) -> None:
         """End; a delivery under way is given a little time, else it is sent again later."""
         self._stop.set()
+        until = time.monotonic() + STOP_S
         for thread in self._threads:
-            thread.join(STOP_S)
+            thread.join(max(0.0, until - time.monotonic()))
 
     def _run(self, work: Callable[..., None], name: str, *words: Route) -> None:
         thread = threading.Thread(target=work, args=words, name=name, daemon=True)

@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from siem.notify.routes import words
 from siem.notify.syslog import envelope
 from siem.notify.worker import ATTEMPTS_MAX, Notifier, attempt
 from siem.store.notices import Delivery
@@ -194,6 +195,18 @@ def test_a_missing_secret_is_said_by_name(desk: Desk) -> None:
     assert done.answer == "the variable MAIL_PASSWORD is not set"
 
 
+def test_a_token_in_the_address_of_a_webhook_is_sent_and_not_shown(desk: Desk) -> None:
+    with web_server() as fake:
+        said = hook_to(fake.port)
+        desk.set({**said, "url": said["url"] + "?token=t0ken"})
+        desk.keep(match())
+        done = deliver(desk)
+
+    assert fake.paths == ["/hook?token=t0ken"]
+    assert done.receivers == (said["url"],)
+    assert "t0ken" not in str(words(desk.routes))
+
+
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     """A certificate of this machine, and its key."""
@@ -216,6 +229,20 @@ def test_a_mail_goes_over_tls_with_name_and_password(
         done = deliver(desk)
 
     assert (done.state, fake.logins) == ("sent", [("cityward", "right")])
+
+
+def test_a_password_that_smtp_cannot_carry_is_not_shown(
+    desk: Desk, pair: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with mail_server(tls=pair) as fake:
+        desk.set(mail_to(fake.port, **secure("tls", pair, monkeypatch)))
+        monkeypatch.setenv("MAIL_PASSWORD", "pßssword")
+        desk.keep(match())
+        done = deliver(desk)
+
+    assert done.answer == "name or password have letters that smtplib cannot send"
+    assert "xdf" not in caplog.text
+    assert "ß" not in caplog.text
 
 
 def test_a_wrong_password_is_tried_rarely_and_never_shown(
@@ -424,6 +451,22 @@ def test_a_route_whose_server_hangs_does_not_hold_up_the_others(
         wait_for(lambda: fake.posts)
         hangs.set()
         made.stop()
+
+
+def test_many_routes_that_hang_hold_up_the_end_no_longer_than_one(
+    notifier: Notifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("siem.notify.worker.STOP_S", 0.3)
+    hangs = threading.Event()
+    notifier._threads += [threading.Thread(target=hangs.wait, daemon=True) for _ in range(10)]
+    for thread in notifier._threads:
+        thread.start()
+
+    began = time.monotonic()
+    notifier.stop()
+
+    assert time.monotonic() - began < 2
+    hangs.set()
 
 
 def test_only_one_process_delivers(desk: Desk, tmp_path: Path) -> None:
