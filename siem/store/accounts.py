@@ -114,11 +114,6 @@ class Accounts:
         with self._writing() as db:
             _write(db, person)
 
-    def remove(self, name: str) -> bool:
-        """Take somebody out, with their tokens; False if they were not there."""
-        with self._writing() as db:
-            return db.execute("DELETE FROM people WHERE name = ?", (name,)).rowcount > 0
-
     def signed_in(self, name: str, now: datetime) -> None:
         """Remember when somebody came in last."""
         with self._writing() as db:

@@ -817,10 +817,6 @@ class NodeDb:
         """Add somebody who may sign in, or change their roles and password."""
         self.accounts.add(person)
 
-    def remove_person(self, name: str) -> bool:
-        """Take somebody out, with their tokens; False if they were not there."""
-        return self.accounts.remove(name)
-
     def person(self, name: str) -> Person | None:
         """Somebody who may sign in, or None."""
         return self.accounts.person(name)
@@ -828,11 +824,6 @@ class NodeDb:
     def people(self) -> list[Person]:
         """Everybody who may sign in, by name."""
         return self.accounts.people()
-
-    def holder_of(self, token_sha256: str) -> Person | None:
-        """Whom a token belongs to, or None."""
-        found = self.accounts.holder_of(token_sha256, self._clock())
-        return found[0] if found else None
 
     # ---- Audit trail, states, settings
 

@@ -599,9 +599,6 @@ def test_people_and_their_tokens(db: NodeDb) -> None:
     assert held[1].scopes == ("read",)
     assert db.accounts.tokens()[0].used == NOON
     assert db.accounts.holder_of("ab" * 32, NOON + timedelta(days=1)) is None
-    assert db.remove_person("anna")
-    assert not db.remove_person("anna")
-    assert db.person("anna") is db.accounts.holder_of("ab" * 32, NOON) is None
 
 
 def test_a_setting_is_made_once(db: NodeDb) -> None:
