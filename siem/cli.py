@@ -28,10 +28,103 @@ EXIT_CODES = {
 }
 """What an exit code means, the same in every command."""
 
-LISTING = ("finding", "source", "asset", "calendar", "route", "person", "token", "audit")
-"""Nouns with a verb `list`."""
-
 HELP = {"--help", "-h"}
+
+COMMANDS = {
+    "demo": "demo:demo",
+    "ingest": "ingest:ingest",
+    "run": "run:run",
+    "serve": "run:serve",
+    "collect": "sensor:collect",
+    "init": "init:init",
+    "doctor": "doctor:doctor",
+    "search": "search:search",
+    "backup": "backup:backup",
+    "restore": "backup:restore",
+}
+"""A command that is no noun, to its function in `siem/commands/`."""
+NOUNS: dict[str, tuple[str, dict[str, str]]] = {
+    "finding": (
+        "Findings: list them, show one, say what you make of them.",
+        {"list": "finding:list_", "show": "finding:show", "set": "finding:set_"},
+    ),
+    "source": (
+        "Sources: what arrives, and whether it can be read.",
+        {
+            "list": "source:list_",
+            "show": "source:show",
+            "check": "source:check",
+            "add": "sensor:add",
+            "sensors": "sensor:list_",
+            "remove": "sensor:remove",
+        },
+    ),
+    "route": (
+        "Routes: whom the node tells of findings, and what was delivered.",
+        {"list": "route:list_", "test": "route:send_test", "deliveries": "route:deliveries"},
+    ),
+    "asset": (
+        "Assets: what was seen, what is approved, what comes from elsewhere.",
+        {
+            "list": "asset:list_",
+            "show": "asset:show",
+            "approve": "asset:approve",
+            "retire": "asset:retire",
+            "merge": "asset:merge",
+            "import": "asset:import_",
+            "export": "asset:export",
+        },
+    ),
+    "calendar": (
+        "Calendar: when and where another mode holds.",
+        {"list": "calendar:list_", "add": "calendar:add", "remove": "calendar:remove"},
+    ),
+    "person": (
+        "People: who may sign in to the console, with which roles.",
+        {
+            "list": "person:list_",
+            "add": "person:add",
+            "disable": "person:disable",
+            "enable": "person:enable",
+            "reset": "person:reset",
+        },
+    ),
+    "token": (
+        "Tokens: what programs may ask of the console.",
+        {"list": "token:list_", "add": "token:add", "revoke": "token:revoke"},
+    ),
+    "audit": (
+        "Audit trail: what people did, and whether its record is whole.",
+        {"list": "audit:list_", "verify": "audit:verify"},
+    ),
+    "rule": (
+        "Sigma rules: check them, test them, try them on an event.",
+        {
+            "check": "rule:check",
+            "test": "rule:run_samples",
+            "try": "rule:try_event",
+            "add": "rule:add",
+        },
+    ),
+    "config": (
+        "Settings: what is in force, and what may be set.",
+        {"show": "config:show", "schema": "config:schema"},
+    ),
+    "model": (
+        "Anomaly models: a second opinion on what they let pass.",
+        {"audit": "model:audit"},
+    ),
+    "bench": (
+        "Speed figures, with the machine they were measured on.",
+        {
+            "node": "bench:node",
+            "sizing": "sizing:sizing",
+            "packets": "bench:packets",
+            "protocols": "bench:protocols",
+        },
+    ),
+}
+"""A noun, to its help and its verbs with their functions in `siem/commands/`."""
 
 log = logging.getLogger(__name__)
 
@@ -42,86 +135,12 @@ app = App(
     version_flags=["--version"],
     result_action="return_value",
 )
-app.command("siem.commands.demo:demo", name="demo")
-app.command("siem.commands.ingest:ingest", name="ingest")
-app.command("siem.commands.run:run", name="run")
-app.command("siem.commands.run:serve", name="serve")
-app.command("siem.commands.sensor:collect", name="collect")
-app.command("siem.commands.init:init", name="init")
-app.command("siem.commands.doctor:doctor", name="doctor")
-app.command("siem.commands.search:search", name="search")
-app.command("siem.commands.backup:backup", name="backup")
-app.command("siem.commands.backup:restore", name="restore")
-finding = App(name="finding", help="Findings: list them, show one, say what you make of them.")
-app.command(finding)
-finding.command("siem.commands.finding:list_", name="list")
-finding.command("siem.commands.finding:show", name="show")
-finding.command("siem.commands.finding:set_", name="set")
-source = App(name="source", help="Sources: what arrives, and whether it can be read.")
-app.command(source)
-source.command("siem.commands.source:list_", name="list")
-source.command("siem.commands.source:show", name="show")
-source.command("siem.commands.source:check", name="check")
-source.command("siem.commands.sensor:add", name="add")
-source.command("siem.commands.sensor:list_", name="sensors")
-source.command("siem.commands.sensor:remove", name="remove")
-route = App(name="route", help="Routes: whom the node tells of findings, and what was delivered.")
-app.command(route)
-route.command("siem.commands.route:list_", name="list")
-route.command("siem.commands.route:send_test", name="test")
-route.command("siem.commands.route:deliveries", name="deliveries")
-asset = App(
-    name="asset", help="Assets: what was seen, what is approved, what comes from elsewhere."
-)
-app.command(asset)
-asset.command("siem.commands.asset:list_", name="list")
-asset.command("siem.commands.asset:show", name="show")
-asset.command("siem.commands.asset:approve", name="approve")
-asset.command("siem.commands.asset:retire", name="retire")
-asset.command("siem.commands.asset:merge", name="merge")
-asset.command("siem.commands.asset:import_", name="import")
-asset.command("siem.commands.asset:export", name="export")
-calendar = App(name="calendar", help="Calendar: when and where another mode holds.")
-app.command(calendar)
-calendar.command("siem.commands.calendar:list_", name="list")
-calendar.command("siem.commands.calendar:add", name="add")
-calendar.command("siem.commands.calendar:remove", name="remove")
-person = App(name="person", help="People: who may sign in to the console, with which roles.")
-app.command(person)
-person.command("siem.commands.person:list_", name="list")
-person.command("siem.commands.person:add", name="add")
-person.command("siem.commands.person:disable", name="disable")
-person.command("siem.commands.person:enable", name="enable")
-person.command("siem.commands.person:reset", name="reset")
-token = App(name="token", help="Tokens: what programs may ask of the console.")
-app.command(token)
-token.command("siem.commands.token:list_", name="list")
-token.command("siem.commands.token:add", name="add")
-token.command("siem.commands.token:revoke", name="revoke")
-audit = App(name="audit", help="Audit trail: what people did, and whether its record is whole.")
-app.command(audit)
-audit.command("siem.commands.audit:list_", name="list")
-audit.command("siem.commands.audit:verify", name="verify")
-rule = App(name="rule", help="Sigma rules: check them, test them, try them on an event.")
-app.command(rule)
-rule.command("siem.commands.rule:check", name="check")
-rule.command("siem.commands.rule:run_samples", name="test")
-rule.command("siem.commands.rule:try_event", name="try")
-rule.command("siem.commands.rule:add", name="add")
-config = App(name="config", help="Settings: what is in force, and what may be set.")
-app.command(config)
-config.command("siem.commands.config:show", name="show")
-config.command("siem.commands.config:schema", name="schema")
-
-model = App(name="model", help="Anomaly models: a second opinion on what they let pass.")
-app.command(model)
-model.command("siem.commands.model:audit", name="audit")
-bench = App(name="bench", help="Speed figures, with the machine they were measured on.")
-app.command(bench)
-bench.command("siem.commands.bench:node", name="node")
-bench.command("siem.commands.sizing:sizing", name="sizing")
-bench.command("siem.commands.bench:packets", name="packets")
-bench.command("siem.commands.bench:protocols", name="protocols")
+for _name, _function in COMMANDS.items():
+    app.command(f"siem.commands.{_function}", name=_name)
+for _name, (_help, _verbs) in NOUNS.items():
+    app.command(_noun := App(name=_name, help=_help))
+    for _verb, _function in _verbs.items():
+        _noun.command(f"siem.commands.{_function}", name=_verb)
 
 
 @app.command(name="help")
@@ -184,7 +203,8 @@ def run(words: Sequence[str]) -> int:
 def _spelled(words: Sequence[str]) -> list[str]:
     """A noun alone lists; `-` is standard input, which the library takes for an option."""
     noun, *rest = words or [""]
-    is_alone = noun in LISTING and (not rest or rest[0].startswith("-")) and not HELP & {*rest}
+    lists = noun in NOUNS and "list" in NOUNS[noun][1]
+    is_alone = lists and (not rest or rest[0].startswith("-")) and not HELP & {*rest}
     if noun == "ingest" or (noun == "asset" and rest[:1] == ["import"]):
         return [noun, *("/dev/stdin" if word == "-" else word for word in rest)]
     return [noun, "list", *rest] if is_alone else list(words)
