@@ -297,23 +297,33 @@ class NoticeStore:
 
     def _gather(self, db: sqlite3.Connection, routes: Mapping[str, Route], now: datetime) -> None:
         """One message a route of all that waited until now and that nobody has settled."""
-        due = "FROM waiting WHERE route = ? AND due <= ?"
         for route in routes.values():
-            rows = db.execute(f"SELECT * {due} ORDER BY number", (route.id, micros(now))).fetchall()
-            if not rows:
+            due = (route.id, micros(now))
+            reasons = db.execute(
+                "SELECT why FROM waiting WHERE route = ? AND due <= ?"
+                " GROUP BY why ORDER BY min(number)",
+                due,
+            ).fetchall()
+            if not reasons:
                 continue
-            db.execute(f"DELETE {due}", (route.id, micros(now)))
-            items = [
+            # Of a flood only what is listed is read: meanwhile nobody else can write.
+            worst = db.execute(
+                "SELECT kind, finding, count(*) OVER () AS total FROM waiting"
+                " JOIN findings ON findings.id = finding"
+                " WHERE route = ? AND due <= ? AND status IN (?, ?)"
+                " ORDER BY severity DESC, number LIMIT ?",
+                (*due, *OPEN, LISTED_MAX),
+            ).fetchall()
+            db.execute("DELETE FROM waiting WHERE route = ? AND due <= ?", due)
+            items = tuple(
                 _item(row["kind"], finding)
-                for row in rows
-                if (finding := self._get(row["finding"])) and finding["finding.status"] in OPEN
-            ]
-            if not items:
-                continue
-            items.sort(key=lambda one: -SEVERITIES.index(one.finding["finding.severity"]))
-            why = ", ".join(dict.fromkeys(row["why"] for row in rows))
-            more = max(0, len(items) - LISTED_MAX)
-            self._make(db, route, "digest", Message(tuple(items[:LISTED_MAX]), more, why), now)
+                for row in worst
+                if (finding := self._get(row["finding"]))
+            )
+            if items:
+                why = ", ".join(row["why"] for row in reasons)
+                more = worst[0]["total"] - len(items)
+                self._make(db, route, "digest", Message(items, more, why), now)
 
     def _make(
         self, db: sqlite3.Connection, route: Route, kind: Kind, message: Message, now: datetime
