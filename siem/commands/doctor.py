@@ -24,6 +24,7 @@ from siem import config as settings_file
 from siem import output as streams
 from siem.assets import from_settings
 from siem.commands.common import ConfigFile, Output
+from siem.commands.source import states_of
 from siem.config import Settings, Source
 from siem.node import now_utc
 from siem.notify.routes import routes_of
@@ -282,6 +283,7 @@ def _routes(settings: Settings) -> Iterator[Check]:
 def _sources(settings: Settings) -> Iterator[Check]:
     if not settings.source:
         yield Check("sources", "note", "nothing is read", "Add a [[source]] to the settings.")
+    failed = dict(_failed(settings)) if _is_running(settings) else {}
     for one in settings.source:
         path = Path(one.path)
         if one.path and not path.exists():
@@ -306,7 +308,19 @@ def _sources(settings: Settings) -> Iterator[Check]:
             except CitywardError as error:
                 yield _wrong(f"source {one.id}", error)
             else:
-                yield Check(f"source {one.id}", "ok", f"{one.reader}, read by {source.name}")
+                said = failed.get(one.id)
+                yield said or Check(
+                    f"source {one.id}", "ok", f"{one.reader}, read by {source.name}"
+                )
+
+
+def _failed(settings: Settings) -> Iterator[tuple[str, Check]]:
+    """What the running node says of sources that failed."""
+    for id, state in states_of(settings).items():
+        if state.state == "failed":
+            what, *more = state.error.split("\n")
+            todo = more[-1] if more else f"See cityward source show {id}."
+            yield id, Check(f"source {id}", "wrong", what, todo)
 
 
 def _is_running(settings: Settings) -> bool:

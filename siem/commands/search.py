@@ -32,6 +32,10 @@ COLUMNS = (
     "destination.ip",
     "host.name",
     "user.name",
+    "phys.point",
+    "phys.quantity",
+    "phys.reading",
+    "phys.unit",
     "event.outcome",
     "event.reason",
 )

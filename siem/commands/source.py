@@ -21,7 +21,7 @@ from siem.commands.common import (
     settings_of,
     stopping,
 )
-from siem.config import Settings
+from siem.config import NEEDED, Settings
 from siem.node import Source, now_utc
 from siem.output import visible
 from siem.store.protocol import SourceState
@@ -77,7 +77,8 @@ def show(id: str, *, config: ConfigFile = None, output: Output = None) -> int:
     if form == "table":
         for name, value in row.items():
             if value not in (None, ""):
-                print(f"{name.replace('_', ' '):<14} {visible(streams.text(value))}")
+                said = streams.text(value).replace("\n", "; ")
+                print(f"{name.replace('_', ' '):<14} {visible(said)}")
     else:
         streams.write([row], form, tuple(row))
     return 0
@@ -106,19 +107,22 @@ def check(*ids: str, config: ConfigFile = None, output: Output = None) -> int:
                 print(f"{one.id}: reading a sample …", file=sys.stderr)
                 rows.append(_checked(settings, one.id, stop))
     streams.write(rows, streams.form_for(output, sys.stdout), CHECK_COLUMNS)
+    if any("in use" in row["first"] for row in rows):
+        print("If the node runs, it holds its ports: cityward source list.", file=sys.stderr)
     return 0 if all(row["ok"] == "yes" for row in rows) else 3
 
 
 def _rows(settings: Settings) -> Iterator[dict[str, Any]]:
     """What the settings name, with what the path last said of it."""
-    states = _states(settings)
+    states = states_of(settings)
     for one in settings.source:
         said = states.get(one.id, SourceState(source=one.id, collector=one.collector))
         row = msgspec.structs.asdict(said)
         yield {"source": one.id, "reader": one.reader, **row, "where": one.where}
 
 
-def _states(settings: Settings) -> Mapping[str, SourceState]:
+def states_of(settings: Settings) -> Mapping[str, SourceState]:
+    """What the path of the node last said of its sources."""
     if not (settings.state_path / "node.db").is_file():
         return {}
     db = assembly.db_of(settings, from_settings(settings), now_utc)
@@ -130,7 +134,7 @@ def _states(settings: Settings) -> Mapping[str, SourceState]:
 
 def _checked(settings: Settings, id: str, stop: threading.Event) -> dict[str, Any]:
     """What a sample of a source gives."""
-    chosen = tuple(one for one in settings.source if one.id == id)
+    (one,) = chosen = tuple(one for one in settings.source if one.id == id)
     row: dict[str, Any] = {"source": id, "collector": "", "first": "", "ok": "no"}
     row |= dict.fromkeys(("records", "events", "malformed", "rejected"), 0)
     try:
@@ -142,7 +146,8 @@ def _checked(settings: Settings, id: str, stop: threading.Event) -> dict[str, An
         print(f"{error.what}\n{error.where}\n{error.todo}", file=sys.stderr)
         return row
     if not row["records"]:
-        row["first"] = f"nothing arrived within {SAMPLE_S:.0f} s"
+        at = f" at {one.listen}" if NEEDED.get(one.reader) == "listen" else ""
+        row["first"] = f"nothing arrived{at} within {SAMPLE_S:.0f} s"
     row["ok"] = "yes" if row["records"] and not row["malformed"] else "no"
     return row
 

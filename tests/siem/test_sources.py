@@ -11,6 +11,7 @@ import pytest
 from cityward import ConfigError, InputError
 from siem import cli, config
 from siem.assembly import sources_of
+from siem.store.protocol import SourceState
 
 SSHD = (
     b"Mar  1 10:00:01 gw-7 sshd[811]: Failed password for root from 203.0.113.7 port 40001 ssh2\n"
@@ -66,3 +67,19 @@ def test_the_token_of_a_sensor_comes_from_standard_input_as_the_help_says(
     monkeypatch.setattr("sys.stdin", io.StringIO("no such thing\n"))
     cli.run(["collect", "--config", str(settings), "--enrol", "-"])
     assert "no token" in capsys.readouterr().err
+
+
+def test_the_doctor_says_what_the_running_node_says_of_a_source(tmp_path, monkeypatch, capsys):
+    settings = tmp_path / "cityward.toml"
+    settings.write_text(
+        f'state_dir = "{tmp_path}"\n'
+        '[[source]]\nid = "river"\nreader = "http"\n'
+        'url = "http://127.0.0.1:1"\ncollector = "river"\n'
+    )
+    error = "no answer\nsource river\nIt is asked again in 10 s."
+    state = SourceState(source="river", collector="river", state="failed", error=error)
+    monkeypatch.setattr("siem.commands.doctor._is_running", lambda _: True)
+    monkeypatch.setattr("siem.commands.doctor.states_of", lambda _: {"river": state})
+    cli.run(["doctor", "-c", str(settings), "-o", "ndjson"])
+    (said,) = (line for line in capsys.readouterr().out.splitlines() if "source river" in line)
+    assert '"wrong","what":"no answer","next":"It is asked again in 10 s."' in said
