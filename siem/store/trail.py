@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from siem.store.lines import harmless
+from siem.store.lines import UNWRITABLE, harmless
 from siem.store.protocol import Range
 from siem.store.query import from_micros, micros
 
@@ -220,7 +220,11 @@ def digest(value: Any) -> str:
     """Short proof of what something was; the same value always has the same."""
     if value is None:
         return ""
-    said = msgspec.json.encode(harmless(msgspec.to_builtins(value)), order="deterministic")
+    plain = msgspec.to_builtins(value)
+    try:
+        said = msgspec.json.encode(plain, order="deterministic")
+    except UNWRITABLE:
+        said = msgspec.json.encode(harmless(plain), order="deterministic")
     return hashlib.sha256(said).hexdigest()[:32]
 
 
