@@ -138,6 +138,9 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Address without ending: the part it changes, and what is sent."""
 
+COMPARED = ("/findings/triage", "/people/change")
+"""Changes that are refused if somebody else was faster."""
+
 _ERROR = {
     "type": "object",
     "properties": {"error": _body((), what=_TEXT, where=_TEXT, todo=_TEXT)},
@@ -241,7 +244,7 @@ def _operation(one: dict[str, Any]) -> dict[str, Any]:
         "200": {"description": one["summary"], "content": {kind: {"schema": schema}}}
     }
     for status, said in _ANSWERS.items():
-        if status != "409" or one["part"] == "triage":
+        if status != "409" or one["path"].removesuffix(".json") in COMPARED:
             error = {"schema": {"$ref": "#/components/schemas/Error"}}
             answers[status] = {"description": said, "content": {"application/json": error}}
     made = {
