@@ -273,7 +273,7 @@ def clock(time: Any, form: str = "list", now: datetime | None = None) -> str:
         return f"{time:%a} {exact}"
     if time.year == now.year:
         return f"{time.day} {time:%b} {exact}"
-    return f"{time:%Y-%m-%d} {exact}"
+    return f"{time:%Y-%m-%d}" if form == "list" else f"{time:%Y-%m-%d} {exact}"
 
 
 def iso(time: Any) -> str:
