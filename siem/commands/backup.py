@@ -26,7 +26,7 @@ def backup(
     """Write the state of a node into one file; the node may run meanwhile.
 
     The file holds events, findings, inventory, audit trail, settings and keys: keep it as safe as
-    the node. It has its name when it is whole. Example: cityward backup /mnt/backup/node.tar
+    the node. It has its name when it is whole. Example: cityward backup node.tar
 
     Args:
         file: Where to; it must not exist.
@@ -55,7 +55,7 @@ def restore(file: Path, folder: Path) -> int:
     """Bring a backup back into an empty folder: its settings, and its state.
 
     Every file is compared with its SHA-256 before anything has its name.
-    Example: cityward restore /mnt/backup/node.tar node
+    Example: cityward restore node.tar elsewhere
 
     Args:
         file: A file that cityward backup made.

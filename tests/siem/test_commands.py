@@ -923,6 +923,29 @@ TESTED_ELSEWHERE = {("rule", "check"), ("rule", "test"), ("rule", "try")} | {
     ("bench", "packets"),
     ("bench", "protocols"),
 }
+CMDB = "Host,Type,IP,Importance\nrtu-7,rtu,192.0.2.70,high\nrtu-7b,rtu,02-00-00-00-00-07,low\n"
+ONE_RULE = """\
+title: One
+id: 6f1f2c34-0000-4000-8000-000000000001
+logsource: {product: linux, service: sshd}
+detection: {one: {user.name: root}, condition: one}
+level: low
+"""
+INVENTORY = 'asset import cmdb.csv --map "Host=id" --map "Importance=criticality" --yes'
+PREPARED: dict[tuple[str, ...], Sequence[str]] = {
+    ("restore",): ["backup node.tar"],
+    ("source", "remove"): ["source add sensor quay-4"],
+    ("asset", "show"): [INVENTORY.replace("Host=id", "IP=id")],
+    ("asset", "retire"): [INVENTORY],
+    ("asset", "merge"): [INVENTORY.replace("rtu-7b", "x")],
+    ("calendar", "remove"): ["calendar add maintenance --until 4h --reason test"] * 3,
+    ("person", "disable"): ["person add ada"],
+    ("person", "enable"): ["person add ada"],
+    ("person", "reset"): ["person add ada"],
+    ("token", "add"): ["person add ada"],
+    ("token", "revoke"): ["person add ada", 'token add "ticket desk" --person ada'],
+}
+"""What must be there before an example can run."""
 EXAMPLE = re.compile(r"Example: (cityward .+)$", re.MULTILINE)
 
 
@@ -937,16 +960,26 @@ def test_the_example_in_the_help_of_a_command_runs(words, run, node, tmp_path, m
     example = EXAMPLE.search(inspect.getdoc(command.default_command) or "")
     assert example, f"the help of {' '.join(words)} has no example"
     monkeypatch.setenv("CITYWARD_CONFIG", str(node))
+    (tmp_path / "cmdb.csv").write_text(CMDB)
+    (tmp_path / "sigma" / "rules").mkdir(parents=True)
+    (tmp_path / "sigma" / "rules" / "one.yml").write_text(ONE_RULE)
     (tmp_path / "capture.pcap").write_bytes(capture(b"\0\1\0\0\0\6\1\3\0\0\0\2"))
     (tmp_path / "cityward.toml").write_text(node.read_text().replace("port = 8765", "port = 0"))
-    id_ = str(one_of(run, node)["finding.id"])[:8]
-    if words == ("source", "remove"):
-        run("source", "add", "sensor", "quay-4", "-c", str(node))
-    given = _words(example[1].replace("0b8f4e1c", id_).replace(" node ", " other "))
+    for before in PREPARED.get(words, ()):
+        assert run(*_words(before)).code == 0, before
+    given = _words(_with_ids(example[1], run, node).partition(" > ")[0])
 
     done = run(*given[1:])
 
     assert done.code == 0, done.err
+
+
+def _with_ids(line: str, run: Run, node: Path) -> str:
+    """The example with ids of this node for those that it shows."""
+    line = line.replace("0b8f4e1c", str(one_of(run, node)["finding.id"])[:8])
+    for token in run("token", "list").rows:
+        line = line.replace("1f0c2a9b7d3e", str(token["id"]))
+    return line.replace(" node ", " other ")
 
 
 def _words(line: str) -> Sequence[str]:
