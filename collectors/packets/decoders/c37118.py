@@ -25,7 +25,8 @@ from typing import Any
 import msgspec
 
 from cityward import LogSource, Session, decoder
-from collectors.packets.decoders.pairs import Pairs, broken, printable, say, turned, unreadable
+from collectors.packets.decoders.framed import Framed, Lane
+from collectors.packets.decoders.pairs import Fields, broken, printable, say, turned
 
 C37118 = LogSource(category="ot_protocol", service="c37118")
 
@@ -43,8 +44,6 @@ _LOST_FRAME_MAX = 8_192
 """Longest frame that is waited for in search of the next one."""
 _LOST_FRAMES_MAX = 64
 """As many beginnings are looked at behind the first one that is not whole."""
-
-Fields = dict[str, Any]
 
 DATA, HEADER, CONFIG_1, CONFIG_2, COMMAND, CONFIG_3 = range(6)
 FRAMES: dict[int, tuple[str, str, int]] = {
@@ -128,95 +127,81 @@ class Stream(msgspec.Struct, frozen=True):
     changes: int
 
 
-class Tally(msgspec.Struct):
-    """What became of the bytes of a conversation; for tests and for health."""
-
-    frames: int = 0
-    malformed: int = 0
-    skipped_bytes: int = 0
-    """Passed over in search of the next frame."""
-
-
-class Lane(msgspec.Struct):
-    """One direction."""
-
-    lost: bool = False
-    """The boundary of frames is not known."""
-    rest: int = 0
-    """Bytes of a frame that is not yet whole."""
-
-
 @decoder("c37118", C37118, transport=("tcp", "udp"), ports=(4712, 4713), begins=b"\xaa")
-class C37118Stream:
+class C37118Stream(Framed):
     """One conversation of measurement units or concentrators with who receives their data."""
 
+    head = 16
+    noun = "frame"
+    unanswered = "c37118_unanswered"
+
     def __init__(self, session: Session) -> None:
-        self.tally = Tally()
-        base = {**session.base, **_ALWAYS}
-        self._bases = (base, turned(base))
-        self._is_udp = base.get("network.transport") == "udp"
-        self._pairs = Pairs(session)
-        self._lanes = (Lane(), Lane())
+        super().__init__(session, _ALWAYS)
+        self._turned = turned(self._base)
         self._streams: dict[int, Stream] = {}
         self._made: dict[int, Fields] = {}
 
     @staticmethod
     def recognises(head: bytes) -> bool:
         """See `Decoder`; a whole frame with its checksum."""
-        return _START.match(head) is not None and len(head) >= 16 and _fits(head, 0) > 0
+        return _START.match(head) is not None and len(head) >= 16 and C37118Stream.size(head, 0) > 0
 
-    def feed(
-        self, data: bytes, from_client: bool, time_s: float, frame: int
-    ) -> tuple[int, Sequence[Fields]]:
-        """See `Decoder`."""
-        lane = self._lanes[from_client]
-        if self._is_udp:
-            lane.lost = False
-        found: list[Fields] = []
-        at, end = 0, len(data)
-        while end - at >= 16:
-            if lane.lost:
-                start, lane.lost = _next_frame(data, at)
-                self.tally.skipped_bytes += start - at
-                at = start
-                if lane.lost:
-                    break
-            size = _fits(data, at)
-            if size < 0:
-                break
-            if size == 0:
-                found.append(self._unreadable(_fault(data, at)))
-                lane.lost = True
-                self.tally.skipped_bytes += 1
-                at += 1
+    @staticmethod
+    def size(data: bytes, at: int) -> int:
+        """See `Framed`; a frame whose checksum is wrong is none."""
+        if data[at] != 0xAA or not _START.match(data, at):
+            return 0
+        size = data[at + 2] << 8 | data[at + 3]
+        if size < FRAMES[data[at + 1] >> 4][2]:
+            return 0
+        stop = at + size
+        if stop > len(data):
+            return -1
+        right = crc_hqx(data[at : stop - 2], 0xFFFF) == data[stop - 2] << 8 | data[stop - 1]
+        return size if right else 0
+
+    @staticmethod
+    def fault(data: bytes, at: int) -> str:
+        """See `Framed`."""
+        if not _START.match(data, at):
+            return f"a frame begins with 0xaa and its type, not 0x{data[at : at + 2].hex()}"
+        name, _, least = FRAMES[data[at + 1] >> 4]
+        size, stream = _WORD.unpack_from(data, at + 2)[0], _WORD.unpack_from(data, at + 4)[0]
+        if size < least:
+            return f"a {name} frame of {size} bytes, it has at least {least}"
+        return f"a {name} frame of stream {stream} has a wrong checksum"
+
+    @staticmethod
+    def next_start(data: bytes, at: int) -> tuple[int, bool]:
+        """See `Framed`."""
+        end = len(data)
+        keep = end - (data[-1] == 0xAA)
+        budget, waiting = _SEARCHES * (end - at), 0
+        for match in _START.finditer(data, at):
+            start = match.start()
+            if end - start < 16 or waiting > _LOST_FRAMES_MAX:
+                return min(keep, start), True
+            claimed = data[start + 2] << 8 | data[start + 3]
+            if claimed > _LOST_FRAME_MAX:
                 continue
-            self.tally.frames += 1
-            found.append(self._frame(data[at : at + size], from_client, time_s))
-            at += size
-        if self._is_udp:
-            if at < end and not lane.lost:
-                found.append(self._unreadable(f"a datagram ends {end - at} bytes into a frame"))
-            return end, found
-        lane.rest = 0 if lane.lost else end - at
-        return at, found
+            size = C37118Stream.size(data, start)
+            if size > 0:
+                return start, False
+            if size < 0:
+                keep, waiting = min(keep, start), waiting + 1
+            else:
+                # A sender of false beginnings must not make us add up the same bytes for ever.
+                budget -= claimed if claimed <= end - start else 0
+                if budget < 0:
+                    return end, True
+        return keep, True
 
-    def gap(self, from_client: bool) -> None:
-        """See `Decoder`."""
-        lane = self._lanes[from_client]
-        self.tally.skipped_bytes += lane.rest
-        lane.lost, lane.rest = True, 0
+    def cut(self, lane: Lane, left: int) -> str:
+        """See `Framed`."""
+        return f"a datagram ends {left} bytes into a frame" if super().cut(lane, left) else ""
 
-    def end(self) -> Sequence[Fields]:
-        """See `Decoder`; frames that were cut."""
-        found = self._pairs.end("c37118_unanswered")
-        for lane, who in zip(self._lanes, ("server", "client"), strict=True):
-            if lane.rest:
-                why = f"the conversation ended {lane.rest} bytes into a frame of the {who}"
-                found.append(self._unreadable(why))
-                lane.rest = 0
-        return found
-
-    def _frame(self, data: bytes, from_client: bool, time_s: float) -> Fields:
+    def read(self, data: bytes, from_client: bool, time_s: float) -> Sequence[Fields]:
+        """See `Framed`."""
         sync, size, stream, seconds, fraction = _HEAD.unpack_from(data)
         code = sync >> 4 & 7
         constants = self._made.get(code << 16 | stream) or self._constants(code, stream)
@@ -225,7 +210,7 @@ class C37118Stream:
         fields["cw.vendor"] = vendor
         if code == COMMAND:
             self._command(data, stream, from_client, time_s, fields, vendor)
-            return fields
+            return (fields,)
         known = self._streams.get(stream)
         base = known.time_base if known else 0
         vendor["time"] = seconds + (fraction & 0xFFFFFF) / base if base else float(seconds)
@@ -235,16 +220,16 @@ class C37118Stream:
                 vendor["leap_second"] = ",".join(leaps)
         if code == DATA:
             self._data(data, known, fields, vendor)
-            return fields
-        if self._pairs.waits((stream, code)):
-            self._pairs.answer((stream, code), fields, time_s)
+            return (fields,)
+        if self.pairs.waits((stream, code)):
+            self.pairs.answer((stream, code), fields, time_s)
             fields["ot.direction"] = "response"
             fields["event.outcome"] = "success"
         if code == HEADER:
             vendor["text"] = printable(data[14:-2])
         else:
             self._configuration(data, code, stream, fields, vendor)
-        return fields
+        return (fields,)
 
     def _command(
         self, data: bytes, stream: int, from_client: bool, time_s: float, fields: Fields,
@@ -252,7 +237,7 @@ class C37118Stream:
     ) -> None:  # fmt: skip
         code = _WORD.unpack_from(data, 14)[0]
         if not from_client:
-            fields.update(self._bases[1])
+            fields.update(self._turned)
         name, operation, is_command, answered_by = COMMANDS.get(code) or (
             f"user_command_{code}" if code in USER_COMMANDS else f"reserved_{code}",
             "control",
@@ -270,7 +255,7 @@ class C37118Stream:
         if code not in COMMANDS and code not in USER_COMMANDS:
             self._broken(fields, f"command {code} is reserved")
         if answered_by >= 0:
-            self._pairs.ask((stream, answered_by), fields, time_s)
+            self.pairs.ask((stream, answered_by), fields, time_s)
 
     def _configuration(
         self, data: bytes, code: int, stream: int, fields: Fields, vendor: dict[str, Any]
@@ -328,7 +313,7 @@ class C37118Stream:
     def _constants(self, code: int, stream: int) -> Fields:
         name, operation, _ = FRAMES[code]
         made = {
-            **self._bases[0],
+            **self._base,
             "event.action": f"c37118_{name}",
             "ot.function.code": str(code),
             "ot.function.name": name,
@@ -347,10 +332,6 @@ class C37118Stream:
     def _broken(self, fields: Fields, why: str) -> None:
         self.tally.malformed += 1
         broken(fields, why)
-
-    def _unreadable(self, why: str) -> Fields:
-        self.tally.malformed += 1
-        return unreadable(self._bases[0], why)
 
 
 # Configurations.
@@ -497,55 +478,3 @@ def _status(bits: int) -> str:
     if error := DATA_ERRORS[bits >> 14]:
         names.insert(0, error)
     return ",".join(names) or f"0x{bits:04x}"
-
-
-# How long a frame is, and where the next one begins.
-
-
-def _fits(data: bytes, at: int) -> int:
-    """Length of the frame at `at` if its checksum is right, -1 if it is not whole, else 0."""
-    if data[at] != 0xAA or not _START.match(data, at):
-        return 0
-    size = data[at + 2] << 8 | data[at + 3]
-    if size < FRAMES[data[at + 1] >> 4][2]:
-        return 0
-    stop = at + size
-    if stop > len(data):
-        return -1
-    right = crc_hqx(data[at : stop - 2], 0xFFFF) == data[stop - 2] << 8 | data[stop - 1]
-    return size if right else 0
-
-
-def _fault(data: bytes, at: int) -> str:
-    if not _START.match(data, at):
-        return f"a frame begins with 0xaa and its type, not 0x{data[at : at + 2].hex()}"
-    name, _, least = FRAMES[data[at + 1] >> 4]
-    size, stream = _WORD.unpack_from(data, at + 2)[0], _WORD.unpack_from(data, at + 4)[0]
-    if size < least:
-        return f"a {name} frame of {size} bytes, it has at least {least}"
-    return f"a {name} frame of stream {stream} has a wrong checksum"
-
-
-def _next_frame(data: bytes, at: int) -> tuple[int, bool]:
-    """Where the next frame begins, and True if that is not certain yet."""
-    end = len(data)
-    keep = end - (data[-1] == 0xAA)
-    budget, waiting = _SEARCHES * (end - at), 0
-    for match in _START.finditer(data, at):
-        start = match.start()
-        if end - start < 16 or waiting > _LOST_FRAMES_MAX:
-            return min(keep, start), True
-        claimed = data[start + 2] << 8 | data[start + 3]
-        if claimed > _LOST_FRAME_MAX:
-            continue
-        size = _fits(data, start)
-        if size > 0:
-            return start, False
-        if size < 0:
-            keep, waiting = min(keep, start), waiting + 1
-        else:
-            # A sender of false beginnings must not make us add up the same bytes for ever.
-            budget -= claimed if claimed <= end - start else 0
-            if budget < 0:
-                return end, True
-    return keep, True
