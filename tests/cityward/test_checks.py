@@ -154,10 +154,10 @@ def test_our_first_decoders_keep_their_promises(name):
     "point", [pytest.param(one, id=one.name) for one in entry_points(group="cityward.decoders")]
 )
 def test_every_registered_decoder_is_checked(point):
-    tests = Path(__file__).parent.parent / "collectors" / "packets" / "decoders"
+    tests = Path(__file__).parent.parent / "collectors"
     called = re.compile(rf"check_decoder\(\s*{point.attr}\b")
 
-    asked = [path.name for path in tests.glob("test_*.py") if called.search(path.read_text())]
+    asked = [path.name for path in tests.rglob("test_*.py") if called.search(path.read_text())]
 
     assert point.name in CONVERSATIONS or asked, f"no test calls check_decoder({point.attr}, …)"
 
