@@ -18,17 +18,15 @@ from collections.abc import Callable, Sequence
 from struct import Struct
 from typing import Any, NamedTuple
 
-import msgspec
-
 from cityward import LogSource, Session, decoder
+from collectors.packets.decoders import framed
+from collectors.packets.decoders.framed import Framed
 from collectors.packets.decoders.pairs import (
     Fields,
-    Pairs,
     broken,
     printable,
     say,
     turned,
-    unreadable,
 )
 
 FINS = LogSource(category="ot_protocol", service="fins")
@@ -261,36 +259,24 @@ _TCP_ERRORS: dict[int, str] = {
 _MODES = {1: "debug", 2: "monitor", 4: "run"}
 
 
-class Tally(msgspec.Struct):
-    """What became of the bytes of a conversation; for tests and for health."""
+class Tally(framed.Tally):
+    """What became of the bytes of a conversation, and what was said."""
 
     requests: int = 0
     responses: int = 0
-    malformed: int = 0
-    skipped_bytes: int = 0
-    """Passed over in search of the next message."""
-
-
-class Lane(msgspec.Struct):
-    """One direction of FINS/TCP."""
-
-    lost: bool = False
-    """The boundary of messages is not known."""
-    rest: int = 0
-    """Bytes of a message that is not yet whole."""
 
 
 @decoder("fins", FINS, transport=("udp", "tcp"), ports=(9600,), begins=b"F\x80\x81\xc0\xc1")
-class Fins:
+class Fins(Framed):
     """One conversation of FINS; either end may ask."""
 
+    head = _TCP.size
+    unanswered = "fins_unanswered"
+    tally: Tally
+
     def __init__(self, session: Session) -> None:
-        self.tally = Tally()
-        self.pairs = Pairs(session)
-        base = {**session.base, **_ALWAYS}
-        self._bases = (turned(base), base)
-        self._is_stream = session.base.get("network.transport") == "tcp"
-        self._lanes = (Lane(), Lane())
+        super().__init__(session, _ALWAYS, Tally())
+        self._bases = (turned(self._base), self._base)
         self._made: dict[tuple[bool, int], Fields] = {}
 
     @staticmethod
@@ -306,56 +292,33 @@ class Fins:
         """See `Decoder`."""
         if not self._is_stream and data[:4] != _MAGIC:
             return len(data), [self._frame(data, from_client, time_s)]
-        lane, found = self._lanes[from_client], list[Fields]()
-        at, end = 0, len(data)
-        while end - at >= _TCP.size:
-            if lane.lost:
-                start = data.find(_MAGIC, at)
-                lane.lost = start < 0
-                start = end - 3 if lane.lost else start
-                self.tally.skipped_bytes += start - at
-                at = start
-                continue
-            why = _tcp_fault(data, at)
-            if why:
-                found.append(self._unreadable(why, from_client))
-                self.tally.skipped_bytes += 1
-                at += 1
-                lane.lost = True
-                continue
-            size = 8 + _TCP.unpack_from(data, at)[1]
-            if at + size > end:
-                break
-            found.append(self._segment(data[at : at + size], from_client, time_s))
-            at += size
-        if not self._is_stream:
-            if at < end:
-                found.append(self._unreadable("the datagram is cut", from_client))
-            return end, found
-        lane.rest = 0 if lane.lost else end - at
-        return at, found
+        return super().feed(data, from_client, time_s, frame)
 
-    def gap(self, from_client: bool) -> None:
-        """See `Decoder`."""
-        lane = self._lanes[from_client]
-        self.tally.skipped_bytes += lane.rest
-        lane.lost, lane.rest = True, 0
+    @staticmethod
+    def size(data: bytes, at: int) -> int:
+        """See `Framed`."""
+        return 0 if _tcp_fault(data, at) else 8 + int(_TCP.unpack_from(data, at)[1])
 
-    def end(self) -> Sequence[Fields]:
-        """See `Decoder`; commands that nobody answered, and messages that were cut."""
-        found = self.pairs.end("fins_unanswered")
-        for side, (lane, who) in enumerate(zip(self._lanes, ("server", "client"), strict=True)):
-            if lane.rest:
-                why = f"the conversation ended {lane.rest} bytes into a message of the {who}"
-                found.append(self._unreadable(why, bool(side)))
-                lane.rest = 0
-        return found
+    @staticmethod
+    def fault(data: bytes, at: int) -> str:
+        """See `Framed`."""
+        return _tcp_fault(data, at)
 
-    def _segment(self, data: bytes, from_client: bool, time_s: float) -> Fields:
-        """A message of FINS/TCP (W421, section 7-4)."""
+    @staticmethod
+    def next_start(data: bytes, at: int) -> tuple[int, bool]:
+        """See `Framed`."""
+        start = data.find(_MAGIC, at)
+        return (len(data) - 3, True) if start < 0 else (start, False)
+
+    def cut(self, lane: framed.Lane, left: int) -> str:
+        """See `Framed`."""
+        return "the datagram is cut" if left else ""
+
+    def read(self, data: bytes, from_client: bool, time_s: float) -> Sequence[Fields]:
+        """See `Framed`; a message of FINS/TCP (W421, section 7-4)."""
         _, _, command, error = _TCP.unpack_from(data)
         if command == 2 and not error:
-            return self._frame(data[_TCP.size :], from_client, time_s)
+            return (self._frame(data[_TCP.size :], from_client, time_s),)
         name = _TCP_COMMANDS[command]
         fields: Fields = {
             **self._bases[from_client if command != 1 else not from_client],
@@ -374,7 +337,7 @@ class Fins:
             }
         elif command == 1:
             fields["event.outcome"] = "success"
-        return fields
+        return (fields,)
 
     def _frame(self, data: bytes, from_client: bool, time_s: float) -> Fields:
         if len(data) < _HEADER:
@@ -449,10 +412,6 @@ class Fins:
             if len(self._made) < 512:
                 self._made[asker, code] = made
         return made
-
-    def _unreadable(self, why: str, from_client: bool) -> Fields:
-        self.tally.malformed += 1
-        return unreadable(self._bases[from_client], why)
 
 
 _REPEATED = (
