@@ -17,14 +17,15 @@ References:
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator
 from struct import Struct
 
 import msgspec
 
 from cityward import LogSource, Session, decoder
-from collectors.packets.decoders import cip
-from collectors.packets.decoders.pairs import Fields, Pairs, broken, printable, say, unreadable
+from collectors.packets.decoders import cip, framed
+from collectors.packets.decoders.framed import Framed
+from collectors.packets.decoders.pairs import Fields, broken, printable, say
 
 ENIP = LogSource(category="ot_protocol", service="enip")
 
@@ -83,21 +84,17 @@ _IDENTIFIERS = Struct("<II")
 _COMMAND = re.compile(rb"[\x04\x63\x64\x65\x66\x6f\x70]\0")
 
 
-class Tally(msgspec.Struct):
-    """Counts of one conversation."""
+_ALWAYS: Fields = {
+    "network.protocol": "enip",
+    "event.category": ["process_control"],
+}
 
-    messages: int = 0
+
+class Tally(framed.Tally):
+    """What became of the bytes of a conversation, and what was asked."""
+
     services: dict[int, int] = msgspec.field(default_factory=dict)
     """CIP services of requests, also those within packets and routed messages."""
-    malformed: int = 0
-    skipped_bytes: int = 0
-
-
-class Lane(msgspec.Struct):
-    """One direction."""
-
-    lost: bool = False
-    rest: int = 0
 
 
 class Packet(msgspec.Struct):
@@ -113,19 +110,15 @@ _BEGINS = bytes(command for command in COMMANDS if command != NOP)
 
 
 @decoder("enip", ENIP, transport=("tcp", "udp"), ports=(44_818,), begins=_BEGINS)
-class Enip:
+class Enip(Framed):
     """One EtherNet/IP conversation."""
 
+    head = _HEAD.size
+    unanswered = "cip_unanswered"
+    tally: Tally
+
     def __init__(self, session: Session) -> None:
-        self.tally = Tally()
-        self.pairs = Pairs(session)
-        self._is_stream = session.base.get("network.transport") == "tcp"
-        self._base: Fields = {
-            **session.base,
-            "network.protocol": "enip",
-            "event.category": ["process_control"],
-        }
-        self._lanes = (Lane(), Lane())
+        super().__init__(session, _ALWAYS, Tally())
         self._made: dict[tuple[int, str], Fields] = {}
         self._back: dict[int, int] = {}
         """Connection of answers → that of requests."""
@@ -137,60 +130,31 @@ class Enip:
         """See `Decoder`."""
         return _fits(head, 0) > 0 and head[0] != NOP
 
-    def feed(
-        self, data: bytes, from_client: bool, time_s: float, frame: int
-    ) -> tuple[int, Sequence[Fields]]:
-        """See `Decoder`."""
-        lane = self._lanes[from_client]
-        found: list[Fields] = []
-        at, end = 0, len(data)
-        while end - at >= _HEAD.size:
-            if lane.lost:
-                start, lane.lost = _next_message(data, at)
-                self.tally.skipped_bytes += start - at
-                at = start
-                if lane.lost:
-                    break
-            why = _header_fault(data, at)
-            if why:
-                found.append(self._unreadable(why))
-                lane.lost = True
-                self.tally.skipped_bytes += 1
-                at += 1
-                continue
-            stop = at + _HEAD.size + _WORD.unpack_from(data, at + 2)[0]
-            if stop > end:
-                break
-            found += self._message(data[at:stop], from_client, time_s)
-            at = stop
-        if not self._is_stream:
-            if at < end and not lane.lost:
-                found.append(self._unreadable(f"{end - at} bytes of a datagram are no message"))
-            lane.lost = False
-            return end, found
-        lane.rest = 0 if lane.lost else end - at
-        return at, found
+    @staticmethod
+    def size(data: bytes, at: int) -> int:
+        """See `Framed`."""
+        if _header_fault(data, at):
+            return 0
+        return _HEAD.size + int(_WORD.unpack_from(data, at + 2)[0])
 
-    def gap(self, from_client: bool) -> None:
-        """See `Decoder`."""
-        lane = self._lanes[from_client]
-        self.tally.skipped_bytes += lane.rest
-        lane.lost, lane.rest = True, 0
+    @staticmethod
+    def fault(data: bytes, at: int) -> str:
+        """See `Framed`."""
+        return _header_fault(data, at)
 
-    def end(self) -> Sequence[Fields]:
-        """See `Decoder`; commands that nobody answered, and messages that were cut."""
-        found = self.pairs.end("cip_unanswered")
-        for lane, who in zip(self._lanes, ("server", "client"), strict=True):
-            if lane.rest:
-                why = f"the conversation ended {lane.rest} bytes into a message of the {who}"
-                found.append(self._unreadable(why))
-                lane.rest = 0
-        return found
+    @staticmethod
+    def next_start(data: bytes, at: int) -> tuple[int, bool]:
+        """See `Framed`."""
+        for match in _COMMAND.finditer(data, at):
+            fits = _fits(data, match.start())
+            if fits:
+                return match.start(), fits < 0
+        return max(at, len(data) - 1), True
 
     # ---------------------------------------------------------------- encapsulation
 
-    def _message(self, data: bytes, from_client: bool, time_s: float) -> list[Fields]:
-        self.tally.messages += 1
+    def read(self, data: bytes, from_client: bool, time_s: float) -> list[Fields]:
+        """See `Framed`."""
         command, length, session, status, context, _ = _HEAD.unpack_from(data)
         said: Fields = {
             "command": COMMANDS[command].name,
@@ -372,10 +336,6 @@ class Enip:
             self._remember(back, there)
         return fields
 
-    def _unreadable(self, why: str) -> Fields:
-        self.tally.malformed += 1
-        return unreadable(self._base, why)
-
 
 _REPEATED = (
     *("event.action", "ot.operation", "ot.function.code", "ot.function.name", "ot.function.sub"),
@@ -501,12 +461,3 @@ def _fits(data: bytes, at: int) -> int:
             return -1
         return int(length >= 2 and _WORD.unpack_from(data, at + _HEAD.size)[0] <= ITEMS_MAX)
     return int(command == NOP and not length)
-
-
-def _next_message(data: bytes, at: int) -> tuple[int, bool]:
-    """Where the next message begins, and True if that is not certain yet."""
-    for match in _COMMAND.finditer(data, at):
-        fits = _fits(data, match.start())
-        if fits:
-            return match.start(), fits < 0
-    return max(at, len(data) - 1), True
