@@ -18,10 +18,9 @@ from functools import reduce
 from operator import xor
 from struct import Struct
 
-import msgspec
-
 from cityward import LogSource, Session, decoder
-from collectors.packets.decoders.pairs import Fields, Pairs, broken, unreadable
+from collectors.packets.decoders.framed import Framed, Lane
+from collectors.packets.decoders.pairs import Fields, broken
 
 HARTIP = LogSource(category="ot_protocol", service="hartip")
 
@@ -92,34 +91,15 @@ _ERRORS = frozenset((*range(1, 8), *range(9, 14), *range(15, 24), 32, 35, 36, 64
 """Response codes that refuse a command (HCF_SPEC-307); the others warn, as 8 and 14 do."""
 
 
-class Tally(msgspec.Struct):
-    """What became of the bytes of a conversation; for tests and for health."""
-
-    messages: int = 0
-    malformed: int = 0
-    skipped_bytes: int = 0
-    """Passed over in search of the next message."""
-
-
-class Lane(msgspec.Struct):
-    """One direction."""
-
-    lost: bool = False
-    """The boundary of messages is not known."""
-    rest: int = 0
-    """Bytes of a message that is not yet whole."""
-
-
 @decoder("hartip", HARTIP, transport=("tcp", "udp"), ports=(5094,), begins=b"\x01")
-class Hartip:
+class Hartip(Framed):
     """One session of HART-IP."""
 
+    head = _HEAD.size
+    unanswered = "hartip_unanswered"
+
     def __init__(self, session: Session) -> None:
-        self.tally = Tally()
-        self.pairs = Pairs(session)
-        self._base = {**session.base, **_ALWAYS}
-        self._is_stream = session.base.get("network.transport") != "udp"
-        self._lanes = (Lane(), Lane())
+        super().__init__(session, _ALWAYS)
 
     @staticmethod
     def recognises(head: bytes) -> bool:
@@ -134,54 +114,28 @@ class Hartip:
         # A session begins with the kind of the master and its time-out; the others have nothing.
         return length == 13 and head[8] < 2 if name == 0 else length == _HEAD.size == len(head)
 
-    def feed(
-        self, data: bytes, from_client: bool, time_s: float, frame: int
-    ) -> tuple[int, Sequence[Fields]]:
-        """See `Decoder`."""
-        lane, found = self._lanes[from_client], list[Fields]()
-        at, end = 0, len(data)
-        while end - at >= _HEAD.size:
-            if not _is_header(data, at):
-                if not lane.lost:
-                    self.tally.malformed += 1
-                    why = f"{data[at : at + 8].hex()} begins no message"
-                    found.append(unreadable(self._base, why))
-                lane.lost = True
-                self.tally.skipped_bytes += 1
-                at += 1
-                continue
-            size = _HEAD.unpack_from(data, at)[5]
-            if at + size > end:
-                break
-            lane.lost = False
-            found.append(self._message(data[at : at + size], time_s))
-            at += size
-        if not self._is_stream and at < end:
-            self.tally.malformed += 1
-            found.append(unreadable(self._base, f"{end - at} bytes of a datagram are cut"))
-            return end, found
-        lane.rest = end - at
-        return at, found
+    @staticmethod
+    def size(data: bytes, at: int) -> int:
+        """See `Framed`."""
+        size: int = _HEAD.unpack_from(data, at)[5]
+        return size if _is_header(data, at) else 0
 
-    def gap(self, from_client: bool) -> None:
-        """See `Decoder`."""
-        lane = self._lanes[from_client]
-        self.tally.skipped_bytes += lane.rest
-        lane.lost, lane.rest = True, 0
+    @staticmethod
+    def next_start(data: bytes, at: int) -> tuple[int, bool]:
+        """See `Framed`."""
+        while len(data) - at >= _HEAD.size:
+            if _is_header(data, at):
+                return at, Hartip.size(data, at) > len(data) - at
+            at += 1
+        return at, True
 
-    def end(self) -> Sequence[Fields]:
-        """See `Decoder`; commands that nobody answered, and messages that were cut."""
-        found = self.pairs.end("hartip_unanswered")
-        for lane, who in zip(self._lanes, ("server", "client"), strict=True):
-            if lane.rest and not lane.lost:
-                why = f"the conversation ended {lane.rest} bytes into a message of the {who}"
-                found.append(unreadable(self._base, why))
-            lane.rest = 0
-        return found
+    def cut(self, lane: Lane, left: int) -> str:
+        """See `Framed`."""
+        return f"{left} bytes of a datagram are cut" if left else ""
 
-    def _message(self, data: bytes, time_s: float) -> Fields:
+    def read(self, data: bytes, from_client: bool, time_s: float) -> Sequence[Fields]:
+        """See `Framed`."""
         _, kind, name, status, sequence, _ = _HEAD.unpack_from(data)
-        self.tally.messages += 1
         fields: Fields = {
             **self._base,
             "event.action": f"hartip_{_NAMES[name]}",
@@ -203,7 +157,7 @@ class Hartip:
             fields["event.outcome"] = "failure" if failed else "success"
         if failed:
             fields["ot.exception"] = failed
-        return fields
+        return (fields,)
 
 
 def _is_header(data: bytes, at: int) -> bool:
