@@ -22,11 +22,11 @@ from collections.abc import Sequence
 from struct import Struct
 from typing import Any
 
-import msgspec
-
 from cityward import LogSource, Session, decoder
+from collectors.packets.decoders import framed
 from collectors.packets.decoders.ber import BerError, Element, elements, expect, integer
-from collectors.packets.decoders.pairs import Fields, Pairs, broken, printable, unreadable
+from collectors.packets.decoders.framed import Framed
+from collectors.packets.decoders.pairs import Fields, broken, printable
 
 DLMS = LogSource(category="ot_protocol", service="dlms")
 
@@ -212,109 +212,98 @@ _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _START = re.compile(rb"\x7e[\xa0-\xaf]|\x00\x01", re.DOTALL)
 
 
-class Tally(msgspec.Struct):
-    """What became of the bytes of a conversation; for tests and for health."""
+class Tally(framed.Tally):
+    """What became of the bytes of a conversation, and what was said."""
 
     requests: int = 0
     responses: int = 0
-    frames: int = 0
-    """Of HDLC."""
     supervisory: int = 0
     """Frames that only acknowledge; they are no events."""
     segments: int = 0
     """Parts of a message behind its first frame; they are no events."""
-    malformed: int = 0
-    skipped_bytes: int = 0
-    """Passed over in search of the next message."""
 
 
-class Lane(msgspec.Struct):
+class Lane(framed.Lane):
     """One direction."""
 
-    lost: bool = False
-    """The boundary of messages is not known."""
-    rest: int = 0
-    """Bytes of a message that is not yet whole."""
     segmented: bool = False
     """The next frame goes on with a message."""
 
 
 @decoder("dlms", DLMS, transport=("tcp", "udp"), ports=(4059, 4060), begins=b"\x7e\x00")
-class Dlms:
+class Dlms(Framed):
     """One conversation of a head-end and a meter."""
 
+    unanswered = "dlms_unanswered"
+    tally: Tally
+
     def __init__(self, session: Session) -> None:
-        self.tally = Tally()
-        self.pairs = Pairs(session)
-        self._base = {**session.base, **_ALWAYS}
-        self._is_stream = session.base.get("network.transport") != "udp"
-        self._lanes = (Lane(), Lane())
+        super().__init__(session, _ALWAYS, Tally())
+        self._lanes: tuple[Lane, Lane] = (Lane(), Lane())
         self._made = {tag: {**self._base, **_constants(tag)} for tag in SERVICES}
 
     @staticmethod
     def recognises(head: bytes) -> bool:
         """See `Decoder`; a whole HDLC frame with its checksums, or a wrapped APDU."""
-        size = _size(head, 0) if head else 0
+        size = Dlms.size(head, 0) if head else 0
         if not 0 < size <= len(head):
             return False
         if head[0] == _FLAG:
             return _frame_fault(head[:size]) == ""
         return head[2:4] != b"\0\0" and head[4:6] != b"\0\0" and _is_apdu(head, 8)
 
-    def feed(
-        self, data: bytes, from_client: bool, time_s: float, frame: int
-    ) -> tuple[int, Sequence[Fields]]:
-        """See `Decoder`."""
-        lane, found = self._lanes[from_client], list[Fields]()
-        at, end = 0, len(data)
-        while at < end:
-            if lane.lost:
-                start, lane.lost = _next(data, at)
-                self.tally.skipped_bytes += start - at
-                at = start
-                if lane.lost:
-                    break
-            size = _size(data, at)
-            if size < 0 or (size and size > end - at):
-                break
+    @staticmethod
+    def size(data: bytes, at: int) -> int:
+        """See `Framed`."""
+        left = len(data) - at
+        if data[at] == _FLAG:
+            if left < 3:
+                return -1 if left < 2 or data[at + 1] >> 4 == 10 else 0
+            if data[at + 1] >> 4 != 10:
+                return 0
+            length = (data[at + 1] & 7) << 8 | data[at + 2]
+            return length + 2 if length >= 7 else 0
+        if data[at]:
+            return 0
+        if left < 8:
+            return -1 if left < 2 or data[at + 1] == 1 else 0
+        version, _, _, length = _WRAPPER.unpack_from(data, at)
+        return length + 8 if version == 1 and 0 < length <= WRAPPED_MAX else 0
+
+    @staticmethod
+    def next_start(data: bytes, at: int) -> tuple[int, bool]:
+        """See `Framed`."""
+        for match in _START.finditer(data, at):
+            start = match.start()
+            size = Dlms.size(data, start)
+            if size < 0 or size > len(data) - start:
+                return start, True
             if not size:
-                found.append(self._unreadable(f"{data[at : at + 8].hex()} begins no message"))
-                lane.lost = True
-                self.tally.skipped_bytes += 1
-                at += 1
                 continue
-            part = data[at : at + size]
-            if data[at] == _FLAG:
-                found += self._frame(part, lane, time_s)
-            else:
-                found.append(self._apdu(part[8:], False, time_s))
-            at += size
-        if not self._is_stream and at < end:
-            found.append(self._unreadable(f"{end - at} bytes at the end of a datagram are cut"))
-            return end, found
-        lane.rest = 0 if lane.lost else end - at
-        return at, found
+            if data[start] == _FLAG and _frame_fault(data[start : start + size]):
+                continue
+            if data[start] == _FLAG or _is_apdu(data, start + 8):
+                return start, False
+        return max(at, len(data) - 1), True
+
+    def read(self, data: bytes, from_client: bool, time_s: float) -> Sequence[Fields]:
+        """See `Framed`."""
+        if data[0] == _FLAG:
+            return self._frame(data, self._lanes[from_client], time_s)
+        return (self._apdu(data[8:], False, time_s),)
+
+    def cut(self, lane: framed.Lane, left: int) -> str:
+        """See `Framed`."""
+        return f"{left} bytes at the end of a datagram are cut" if left else ""
 
     def gap(self, from_client: bool) -> None:
         """See `Decoder`."""
-        lane = self._lanes[from_client]
-        self.tally.skipped_bytes += lane.rest
-        lane.lost, lane.rest, lane.segmented = True, 0, False
-
-    def end(self) -> Sequence[Fields]:
-        """See `Decoder`; commands that nobody answered, and messages that were cut."""
-        found = self.pairs.end("dlms_unanswered")
-        for lane, who in zip(self._lanes, ("server", "client"), strict=True):
-            if lane.rest:
-                why = f"the conversation ended {lane.rest} bytes into a message of the {who}"
-                found.append(self._unreadable(why))
-                lane.rest = 0
-        return found
+        super().gap(from_client)
+        self._lanes[from_client].segmented = False
 
     # ------------------------------------------------------------------------- HDLC (62056-46)
 
     def _frame(self, data: bytes, lane: Lane, time_s: float) -> list[Fields]:
-        self.tally.frames += 1
         why = _frame_fault(data)
         at = _control_at(data)
         # A frame whose header is whole is read, though a meter would refuse it.
@@ -434,10 +423,6 @@ class Dlms:
             "ot.is_command": False,
         }
 
-    def _unreadable(self, why: str) -> Fields:
-        self.tally.malformed += 1
-        return unreadable(self._base, why)
-
 
 _REPEATED = ("ot.operation", "ot.point.type", "cw.vendor")
 
@@ -455,40 +440,6 @@ def _constants(tag: int) -> Fields:
 
 
 # Where messages begin and end.
-
-
-def _size(data: bytes, at: int) -> int:
-    """Bytes of the message at `at`; 0 if none can begin so, -1 if it is too early to say."""
-    left = len(data) - at
-    if data[at] == _FLAG:
-        if left < 3:
-            return -1 if left < 2 or data[at + 1] >> 4 == 10 else 0
-        if data[at + 1] >> 4 != 10:
-            return 0
-        length = (data[at + 1] & 7) << 8 | data[at + 2]
-        return length + 2 if length >= 7 else 0
-    if data[at]:
-        return 0
-    if left < 8:
-        return -1 if left < 2 or data[at + 1] == 1 else 0
-    version, _, _, length = _WRAPPER.unpack_from(data, at)
-    return length + 8 if version == 1 and 0 < length <= WRAPPED_MAX else 0
-
-
-def _next(data: bytes, at: int) -> tuple[int, bool]:
-    """Where the next message begins, and True if that is not certain yet."""
-    for match in _START.finditer(data, at):
-        start = match.start()
-        size = _size(data, start)
-        if size < 0 or size > len(data) - start:
-            return start, True
-        if not size:
-            continue
-        if data[start] == _FLAG and _frame_fault(data[start : start + size]):
-            continue
-        if data[start] == _FLAG or _is_apdu(data, start + 8):
-            return start, False
-    return max(at, len(data) - 1), True
 
 
 def _is_apdu(data: bytes, at: int) -> bool:
