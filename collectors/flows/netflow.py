@@ -33,7 +33,7 @@ from cityward import Event, LogSource, Record, collector
 from collectors.flows.elements import ELEMENTS, FIELDS, FIREWALL, REASONS, SCOPES
 from collectors.flows.ends import Fields, ends
 from collectors.flows.sequence import Sequences
-from collectors.packets.walk import ICMP, ICMP6
+from collectors.packets.walk import ICMP, ICMP6, TCP
 from collectors.values import LONG_MAX, address, moment, sort_in
 
 FLOW = LogSource(category="flow", service="netflow")
@@ -438,6 +438,9 @@ def flow_event(record: Fields, header: Fields, data: bytes, about: Fields) -> To
     return end or start or _milli(record.get("observation_time_ms")), fields
 
 
+SYN, ACK = 0x02, 0x10
+
+
 def _ending(record: Fields) -> Fields:
     """Action, outcome and reason: how the flow ended, and what a firewall did with it."""
     reason = record.get("flow_end_reason")
@@ -450,7 +453,15 @@ def _ending(record: Fields) -> Fields:
         fields["event.reason"] = REASONS[reason]
     if action == "flow_denied":
         fields["event.outcome"], fields["event.type"] = "failure", ["denied"]
+    elif record.get("proto") == TCP and _flags(record) & (SYN | ACK) == SYN:
+        # Who asks and never acknowledges an answer did not get through (RFC 9293, 3.5).
+        fields["event.outcome"] = "failure"
     return fields
+
+
+def _flags(record: Fields) -> int:
+    flags = record.get("tcp_flags")
+    return flags if isinstance(flags, int) else 0
 
 
 def _icmp(record: Fields, protocol: Any) -> tuple[int | None, int]:

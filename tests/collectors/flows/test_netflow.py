@@ -216,6 +216,16 @@ def test_sampling_is_stated_and_counts_stay_as_reported() -> None:
     assert told[-1].fields["source.packets"] == 10
 
 
+@pytest.mark.parametrize(
+    ("flags", "outcome"), [(0x02, "failure"), (0x06, "failure"), (0x1B, "unknown"), (0, "unknown")]
+)
+def test_who_asks_and_never_acknowledges_did_not_get_through(flags: int, outcome: str) -> None:
+    shape = (0, template(257, (8, 4), (12, 4), (4, 1), (6, 1), (7, 2), (11, 2)))
+    (_, event) = read(v9(shape, (257, ENDS + struct.pack("!BBHH", 6, flags, 40_000, 23))))
+
+    assert event.fields["event.outcome"] == outcome
+
+
 def test_an_icmp_flow_has_a_type_and_no_ports() -> None:
     shape = (0, template(257, (8, 4), (12, 4), (4, 1), (7, 2), (11, 2)))
     (_, event) = read(v9(shape, (257, ENDS + struct.pack("!BHH", 1, 0, 8 << 8))))
