@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cityward import Event, LogSource, Session, decoder
+from cityward import Event, LogSource, Session, decoder, plugin
 from cityward.fields import faults
 from collectors.packets import streams
 from collectors.packets.capture import MAX_PACKETS, Chunk
@@ -554,10 +554,11 @@ def survive(data: Path, tmp_path: Path, seed: int, count: int) -> None:
     r = random.Random(seed)
     names = [data / name for name in HOSTILE]
     path = tmp_path / "mutant"
+    decoders = plugin.load("decoders")
     for _ in range(count):
         path.write_bytes(mutated(r, r.choice(names).read_bytes()))
         found = batches(path)
-        collector = Packets(slots=r.choice((16, 64, 4096)))
+        collector = Packets(decoders, slots=r.choice((16, 64, 4096)))
         events = collected(collector, (b.records for b in found if isinstance(b.records, Chunk)))
         assert sum(len(batch.records) for batch in found) == collector.counts["packets"]
         assert unaccounted(collector, events) == 0
