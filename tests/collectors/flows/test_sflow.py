@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import struct
 import subprocess
 from pathlib import Path
@@ -15,6 +14,7 @@ from cityward.checks import check_collector, check_decoder, events_of, records
 from collectors.flows.sflow import Samples, Sflow, is_sflow
 from collectors.packets.decoders.netflow import SflowDatagrams
 from tests.collectors.packets import wire
+from tests.programs import program
 
 AGENT = bytes((192, 0, 2, 254))
 OCTETS = 7_000_000_000
@@ -182,9 +182,7 @@ def test_only_whole_datagrams_are_recognised() -> None:
 
 @pytest.mark.slow
 def test_tshark_reads_the_same(tmp_path: Path) -> None:
-    program = shutil.which("tshark")
-    if program is None:
-        pytest.skip("tshark is not installed")
+    tshark = program("tshark")
     good = datagram(flow(sampled(SYN), SWITCH, ROUTER), wide(sampled(SYN)), counters(interface()))
     frame = wire.ether(wire.four(wire.udp(40_000, 6343, good), 17))
     head = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262_144, 1)
@@ -195,7 +193,7 @@ def test_tshark_reads_the_same(tmp_path: Path) -> None:
     columns += ["sflow_245.ifinoct", "sflow_245.ifouterr", "sflow_245.vlan.in"]
     columns += ["sflow_245.nexthop", "sflow_245.header.frame_length", "tcp.dstport"]
     out = subprocess.run(
-        [program, "-r", str(capture), "-T", "json", *(f"-e{name}" for name in columns)],
+        [tshark, "-r", str(capture), "-T", "json", *(f"-e{name}" for name in columns)],
         check=True, capture_output=True, timeout=60,
     ).stdout  # fmt: skip
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import random
-import shutil
 import subprocess
 import zlib
 from pathlib import Path
@@ -18,6 +17,7 @@ from collectors.packets.decoders.http import Http
 from collectors.packets.packets import Packets
 from tests.collectors.packets.decoders.streams import Wire, decoded, session
 from tests.collectors.packets.wire import ACK, chunk, collected, pcap, seconds, segment
+from tests.programs import program
 
 Talk = list[tuple[bool, bytes]]
 
@@ -320,8 +320,6 @@ def test_ocpp_in_a_capture_has_a_log_source_of_its_own() -> None:
 
 @pytest.mark.slow
 def test_tshark_sees_the_same_messages_in_the_websocket(tmp_path: Path) -> None:
-    if shutil.which("tshark") is None:
-        pytest.skip("no tshark")
     ends = ("10.0.0.1", 40_000, "10.0.0.2", 9_000)
     seqs, packets = {True: 1, False: 1}, []
     for at, (who, data) in enumerate(CHARGER):
@@ -342,7 +340,7 @@ def test_tshark_sees_the_same_messages_in_the_websocket(tmp_path: Path) -> None:
         "websocket.opcode",
     ]
     shown = subprocess.run(
-        ["tshark", "-r", str(capture), *asked],
+        [program("tshark"), "-r", str(capture), *asked],
         capture_output=True, text=True, check=True, timeout=60,
     ).stdout.split()  # fmt: skip
 

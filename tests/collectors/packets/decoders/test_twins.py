@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from collectors.packets.decoders.opcua import Opcua
 from collectors.packets.packets import Packets
 from tests.collectors.packets.decoders.streams import Wire, session
 from tests.collectors.packets.wire import chunks, collected
+from tests.programs import program
 
 pytestmark = pytest.mark.slow
 ROUNDS = 1_500
@@ -253,11 +253,9 @@ Row = tuple[str, ...]
 
 def _theirs(capture: Path, wanted: str, columns: tuple[str, ...]) -> dict[int, list[list[str]]]:
     """Frame → for each column what it holds, one value a message."""
-    if not shutil.which("tshark"):
-        pytest.skip("tshark is not installed")
     asked = [word for name in ("frame.number", *columns) for word in ("-e", name)]
     said = subprocess.run(
-        ["tshark", "-r", str(capture), "-Y", wanted, "-T", "fields", *asked],
+        [program("tshark"), "-r", str(capture), "-Y", wanted, "-T", "fields", *asked],
         capture_output=True, text=True, check=True, timeout=120,
     ).stdout  # fmt: skip
     found = {}
