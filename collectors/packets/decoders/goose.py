@@ -28,11 +28,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from struct import Struct
 from typing import Any, NamedTuple
 
 from cityward import LogSource, Session, decoder
-from collectors.packets.decoders.ber import BerError, Element, element, elements, integer
+from collectors.packets.decoders.ber import BerError, Element, elements, integer
+from collectors.packets.decoders.iec61850 import REPORT, frame_of, is_frame
 from collectors.packets.decoders.pairs import printable, unreadable
 
 GOOSE = LogSource(category="ot_protocol", service="goose")
@@ -51,9 +51,7 @@ LAST = 0xFFFF_FFFF
 """Behind it numbers begin again at 0 or 1."""
 _DEPTH_MAX = 4
 
-_HEAD = Struct(">HHHH")
 _PDU, _ALL_DATA, _ARRAY, _STRUCTURE = 0x61, 0xAB, 0xA1, 0xA2
-_SIMULATED = 0x8000
 
 _TEXTS = {0x80: "gocb_ref", 0x82: "dat_set", 0x83: "go_id"}
 _NUMBERS = {
@@ -115,15 +113,7 @@ class Goose:
     """All control blocks of one sender."""
 
     def __init__(self, session: Session) -> None:
-        self._base: Fields = {
-            **session.base,
-            "event.kind": "event",
-            "event.category": ["process_control"],
-            "event.outcome": "unknown",
-            "ot.operation": "report",
-            "ot.is_command": False,
-            "ot.direction": "unsolicited",
-        }
+        self._base: Fields = {**session.base, **REPORT}
         self._blocks: dict[str, Block] = {}
         self._shapes: dict[bytes, Shape] = {}
         """By how a frame begins; forgotten when there are too many."""
@@ -131,9 +121,7 @@ class Goose:
     @staticmethod
     def recognises(head: bytes) -> bool:
         """See `Decoder`; a header whose length fits and a goosePdu behind it."""
-        if len(head) < 10 or head[8] != _PDU:
-            return False
-        return 10 <= (head[2] << 8 | head[3]) <= len(head)
+        return is_frame(head, _PDU)
 
     def feed(
         self, data: bytes, from_client: bool, time_s: float, frame: int
@@ -312,17 +300,10 @@ def _message(data: bytes) -> Message:
     Raises:
         BerError: it is none; the text says why.
     """
-    if len(data) < _HEAD.size:
-        raise BerError(f"{len(data)} bytes are no GOOSE header")
-    app_id, length, reserved, _ = _HEAD.unpack_from(data)
-    if not _HEAD.size < length <= len(data):
-        raise BerError(f"the header claims {length} bytes, {len(data)} were captured")
-    pdu = element(data, _HEAD.size, length)
-    if pdu.tag != _PDU:
-        raise BerError(f"tag 0x{pdu.tag:02x} is no goosePdu")
-    own: Fields = {"app_id": f"0x{app_id:04x}", "simulation": False}
+    frame = frame_of(data, _PDU, "goosePdu", "GOOSE header")
+    own: Fields = {"app_id": frame.app_id, "simulation": False}
     values, state_time, number = b"", b"", (0, 0)
-    for one in elements(data, pdu.at, pdu.stop):
+    for one in elements(data, frame.pdu.at, frame.pdu.stop):
         tag, at, stop = one
         if tag in _TEXTS:
             own[_TEXTS[tag]] = printable(data[at:stop], TEXT_MAX)
@@ -337,7 +318,7 @@ def _message(data: bytes) -> Message:
         if name not in own:
             raise BerError(f"the message has no {name}")
     # Edition 1 has it in the message as "test", edition 2 in the header too.
-    own["simulation"] = bool(own["simulation"]) or reserved & _SIMULATED > 0
+    own["simulation"] = bool(own["simulation"]) or frame.is_simulated
     if "nds_com" in own:
         own["nds_com"] = own["nds_com"] > 0
     return Message(own, values, state_time, *number)

@@ -20,11 +20,11 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from struct import Struct
 from typing import Any, NamedTuple
 
 from cityward import LogSource, Session, decoder
-from collectors.packets.decoders.ber import BerError, Element, element, elements
+from collectors.packets.decoders.ber import BerError, Element, elements
+from collectors.packets.decoders.iec61850 import REPORT, frame_of, is_frame
 from collectors.packets.decoders.pairs import printable, unreadable
 
 SAMPLED_VALUES = LogSource(category="ot_protocol", service="sampled_values")
@@ -41,10 +41,8 @@ NEAR = 100
 """As many samples before a usual rate the counter may begin again because they were lost."""
 SYNCHRONISATIONS = ("none", "local", "global")
 
-_HEAD = Struct(">HHHH")
 _PDU, _SEQUENCE, _ASDU = 0x60, 0xA2, 0x30
 _ID, _DATA_SET, _COUNT, _REVISION, _SYNCHRONISATION, _SAMPLE = 0x80, 0x81, 0x82, 0x83, 0x85, 0x87
-_SIMULATED = 0x8000
 _LEAST = 1_000
 
 Fields = dict[str, Any]
@@ -132,15 +130,7 @@ class SampledValues:
     """All streams of one sender."""
 
     def __init__(self, session: Session) -> None:
-        self._base: Fields = {
-            **session.base,
-            "event.kind": "event",
-            "event.category": ["process_control"],
-            "event.outcome": "unknown",
-            "ot.operation": "report",
-            "ot.is_command": False,
-            "ot.direction": "unsolicited",
-        }
+        self._base: Fields = {**session.base, **REPORT}
         self._streams: dict[str, Stream] = {}
         self._shapes: list[Shape] = []
         """Of at most `SHAPES_MAX` streams, the last one read at the end."""
@@ -148,9 +138,7 @@ class SampledValues:
     @staticmethod
     def recognises(head: bytes) -> bool:
         """See `Decoder`; a header whose length fits and a savPdu behind it."""
-        if len(head) < 10 or head[8] != _PDU:
-            return False
-        return 10 <= (head[2] << 8 | head[3]) <= len(head)
+        return is_frame(head, _PDU)
 
     def feed(
         self, data: bytes, from_client: bool, time_s: float, frame: int
@@ -287,18 +275,11 @@ def _samples(data: bytes) -> list[Sample]:
     Raises:
         BerError: it is none; the text says why.
     """
-    if len(data) < _HEAD.size:
-        raise BerError(f"{len(data)} bytes are no header of sampled values")
-    app_id, length, reserved, _ = _HEAD.unpack_from(data)
-    if not _HEAD.size < length <= len(data):
-        raise BerError(f"the header claims {length} bytes, {len(data)} were captured")
-    pdu = element(data, _HEAD.size, length)
-    if pdu.tag != _PDU:
-        raise BerError(f"tag 0x{pdu.tag:02x} is no savPdu")
-    constants = {"app_id": f"0x{app_id:04x}", "simulation": reserved & _SIMULATED > 0}
+    frame = frame_of(data, _PDU, "savPdu", "header of sampled values")
+    constants = {"app_id": frame.app_id, "simulation": frame.is_simulated}
     found = [
         _sample(data, one, constants)
-        for sequence in elements(data, pdu.at, pdu.stop)
+        for sequence in elements(data, frame.pdu.at, frame.pdu.stop)
         if sequence.tag == _SEQUENCE
         for one in elements(data, sequence.at, sequence.stop)
         if one.tag == _ASDU
