@@ -296,6 +296,76 @@ FIELDS: dict[str, Field] = {
 }
 """Every field of an event."""
 
+FINDING_FIELDS: dict[str, Field] = {
+    "finding.id": Field("keyword", "UUIDv5 of the fingerprint"),
+    "finding.fingerprint": Field("keyword", "deduplication key, keyed"),
+    "finding.revision": Field("long", "raised by every change; external version in a cluster"),
+    "finding.type": Field("keyword", "`detection`, `anomaly`, `correlation`, `hazard` …"),
+    "finding.title": Field("text", "one line"),
+    "finding.description": Field("text", "what, where, why it matters"),
+    "finding.status": Field("keyword", "`new`, `in_progress`, `suppressed`, `resolved` …"),
+    "finding.verdict": Field("keyword", "`unknown`, `true_positive`, `false_positive` …"),
+    "finding.severity": Field("keyword", "`informational` to `fatal`"),
+    "finding.risk": Field("long", "0 to 100"),
+    "finding.risk_model": Field("keyword", "version of the formula of the risk"),
+    "finding.confidence": Field("float", "0 to 1"),
+    "finding.cause": Field("keyword", "`malicious`, `error`, `malfunction`, `hazard` …"),
+    "finding.category": Field("keyword[]", "IDMEFv2 category"),
+    "finding.impact": Field("keyword[]", "`loss_of_view`, `loss_of_control` …"),
+    "finding.first_seen": Field("date", "time of the first contributing event"),
+    "finding.last_seen": Field("date", "time of the last contributing event"),
+    "finding.count": Field("long", "matches so far"),
+    "finding.created": Field("date", "when it was made"),
+    "finding.modified": Field("date", "when it was changed last"),
+    "finding.closed": Field("date", "when it was closed"),
+    "finding.mode": Field("keyword", "`normal`, `maintenance`, `exercise`, `test`"),
+    "rule.status": Field("keyword", "status of the Sigma document"),
+    "cw.analytic.type": Field("keyword", "`rule`, `correlation`, `model`, `indicator`, `manual`"),
+    "cw.analytic.score": Field("double", "score of a model"),
+    "cw.analytic.threshold": Field("double", "limit of the score"),
+    "cw.attack_version": Field("keyword", "version of ATT&CK that the ids are of"),
+    "cw.asset.type": Field("keyword", "type of the affected asset"),
+    "cw.asset.criticality": Field("long", "1 to 5"),
+    "cw.asset.safety_related": Field("boolean", "whether people's safety rests on it"),
+    "cw.marking.tlp": Field("keyword", "`clear`, `green`, `amber`, `amber+strict`, `red`"),
+    "cw.marking.pap": Field("keyword", "`clear`, `green`, `amber`, `red`: what a reader may do"),
+    "cw.marking.personal_data": Field("boolean", "true if any field can identify a person"),
+    "cw.incident_id": Field("keyword", "case it belongs to"),
+    "cw.share.ids": Field("keyword[]", "share ids under which it left"),
+}
+"""What a finding has besides the fields of its deciding event."""
+
+SHARED_FIELDS: dict[str, Field] = {
+    "cw.share.id": Field("keyword", "id of the shared object"),
+    "cw.share.revision": Field("long", "revision of the finding that was shared"),
+    "cw.share.policy": Field("keyword", "content hash of the policy that let it out"),
+    "cw.share.rule": Field("keyword", "rule of that policy"),
+    "cw.share.derived_from": Field("keyword[]", "of a campaign: the shares it rests on"),
+    "cw.share.audiences": Field("keyword[]", "who may read it"),
+    "cw.share.expires": Field("date", "when it is withdrawn by itself"),
+    "source.token": Field("keyword[]", "what became of an address: `j:`, `l:`, `p:`, `n:`"),
+    "destination.token": Field("keyword[]", "what became of an address: `j:`, `l:`, `p:`, `n:`"),
+}
+"""What a shared finding has besides the fields that the policy let out."""
+
+PERSONAL = frozenset(
+    {
+        "user.name",
+        "user.id",
+        "user.email",
+        "user.domain",
+        "related.user",
+        "phys.subject",
+        "phys.track",
+        "phys.position",
+        "event.original",
+        "process.command_line",
+        "process.parent.command_line",
+        "http.request.body.content",
+    }
+)
+"""Fields that can identify a person; sharing never keeps them without a named legal basis."""
+
 SECTORS = (
     "transport.public",
     "transport.rail",
