@@ -343,6 +343,10 @@ SHARED_FIELDS: dict[str, Field] = {
     "cw.share.derived_from": Field("keyword[]", "of a campaign: the shares it rests on"),
     "cw.share.audiences": Field("keyword[]", "who may read it"),
     "cw.share.expires": Field("date", "when it is withdrawn by itself"),
+    "cw.campaign.operators": Field("keyword[]", "operators whose shares a campaign joins"),
+    "cw.campaign.sectors": Field("keyword[]", "their sectors"),
+    "cw.campaign.join": Field("keyword", "why: `token`, `sequence`, `heartbeat`, `place`, `rate`"),
+    "cw.campaign.tokens": Field("keyword[]", "tokens that the shares have in common"),
     "source.token": Field("keyword[]", "what became of an address: `j:`, `l:`, `p:`, `n:`"),
     "destination.token": Field("keyword[]", "what became of an address: `j:`, `l:`, `p:`, `n:`"),
 }

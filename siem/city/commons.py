@@ -46,7 +46,7 @@ CITY_SOC = Rights(audiences=("city-soc",), tlp=TLP[:4])
 
 
 class Write(msgspec.Struct, frozen=True):
-    """A shared finding to be indexed: its flat document, with `cw.share.id`, `.revision` …"""
+    """A shared finding to be indexed: its flat document, with `cw.share.id` and its revision."""
 
     document: Document
     revision: int
