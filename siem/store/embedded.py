@@ -57,8 +57,10 @@ from siem.store.trail import Audited, Proof, Trail, digest
 
 T = TypeVar("T", SourceState, RuleState)
 
-FORMAT = 2
+FORMAT = 3
 """Of the file (`user_version`); a newer one is refused, an older one is brought up to it."""
+CHAINED_SINCE = 2
+"""The format since which the audit trail is a chain."""
 FIRST_EVENTS = 10
 NEWEST_EVENTS = EVENTS_KEPT - FIRST_EVENTS
 HISTORY_KEPT = 200
@@ -231,7 +233,16 @@ CREATE TABLE audit (
     person TEXT NOT NULL, action TEXT NOT NULL, about TEXT NOT NULL
 );
 """
-_STEPS = (_SCHEMA, INVENTORY_SCHEMA + ACCOUNTS_SCHEMA + TRAIL_SCHEMA + NOTICES_SCHEMA)
+_CHANGES_SCHEMA = """
+CREATE TABLE changes (finding TEXT PRIMARY KEY, number INTEGER NOT NULL UNIQUE) WITHOUT ROWID;
+INSERT INTO changes SELECT id, row_number() OVER (ORDER BY last_seen, id) FROM findings;
+"""
+"""Since format 3: which finding was written last, for who follows the findings with a cursor."""
+_STEPS = (
+    _SCHEMA,
+    INVENTORY_SCHEMA + ACCOUNTS_SCHEMA + TRAIL_SCHEMA + NOTICES_SCHEMA,
+    _CHANGES_SCHEMA,
+)
 """What each format has more than the one before it; a new file takes all steps."""
 
 
@@ -286,8 +297,9 @@ class NodeDb:
                 for step in _STEPS[found:]:
                     for statement in _statements(step):
                         db.execute(statement)
-                if found < FORMAT:
+                if found < CHAINED_SINCE:
                     self._trail.take_up(db)
+                if found < FORMAT:
                     db.execute(f"PRAGMA user_version = {FORMAT}")
         except sqlite3.DatabaseError as error:
             raise ConfigError(
@@ -642,6 +654,18 @@ class NodeDb:
         row = self._db.execute("SELECT * FROM findings WHERE id = ?", (finding_id,)).fetchone()
         return self._document(row) if row else None
 
+    def changes_after(self, number: int, limit: int) -> list[tuple[int, str]]:
+        """Findings written since a number, each once with its newest, in order.
+
+        A cursor that keeps the last number it was given misses none; a finding that retention took
+        is not told of again.
+        """
+        rows = self._db.execute(
+            "SELECT number, finding FROM changes WHERE number > ? ORDER BY number LIMIT ?",
+            (number, limit),
+        )
+        return [(row["number"], row["finding"]) for row in rows]
+
     def events_of(self, finding_id: str) -> list[Document]:
         """Copies of the events that made it speak, newest first."""
         rows = self._db.execute(
@@ -900,6 +924,11 @@ class NodeDb:
                     f" status NOT IN {_CLOSED}, risk, last_seen LIMIT ?)",
                     (surplus,),
                 )
+            # The newest stays: its number must not come again.
+            db.execute(
+                "DELETE FROM changes WHERE finding NOT IN (SELECT id FROM findings)"
+                " AND number < (SELECT max(number) FROM changes)"
+            )
             audited = self._trail.forget(db, AUDIT_MAX)
             self.notices.retain(db, now)
         return {"findings_old": old, "findings_surplus": max(0, surplus), "audit": audited}
@@ -1156,6 +1185,10 @@ def _write(db: sqlite3.Connection, document: Document, grown_at: int | None) -> 
     names += " source_ip assignee marks grown_at document folded extra grp label"
     kept = ", ".join(f"{name} = excluded.{name}" for name in names.split())
     db.execute(f"INSERT INTO findings VALUES ({marks}) ON CONFLICT (id) DO UPDATE SET {kept}", row)
+    db.execute(
+        "INSERT OR REPLACE INTO changes SELECT ?, coalesce(max(number), 0) + 1 FROM changes",
+        (document["finding.id"],),
+    )
 
 
 def _label(document: Document) -> str:

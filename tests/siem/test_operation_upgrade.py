@@ -14,15 +14,22 @@ import pytest
 from cityward import ConfigError
 from siem import assembly
 from siem.store import embedded, events
+from siem.store.protocol import Range
 from tests.siem.states import make
 
 STATES = Path(make.__file__).parent
 
 
+@pytest.fixture(params=[1, 2])
+def format_(request: pytest.FixtureRequest) -> int:
+    """An older format of the state."""
+    return int(request.param)
+
+
 @pytest.fixture
-def old(tmp_path: Path) -> Path:
-    """The state of a node of format 1 that died before it had detected everything."""
-    with tarfile.open(STATES / "format_1.tar.gz") as tar:
+def old(tmp_path: Path, format_: int) -> Path:
+    """The state of a node of that format that died before it had detected everything."""
+    with tarfile.open(STATES / f"format_{format_}.tar.gz") as tar:
         tar.extractall(tmp_path, filter="data")
     return tmp_path / "state"
 
@@ -37,18 +44,31 @@ def _as_far_as(new: list[dict[str, Any]], old: list[dict[str, Any]]) -> list[dic
     return [{name: a.get(name) for name in b} for a, b in zip(new, old, strict=True)]
 
 
-def test_a_state_of_format_1_is_opened_migrated_and_says_the_same(old: Path) -> None:
-    expected = msgspec.json.decode((STATES / "format_1.json").read_bytes())
+def test_an_old_state_is_opened_migrated_and_says_the_same(old: Path, format_: int) -> None:
+    expected = msgspec.json.decode((STATES / f"format_{format_}.json").read_bytes())
     before = _format(old)
 
     said: dict[str, Any] = make.said(old, STATES)
 
-    assert (before, _format(old)) == (1, embedded.FORMAT)
+    assert (before, _format(old)) == (format_, embedded.FORMAT)
     assert len(said["events"]) == 36
     assert said["events"] == expected["events"]
     assert _as_far_as(said["findings"], expected["findings"]) == expected["findings"]
     assert said["audit"] == expected["audit"]
     assert said["people"] == expected["people"]
+
+
+def test_the_findings_of_an_old_state_are_in_the_change_feed(old: Path) -> None:
+    node = assembly.node_of(make.settings_of(old, STATES), sources=[])
+    kept = {one["finding.id"] for one in node.db.search("", Range()).rows}
+
+    changes = node.db.changes_after(0, 1_000)
+    proof = node.db.audit_proof()
+    node.close()
+
+    assert {finding for _, finding in changes} == kept
+    assert [number for number, _ in changes] == list(range(1, len(kept) + 1))
+    assert not proof.fault
 
 
 def test_an_old_state_is_the_same_at_its_second_start(old: Path) -> None:

@@ -1,10 +1,11 @@
 """Makes the state of an older cityward, for the test that it is still opened.
 
-    git worktree add /tmp/old 404f269
-    cd /tmp/old && PYTHONPATH=. python …/tests/siem/states/make.py …/tests/siem/states/format_1
+    git worktree add /tmp/old 848c3e5
+    cd /tmp/old && PYTHONPATH=. python …/tests/siem/states/make.py …/tests/siem/states/format_2
 
-It writes `format_1.tar.gz` – the state of a node that died with events that were not detected yet –
-and `format_1.json`: what that version itself says of it after its next start. The rule is no part
+(848c3e5 wrote format 2; format 1 was made at 404f269 by this script as it was then.)
+It writes `format_2.tar.gz` – the state of a node that died with events that were not detected yet –
+and `format_2.json`: what that version itself says of it after its next start. The rule is no part
 of the state: `rule.yml` beside this file.
 """
 
@@ -67,8 +68,7 @@ def make(state: Path, rules: Path, logs: Path) -> None:
             clock[0] += timedelta(minutes=5)
             node.events.compact(node.events.last_batch, wait=True)
     db = node.db
-    db.add_person(Person("i.vasko", "analyst", "$argon2id$v=19$m=65536,t=3,p=4$c2FsdA$aGFzaA"))
-    db.add_token("ab" * 32, "i.vasko")
+    db.add_person(Person("i.vasko", ("analyst",), "$argon2id$v=19$m=65536,t=3,p=4$c2FsdA$aGFzaA"))
     first = db.search("", Range()).rows[0]["finding.id"]
     change = Change(status="in_progress", assignee="i.vasko", comment="I look into it.")
     db.change([first], change, "i.vasko", clock[0])

@@ -633,6 +633,28 @@ def test_closed_findings_go_after_a_year_and_open_ones_stay(db: NodeDb) -> None:
     assert sorted(titles(db, "")) == ["1", "2"]
 
 
+def test_the_change_feed_names_what_was_written_since_each_finding_once(db: NodeDb) -> None:
+    a, b = db.keep([match(0, "192.0.2.1"), match(0, "192.0.2.2")], 1, now=NOON)
+    first = db.changes_after(0, 10)
+    db.change([a], Change(status="in_progress"), "me", NOON)
+    [c] = db.keep([match(1, "192.0.2.3")], 2, now=NOON)
+
+    assert first == [(1, a), (2, b)]
+    assert db.changes_after(2, 10) == [(3, a), (4, c)]
+    assert db.changes_after(0, 2) == [(2, b), (3, a)]
+
+
+def test_a_number_of_the_change_feed_never_comes_again(db: NodeDb) -> None:
+    [a] = db.keep([match(0, "192.0.2.1")], 1, now=NOON)
+    db.change([a], Change(status="resolved"), "me", NOON)
+    db.retain(NOON + timedelta(days=366))
+
+    [b] = db.keep([match(0, "192.0.2.2")], 2, now=NOON)
+    db.retain(NOON + timedelta(days=366))
+
+    assert db.changes_after(0, 10) == [(3, b)]
+
+
 def test_above_the_bound_the_closed_and_the_least_risky_go_first(
     db: NodeDb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
