@@ -33,23 +33,38 @@ PASSWORD_LEAST = 12
 _ANALYST = frozenset(
     ("findings", "triage", "hunt", "rules", "assets", "health", "metrics", "routes", "self")
 )
+_PEER = frozenset(("city", "campaigns", "shared", "self"))
+_CISO = _PEER | {"operators", "duties", "incidents", "health", "metrics"}
 RIGHTS: dict[str, frozenset[str]] = {
-    "administrator": frozenset({"health", "metrics", "routes", "self", "people", "audit", "send"}),
+    "administrator": frozenset(
+        ("health", "metrics", "routes", "self", "people", "audit", "send", "operators")
+    ),
     "analyst": _ANALYST,
     "engineer": _ANALYST | {"inventory", "switch"},
+    "ciso": _CISO,
+    "peer": _PEER,
+    "authority": _PEER,
 }
 """Parts of the console by role; `triage` changes findings, `inventory` assets, `switch` rules;
-`send` tests a route."""
+`send` tests a route. What of the shared findings a person sees there says `siem/city/reading.py`.
+"""
 
 OPENS: dict[str, frozenset[str]] = {
-    "read": _ANALYST - {"triage"},
+    "read": (_ANALYST | _CISO) - {"triage"},
     "triage": frozenset({"triage"}),
     "tune": frozenset({"inventory", "switch"}),
     "admin": frozenset({"people", "audit", "send"}),
 }
 """Parts that a token opens by its scopes, as far as its person may."""
 
-LANDS_ON = {"administrator": "/health", "analyst": "/findings", "engineer": "/findings"}
+LANDS_ON = {
+    "administrator": "/health",
+    "analyst": "/findings",
+    "engineer": "/findings",
+    "ciso": "/city",
+    "peer": "/city",
+    "authority": "/city",
+}
 
 
 class NotSignedIn(Exception):  # noqa: N818 – a state, not a fault

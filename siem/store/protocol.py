@@ -154,9 +154,14 @@ class Findings(Protocol):
         ...
 
 
-Role = Literal["administrator", "engineer", "analyst"]
-ROLES: tuple[Role, ...] = ("engineer", "analyst", "administrator")
+Role = Literal["ciso", "engineer", "analyst", "peer", "authority", "administrator"]
+ROLES: tuple[Role, ...] = ("ciso", "engineer", "analyst", "peer", "authority", "administrator")
 """The one that sees most of what happens comes first: there a person with several begins."""
+NODE_ROLES: tuple[Role, ...] = ("engineer", "analyst", "administrator")
+HUB_ROLES: tuple[Role, ...] = ("ciso", "peer", "authority", "administrator")
+"""`peer`: somebody of an operator, who sees what it has shared and what is for all operators."""
+AUTHORITIES = ("prefecture", "police", "civil-protection", "csirt")
+"""Audiences of those with the role `authority`."""
 
 SCOPES = ("read", "triage", "tune", "admin")
 """What a token may do: read lists, change findings, change assets and rules, people and tokens."""
@@ -176,6 +181,8 @@ class Person(msgspec.Struct, frozen=True):
     """Raised to end all sessions of before."""
     seen: datetime | None = None
     """When they came in last."""
+    audience: str = ""
+    """Of an authority: which one; of a peer: the operator it belongs to; otherwise empty."""
 
     @property
     def role(self) -> Role:
