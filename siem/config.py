@@ -5,6 +5,7 @@ Every setting has a default that is safe for a control network: listen only, loc
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import tomllib
@@ -37,6 +38,7 @@ DAYS_MAX = 36_500
 QUOTA_MAX_GB = 1e9
 EVERY_MIN_S = 1.0
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+_HUB = re.compile(r"https://([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:\d{1,5})?/?")
 
 
 NEEDED = {
@@ -213,6 +215,28 @@ class Sensor(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Address and port of the node's source with `reader = "sensors"`."""
 
 
+class Sharing(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What may leave this operator, and how; without a policy nothing does."""
+
+    policy: str = ""
+    """File with the sharing policy; empty: nothing leaves."""
+    hub: str = ""
+    """Address of the city's hub, `https://hub.city.example:8443`; empty: no link."""
+    drop_dir: str = ""
+    """Folder in which signed envelopes are left for a data diode or a carrier; empty: none."""
+    join_key_env: str = ""
+    """Variable of the environment that holds the root of the join tokens."""
+    join_key_file: str = ""
+    """File that holds the root of the join tokens; only the account of the node may read it."""
+    own_networks: tuple[str, ...] = ()
+    """Own public networks besides those of the zones, in CIDR form; none of their addresses is
+    joined."""
+    peer_networks: tuple[str, ...] = ()
+    """Networks that other operators of the city published; no address of them is joined."""
+    own_domains: tuple[str, ...] = ()
+    """Own domains and those of peers; no name in them is joined."""
+
+
 class Settings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All settings of a node."""
 
@@ -235,6 +259,7 @@ class Settings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     models: Models = Models()
     inventory: Inventory = Inventory()
     sensor: Sensor = Sensor()
+    sharing: Sharing = Sharing()
     source: tuple[Source, ...] = ()
     """What is read, one table a source."""
     zone: tuple[Zone, ...] = ()
@@ -349,12 +374,26 @@ def _impossible(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "retention.disk_quota_gb", f"{kept.disk_quota_gb} is no size; 0 is no limit"
     if settings.inventory.learning_hours < 0 or settings.inventory.assets_most < 0:
         yield "inventory", "hours and assets are no less than 0"
+    yield from (("sharing." + key, what) for key, what in _wrong_sharing(settings.sharing))
     yield from wrong_routes(settings.route)
     for number, entry in enumerate(settings.calendar):
         if entry.since.tzinfo is None or entry.until.tzinfo is None:
             yield f"calendar[{number}]", "a time needs its offset, e.g. Z"
         elif entry.until <= entry.since:
             yield f"calendar[{number}].until", "the end is not after the begin"
+
+
+def _wrong_sharing(sharing: Sharing) -> Iterator[tuple[str, str]]:
+    if sharing.hub and not _HUB.fullmatch(sharing.hub):
+        yield "hub", f"{sharing.hub!r} is no https://name:port"
+    if sharing.join_key_env and sharing.join_key_file:
+        yield "join_key_file", "join_key_env names the root already"
+    for key in ("own_networks", "peer_networks"):
+        for network in getattr(sharing, key):
+            try:
+                ipaddress.ip_network(network)
+            except ValueError:
+                yield key, f"{network!r} is no network; write 192.0.2.0/24"
 
 
 def _is_address(text: str) -> bool:
