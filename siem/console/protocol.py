@@ -73,8 +73,8 @@ class Hearing(msgspec.Struct, frozen=True):
     """The settings file, where lines have to be added."""
 
 
-class Console(Protocol):
-    """A node as its console sees it; `siem` fulfils it."""
+class Home(Protocol):
+    """What every console needs of what is behind it, node or hub: people and their trail."""
 
     @property
     def operator(self) -> str:
@@ -91,6 +91,33 @@ class Console(Protocol):
         """Signs sessions; stays the same over restarts, never leaves the state folder."""
         ...
 
+    def now(self) -> datetime:
+        """The clock of the node; a demo turns it faster."""
+        ...
+
+    @property
+    def accounts(self) -> Accounts:
+        """People, their tokens and saved views, switched rules."""
+        ...
+
+    def audit(self, by: str, action: str, about: str, now: datetime) -> None:
+        """Keep what a person did: sign-ins, exports; the stores keep what they change."""
+        ...
+
+    def trail(
+        self, words: str, span: Range, limit: int = 50, offset: int = 0
+    ) -> tuple[Sequence[Audited], int]:
+        """Lines of the audit trail in which all words stand, newest first, and how many."""
+        ...
+
+    def audit_proof(self) -> Proof:
+        """Whether the whole audit trail is as it was written."""
+        ...
+
+
+class Console(Home, Protocol):
+    """A node as its console sees it; `siem` fulfils it."""
+
     @property
     def findings(self) -> Findings:
         """Where findings are kept."""
@@ -104,15 +131,6 @@ class Console(Protocol):
     @property
     def inventory(self) -> Assets:
         """What is known of its assets, zones and conduits."""
-        ...
-
-    def now(self) -> datetime:
-        """The clock of the node; a demo turns it faster."""
-        ...
-
-    @property
-    def accounts(self) -> Accounts:
-        """People, their tokens and saved views, switched rules."""
         ...
 
     @property
@@ -150,20 +168,6 @@ class Console(Protocol):
 
         Without `run`, only what is known of a run before; None if nothing is.
         """
-        ...
-
-    def audit(self, by: str, action: str, about: str, now: datetime) -> None:
-        """Keep what a person did: sign-ins, exports; the stores keep what they change."""
-        ...
-
-    def trail(
-        self, words: str, span: Range, limit: int = 50, offset: int = 0
-    ) -> tuple[Sequence[Audited], int]:
-        """Lines of the audit trail in which all words stand, newest first, and how many."""
-        ...
-
-    def audit_proof(self) -> Proof:
-        """Whether the whole audit trail is as it was written."""
         ...
 
     def hearing(self) -> Hearing:

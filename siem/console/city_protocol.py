@@ -1,0 +1,46 @@
+"""What the hub's console needs from the hub behind it; `siem/city/hub.py` fulfils it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from siem.city.commons import Records
+from siem.city.known import Duty, Link, Shares, Told
+from siem.city.town import Town
+from siem.console.protocol import Home
+from siem.store.protocol import Person
+
+
+class CityConsole(Home, Protocol):
+    """A hub as its console sees it; `operator` is `city`, `sector` is empty."""
+
+    @property
+    def town(self) -> Town:
+        """Name, services and districts of the city, from its own two files."""
+        ...
+
+    @property
+    def records(self) -> Records:
+        """The hub's memory; the console keeps kinds `service`, `change` and `visit` in it."""
+        ...
+
+    def reading(self, person: Person) -> Shares:
+        """Shared findings as this person may see them."""
+        ...
+
+    def links(self) -> Sequence[Link]:
+        """Every operator that was ever enrolled, by its id."""
+        ...
+
+    def told(self, campaign_id: str) -> Sequence[Told]:
+        """What operators were told of a campaign (its share id), newest first."""
+        ...
+
+    def duties(self, person: Person) -> Sequence[Duty] | None:
+        """Clocks of all open cases, soonest first; None: cases are not kept here yet."""
+        ...
+
+    def facts(self) -> Mapping[str, str]:
+        """What the line at the bottom and Operators say of hub and store, in order."""
+        ...
