@@ -1,0 +1,109 @@
+"""What node and hub put into envelopes and requests: the forms that both ends read.
+
+Fields that a newer end adds are passed over by an older one.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from siem.sharing.envelope import BEGIN
+
+ENROL = "/exchange/v1/enrol"
+RENEW = "/exchange/v1/renew"
+AUTHORITY = "/exchange/v1/authority"
+"""The authority's certificate (PEM), for who has a token and compares it with its fingerprint."""
+MESSAGES = "/exchange/v1/messages"
+INBOX = "/exchange/v1/inbox"
+
+Reason = Literal["error", "false_positive", "consent", "legal", "expired"]
+"""Why something is taken back."""
+
+
+class Enrolling(msgspec.Struct, frozen=True, kw_only=True):
+    """Asked with a token that serves once, over a connection whose server is known."""
+
+    token: str
+    csr: str
+    """PEM; its subject's common name is the operator."""
+    signing_key: str
+    """Ed25519, raw, in base64."""
+
+
+class Enrolled(msgspec.Struct, frozen=True, kw_only=True):
+    """What the hub answers."""
+
+    certificate: str
+    """PEM, with its chain."""
+    signing_key: str
+    """The hub's: Ed25519, raw, in base64."""
+    seq: int = 0
+    """Last envelope that the hub took of this operator before; a node goes on behind it …"""
+    prev: str = BEGIN
+    """… and names its hash."""
+
+
+class Renewing(msgspec.Struct, frozen=True, kw_only=True):
+    """Asked over mutual TLS with the certificate that runs out."""
+
+    csr: str
+
+
+class Renewed(msgspec.Struct, frozen=True, kw_only=True):
+    """What the hub answers."""
+
+    certificate: str
+
+
+class LostSource(msgspec.Struct, frozen=True):
+    """A source of which nothing comes."""
+
+    source: str
+    what: str
+    """In words: `no data`, `failed`."""
+    since: datetime | None = None
+
+
+class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
+    """The payload of a `heartbeat`; the receipt countersigns the ledger's head."""
+
+    version: str = ""
+    """Of the node's software."""
+    rules: str = ""
+    """Version of its rule set."""
+    policy: str = ""
+    """Content hash of its sharing policy; empty: nothing leaves."""
+    mode: str = "normal"
+    running: int = 0
+    """Sources that run."""
+    lost: tuple[LostSource, ...] = ()
+    waiting: int = 0
+    """Findings in the outbox."""
+    lag_s: float = 0.0
+    """How old the oldest of them is."""
+    dropped: int = 0
+    """Findings that were never sent, since the outbox was full."""
+    ledger: int = 0
+    """Number of the last envelope before this one …"""
+    ledger_head: str = ""
+    """… and the ledger's hash up to it."""
+
+
+class Withdrawal(msgspec.Struct, frozen=True, kw_only=True):
+    """The payload of a `withdraw`."""
+
+    reason: Reason
+    note: str = ""
+
+
+class InboxLine(msgspec.Struct, frozen=True):
+    """One line of the inbox: an envelope of the hub, and its place."""
+
+    n: int
+    signature: str
+    """Base64."""
+    data: str
+    """The envelope's JSON, as it was signed."""
