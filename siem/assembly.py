@@ -29,7 +29,7 @@ from siem.node import Clock, Node, Source, now_utc
 from siem.store.embedded import NodeDb
 from siem.store.events import EventStore
 from siem.store.faults import fault
-from siem.store.protocol import OFF_IN_SETTINGS, RuleState
+from siem.store.protocol import HUB_ROLES, NODE_ROLES, OFF_IN_SETTINGS, RuleState
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +127,9 @@ def db_of(settings: Settings, inventory: Inventory, clock: Clock) -> NodeDb:
     """Everything else in the state folder."""
     state = settings.state_path
     key = secret_of(state, "operator.key")
-    return NodeDb(state / "node.db", key, asset_of=inventory.find, clock=clock)
+    db = NodeDb(state / "node.db", key, asset_of=inventory.find, clock=clock)
+    db.accounts.offers = HUB_ROLES if settings.hub else NODE_ROLES
+    return db
 
 
 def secret_of(state: Path, name: str) -> bytes:

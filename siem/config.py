@@ -37,6 +37,8 @@ PORT_MAX = 65_535
 DAYS_MAX = 36_500
 QUOTA_MAX_GB = 1e9
 EVERY_MIN_S = 1.0
+HUB_OPERATOR = "city"
+"""Operator id of a hub: what it concludes itself is under it."""
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _HUB = re.compile(r"https://([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:\d{1,5})?/?")
 
@@ -237,6 +239,25 @@ class Sharing(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Own domains and those of peers; no name in them is joined."""
 
 
+class Hub(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The hub of the city; a file with this table, even an empty one, is one of a hub."""
+
+    listen: str = "127.0.0.1:8443"
+    """Address and port on which operators reach the exchange, over mutual TLS."""
+    names: tuple[str, ...] = ("localhost", "127.0.0.1")
+    """Names and addresses by which operators call it; they stand in its certificate."""
+    threshold: int = 3
+    """Peers and authorities are told no count of operators below it."""
+    services: str = ""
+    """File with the services of the city; empty: none are shown."""
+    map: str = ""
+    """GeoJSON file with the districts of the city; empty: no map."""
+    drop_dir: str = ""
+    """Folder in which signed envelopes arrive that came over a data diode or by a carrier."""
+    shares_days: int = 400
+    """Days that shared findings are kept at most, whatever their operator says."""
+
+
 class Settings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All settings of a node."""
 
@@ -260,6 +281,7 @@ class Settings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     inventory: Inventory = Inventory()
     sensor: Sensor = Sensor()
     sharing: Sharing = Sharing()
+    hub: Hub | None = None
     source: tuple[Source, ...] = ()
     """What is read, one table a source."""
     zone: tuple[Zone, ...] = ()
@@ -375,12 +397,29 @@ def _impossible(settings: Settings) -> Iterator[tuple[str, str]]:
     if settings.inventory.learning_hours < 0 or settings.inventory.assets_most < 0:
         yield "inventory", "hours and assets are no less than 0"
     yield from (("sharing." + key, what) for key, what in _wrong_sharing(settings.sharing))
+    if settings.hub:
+        yield from _wrong_hub(settings, settings.hub)
     yield from wrong_routes(settings.route)
     for number, entry in enumerate(settings.calendar):
         if entry.since.tzinfo is None or entry.until.tzinfo is None:
             yield f"calendar[{number}]", "a time needs its offset, e.g. Z"
         elif entry.until <= entry.since:
             yield f"calendar[{number}].until", "the end is not after the begin"
+
+
+def _wrong_hub(settings: Settings, hub: Hub) -> Iterator[tuple[str, str]]:
+    if settings.operator != HUB_OPERATOR:
+        yield "operator", f"a hub is the operator {HUB_OPERATOR}"
+    if settings.source:
+        yield "source", "a hub reads no sources: give it a node of its own"
+    if not _is_address(hub.listen):
+        yield "hub.listen", f"{hub.listen!r} is no address:port"
+    if not hub.names:
+        yield "hub.names", "operators need a name by which they call it"
+    if hub.threshold < 1:
+        yield "hub.threshold", "a threshold is 1 or more"
+    if not 1 <= hub.shares_days <= DAYS_MAX:
+        yield "hub.shares_days", f"things are kept for 1 to {DAYS_MAX} days"
 
 
 def _wrong_sharing(sharing: Sharing) -> Iterator[tuple[str, str]]:

@@ -42,22 +42,27 @@ def list_(*, config: ConfigFile = None, output: Output = None) -> int:
     return 0
 
 
-def add(name: str, *, role: Roles = None, config: ConfigFile = None) -> int:
+def add(name: str, *, role: Roles = None, audience: str = "", config: ConfigFile = None) -> int:
     """Add a person; a one-time password is printed, at the first sign-in they choose their own.
 
     Example: cityward person add ada --role analyst --role administrator
 
     Args:
         name: Under which they sign in.
-        role: engineer, analyst or administrator; once for each, analyst if none is given.
+        role: engineer, analyst or administrator, at a hub ciso, peer, authority or administrator;
+            once for each. If none is given: analyst, at a hub ciso.
+        audience: Of an authority: prefecture, police, civil-protection or csirt; of a peer: the
+            operator it belongs to.
         config: Settings file; otherwise the first one found counts.
     """
     from siem.console.access import password_hash
     from siem.console.people import new_password
 
     password = new_password()
-    person = Person(name, roles_of(role or ("analyst",)), password_hash(password), one_time=True)
     with opened(config) as db:
+        roles = roles_of(role or ("ciso" if "ciso" in db.accounts.offers else "analyst",))
+        hashed = password_hash(password)
+        person = Person(name, roles, hashed, one_time=True, audience=audience)
         if db.person(name) is not None:
             raise InputError(f"{name} is there already", "name", "See cityward person list.")
         action = f"person: add, {' '.join(person.roles)}"
@@ -100,7 +105,7 @@ def enable(name: str, *, config: ConfigFile = None) -> int:
     return 0
 
 
-def reset(name: str, *, role: Roles = None, config: ConfigFile = None) -> int:
+def reset(name: str, *, role: Roles = None, audience: str = "", config: ConfigFile = None) -> int:
     """Give a person a new one-time password, and other roles if some are named.
 
     It works without the console: so nobody is locked out of their own node.
@@ -109,6 +114,7 @@ def reset(name: str, *, role: Roles = None, config: ConfigFile = None) -> int:
     Args:
         name: Of the person.
         role: The roles they have from now on; without it they keep theirs.
+        audience: With new roles: of an authority which one, of a peer its operator.
         config: Settings file; otherwise the first one found counts.
     """
     from siem.console.access import password_hash
@@ -120,6 +126,7 @@ def reset(name: str, *, role: Roles = None, config: ConfigFile = None) -> int:
         after = msgspec.structs.replace(
             person,
             roles=roles_of(role) if role else person.roles,
+            audience=audience if role else person.audience,
             password_hash=password_hash(password),
             one_time=True,
             epoch=person.epoch + 1,

@@ -18,7 +18,7 @@ from itsdangerous import BadSignature, URLSafeTimedSerializer
 from starlette.requests import Request
 from starlette.responses import Response
 
-from siem.console.protocol import Console
+from siem.console.protocol import Home
 from siem.store.protocol import Person
 
 SESSION = "cityward_session"
@@ -162,7 +162,7 @@ class Tries:
 class Access:
     """The door of the console."""
 
-    def __init__(self, node: Console, hasher: PasswordHasher | None = None) -> None:
+    def __init__(self, node: Home, hasher: PasswordHasher | None = None) -> None:
         self.node = node
         self.by_name = Tries()
         self.by_address = Tries(allowed=30)

@@ -34,8 +34,11 @@ ACTS = {
 """What may be done with a person, and what is said afterwards."""
 
 ROLE_WORDS = {
+    "ciso": "City, Campaigns, Operators, Incidents, Duties",
     "engineer": "Findings, Hunt, Rules, Assets; changes findings, assets and rules",
     "analyst": "Findings, Hunt, Rules, Assets; changes findings",
+    "peer": "what one operator has shared, and what is for all operators",
+    "authority": "what its audience was given, and nothing else",
     "administrator": "Health, People, Audit; no findings unless also another",
 }
 SCOPE_WORDS = {
@@ -111,16 +114,18 @@ class People:
         """The person after an act, and the password that was made for it."""
         before = self.accounts.person(name)
         roles = roles_of(str(one) for one in form.getlist("role"))
+        audience = text(form, "audience").strip()
         if act == "add":
             if before is not None:
                 raise InputError(f"{name} is there already", "name", "Choose another name.")
             password = new_password()
-            return Person(name, roles, self.site.access.hash(password), one_time=True), password
+            hashed = self.site.access.hash(password)
+            return Person(name, roles, hashed, one_time=True, audience=audience), password
         if before is None:
             raise InputError(f"nobody is called {name[:80]!r}", "name", "Look in the list.")
         after = msgspec.structs.replace(before, epoch=before.epoch + 1)
         if act == "roles":
-            return msgspec.structs.replace(after, roles=roles), ""
+            return msgspec.structs.replace(after, roles=roles, audience=audience), ""
         if act == "reset":
             password = new_password()
             hashed = self.site.access.hash(password)
@@ -231,7 +236,7 @@ class People:
         shared = {
             "title": "People",
             "current": "people",
-            "roles": ROLE_WORDS,
+            "roles": {one: ROLE_WORDS[one] for one in self.accounts.offers},
             "notice": ACTS[done].format(name) if done in ACTS and name else "",
         }
         return self.site.page(request, session, template, **(shared | context))
@@ -254,6 +259,7 @@ def document(person: Person) -> dict[str, Any]:
     return {
         "name": person.name,
         "roles": list(person.roles),
+        **({"audience": person.audience} if person.audience else {}),
         "disabled": person.disabled,
         "one_time_password": person.one_time,
         "last_sign_in": person.seen,

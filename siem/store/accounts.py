@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
@@ -12,7 +13,18 @@ import msgspec
 from cityward.errors import InputError, TransientError
 from siem.store.inventory import VERSION
 from siem.store.lines import harmless
-from siem.store.protocol import ROLES, SCOPES, Conflict, Person, Role, SavedView, Switch, Token
+from siem.store.protocol import (
+    AUTHORITIES,
+    NODE_ROLES,
+    ROLES,
+    SCOPES,
+    Conflict,
+    Person,
+    Role,
+    SavedView,
+    Switch,
+    Token,
+)
 from siem.store.query import from_micros, micros
 from siem.store.trail import Trail, digest
 
@@ -40,8 +52,11 @@ CREATE TABLE undo (person TEXT PRIMARY KEY, time INTEGER NOT NULL, state BLOB NO
     WITHOUT ROWID;
 """
 """Since format 2 of the state."""
+AUDIENCE_SCHEMA = "ALTER TABLE people ADD COLUMN audience TEXT NOT NULL DEFAULT '';\n"
+"""Since format 3."""
 
 NAME_MAX = 200
+OPERATOR = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 ENDINGS = (".json", ".ndjson", ".csv")
 """A name that ends so would be the list of another page."""
 PEOPLE_MAX, TOKENS_MAX, VIEWS_MAX = 10_000, 10_000, 200
@@ -61,6 +76,8 @@ class Accounts:
         self._writing = writing
         self._reading = reading
         self._trail = trail
+        self.offers = NODE_ROLES
+        """Roles that people may be given; a hub has others."""
 
     # ---- People
 
@@ -87,7 +104,7 @@ class Accounts:
             InputError: a role is none, or nobody could administer the node any more.
             Conflict: somebody else has added or changed the person meanwhile.
         """
-        _check(person)
+        self._check(person)
         with self._writing() as db:
             row = db.execute("SELECT * FROM people WHERE name = ?", (person.name,)).fetchone()
             before = _person(row) if row else None
@@ -110,9 +127,26 @@ class Accounts:
 
     def add(self, person: Person) -> None:
         """Add a person or change one without a line in the audit trail: before there is a node."""
-        _check(person)
+        self._check(person)
         with self._writing() as db:
             _write(db, person)
+
+    def _check(self, person: Person) -> None:
+        _check_name(person.name)
+        wrong = [one for one in person.roles if one not in self.offers]
+        if wrong or not person.roles:
+            what = f"no role is called {wrong[0][:40]!r} here" if wrong else "a person needs a role"
+            raise InputError(what, "role", f"One of {', '.join(self.offers)}.")
+        is_authority, is_peer = "authority" in person.roles, "peer" in person.roles
+        said = person.audience
+        if is_authority and said not in AUTHORITIES:
+            what = f"{said[:40]!r} is no authority"
+            raise InputError(what, "audience", f"One of {', '.join(AUTHORITIES)}.")
+        if is_peer and (is_authority or not OPERATOR.fullmatch(said)):
+            what = "a peer belongs to one operator, and is no authority"
+            raise InputError(what, "audience", "Name the operator: op-metro.")
+        if said and not (is_authority or is_peer):
+            raise InputError("only authorities and peers have an audience", "audience", "Drop it.")
 
     def signed_in(self, name: str, now: datetime) -> None:
         """Remember when somebody came in last."""
@@ -278,16 +312,11 @@ def roles_of(words: Iterable[str]) -> tuple[Role, ...]:
     return tuple(one for one in ROLES if one in said)
 
 
-def _check(person: Person) -> None:
-    name = person.name
+def _check_name(name: str) -> None:
     is_name = name.strip() == name and 0 < len(name) <= NAME_MAX and name.isprintable()
     if not is_name or "/" in name or name.endswith(ENDINGS):
         what = "a name of 1 to 200 printable characters without / is needed"
         raise InputError(what, "name", "Name them otherwise.")
-    wrong = [one for one in person.roles if one not in ROLES]
-    if wrong or not person.roles:
-        what = f"no role is called {wrong[0][:40]!r}" if wrong else "a person needs a role"
-        raise InputError(what, "role", f"One of {', '.join(ROLES)}.")
 
 
 def _administers(person: Person) -> bool:
@@ -304,12 +333,12 @@ def _refuse_last(db: sqlite3.Connection, name: str) -> None:
 
 def _write(db: sqlite3.Connection, person: Person) -> None:
     db.execute(
-        "INSERT INTO people (name, roles, password_hash, disabled, one_time, epoch)"
-        " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET roles = excluded.roles,"
+        "INSERT INTO people (name, roles, password_hash, disabled, one_time, epoch, audience)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET roles = excluded.roles,"
         " password_hash = excluded.password_hash, disabled = excluded.disabled,"
-        " one_time = excluded.one_time, epoch = excluded.epoch",
+        " one_time = excluded.one_time, epoch = excluded.epoch, audience = excluded.audience",
         (person.name, " ".join(roles_of(person.roles)), person.password_hash, person.disabled,
-         person.one_time, person.epoch),
+         person.one_time, person.epoch, person.audience),
     )  # fmt: skip
 
 
@@ -322,6 +351,7 @@ def _person(row: sqlite3.Row) -> Person:
         bool(row["one_time"]),
         row["epoch"],
         from_micros(row["seen"]) if row["seen"] else None,
+        row["audience"],
     )
 
 

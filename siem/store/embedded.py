@@ -24,8 +24,8 @@ from cityward.errors import ConfigError, InputError, TransientError
 from cityward.event import Event
 from cityward.fields import FIELDS, SCHEMA_VERSION
 from cityward.finding import EVENTS_KEPT, SEVERITIES, STATUSES, VERDICTS, Finding
+from siem.store.accounts import AUDIENCE_SCHEMA, Accounts
 from siem.store.accounts import SCHEMA as ACCOUNTS_SCHEMA
-from siem.store.accounts import Accounts
 from siem.store.faults import fault
 from siem.store.inventory import SCHEMA as INVENTORY_SCHEMA
 from siem.store.inventory import InventoryStore
@@ -241,7 +241,7 @@ INSERT INTO changes SELECT id, row_number() OVER (ORDER BY last_seen, id) FROM f
 _STEPS = (
     _SCHEMA,
     INVENTORY_SCHEMA + ACCOUNTS_SCHEMA + TRAIL_SCHEMA + NOTICES_SCHEMA,
-    _CHANGES_SCHEMA,
+    _CHANGES_SCHEMA + AUDIENCE_SCHEMA,
 )
 """What each format has more than the one before it; a new file takes all steps."""
 
