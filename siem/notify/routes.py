@@ -15,7 +15,7 @@ from cityward.finding import severity_rank
 from cityward.when import When, compile_when
 from siem.notify import settings
 from siem.notify.settings import DIGEST, QUIET, TRANSPORTS
-from siem.store.embedded import FINDING_FIELDS
+from siem.store.findings import FINDING_FIELDS
 from siem.store.notices import Delivery, Tally
 from siem.store.protocol import Document
 

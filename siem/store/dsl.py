@@ -4,7 +4,7 @@ Both makes type and compare a little differently from each other and from SQLite
 compared is written beside the document, under `cw.index`, just as `node.db` keeps it; only
 `keyword`, `wildcard`, `long`, `double`, `boolean` and `ip` are ever asked. What templates must have
 (`templates.py` builds them from `MAPPINGS`, `helpers` and, for findings, the field table
-`embedded.FINDING_FIELDS`, which has `assignee` and `marks` too; `dynamic: false`):
+`findings.FINDING_FIELDS`, which has `assignee` and `marks` too; `dynamic: false`):
 
 | type of the field table | mapping |
 | --- | --- |

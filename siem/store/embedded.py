@@ -22,11 +22,33 @@ import msgspec
 from cityward.asset import Asset
 from cityward.errors import ConfigError, InputError, TransientError
 from cityward.event import Event
-from cityward.fields import FIELDS, SCHEMA_VERSION
-from cityward.finding import EVENTS_KEPT, SEVERITIES, STATUSES, VERDICTS, Finding
+from cityward.fields import SCHEMA_VERSION
+from cityward.finding import EVENTS_KEPT, SEVERITIES, STATUSES, Finding
 from siem.store.accounts import AUDIENCE_SCHEMA, Accounts
 from siem.store.accounts import SCHEMA as ACCOUNTS_SCHEMA
 from siem.store.faults import fault
+from siem.store.findings import (
+    DATES,
+    EXTRA,
+    FINDING_FIELDS,
+    MARKS,
+    SORTS,
+    UNDO_FOR,
+    Before,
+    check,
+    check_revision,
+    given_back,
+    group_of,
+    judged,
+    label,
+    left,
+    marks_now,
+    note,
+    set_mark,
+    texts,
+    triage_of,
+    words,
+)
 from siem.store.inventory import SCHEMA as INVENTORY_SCHEMA
 from siem.store.inventory import InventoryStore
 from siem.store.lines import UNWRITABLE, event_id, harmless
@@ -34,7 +56,6 @@ from siem.store.notices import SCHEMA as NOTICES_SCHEMA
 from siem.store.notices import NoticeStore, add_news
 from siem.store.protocol import (
     Change,
-    Conflict,
     Document,
     Learnt,
     Page,
@@ -63,11 +84,9 @@ CHAINED_SINCE = 2
 """The format since which the audit trail is a chain."""
 FIRST_EVENTS = 10
 NEWEST_EVENTS = EVENTS_KEPT - FIRST_EVENTS
-HISTORY_KEPT = 200
 FINDINGS_MAX = 1_000_000
 AUDIT_MAX = 1_000_000
 BUSY_MS = 15_000
-GROWS_FOR = timedelta(hours=1)
 _NAMESPACE = uuid.UUID("6f6b1c1e-5d0c-5b58-9a53-3c1f5f2b7f10")
 """Of finding ids; fixed for ever, since shares and tickets name them."""
 
@@ -118,46 +137,6 @@ def confidence_of(level: str, right: int, wrong: int) -> float:
 
 # ---- Fields
 
-_OWN_FIELDS: dict[str, str] = {
-    "finding.id": "keyword",
-    "finding.fingerprint": "keyword",
-    "finding.revision": "long",
-    "finding.type": "keyword",
-    "finding.title": "text",
-    "finding.description": "text",
-    "finding.status": "keyword",
-    "finding.verdict": "keyword",
-    "finding.severity": "severity",
-    "finding.risk": "long",
-    "finding.risk_model": "keyword",
-    "finding.confidence": "float",
-    "finding.cause": "keyword",
-    "finding.category": "keyword[]",
-    "finding.impact": "keyword[]",
-    "finding.first_seen": "date",
-    "finding.last_seen": "date",
-    "finding.count": "long",
-    "finding.created": "date",
-    "finding.modified": "date",
-    "finding.closed": "date",
-    "finding.suppressed_until": "date",
-    "finding.mode": "keyword",
-    "rule.status": "keyword",
-    "cw.analytic.type": "keyword",
-    "cw.analytic.score": "double",
-    "cw.analytic.threshold": "double",
-    "cw.attack_version": "keyword",
-    "cw.asset.type": "keyword",
-    "cw.asset.criticality": "long",
-    "cw.asset.safety_related": "boolean",
-    "cw.marking.tlp": "keyword",
-    "cw.marking.pap": "keyword",
-    "assignee": "keyword",
-    "marks": "keyword[]",
-}
-FINDING_FIELDS: dict[str, str] = {name: one.type for name, one in FIELDS.items()} | _OWN_FIELDS
-"""What a query over findings may ask for."""
-_DATES = frozenset(name for name, kind in FINDING_FIELDS.items() if kind == "date")
 
 _COLUMNS = {
     "finding.id": "id",
@@ -177,7 +156,7 @@ _COLUMNS = {
     "assignee": "assignee",
 }
 """Fields with a column of their own; everything else is read from the JSON document."""
-_SORTS = {name: column for name, column in _COLUMNS.items() if name != "finding.id"}
+_SORTS = {name: _COLUMNS[name] for name in SORTS}
 
 _SCHEMA = """
 CREATE TABLE findings (
@@ -472,9 +451,9 @@ class NodeDb:
         if row:
             _matched_again(document, sum(one.count for one in matches), now)
         else:
-            _note(document, now, "", "made", f"{len(events)} events")
+            note(document, now, "", "made", f"{len(events)} events")
         if document.get("finding.mode") in ("exercise", "test"):
-            _mark(document, "exercise")
+            set_mark(document, "exercise")
         _write(db, document, grown_at=micros(now) if row else None)
         _keep_events(db, finding_id, events)
         if row is None:
@@ -592,16 +571,18 @@ class NodeDb:
         if span.since.year > 1970:  # else it is about what there is, not about now
             newest = max(newest, micros(self._clock()))
         hours = self._hours(found, where, values, min(micros(span.until), newest))
-        rows = [self._group(group, hours[group["grp"]]) for group in found]
+        rows = [self._group(group, hours[group["grp"]], where, values) for group in found]
         return Page(rows, found[0]["total"])
 
-    def _group(self, group: sqlite3.Row, hours: list[int]) -> Document:
+    def _group(
+        self, group: sqlite3.Row, hours: list[int], where: str, values: Sequence[Any]
+    ) -> Document:
         """One row of the list: what its newest finding says, and what all of them share."""
         newest = self._db.execute(
             "SELECT title, rule_id, label, zone, assignee,"
             " document ->> '$.\"finding.description\"' AS sentence FROM findings"
-            " WHERE grp = ? AND last_seen = ? LIMIT 1",
-            (group["grp"], group["last_seen"]),
+            f" WHERE grp = ? AND last_seen = ? AND {where} ORDER BY id LIMIT 1",
+            (group["grp"], group["last_seen"], *values),
         ).fetchone()
         said = dict(newest) if newest else {}  # it may have grown meanwhile
         return {
@@ -619,7 +600,9 @@ class NodeDb:
             "finding.first_seen": from_micros(group["first_seen"]),
             "finding.last_seen": from_micros(group["last_seen"]),
             "assignee": said.get("assignee") or "",
-            "marks": self._marks([one for one in MARKS if group[f"is_{one}"]], group["grown_at"]),
+            "marks": marks_now(
+                [one for one in MARKS if group[f"is_{one}"]], group["grown_at"], self._clock()
+            ),
             "hours": hours,
         }
 
@@ -741,13 +724,8 @@ class NodeDb:
 
     def _document(self, row: sqlite3.Row) -> Document:
         document = _whole(row)
-        document["marks"] = self._marks(document.get("marks", ()), row["grown_at"])
+        document["marks"] = marks_now(document.get("marks", ()), row["grown_at"], self._clock())
         return document
-
-    def _marks(self, marks: Sequence[str], grown_at: int | None) -> list[str]:
-        """Marks as of now: `grows` only for an hour after the last match."""
-        grows = grown_at is not None and self._clock() - from_micros(grown_at) <= GROWS_FOR
-        return [mark for mark in marks if mark != "grows" or grows]
 
     # ---- The console: triage
 
@@ -765,7 +743,7 @@ class NodeDb:
             InputError: a status or verdict is not one, or a comment is too long.
             Conflict: a finding has another revision than the one that was seen.
         """
-        _check(change)
+        check(change)
         by, change = harmless(by), Change(**harmless(msgspec.structs.asdict(change)))
         changed: list[Before] = []
         with self._writing() as db:
@@ -774,12 +752,12 @@ class NodeDb:
                 if row is None:
                     continue
                 before = _whole(row)
-                _compare(before, (revisions or {}).get(one))
-                after = _changed(before, change, by, now)
+                check_revision(before, (revisions or {}).get(one))
+                after = judged(before, change, by, now)
                 if after is not None:
                     _write(db, after, grown_at=None)
-                    self._say_change(db, before, after, by, _words(change), now)
-                    changed.append(Before(one, _triage(before), _triage(after)))
+                    self._say_change(db, before, after, by, words(change), now)
+                    changed.append(Before(one, triage_of(before), triage_of(after)))
             if changed:
                 state = msgspec.json.encode(changed)
                 db.execute("INSERT OR REPLACE INTO undo VALUES (?, ?, ?)", (by, micros(now), state))
@@ -806,14 +784,8 @@ class NodeDb:
         by = harmless(by)
         with self._writing() as db:
             found = list(self._undoable(db, by, now))
-            for before, was in found:
-                after = {name: value for name, value in before.items() if name not in TRIAGE}
-                after |= {name: value for name, value in was.items() if value is not None}
-                after["marks"] = before.get("marks", [])
-                _mark(after, "suppressed", on=after["finding.status"] == "suppressed")
-                after["finding.revision"] = before["finding.revision"] + 1
-                after["finding.modified"] = now
-                _note(after, now, by, "undone", "")
+            for before, one in found:
+                after = given_back(before, one, by, now)
                 _write(db, after, grown_at=None)
                 self._say_change(db, before, after, by, "undone", now)
             db.execute("DELETE FROM undo WHERE person = ?", (by,))
@@ -821,19 +793,15 @@ class NodeDb:
 
     def _undoable(
         self, db: sqlite3.Connection, by: str, now: datetime
-    ) -> Iterator[tuple[Document, Document]]:
+    ) -> Iterator[tuple[Document, Before]]:
         """Findings as they are, and what their triage was before; only those still as left."""
         row = db.execute("SELECT * FROM undo WHERE person = ?", (by,)).fetchone()
         if row is None or now - from_micros(row["time"]) > UNDO_FOR:
             return
         for one in msgspec.json.decode(row["state"], type=list[Before]):
             found = db.execute("SELECT * FROM findings WHERE id = ?", (one.id,)).fetchone()
-            if found and _triage(_whole(found)) == one.after:
-                was = dict(one.was)
-                for name in _DATES.intersection(was):
-                    if was[name] is not None:
-                        was[name] = from_micros(was[name])
-                yield _whole(found), was
+            if found and left(document := _whole(found), one):
+                yield document, one
 
     # ---- People
 
@@ -949,7 +917,6 @@ _GROUP_SORTS = {
     "cw.asset.zone": "max(zone)",
     "assignee": "max(assignee)",
 }
-MARKS = ("grows", "came back", "exercise", "suppressed")
 _GROUP_COLUMNS = ", ".join(
     (
         "grp, count(*) AS findings, max(severity) AS severity, max(risk) AS risk",
@@ -997,29 +964,6 @@ _KEPT = (
 """What a stored finding keeps when it matches again; the rest is said by the newest match."""
 
 
-UNDO_FOR = timedelta(minutes=10)
-TRIAGE = (
-    "finding.status",
-    "finding.verdict",
-    "finding.suppressed_until",
-    "finding.closed",
-    "assignee",
-)
-"""What triage changes of a finding, and what undoing gives back."""
-
-
-class Before(msgspec.Struct, frozen=True):
-    """A finding that somebody changed: how its triage was, and how they left it."""
-
-    id: str
-    was: Document
-    after: Document
-
-
-_EXTRA = ("cw.why", "cw.history", "cw.evidence")
-"""What no query asks for is kept apart, so that queries read less."""
-
-
 def _first(document: Document) -> Document:
     return {name: document[name] for name in _KEPT if name in document}
 
@@ -1030,101 +974,14 @@ def _matched_again(document: Document, count: int, now: datetime) -> None:
     if status == "suppressed" and (until is None or now < until):
         return
     if status in ("new", "in_progress"):
-        _mark(document, "grows")
+        set_mark(document, "grows")
         return
     document["finding.status"] = "new"
     document.pop("finding.closed", None)
     document.pop("finding.suppressed_until", None)
-    _mark(document, "suppressed", on=False)
-    _mark(document, "came back")
-    _note(document, now, "", "came back", f"{count} more after it was {status}")
-
-
-def _mark(document: Document, mark: str, *, on: bool = True) -> None:
-    marks = [one for one in document.get("marks", ()) if one != mark]
-    document["marks"] = [*marks, mark] if on else marks
-
-
-def _note(document: Document, now: datetime, by: str, what: str, why: str) -> None:
-    """A line of history; the first ones and the newest are kept."""
-    history = [
-        *document.get("cw.history", ()),
-        {"time": now.isoformat(), "by": by, "what": what, "why": why[:2000]},
-    ]
-    if len(history) > HISTORY_KEPT:
-        del history[HISTORY_KEPT // 4]
-    document["cw.history"] = history
-
-
-def _words(change: Change) -> str:
-    said = []
-    if change.status is not None:
-        said.append(f"status {change.status}")
-    if change.suppressed_until is not None:
-        said.append(f"until {change.suppressed_until.astimezone(UTC):%Y-%m-%dT%H:%MZ}")
-    if change.verdict is not None:
-        said.append(f"verdict {change.verdict}")
-    if change.assignee is not None:
-        said.append(f"assigned to {change.assignee}" if change.assignee else "assigned to nobody")
-    return ", ".join(said) or "comment"
-
-
-def _triage(document: Document) -> Document:
-    """What triage changes of a finding, comparable; None for what it does not have."""
-    values = {name: document.get(name) for name in TRIAGE}
-    return {n: micros(v) if isinstance(v, datetime) else v for n, v in values.items()}
-
-
-def _compare(document: Document, seen: int | None) -> None:
-    found = document["finding.revision"]
-    if seen is not None and seen != found:
-        raise Conflict(
-            f"finding {document['finding.id']} has revision {found}, not {seen}",
-            "revision",
-            "Read it again, then decide.",
-        )
-
-
-def _changed(before: Document, change: Change, by: str, now: datetime) -> Document | None:
-    """A finding after triage; None if that changes nothing, or was said already."""
-    after = dict(before)
-    for name, value in (
-        ("finding.status", change.status),
-        ("finding.verdict", change.verdict),
-        ("assignee", change.assignee),
-        ("finding.suppressed_until", change.suppressed_until),
-    ):
-        if value is not None:
-            after[name] = value
-    said = (by, _words(change), change.comment)
-    last = before.get("cw.history", [{}])[-1]
-    is_again = (last.get("by"), last.get("what"), last.get("why")) == said
-    if after == before and (not change.comment or is_again):
-        return None
-    status = after["finding.status"]
-    if status in ("new", "in_progress", "suppressed"):
-        after.pop("finding.closed", None)
-    else:
-        after.setdefault("finding.closed", now)
-    if status != "suppressed":
-        after.pop("finding.suppressed_until", None)
-    # Somebody has looked: what was news is none any more.
-    _mark(after, "suppressed", on=status == "suppressed")
-    _mark(after, "grows", on=False)
-    _mark(after, "came back", on=False)
-    after["finding.revision"] += 1
-    after["finding.modified"] = now
-    _note(after, now, by, _words(change), change.comment)
-    return after
-
-
-def _check(change: Change) -> None:
-    if change.status is not None and change.status not in STATUSES:
-        raise InputError(f"{change.status!r} is no status", "status", f"One of {STATUSES}.")
-    if change.verdict is not None and change.verdict not in VERDICTS:
-        raise InputError(f"{change.verdict!r} is no verdict", "verdict", f"One of {VERDICTS}.")
-    if len(change.comment) > 2000:
-        raise InputError("a comment of more than 2,000 characters", "comment", "Shorten it.")
+    set_mark(document, "suppressed", on=False)
+    set_mark(document, "came back")
+    note(document, now, "", "came back", f"{count} more after it was {status}")
 
 
 def _id_of(event: Event) -> str:
@@ -1153,12 +1010,10 @@ def _keep_events(db: sqlite3.Connection, finding: str, events: Mapping[str, Even
 
 
 def _write(db: sqlite3.Connection, document: Document, grown_at: int | None) -> None:
-    label = _label(document)
-    group = hashlib.sha256(f"{document['rule.id']}\n{label}".encode()).hexdigest()[:16]
     row = (
         document["finding.id"],
-        group,
-        label,
+        group_of(document),
+        label(document),
         document["finding.status"],
         document["finding.verdict"],
         SEVERITIES.index(document["finding.severity"]),
@@ -1175,9 +1030,9 @@ def _write(db: sqlite3.Connection, document: Document, grown_at: int | None) -> 
         document.get("assignee") or None,
         sum(1 << bit for bit, mark in enumerate(MARKS) if mark in document.get("marks", ())),
         grown_at,
-        _dumped({name: value for name, value in document.items() if name not in _EXTRA}),
-        folded(_texts(document)),
-        _dumped({name: document[name] for name in _EXTRA if name in document}),
+        _dumped({name: value for name, value in document.items() if name not in EXTRA}),
+        folded(texts(document)),
+        _dumped({name: document[name] for name in EXTRA if name in document}),
     )
     marks = ", ".join("?" * len(row))
     # No REPLACE: it would delete the row, and with it the copies of its events.
@@ -1191,27 +1046,10 @@ def _write(db: sqlite3.Connection, document: Document, grown_at: int | None) -> 
     )
 
 
-def _label(document: Document) -> str:
-    """What the finding is about in a list of groups: its asset, else an address or a name."""
-    names = ("cw.asset.asset_id", "destination.ip", "host.name", "source.ip", "user.name")
-    return next((str(document[name]) for name in names if document.get(name)), "")
-
-
-def _texts(document: Document) -> Iterator[str]:
-    """Every text of a finding, for bare words; its history and its proof are left out."""
-    for name, value in document.items():
-        if name in _EXTRA:
-            continue
-        if isinstance(value, str):
-            yield value
-        elif isinstance(value, list):
-            yield from (one for one in value if isinstance(one, str))
-
-
 def _dumped(document: Document) -> str:
     """A document as JSON; times of the field table as microseconds, so that they compare."""
     plain = {
-        name: micros(value) if isinstance(value, datetime) and name in _DATES else value
+        name: micros(value) if isinstance(value, datetime) and name in DATES else value
         for name, value in document.items()
     }
     return _encoded(plain).decode()
@@ -1232,7 +1070,7 @@ def _whole(row: sqlite3.Row) -> Document:
 
 def _loaded(text: str) -> Document:
     document: Document = msgspec.json.decode(text)
-    for name in _DATES.intersection(document):
+    for name in DATES.intersection(document):
         document[name] = from_micros(document[name])
     for one in document.get("cw.history", ()):
         one["time"] = datetime.fromisoformat(one["time"])
