@@ -54,6 +54,8 @@ from siem.store.inventory import InventoryStore
 from siem.store.lines import UNWRITABLE, event_id, harmless
 from siem.store.notices import SCHEMA as NOTICES_SCHEMA
 from siem.store.notices import NoticeStore, add_news
+from siem.store.outgoing import SCHEMA as OUTGOING_SCHEMA
+from siem.store.outgoing import OutgoingStore
 from siem.store.protocol import (
     Change,
     Document,
@@ -220,7 +222,7 @@ INSERT INTO changes SELECT id, row_number() OVER (ORDER BY last_seen, id) FROM f
 _STEPS = (
     _SCHEMA,
     INVENTORY_SCHEMA + ACCOUNTS_SCHEMA + TRAIL_SCHEMA + NOTICES_SCHEMA,
-    _CHANGES_SCHEMA + AUDIENCE_SCHEMA,
+    _CHANGES_SCHEMA + AUDIENCE_SCHEMA + OUTGOING_SCHEMA,
 )
 """What each format has more than the one before it; a new file takes all steps."""
 
@@ -259,6 +261,9 @@ class NodeDb:
         self.inventory = InventoryStore(self._writing, lambda: self._db, self._trail.add)
         self.accounts = Accounts(self._writing, lambda: self._db, self._trail)
         self.notices = NoticeStore(self._writing, lambda: self._db, self.get)
+        self.outgoing = OutgoingStore(
+            self._writing, lambda: self._db, self.get, operator_key, self._trail
+        )
         self._prepare()
 
     # ---- Connections
@@ -899,6 +904,7 @@ class NodeDb:
             )
             audited = self._trail.forget(db, AUDIT_MAX)
             self.notices.retain(db, now)
+            self.outgoing.retain(db)
         return {"findings_old": old, "findings_surplus": max(0, surplus), "audit": audited}
 
 
