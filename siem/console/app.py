@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
@@ -18,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cityward.errors import CitywardError
 from siem.console import formats
-from siem.console.access import LANDS_ON, Access, MustChange, NotSignedIn, NotYours
+from siem.console.access import Access, MustChange, NotSignedIn, NotYours
 from siem.console.api import Api
 from siem.console.assets import Assets
 from siem.console.audit import Audit
@@ -31,7 +32,7 @@ from siem.console.people import People
 from siem.console.protocol import Console
 from siem.console.routes import Routes
 from siem.console.rules import Rules
-from siem.console.site import HERE, Fault, Site, see_other
+from siem.console.site import HERE, Fault, NodeSite, Site, see_other
 from siem.console.triage import Triage
 from siem.console.views import Views
 from siem.store.protocol import Conflict
@@ -59,56 +60,55 @@ ENDINGS = ("", ".json", ".ndjson", ".csv")
 
 def make_app(node: Console, access: Access | None = None) -> FastAPI:
     """The console of a node, ready to be served."""
-    site = Site(node, access or Access(node))
-    app = FastAPI(title="cityward", docs_url=None, redoc_url=None, openapi_url=None)
-    _routes(app, site)
+    site = NodeSite(node, access or Access(node))
+    app = _bare()
+    _node_routes(app, site)
+    return _finished(app, site)
+
+
+def _bare() -> FastAPI:
+    return FastAPI(title="cityward", docs_url=None, redoc_url=None, openapi_url=None)
+
+
+def _finished(app: FastAPI, site: Site) -> FastAPI:
+    """With what every console has: door, people, audit trail, views, errors, headers."""
+    _common_routes(app, site)
     _errors(app, site)
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     app.add_middleware(_Guard)
     return app
 
 
-def _routes(app: FastAPI, site: Site) -> None:
-    findings, hunt, rules = Findings(site), Hunt(site), Rules(site)
-    assets = Assets(site)
-    people, audit, routes = People(site), Audit(site), Routes(site)
-    views, api = Views(site), Api(site, app)
-    triage, health, door = Triage(site, findings), Health(site), Door(site)
+def _add(app: FastAPI, path: str, endpoint: Callable[..., Any], method: str = "GET") -> None:
+    app.add_api_route(
+        path, endpoint, methods=[method], response_model=None, include_in_schema=False
+    )
 
-    def add(path: str, endpoint: Callable[..., Any], method: str = "GET") -> None:
-        app.add_api_route(
-            path, endpoint, methods=[method], response_model=None, include_in_schema=False
-        )
 
-    for path, page in (
-        ("/findings", findings.listing),
-        ("/hunt", hunt.listing),
-        ("/rules", rules.listing),
-        ("/assets", assets.listing),
-        ("/health", health.page),
-        ("/routes", routes.listing),
-        ("/deliveries", routes.deliveries),
-        ("/views", views.listing),
-        ("/people", people.listing),
-        ("/tokens", people.tokens),
-        ("/audit", audit.listing),
-    ):
+def _add_lists(app: FastAPI, pages: Mapping[str, Callable[..., Any]]) -> None:
+    """Pages that are lists, each also for programs."""
+    for path, page in pages.items():
         for ending in ENDINGS:
-            add(path + ending, page)
+            _add(app, path + ending, page)
+
+
+def _common_routes(app: FastAPI, site: Site) -> None:
+    people, audit, views = People(site), Audit(site), Views(site)
+    api, door = Api(site, app), Door(site)
+    add = partial(_add, app)
+    _add_lists(
+        app,
+        {
+            "/views": views.listing,
+            "/people": people.listing,
+            "/tokens": people.tokens,
+            "/audit": audit.listing,
+        },
+    )
     for ending in (".json", ""):
-        add("/findings/triage" + ending, triage.change, "POST")
-        add("/findings/{finding_id}" + ending, findings.one)
-        add("/hunt/{event_id}" + ending, hunt.one)
-        add("/rules/change" + ending, rules.change, "POST")
-        add("/rules/{rule_id}" + ending, rules.one)
-        add("/assets/change" + ending, assets.change, "POST")
-        add("/assets/{asset_id:path}" + ending, assets.one)
-        add("/routes/test" + ending, routes.test, "POST")
         add("/people/change" + ending, people.change, "POST")
         add("/people/{name}" + ending, people.one)
         add("/tokens/change" + ending, people.change_token, "POST")
-    add("/metrics", health.metrics)
-    add("/start", First(site).page)
     add("/views/change", views.change, "POST")
     add("/api", api.page)
     add("/api/openapi.json", api.document)
@@ -120,6 +120,36 @@ def _routes(app: FastAPI, site: Site) -> None:
     add("/sign-out", door.sign_out, "POST")
     add("/settings", door.set, "POST")
     add("/keys", door.keys)
+
+
+def _node_routes(app: FastAPI, site: NodeSite) -> None:
+    findings, hunt, rules = Findings(site), Hunt(site), Rules(site)
+    assets, routes, health = Assets(site), Routes(site), Health(site)
+    triage = Triage(site, findings)
+    add = partial(_add, app)
+    _add_lists(
+        app,
+        {
+            "/findings": findings.listing,
+            "/hunt": hunt.listing,
+            "/rules": rules.listing,
+            "/assets": assets.listing,
+            "/health": health.page,
+            "/routes": routes.listing,
+            "/deliveries": routes.deliveries,
+        },
+    )
+    for ending in (".json", ""):
+        add("/findings/triage" + ending, triage.change, "POST")
+        add("/findings/{finding_id}" + ending, findings.one)
+        add("/hunt/{event_id}" + ending, hunt.one)
+        add("/rules/change" + ending, rules.change, "POST")
+        add("/rules/{rule_id}" + ending, rules.one)
+        add("/assets/change" + ending, assets.change, "POST")
+        add("/assets/{asset_id:path}" + ending, assets.one)
+        add("/routes/test" + ending, routes.test, "POST")
+    add("/metrics", health.metrics)
+    add("/start", First(site).page)
 
 
 def _errors(app: FastAPI, site: Site) -> None:
@@ -155,7 +185,12 @@ def _errors(app: FastAPI, site: Site) -> None:
         what = {404: "no page has this address", 405: "this address takes no such request"}.get(
             status, "the request cannot be read"
         )
-        return _said(site, request, status, Fault(what, request.url.path, "Begin at Findings."))
+        return _said(
+            site,
+            request,
+            status,
+            Fault(what, request.url.path, f"Begin at {site.shell.nav[0].word}."),
+        )
 
     def fault(request: Request, error: Exception) -> Response:
         number = secrets.token_hex(4)
@@ -190,7 +225,7 @@ def _said(site: Site, request: Request, status: int, fault: Fault) -> Response:
         current="",
         fault=fault,
         status_code=status,
-        home=LANDS_ON.get(session.person.role, "/health"),
+        home=site.shell.start(session.person.role),
     )
 
 

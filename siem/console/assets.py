@@ -22,7 +22,7 @@ from siem.console.site import (
     PAGE_MAX,
     ROWS_MAX,
     Fault,
-    Site,
+    NodeSite,
     back_to,
     number_in,
     see_other,
@@ -54,7 +54,7 @@ ADDRESSES_ASKED = 8
 class Assets:
     """The pages of the inventory."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: NodeSite) -> None:
         self.site = site
         self.node = site.node
 

@@ -7,13 +7,8 @@ from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response
 
-from siem.console.access import (
-    LANDS_ON,
-    NotSignedIn,
-    NotYours,
-    set_cookie,
-)
-from siem.console.site import Site, back_to, see_other
+from siem.console.access import NotSignedIn, NotYours, set_cookie
+from siem.console.site import Shell, Site, back_to, see_other
 from siem.console.triage import text
 from siem.console.view import ago
 
@@ -23,42 +18,33 @@ UNKNOWN = "unknown name"
 SETTINGS = {"theme": ("system", "light", "dark"), "keys": ("on", "off"), "fold": ("on", "off")}
 """What a person may choose; kept in the browser only."""
 
-KEYS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
-    (
-        "Everywhere",
-        (
-            ("/", "query"),
-            ("?", "this list"),
-            ("g f", "go to Findings"),
-            ("g h", "go to Hunt"),
-            ("g r", "go to Rules"),
-            ("g a", "go to Assets"),
-            ("g e", "go to Health"),
-            ("g p", "go to People"),
-            ("g u", "go to Audit"),
-            ("t", "time"),
-            ("[", "earlier"),
-            ("]", "later"),
-            ("-", "zoom out"),
-            ("y", "copy link"),
-            ("Esc", "close"),
-        ),
-    ),
-    (
-        "Lists",
-        (("j", "next row"), ("k", "row before"), ("x", "select"), ("Enter", "open")),
-    ),
-    (
-        "Findings",
-        (
-            ("a", "take"),
-            ("w", "in progress"),
-            ("r", "resolve, asks for the verdict"),
-            ("s", "suppress, asks until when"),
-            ("c", "comment"),
-        ),
-    ),
+Keys = tuple[tuple[str, str], ...]
+AROUND: Keys = (
+    ("t", "time"),
+    ("[", "earlier"),
+    ("]", "later"),
+    ("-", "zoom out"),
+    ("y", "copy link"),
+    ("Esc", "close"),
 )
+LISTS: Keys = (("j", "next row"), ("k", "row before"), ("x", "select"), ("Enter", "open"))
+TRIAGE: Keys = (
+    ("a", "take"),
+    ("w", "in progress"),
+    ("r", "resolve, asks for the verdict"),
+    ("s", "suppress, asks until when"),
+    ("c", "comment"),
+)
+
+
+def keys_of(shell: Shell) -> list[tuple[str, Keys]]:
+    """The keys of a console in groups, each with what it does."""
+    goes = tuple((f"g {one.key}", f"go to {one.word}") for one in shell.nav)
+    groups = [("Everywhere", (("/", "query"), ("?", "this list"), *goes, *AROUND))]
+    groups.append(("Lists", LISTS))
+    if any(one.part == "findings" for one in shell.nav):
+        groups.append(("Findings", TRIAGE))
+    return groups
 
 
 class Door:
@@ -75,7 +61,7 @@ class Door:
             raise NotSignedIn
         if session.person.one_time:
             return see_other("/password")
-        return see_other(LANDS_ON.get(session.person.role, "/health"))
+        return see_other(self.site.shell.start(session.person.role))
 
     def form(self, request: Request) -> Response:
         """The sign-in form."""
@@ -99,7 +85,10 @@ class Door:
     def keys(self, request: Request) -> Response:
         """The list of keys."""
         session = self.access.enter(request, "self")
-        return self.site.page(request, session, "keys.html", title="Keys", current="", groups=KEYS)
+        return self.site.page(
+            request, session, "keys.html", title="Keys", current="",
+            groups=keys_of(self.site.shell),
+        )  # fmt: skip
 
     def _form(
         self, request: Request, onward: str, error: str = "", name: str = "", status: int = 200

@@ -17,7 +17,7 @@ from cityward.finding import SEVERITIES, VERDICTS
 from siem.console import formats, timespan
 from siem.console.access import Session
 from siem.console.columns import columns
-from siem.console.site import PAGE_MAX, ROWS_MAX, Fault, Site, number_in, see_other
+from siem.console.site import PAGE_MAX, ROWS_MAX, Fault, NodeSite, number_in, see_other
 from siem.console.view import (
     PAGE_ROWS,
     Chip,
@@ -71,7 +71,7 @@ class Asked:
 class Findings:
     """The pages of findings."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: NodeSite) -> None:
         self.site = site
         self.node = site.node
 
@@ -389,7 +389,7 @@ def terms(checks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 _ASSET = (
     ("What", "cw.asset.name"),
     ("Type", "cw.asset.type"),
-    ("Site", "cw.site"),
+    ("NodeSite", "cw.site"),
     ("Zone", "cw.asset.zone"),
     ("Purdue level", "cw.asset.purdue"),
     ("Criticality", "cw.asset.criticality"),

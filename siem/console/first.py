@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from siem.console.protocol import Heard
-from siem.console.site import Site
+from siem.console.site import NodeSite
 
 MEASURED_S = 3.0
 SYSLOG = '[[source]]\nid = "syslog"\nreader = "syslog_udp"\nlisten = "0.0.0.0:5514"\n'
@@ -53,7 +53,7 @@ class Counted:
 class First:
     """The page for the first source."""
 
-    def __init__(self, site: Site, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, site: NodeSite, sleep: Callable[[float], None] = time.sleep) -> None:
         self.site = site
         self.node = site.node
         self._sleep = sleep

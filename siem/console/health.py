@@ -17,7 +17,7 @@ from starlette.responses import Response
 from siem.console import formats
 from siem.console.protocol import Console, Usage
 from siem.console.routes import shown_routes
-from siem.console.site import Site, node_state, rule_counts
+from siem.console.site import NodeSite, node_state, rule_counts
 from siem.console.view import ago, number
 from siem.store.protocol import SourceState
 
@@ -41,7 +41,7 @@ class Shown:
 class Health:
     """The page of health, and the figures for a monitor."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: NodeSite) -> None:
         self.site = site
         self.node = site.node
         self._registry = CollectorRegistry()

@@ -15,7 +15,7 @@ from siem.console import formats, timespan
 from siem.console.access import Session
 from siem.console.columns import columns
 from siem.console.findings import added_chip
-from siem.console.site import PAGE_MAX, ROWS_MAX, Fault, Site, number_in, see_other
+from siem.console.site import PAGE_MAX, ROWS_MAX, Fault, NodeSite, number_in, see_other
 from siem.console.view import PAGE_ROWS, Chip, View, chart, path_of, plain, query_of, time_of
 from siem.store.protocol import Document, Page, Range
 
@@ -41,7 +41,7 @@ class Asked:
 class Hunt:
     """The pages of events."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: NodeSite) -> None:
         self.site = site
         self.node = site.node
 

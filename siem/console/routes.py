@@ -16,7 +16,7 @@ from siem.console import formats
 from siem.console.access import NotYours, Session
 from siem.console.body import body_of
 from siem.console.protocol import Console
-from siem.console.site import PAGE_MAX, ROWS_MAX, Site, number_in, see_other
+from siem.console.site import PAGE_MAX, ROWS_MAX, NodeSite, number_in, see_other
 from siem.console.triage import text
 from siem.console.view import PAGE_ROWS
 from siem.notify.routes import delivery_row, route_row, words
@@ -50,7 +50,7 @@ class Shown:
 class Routes:
     """The pages of routes and of deliveries."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: NodeSite) -> None:
         self.site = site
         self.node = site.node
 

@@ -19,7 +19,7 @@ from cityward.finding import SEVERITIES, VERDICTS
 from siem.console import formats
 from siem.console.access import NotYours, Session
 from siem.console.body import body_of
-from siem.console.site import Fault, Site, see_other
+from siem.console.site import Fault, NodeSite, see_other
 from siem.console.triage import text
 from siem.console.view import Chip, View, chart, path_of, quoted, share
 from siem.store.protocol import OFF_IN_SETTINGS, Range, RuleState, Switch
@@ -32,7 +32,7 @@ _STATES = ("refused", "not evaluated", "on")
 class Rules:
     """The pages of rules."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: NodeSite) -> None:
         self.site = site
         self.node = site.node
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
@@ -16,8 +16,8 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from cityward.errors import CitywardError
 from siem.console import formats, timespan, view
-from siem.console.access import Access, Session
-from siem.console.protocol import Console
+from siem.console.access import LANDS_ON, Access, Session
+from siem.console.protocol import Console, Home
 from siem.store.protocol import RuleState, SavedView, SourceState
 
 log = logging.getLogger(__name__)
@@ -31,14 +31,66 @@ SAVED_SHOWN = 8
 TEXT_MAX = 4_000
 """Longest value of an address that is read."""
 
-NAV = (
-    ("findings", "/findings", "Findings"),
-    ("hunt", "/hunt", "Hunt"),
-    ("rules", "/rules", "Rules"),
-    ("assets", "/assets", "Assets"),
-    ("health", "/health", "Health"),
-    ("people", "/people", "People"),
-    ("audit", "/audit", "Audit"),
+
+class Entry(NamedTuple):
+    """A word of the navigation."""
+
+    part: str
+    """Of the console, as the rights name it; also the name of its icon."""
+    path: str
+    word: str
+    key: str
+    """Pressed after `g`, it leads there."""
+    unit: str = "in all"
+    """What the count beside it counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shell:
+    """What the frame around the pages is, for one kind of console."""
+
+    nav: tuple[Entry, ...]
+    lists: tuple[str, ...]
+    """Pages whose own list the query bar and the time picker ask."""
+    search: tuple[str, str]
+    """Where the query bar leads from the other pages, and what it is called there."""
+    lands_on: Mapping[str, str]
+    """Where a role begins; any other at `otherwise`."""
+    otherwise: str
+    state: str
+    """Template of the line at the bottom."""
+    scope: str
+    """Whose picture it is, at the top."""
+
+    def start(self, role: str) -> str:
+        """Where a role begins."""
+        return self.lands_on.get(role, self.otherwise)
+
+    def part_of(self, link: str) -> str:
+        """The part of the console that a link leads to; empty for one that leads elsewhere."""
+        path = link.partition("?")[0]
+        return next(
+            (one.part for one in self.nav if path == one.path or path.startswith(f"{one.path}/")),
+            "",
+        )
+
+
+NODE_SHELL = Shell(
+    nav=(
+        Entry("findings", "/findings", "Findings", "f", "new"),
+        Entry("hunt", "/hunt", "Hunt", "h"),
+        Entry("rules", "/rules", "Rules", "r"),
+        Entry("assets", "/assets", "Assets", "a"),
+        Entry("health", "/health", "Health", "e"),
+        Entry("people", "/people", "People", "p"),
+        Entry("audit", "/audit", "Audit", "u"),
+    ),
+    lists=("/findings", "/hunt"),
+    search=("/findings", "Query findings"),
+    lands_on=LANDS_ON,
+    otherwise="/health",
+    state="state_node.html",
+    scope="",
 )
 
 
@@ -72,12 +124,23 @@ class Fault:
 
 
 class Site:
-    """A console: its node, its door, its templates."""
+    """A console: what is behind it, its door, its shell, its templates."""
 
-    def __init__(self, node: Console, access: Access) -> None:
+    shell: Shell
+    node: Home
+
+    def __init__(self, node: Home, access: Access) -> None:
         self.node = node
         self.access = access
         self.templates = _environment()
+
+    def counts(self, session: Session, now: datetime) -> dict[str, str]:
+        """Counts beside the words of the navigation, by part."""
+        return {}
+
+    def state(self, session: Session, now: datetime) -> dict[str, Any]:
+        """What the line at the bottom says."""
+        return {}
 
     def view_of(self, request: Request) -> view.View:
         """The view that an address names; endings and overlong values are left out."""
@@ -108,13 +171,14 @@ class Site:
             "now": now,
             "session": session,
             "operator": self.node.operator,
-            "nav": [entry for entry in NAV if session.may(entry[0])],
+            "shell": self.shell,
+            "nav": [entry for entry in self.shell.nav if session.may(entry.part)],
             "saved": self._saved(session),
-            "nav_counts": self._nav_counts(session, now),
-            "state": self._state(now),
+            "nav_counts": self.counts(session, now),
+            "state": self.state(session, now),
             "quick": timespan.QUICK,
             "fault": None,
-            "query_path": shown_view.path if shown_view.path in ("/hunt", "/findings") else "",
+            "query_path": shown_view.path if shown_view.path in self.shell.lists else "",
             "here": _here(request),
         }
         return self.html(request, template, {**shell, **context}, status)
@@ -147,10 +211,18 @@ class Site:
     def _saved(self, session: Session) -> list[SavedView]:
         """Views of people that stand in the navigation."""
         kept = [] if session.by_token else self.node.accounts.views(session.person.name)
-        may = {path for part, path, _ in NAV if session.may(part)}
+        may = {one.path for one in self.shell.nav if session.may(one.part)}
         return [one for one in kept if one.link.partition("?")[0] in may][:SAVED_SHOWN]
 
-    def _nav_counts(self, session: Session, now: datetime) -> dict[str, str]:
+
+class NodeSite(Site):
+    """The console of a node."""
+
+    shell = NODE_SHELL
+    node: Console
+
+    def counts(self, session: Session, now: datetime) -> dict[str, str]:
+        """New findings of the last 24 h, and how many rules there are."""
         counts: dict[str, str] = {}
         try:
             if session.may("findings"):
@@ -163,7 +235,8 @@ class Site:
             log.warning("Counts beside the navigation failed: %s.", error.what)
         return counts
 
-    def _state(self, now: datetime) -> dict[str, Any]:
+    def state(self, session: Session, now: datetime) -> dict[str, Any]:
+        """How sources and rules do."""
         sources, rules = self.node.sources(), self.node.rules()
         return {**node_state(sources, now), **rule_counts(rules)}
 

@@ -18,7 +18,7 @@ from siem.console import formats, timespan
 from siem.console.access import NotYours, Session
 from siem.console.body import body_of
 from siem.console.findings import Findings
-from siem.console.site import ROWS_MAX, Site, back_to, see_other
+from siem.console.site import ROWS_MAX, NodeSite, back_to, see_other
 from siem.console.view import View
 from siem.store.protocol import Change, Conflict
 
@@ -42,7 +42,7 @@ COMMENT_MAX = 2000
 class Triage:
     """Changes findings, and asks for what a change still needs."""
 
-    def __init__(self, site: Site, findings: Findings) -> None:
+    def __init__(self, site: NodeSite, findings: Findings) -> None:
         self.site = site
         self.node = site.node
         self.findings = findings

@@ -14,7 +14,7 @@ from cityward.errors import InputError
 from siem.console import formats
 from siem.console.access import NotYours, Session
 from siem.console.body import body_of
-from siem.console.site import NAV, Site, back_to, see_other
+from siem.console.site import Shell, Site, back_to, see_other
 from siem.console.triage import text
 from siem.store.protocol import SavedView
 
@@ -78,13 +78,13 @@ class Views:
         view = self.site.view_of(request)
         return self.site.page(
             request, session, "views.html", title="Views", current="views", rows=rows,
-            link=page_of(view.one("link")), notice=view.one("done") == "saved",
+            link=page_of(self.site.shell, view.one("link")), notice=view.one("done") == "saved",
         )  # fmt: skip
 
     def _seen_by(self, session: Session) -> list[SavedView]:
         kept = self.node.accounts.views(session.person.name)
         every = [*kept, *shipped(self.node.sector)]
-        return [one for one in every if session.may(_part(one.link))]
+        return [one for one in every if session.may(self.site.shell.part_of(one.link))]
 
     async def change(self, request: Request) -> Response:
         """Save a view or take one of one's own away."""
@@ -101,7 +101,7 @@ class Views:
             if number.isascii() and number.isdecimal() and len(number) < 12:
                 self.node.accounts.remove_view(int(number), name, now)
             return see_other("/views")
-        link = page_of(text(form, "link"))
+        link = page_of(self.site.shell, text(form, "link"))
         if not link:
             raise InputError("no page of this console is named", "link", "Save it from its page.")
         shared = text(form, "shared") == "1"
@@ -110,16 +110,10 @@ class Views:
         return see_other("/views?done=saved")
 
 
-def page_of(link: str) -> str:
+def page_of(shell: Shell, link: str) -> str:
     """A link to a page of ours that can be saved; empty for any other."""
-    is_ours = back_to(link, "") == link and len(link) <= LINK_MAX and bool(_part(link))
+    is_ours = back_to(link, "") == link and len(link) <= LINK_MAX and bool(shell.part_of(link))
     return link if is_ours else ""
-
-
-def _part(link: str) -> str:
-    """The part of the console that a link leads to."""
-    path = link.partition("?")[0]
-    return next((key for key, page, _ in NAV if path == page or path.startswith(f"{page}/")), "")
 
 
 def document(view: SavedView) -> dict[str, Any]:
