@@ -22,15 +22,16 @@ from pathlib import Path
 
 import msgspec
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 
 from cityward import Event, Finding, TransientError, Unsafe
 from collectors.readers.sensors import BATCH_MAX_BYTES, EVENTS_MAX
 from siem import assembly
 from siem.assets import Inventory
-from siem.authority import NODE, new_key, read_token, write_secret
+from siem.authority import NODE, read_token
 from siem.config import Settings
 from siem.node import Clock, Node, now_utc
+from siem.sharing import certificates
+from siem.sharing.certificates import new_key, write_secret
 from siem.store.events import EventStore
 from siem.store.room import is_full
 from siem.store.spool import Batch, pairs, segments
@@ -290,8 +291,8 @@ def enrol(state: Path, node: str, token: str) -> str:
         Unsafe: the token is none, or who answers is not the node that made it.
         TransientError: nobody answers, or the node refuses.
     """
-    name, _, fingerprint = read_token(token)
-    key, request = new_key(name)
+    said = read_token(token)
+    key, request = new_key(said.name)
     host, port = _address(node)
     blind = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     # Nothing is said to who is not known yet; its authority is compared with the token.
@@ -299,7 +300,7 @@ def enrol(state: Path, node: str, token: str) -> str:
     try:
         with _connection(host, port, blind) as channel:
             greeting = channel.makefile("rb").readline(ANSWER_MAX_BYTES)
-        authority = _authority(_member(greeting, "authority"), fingerprint)
+        authority = _authority(_member(greeting, "authority"), said.authority)
         # By the authority the node is known, and not only one of its sensors.
         with _connection(host, port, _context(authority)) as channel:
             answers = channel.makefile("rb")
@@ -315,7 +316,7 @@ def enrol(state: Path, node: str, token: str) -> str:
     write_secret(state / "node.pem", authority.encode())
     # Key and certificate in one file: a kill between two would leave a pair that is none.
     write_secret(state / "sensor.key", key + certificate.encode())
-    return name
+    return said.name
 
 
 def is_enrolled(state: Path) -> bool:
@@ -329,9 +330,9 @@ def _authority(said: str, fingerprint: str) -> str:
         made = x509.load_pem_x509_certificate(said.encode())
     except ValueError as error:
         raise Unsafe(NOT_THE_NODE, "--enrol", NOTHING_TOLD) from error
-    if made.fingerprint(hashes.SHA256()).hex() != fingerprint:
+    if certificates.fingerprint(made) != fingerprint:
         raise Unsafe(NOT_THE_NODE, "--enrol", NOTHING_TOLD)
-    return made.public_bytes(serialization.Encoding.PEM).decode()
+    return certificates.pem(made)
 
 
 def _address(node: str) -> tuple[str, int]:

@@ -13,13 +13,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cityward import ConfigError
-from siem.authority import SKEW, write_secret
 from siem.config import Console
+from siem.sharing.certificates import SKEW, pem, private_pem, write_secret
 
 SELF_SIGNED_DAYS = 825
 """Browsers refuse a certificate that holds longer."""
@@ -79,13 +79,6 @@ def make_self_signed(folder: Path, now: datetime) -> tuple[Path, Path]:
         .sign(key, hashes.SHA256())
     )
     cert_path, key_path = folder / "console.pem", folder / "console.key"
-    write_secret(
-        key_path,
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        ),
-    )
-    write_secret(cert_path, made.public_bytes(serialization.Encoding.PEM))
+    write_secret(key_path, private_pem(key))
+    write_secret(cert_path, pem(made).encode())
     return cert_path, key_path
