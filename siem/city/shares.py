@@ -33,8 +33,12 @@ SORTS = (
     "cw.operator",
     "cw.sector",
 )
-"""What shared findings are sorted by; those without a value come last, equal ones by id."""
+"""What shared findings are sorted by, then the newest first, then by id; no value is the least."""
 
+UNSAID = frozenset(
+    ("source.token", "destination.token", "cw.campaign.tokens", "cw.share.derived_from")
+)
+"""Bare words are not looked for in them: who may not read a token must not find it by guessing."""
 TALLIED = frozenset(("keyword", "long", "boolean", "ip", "severity"))
 """Types whose values are counted."""
 OPERATOR = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
@@ -135,7 +139,7 @@ def whole(document: Document) -> Document:
 def texts(document: Document) -> Iterator[str]:
     """Every text of a share that a bare word is looked for in."""
     for name, value in document.items():
-        if name not in SHARE_FIELDS:
+        if name not in SHARE_FIELDS or name in UNSAID:
             continue
         if isinstance(value, str):
             yield value
