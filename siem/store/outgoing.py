@@ -222,11 +222,12 @@ class OutgoingStore:
         with self._writing() as db:
             yield Desk(db, self._get, self._key)
 
-    def begin(self) -> None:
-        """Follow the findings from now on, unless they are followed already."""
+    def begin(self, *, anew: bool = False) -> None:
+        """Follow the findings from now on; unless `anew`, only if they are not followed yet."""
         with self._writing() as db:
             db.execute(
-                "INSERT OR IGNORE INTO numbers SELECT ?, coalesce(max(number), 0) FROM changes",
+                f"INSERT OR {'REPLACE' if anew else 'IGNORE'} INTO numbers"
+                " SELECT ?, coalesce(max(number), 0) FROM changes",
                 (CURSOR,),
             )
 
