@@ -12,7 +12,9 @@ district, and which shared findings touch it – in the `when` language (`citywa
         unit: homes
         districts: {northbank: 4100, high-meadow: 3800}
         touched_by:
-          - {cw.asset.type: [plc, heat_station]}
+          - when: {cw.asset.type: [plc, heat_station]}
+          - when: {cw.asset.type: heat_meter}
+            districts: [northbank]
         sources: [tap]
 
 The map is GeoJSON (RFC 7946): polygons with `id` and `name` are districts; lines and polygons with
@@ -63,6 +65,15 @@ class Water(msgspec.Struct, frozen=True):
     label: tuple[float, float] | None = None
 
 
+class Touch(msgspec.Struct, frozen=True):
+    """Which shared findings of its operator touch a service, and where."""
+
+    said: Mapping[str, Any]
+    holds: When
+    districts: Sequence[str] = ()
+    """Empty: in all of the service's, unless the finding says where it was."""
+
+
 class Service(msgspec.Struct, frozen=True, kw_only=True):
     """Something that people rest on."""
 
@@ -74,8 +85,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     """What is counted: `homes`, `chargers`."""
     districts: Mapping[str, int] = {}
     """Where it serves, and how many of the unit."""
-    touched_by: Sequence[When] = ()
-    """Which shared findings of the operator touch it; none: all of them."""
+    touched_by: Sequence[Touch] = ()
+    """Which shared findings touch it; none: all of its operator."""
     sources: Sequence[str] = ()
     """Sources of the operator that show its state: with all of them lost it is blind."""
     short: str = ""
@@ -85,6 +96,17 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     def amount(self) -> int:
         """How many it serves in all."""
         return sum(self.districts.values())
+
+    @property
+    def query(self) -> str:
+        """Which shared findings touch it, in words of the query bar."""
+        ways = [_query(one.said) for one in self.touched_by]
+        touched = (
+            f" and ({' or '.join(ways)})"
+            if len(ways) > 1
+            else "".join(f" and {one}" for one in ways)
+        )
+        return f"cw.operator:{self.operator}{touched}"
 
 
 class Town(msgspec.Struct, frozen=True):
@@ -100,6 +122,11 @@ class Town(msgspec.Struct, frozen=True):
         return next((one for one in self.districts if one.holds(longitude, latitude)), None)
 
 
+class _Touch(msgspec.Struct, forbid_unknown_fields=True):
+    when: dict[str, Any]
+    districts: list[str] = []
+
+
 class _Service(msgspec.Struct, forbid_unknown_fields=True):
     id: str
     name: str
@@ -107,7 +134,7 @@ class _Service(msgspec.Struct, forbid_unknown_fields=True):
     operator: str
     unit: str = ""
     districts: dict[str, int] = {}
-    touched_by: list[dict[str, Any]] = []
+    touched_by: list[_Touch] = []
     sources: list[str] = []
     short: str = ""
 
@@ -147,11 +174,24 @@ def read(services: Path | None, places: Path | None = None) -> Town:
 
 def _service(said: _Service, where: str, known: set[str] | None) -> Service:
     where = f"{where}, {said.id}"
-    if unknown := [name for name in said.districts if known is not None and name not in known]:
+    named = [*said.districts, *(name for one in said.touched_by for name in one.districts)]
+    if unknown := [name for name in named if known is not None and name not in known]:
         raise ConfigError(f"no district is called {unknown[0]}", where, "See the ids of the map.")
-    fields = msgspec.structs.asdict(said)
-    fields["touched_by"] = [compile_when(one, f"{where}, touched_by") for one in said.touched_by]
-    return Service(**fields | {"short": said.short or said.name.lower()})
+    touches = [
+        Touch(one.when, compile_when(one.when, f"{where}, touched_by"), one.districts)
+        for one in said.touched_by
+    ]
+    fields = {name: getattr(said, name) for name in said.__struct_fields__}
+    return Service(**fields | {"touched_by": touches, "short": said.short or said.name.lower()})
+
+
+def _query(condition: Mapping[str, Any]) -> str:
+    said = []
+    for name, wanted in condition.items():
+        values = wanted if isinstance(wanted, list) else [wanted]
+        words = [f'"{one}"' if not str(one).isalnum() else str(one) for one in values]
+        said.append(f"{name}:({' or '.join(words)})" if len(words) > 1 else f"{name}:{words[0]}")
+    return f"({' and '.join(said)})" if len(said) > 1 else "".join(said)
 
 
 def _text(path: Path) -> str:
