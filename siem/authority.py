@@ -132,7 +132,7 @@ class SensorAuthority:
                 raise Unsafe("the token is not in force", where, "Make a new one.")
             if known.token_until is None or known.token_until < self._clock():
                 raise Unsafe("the token is too old", where, "Make a new one.")
-            key = key_of_request(request, where, "Run cityward collect --enrol.")
+            key = key_of_request(request, said.name, where)
             certificate = self._authority.signed(said.name, key, SENSOR_DAYS)
             self._keep(
                 Admission(

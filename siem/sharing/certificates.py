@@ -40,6 +40,8 @@ AUTHORITY_DAYS = 3_650
 SKEW = timedelta(days=1)
 """Clocks of others may be behind by so much, for instance by their zone."""
 SECRET_BYTES = 24
+CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+"""Of keys that are signed."""
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 """Whom a token admits."""
 
@@ -211,20 +213,32 @@ def new_key(name: str) -> tuple[bytes, str]:
     return private_pem(key), pem(request.sign(key, hashes.SHA256()))
 
 
-def key_of_request(request: str, where: str, todo: str) -> ec.EllipticCurvePublicKey:
+def key_of_request(request: str, name: str, where: str) -> ec.EllipticCurvePublicKey:
     """The key that a request asks a certificate for; nothing else of it is believed.
 
     Raises:
-        Unsafe: it is no request, its signature does not hold, or its key is none of ours.
+        Unsafe: it is no request of this name, its signature does not hold, its key is weak, or it
+            asks to be an authority itself.
     """
+    todo = "Make a new request; the name in it is the one of the token."
     try:
         asked = x509.load_pem_x509_csr(request.encode())
         is_sound = asked.is_signature_valid
         key = asked.public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise Unsafe(f"no certification request: {error}", where, todo) from error
-    if not is_sound or not isinstance(key, ec.EllipticCurvePublicKey):
-        raise Unsafe("a request that is not sound", where, "Make a new one.")
+        is_authority = any(
+            isinstance(one.value, x509.BasicConstraints) and one.value.ca
+            for one in asked.extensions
+        )
+    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+        raise Unsafe(f"no certification request: {str(error)[:200]}", where, todo) from error
+    if not is_sound:
+        raise Unsafe("a request that is not sound", where, todo)
+    if is_authority:
+        raise Unsafe("a request to be an authority", where, todo)
+    if common_name(asked) != name:
+        raise Unsafe("a request in another name", where, todo)
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, CURVES):
+        raise Unsafe("a request with a weak key, or one of another kind", where, "Take P-256.")
     return key
 
 
@@ -233,9 +247,9 @@ def fingerprint(certificate: x509.Certificate) -> str:
     return certificate.fingerprint(hashes.SHA256()).hex()
 
 
-def common_name(certificate: x509.Certificate) -> str:
-    """Whose certificate it is; empty if it says no name."""
-    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+def common_name(part: x509.Certificate | x509.CertificateSigningRequest) -> str:
+    """Whose it is; empty if it says no name."""
+    names = part.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(names[0].value) if names else ""
 
 
