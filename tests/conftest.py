@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.opensearch import index_prefix, opensearch  # noqa: F401 – fixtures for all
+
 ROOT = Path(__file__).parent.parent
 _REAL: set[str] = set()
 
