@@ -45,6 +45,17 @@ SWITCHED = "switched off by"
 
 RULES_FOLDER = Path(__file__).parent.parent / "rules"
 """The rule library that comes with cityward."""
+HUB_RULES = RULES_FOLDER / "hub"
+"""Those of a hub, over shared findings; a node has no use for them."""
+
+
+def _node_rules() -> Iterator[Path]:
+    for folder in sorted(RULES_FOLDER.iterdir()):
+        if folder.is_dir() and folder != HUB_RULES and not folder.name.startswith("_"):
+            yield folder
+
+
+NODE_RULES = tuple(_node_rules())
 
 
 def node_of(
@@ -182,7 +193,8 @@ def detectors_of(
 def rule_folders(settings: Settings) -> list[Path]:
     """Where the rules of a node come from: the library, unless it is left out, and its own."""
     own = [Path(one).expanduser() for one in settings.rules.folders]
-    return [RULES_FOLDER, *own] if settings.rules.shipped else own
+    shipped = (HUB_RULES,) if settings.hub else NODE_RULES
+    return [*shipped, *own] if settings.rules.shipped else own
 
 
 def switched_off(settings: Settings, db: NodeDb) -> dict[str, str]:

@@ -17,8 +17,10 @@ from detectors.sigma.samples import lacks, read_samples, samples_file
 from detectors.sigma.sentence import fields_of
 
 TITLE_MAX = 45
-NODE_SAYS = frozenset(("inventory_change",))
-"""Categories of events that the node itself makes: no record is behind them."""
+NODE_SAYS = frozenset(("inventory_change", "shared"))
+"""Categories of events that the node or the hub itself makes: no record is behind them."""
+HUB_SAYS = "shared"
+"""Category of what the hub makes of shared findings, which bring their techniques with them."""
 OURS = "cityward"
 """The taxonomy whose field names are those of the field table."""
 _WORDS = frozenset({"count", "value", "timespan"})
@@ -54,12 +56,14 @@ def _problems(rules: RuleSet, path: Path) -> Iterator[Problem]:
         if _is_below(error.where.rpartition(":")[0] or error.where, path):
             yield Problem(error.where, error.what)
     ours = _of_ours(rules)
+    said = _said_by(rules, NODE_SAYS)
+    hub = _said_by(rules, frozenset((HUB_SAYS,)))
     for one in rules.speaking():
         if _is_below(one.document.file, path):
             yield from _head(one)
-            yield from _attack(one)
+            yield from _attack(one, is_of_hub=one.id in hub)
             yield from _names(one, one.id in ours)
-            yield from _samples(one)
+            yield from _samples(one, has_records=one.id not in said)
     for one in rules.rules:
         if _is_below(one.document.file, path):
             yield from _unused(one)
@@ -84,6 +88,15 @@ def _of_ours(rules: RuleSet) -> frozenset[str]:
     return frozenset(ours)
 
 
+def _said_by(rules: RuleSet, categories: frozenset[str]) -> frozenset[str]:
+    """Rules of these categories, and correlations that build on them alone."""
+    said = {one.id for one in rules.rules if one.logsource.category in categories}
+    for correlation in rules.correlations:
+        if said.issuperset(correlation.rules):
+            said.add(correlation.id)
+    return frozenset(said)
+
+
 def _head(one: Speaking) -> Iterator[Problem]:
     value, where = one.document.value, one.document.where
     for name in ("id", "level"):
@@ -97,7 +110,7 @@ def _head(one: Speaking) -> Iterator[Problem]:
         yield Problem(where("title"), what, "warning")
 
 
-def _attack(one: Speaking) -> Iterator[Problem]:
+def _attack(one: Speaking, *, is_of_hub: bool) -> Iterator[Problem]:
     where, tags = one.document.where("tags"), one.analytic.tags
     meaning = attack.read_tags(tags)
     for word in meaning.unknown:
@@ -107,7 +120,7 @@ def _attack(one: Speaking) -> Iterator[Problem]:
         for framework in attack.table().values():
             if now := framework.replaced.get(technique):
                 yield Problem(where, f"{technique} is {now} now", "warning")
-    if not meaning.techniques:
+    if not meaning.techniques and not is_of_hub:
         yield Problem(where, "no ATT&CK technique is named", "warning")
 
 
@@ -160,13 +173,12 @@ def _unused(rule: Rule) -> Iterator[Problem]:
             yield Problem(where, f"no condition uses the selection {name}", "warning")
 
 
-def _samples(one: Speaking) -> Iterator[Problem]:
+def _samples(one: Speaking, *, has_records: bool) -> Iterator[Problem]:
     file = samples_file(Path(one.document.file))
     try:
         samples = read_samples(file)
     except RuleError as error:
         yield Problem(error.where, error.what)
         return
-    is_said_by_node = isinstance(one, Rule) and one.logsource.category in NODE_SAYS
-    for what in lacks(samples, has_records=not is_said_by_node):
+    for what in lacks(samples, has_records=has_records):
         yield Problem(str(file), what)

@@ -12,7 +12,8 @@ from detectors.sigma.load import load_folder
 from detectors.sigma.rule import RuleSet
 from detectors.sigma.samples import read_samples, samples_file
 from siem import samples
-from siem.assembly import RULES_FOLDER
+from siem.assembly import RULES_FOLDER, rule_folders
+from siem.config import Hub, Settings
 
 
 @cache
@@ -52,3 +53,12 @@ def test_a_rule_keeps_what_its_samples_promise(name: str) -> None:
 
     assert [(case.name, case.problems) for case in failed] == []
     assert samples.unnoticed(one, rules, given) == []
+
+
+def test_a_node_loads_no_rule_of_the_hub_and_a_hub_no_other() -> None:
+    node, hub = (load_folder(*rule_folders(one)) for one in (Settings(), Settings(hub=Hub())))
+
+    assert {one.id for one in node.speaking()} & {one.id for one in hub.speaking()} == set()
+    assert {one.id for one in library().speaking()} == {
+        one.id for rules in (node, hub) for one in rules.speaking()
+    }
