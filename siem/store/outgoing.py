@@ -670,7 +670,7 @@ def _head(db: sqlite3.Connection, name: str) -> Head:
     if row is None:
         return Head()
     try:
-        return msgspec.json.decode(bytes(row[0]), type=Head)
+        return msgspec.json.decode(_blob(row[0]), type=Head)
     except msgspec.MsgspecError:
         return Head(seal="none")
 
@@ -716,13 +716,29 @@ def _shared(row: sqlite3.Row) -> Shared:
 
 
 def _line(row: sqlite3.Row) -> Line:
+    """A line as it stands there; what somebody wrote over it must not keep it from being named."""
     said = dict(row)
-    said |= {
-        name: msgspec.json.decode(row[name], type=tuple[str, ...])
-        for name in ("approvers", "fields")
-    }
-    said["sent"] = from_micros(row["sent"])
-    said["received"] = from_micros(row["received"]) if row["received"] is not None else None
+    said |= {name: _words(row[name]) for name in ("approvers", "fields")}
+    said |= {name: _time(row[name]) for name in ("sent", "received")}
+    said["sent"] = said["sent"] or from_micros(0)
     for name in ("data", "signature", "receipt", "receipt_signature"):
-        said[name] = bytes(row[name] or b"")
+        said[name] = _blob(row[name])
     return Line(**said)
+
+
+def _words(value: object) -> tuple[str, ...]:
+    try:
+        return msgspec.json.decode(_blob(value), type=tuple[str, ...])
+    except msgspec.MsgspecError:
+        return (str(value),)
+
+
+def _time(value: object) -> datetime | None:
+    try:
+        return from_micros(value) if isinstance(value, int) else None
+    except (OverflowError, ValueError):
+        return None
+
+
+def _blob(value: object) -> bytes:
+    return value if isinstance(value, bytes) else str(value or "").encode()

@@ -147,7 +147,7 @@ def match(number: int, severity: Severity = "high", at: datetime = NOON) -> Find
         title=f"finding {number}",
         description="somebody tried",
         severity=severity,
-        group=(("number", number),),
+        group=(("number", str(number)),),
         first_seen=at,
         last_seen=at,
         events=(event,),

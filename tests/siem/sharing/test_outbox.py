@@ -167,7 +167,7 @@ def test_a_share_waits_until_enough_people_said_yes(
 ) -> None:
     node = Node(tmp_path, FakePolicy(approval=approval))
     [id] = node.find(match(1))
-    sent = []
+    sent: list[Envelope] = []
 
     for name in persons:
         assert node.send() == sent == []
