@@ -60,7 +60,7 @@ _SCHEMA = (
         severity INTEGER,
         document TEXT NOT NULL,
         folded TEXT NOT NULL
-    ) WITHOUT ROWID""",
+    )""",
     "CREATE INDEX shares_by_time ON shares (last_seen, share)",
     "CREATE INDEX shares_by_month ON shares (operator, month)",
     """CREATE TABLE records (
@@ -72,6 +72,10 @@ _SCHEMA = (
     ) WITHOUT ROWID""",
 )
 _STEPS = (_SCHEMA,)
+_UPSERT = """INSERT INTO shares VALUES ({marks}) ON CONFLICT (share) DO UPDATE SET
+    revision = excluded.revision, tlp = excluded.tlp, audiences = excluded.audiences,
+    first_seen = excluded.first_seen, last_seen = excluded.last_seen,
+    severity = excluded.severity, document = excluded.document, folded = excluded.folded"""
 
 
 class SqliteCommons:
@@ -161,7 +165,7 @@ class SqliteCommons:
         where, values = self._where(rights, query, span)
         name, is_down = order_of(sort)
         column = _COLUMNS.get(name, f"document ->> '$.\"{name}\"'")
-        order = f"{column} {'DESC' if is_down else 'ASC'} NULLS LAST, share"
+        order = f"{column} {'DESC' if is_down else 'ASC'}, last_seen DESC, share"
         with self._database.reading() as db:
             rows = db.execute(
                 f"SELECT document FROM shares WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?",
@@ -247,7 +251,7 @@ def _take(db: Connection, write: Write) -> Outcome:
         values = _row(write, there["month"] if there else "")
     except UNWRITABLE as error:
         return _refuse(f"it cannot be written: {error}")
-    db.execute(f"INSERT OR REPLACE INTO shares VALUES ({_marks(values)})", values)
+    db.execute(_UPSERT.format(marks=_marks(values)), values)
     return "written"
 
 

@@ -265,14 +265,15 @@ def test_queries_ask_for_fields_and_bare_words(commons: Commons) -> None:
         assert ids(commons, query=query) == expected, query
 
 
-def test_sorting_is_total_and_what_has_no_value_comes_last(commons: Commons) -> None:
+def test_sorting_is_total_and_no_value_is_the_least_one(commons: Commons) -> None:
     commons.put([share("s1"), share("s2", finding__risk=3), share("s3", finding__risk=70)])
-    commons.put([share("s4", finding__risk=3, finding__severity="high")])
+    later = NOON + timedelta(seconds=1)
+    commons.put([share("s4", finding__risk=3, finding__severity="high", finding__last_seen=later)])
 
-    assert ids(commons, sort="finding.risk") == ["s2", "s4", "s3", "s1"]
-    assert ids(commons, sort="-finding.risk") == ["s3", "s2", "s4", "s1"]
+    assert ids(commons, sort="finding.risk") == ["s1", "s4", "s2", "s3"]
+    assert ids(commons, sort="-finding.risk") == ["s3", "s4", "s2", "s1"]
     assert ids(commons, sort="-finding.severity") == ["s4", "s1", "s2", "s3"]
-    assert ids(commons, sort="-finding.risk", limit=2, offset=1) == ["s2", "s4"]
+    assert ids(commons, sort="-finding.risk", limit=2, offset=1) == ["s4", "s2"]
 
 
 def test_what_cannot_be_asked_is_said(commons: Commons) -> None:
