@@ -106,6 +106,18 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
             "add": "rule:add",
         },
     ),
+    "share": (
+        "Sharing: what may leave, what would, who waits for a yes, and how it is taken back.",
+        {
+            "preview": "share:preview",
+            "check": "share:check",
+            "example": "share:example",
+            "join-key": "share:join_key",
+            "approve": "share:approve",
+            "withdraw": "share:withdraw",
+            "inbox": "share:inbox",
+        },
+    ),
     "config": (
         "Settings: what is in force, and what may be set.",
         {"show": "config:show", "schema": "config:schema"},

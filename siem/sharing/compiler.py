@@ -81,6 +81,8 @@ _EXACT = "exact"
 
 _TEST_TOKENS = Tokens(b"test" * 8, Hmac(b"test" * 8))
 """Tests are about which fields leave; they run where no root was exchanged, too."""
+_TEST_PLAN = Plan(["10.0.0.0/8"])
+"""Where nothing says which addresses are ours."""
 _TEST_NOW = datetime(2026, 1, 15, 12, 0, tzinfo=UTC)
 _TEST_FINDING: dict[str, Any] = {
     "finding.id": "00000000-0000-5000-8000-000000000000",
@@ -160,13 +162,6 @@ def compile_policy(
     rules = tuple(_rules(said, base))
     if operator and said.text("operator") != operator:
         raise said.fault(("operator",), f"it is not for {operator}", "Use this operator's file.")
-    joins = next((w.field for rule in rules for w in rule.ways if w.transform == "join"), None)
-    if joins and plan.is_empty:
-        raise said.fault(
-            ("rules",),
-            f"{joins} is joined, and nothing says which addresses are ours",
-            "Name the networks: [[zone]] or sharing.own_networks in the settings.",
-        )
     policy = Policy(
         id=said.text("policy"),
         hash=content_hash(data, base.data),
@@ -176,7 +171,8 @@ def compile_policy(
         tokens=tokens,
         tested=len(said.list("tests")),
     )
-    _run_tests(said, msgspec.structs.replace(policy, tokens=_TEST_TOKENS))
+    tried = _TEST_PLAN if plan.is_empty else plan
+    _run_tests(said, msgspec.structs.replace(policy, tokens=_TEST_TOKENS, plan=tried))
     return policy
 
 

@@ -68,7 +68,7 @@ class Plan:
         own = [ipaddress.ip_network(one, strict=False) for one in networks]
         others = [ipaddress.ip_network(one, strict=False) for one in (*NEVER, *peers)]
         self.is_empty = not own
-        """Nothing says which addresses are ours, so nothing can be said to be external."""
+        """Nothing says which addresses are ours, so none is known to be external."""
         self._spans = {version: _spans([*own, *others], version) for version in PREFIX}
         self._domains = tuple(one for one in map(name_of, domains) if one)
         self.is_external = lru_cache(maxsize=65_536)(self._is_external)
@@ -76,7 +76,7 @@ class Plan:
 
     def _is_external(self, address: Address) -> bool:
         """Whether an address is nobody's whom we know."""
-        return not self._meets(address.version, int(address), int(address))
+        return not self.is_empty and not self._meets(address.version, int(address), int(address))
 
     def network_of(self, address: Address) -> Network | None:
         """The /24 or /48 around an external address; None if some of it is ours or a peer's."""

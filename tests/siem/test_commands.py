@@ -934,6 +934,8 @@ level: low
 INVENTORY = 'asset import cmdb.csv --map "Host=id" --map "Importance=criticality" --yes'
 PREPARED: dict[tuple[str, ...], Sequence[str]] = {
     ("restore",): ["backup node.tar"],
+    ("share", "check"): ["share example policy.yml"],
+    ("share", "preview"): ["share example policy.yml"],
     ("source", "remove"): ["source add sensor quay-4"],
     ("asset", "show"): [INVENTORY.replace("Host=id", "IP=id")],
     ("asset", "retire"): [INVENTORY],
