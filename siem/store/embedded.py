@@ -26,6 +26,8 @@ from cityward.fields import SCHEMA_VERSION
 from cityward.finding import EVENTS_KEPT, SEVERITIES, STATUSES, Finding
 from siem.store.accounts import AUDIENCE_SCHEMA, Accounts
 from siem.store.accounts import SCHEMA as ACCOUNTS_SCHEMA
+from siem.store.cases import SCHEMA as CASES_SCHEMA
+from siem.store.cases import CaseStore
 from siem.store.faults import fault
 from siem.store.findings import (
     DATES,
@@ -222,7 +224,7 @@ INSERT INTO changes SELECT id, row_number() OVER (ORDER BY last_seen, id) FROM f
 _STEPS = (
     _SCHEMA,
     INVENTORY_SCHEMA + ACCOUNTS_SCHEMA + TRAIL_SCHEMA + NOTICES_SCHEMA,
-    _CHANGES_SCHEMA + AUDIENCE_SCHEMA + OUTGOING_SCHEMA,
+    _CHANGES_SCHEMA + AUDIENCE_SCHEMA + OUTGOING_SCHEMA + CASES_SCHEMA,
 )
 """What each format has more than the one before it; a new file takes all steps."""
 
@@ -264,6 +266,7 @@ class NodeDb:
         self.outgoing = OutgoingStore(
             self._writing, lambda: self._db, self.get, operator_key, self._trail
         )
+        self.cases = CaseStore(self._writing, lambda: self._db, self._mark_case, self._trail)
         self._prepare()
 
     # ---- Connections
@@ -780,6 +783,29 @@ class NodeDb:
         about = after["finding.id"]
         self._trail.add(db, by, f"finding: {words}", about, now, digest(before), digest(after))
 
+    def _mark_case(
+        self, db: sqlite3.Connection, ids: Sequence[str], incident: str, by: str, now: datetime
+    ) -> list[str]:
+        """Write on findings which incident they belong to; returns those that exist."""
+        known: list[str] = []
+        for one in dict.fromkeys(ids):
+            row = db.execute("SELECT * FROM findings WHERE id = ?", (one,)).fetchone()
+            if row is None:
+                continue
+            known.append(one)
+            document = _whole(row)
+            if document.get("cw.incident_id", "") == incident:
+                continue
+            if incident:
+                document["cw.incident_id"] = incident
+            else:
+                document.pop("cw.incident_id", None)
+            document["finding.revision"] += 1
+            document["finding.modified"] = now
+            note(document, now, by, f"incident {incident}" if incident else "left the incident", "")
+            _write(db, document, grown_at=None)
+        return known
+
     def undoable(self, by: str, now: datetime) -> int:
         """How many findings of a person's last triage can be given back as they were."""
         return sum(1 for _ in self._undoable(self._db, harmless(by), now))
@@ -966,6 +992,7 @@ _KEPT = (
     "cw.asset.asset_id",
     "cw.asset.zone",
     "cw.asset.zone_type",
+    "cw.incident_id",
 )
 """What a stored finding keeps when it matches again; the rest is said by the newest match."""
 
