@@ -19,6 +19,9 @@ AUTHORITY = "/exchange/v1/authority"
 MESSAGES = "/exchange/v1/messages"
 INBOX = "/exchange/v1/inbox"
 
+TOKEN_PREFIX = "cwo1."
+"""How the token of an operator begins."""
+
 Reason = Literal["error", "false_positive", "consent", "legal", "expired"]
 """Why something is taken back."""
 

@@ -199,6 +199,18 @@ class Tally(msgspec.Struct, frozen=True):
     withdrawn: int = 0
 
 
+class LinkState(msgspec.Struct, frozen=True, kw_only=True):
+    """How it stands between this node and its hub, as the sending end says."""
+
+    state: Literal["none", "linked", "unreachable", "refused", "drop"] = "none"
+    error: str = ""
+    since: datetime | None = None
+    """Since when it is so."""
+    heard: datetime | None = None
+    """When the hub answered last."""
+    certificate_until: datetime | None = None
+
+
 class OutgoingStore:
     """The tables of sharing; any thread may ask."""
 
@@ -440,6 +452,18 @@ class OutgoingStore:
             )
             for row in rows
         ]
+
+    def link(self) -> LinkState:
+        """How it stands between this node and its hub."""
+        row = self._reading().execute("SELECT value FROM settings WHERE name = 'sharing_link'")
+        found = row.fetchone()
+        return msgspec.json.decode(_blob(found[0]), type=LinkState) if found else LinkState()
+
+    def set_link(self, state: LinkState) -> None:
+        """Say how it stands."""
+        said = msgspec.json.encode(state)
+        with self._writing() as db:
+            db.execute("INSERT OR REPLACE INTO settings VALUES ('sharing_link', ?)", (said,))
 
     def heard(self) -> int:
         """Number of the last envelope of the hub."""

@@ -1,0 +1,378 @@
+"""The link to the hub: a thread of the path process that only ever calls outward, by mutual TLS.
+
+It sends one envelope at a time, keeps its receipt, fetches what the hub has for this operator, and
+renews its certificate. What fails is tried again at growing intervals; the path never waits for it.
+
+References:
+    RFC 9110 (HTTP), RFC 8446 (TLS 1.3).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import gzip
+import http.client
+import logging
+import random
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from urllib.parse import urlsplit
+
+import msgspec
+from cryptography import x509
+
+from cityward import CitywardError, TransientError, Unsafe
+from siem.sharing.certificates import fingerprint, new_key, pem, read_token
+from siem.sharing.envelope import Signed, split, verified
+from siem.sharing.identity import Hub, Identity, known_by, public_text, renewal_due
+from siem.sharing.outbox import Outbox
+from siem.sharing.wire import (
+    AUTHORITY,
+    ENROL,
+    INBOX,
+    MESSAGES,
+    RENEW,
+    TOKEN_PREFIX,
+    Enrolled,
+    Enrolling,
+    InboxLine,
+    Renewed,
+    Renewing,
+)
+from siem.store.outgoing import LinkState, OutgoingStore, Told
+
+TALK_S = 30.0
+LOOK_S = 0.25
+"""With nothing to send, the outbox is looked at so often."""
+INBOX_EVERY_S = 10.0
+RENEW_AGAIN_S = 3_600.0
+STATE_EVERY_S = 10.0
+RETRY_S, RETRY_MAX_S = 1.0, 60.0
+STOP_S = 3.0
+ANSWER_MAX_BYTES = 4 << 20
+GZIP_MIN_BYTES = 1_024
+NOT_THE_HUB = "who answers is not the hub that made the token"
+NOTHING_TOLD = "Check the address, and the clock here; nothing was told to it."
+_GONE = (
+    http.client.RemoteDisconnected, http.client.CannotSendRequest, ConnectionError,
+    ssl.SSLEOFError, ssl.SSLZeroReturnError,
+)  # fmt: skip
+"""How a connection ends that the other side closed since the last answer."""
+
+log = logging.getLogger(__name__)
+
+
+class RefusalError(CitywardError):
+    """The hub answered, and does not take it."""
+
+    exit_code = 6
+
+    def __init__(self, status: int, what: str, where: str, todo: str) -> None:
+        super().__init__(what, where, todo)
+        self.status = status
+
+
+class Channel:
+    """One connection to a hub, kept open.
+
+    Args:
+        url: `https://name:port`.
+        context: Makes the TLS context of a new connection.
+    """
+
+    def __init__(self, url: str, context: Callable[[], ssl.SSLContext]) -> None:
+        parts = urlsplit(url)
+        self.url = url
+        self._host, self._port = parts.hostname or "", parts.port or 443
+        self._context = context
+        self._open: http.client.HTTPSConnection | None = None
+
+    def ask(self, method: str, path: str, body: bytes = b"", kind: str = "") -> bytes:
+        """What the hub answers.
+
+        Raises:
+            RefusalError: it does not do it.
+            OSError, http.client.HTTPException: it does not answer, or is not the hub.
+        """
+        headers = {"Content-Type": kind} if kind else {}
+        if len(body) >= GZIP_MIN_BYTES:
+            body = gzip.compress(body, 1)
+            headers["Content-Encoding"] = "gzip"
+        was_open = self._open is not None
+        try:
+            return self._asked(method, path, body, headers)
+        except _GONE:
+            if not was_open:
+                raise
+            # It was closed while nobody spoke; all requests may be repeated.
+            return self._asked(method, path, body, headers)
+
+    def _asked(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> bytes:
+        if self._open is None:
+            self._open = http.client.HTTPSConnection(
+                self._host, self._port, timeout=TALK_S, context=self._context()
+            )
+        try:
+            self._open.request(method, path, body or None, headers)
+            answer = self._open.getresponse()
+            said = answer.read(ANSWER_MAX_BYTES + 1)
+        except BaseException:
+            self.close()
+            raise
+        if len(said) > ANSWER_MAX_BYTES:
+            self.close()
+            raise Unsafe("an answer that does not end", f"{self.url}{path}", "Ask the hub.")
+        if answer.will_close:
+            self.close()
+        if answer.status != http.client.OK:
+            raise _refused(answer.status, said, path)
+        return said
+
+    def close(self) -> None:
+        """End it."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+
+class Link(threading.Thread):
+    """Sends what the outbox has, for as long as the process lives.
+
+    Args:
+        outbox: Makes the envelopes; only this thread uses it.
+        identity: Keys and certificate.
+        clock: The node's time.
+        url: Where the hub is, if not where it was joined.
+    """
+
+    def __init__(
+        self, outbox: Outbox, identity: Identity, clock: Callable[[], datetime], url: str = ""
+    ) -> None:
+        super().__init__(name="link", daemon=True)
+        self.ended = threading.Event()
+        self._outbox, self._store = outbox, outbox.store
+        self._identity, self._clock = identity, clock
+        self._hub = identity.hub()
+        self._channel = Channel(url or self._hub.url, self._secure)
+        self._failures = 0
+        self._again_s = self._renew_s = self._inbox_s = self._said_s = 0.0
+        self._state = LinkState()
+
+    def run(self) -> None:
+        """Look, send, listen, until `stop`."""
+        while not self.ended.is_set():
+            if not self.turn():
+                self.ended.wait(LOOK_S)
+        self._channel.close()
+
+    def stop(self) -> None:
+        """End; an envelope under way is given a little time, else its bytes go again later."""
+        self.ended.set()
+        if self.is_alive():
+            self.join(STOP_S)
+
+    def turn(self) -> bool:
+        """One round; False if there was nothing to do, or nobody to tell."""
+        try:
+            looked = self._outbox.offer()
+            if time.monotonic() < self._again_s:
+                return bool(looked)
+            return self._said() or bool(looked)
+        except RefusalError as error:
+            self._failed("refused" if error.status < 500 else "unreachable", str(error))
+        except (OSError, http.client.HTTPException, CitywardError, msgspec.MsgspecError) as error:
+            self._failed("unreachable", str(error) or repr(error))
+        except Exception as error:  # a fault of ours must not end the sharing for good
+            log.exception("The link to the hub failed.")
+            self._failed("unreachable", repr(error))
+        return False
+
+    def _said(self) -> bool:
+        """Say what is due, hear what there is."""
+        now_s = time.monotonic()
+        if now_s >= self._renew_s:
+            self._renew_s = now_s + RENEW_AGAIN_S
+            self._renew()
+        signed = self._outbox.next()
+        if signed is not None:
+            answer = self._channel.ask("POST", MESSAGES, signed.lines(), "application/x-cityward")
+            self._outbox.receipted(split(answer), self._hub.key)
+            self._well()
+        if now_s >= self._inbox_s:
+            self._inbox_s = now_s + INBOX_EVERY_S
+            fetch_inbox(self._channel, self._store, self._hub, self._clock())
+            self._well()
+        return signed is not None
+
+    def _secure(self) -> ssl.SSLContext:
+        return self._identity.context(self._hub.authority)
+
+    def _renew(self) -> None:
+        """At two thirds of its life the certificate is made anew, on a new key."""
+        if not renewal_due(self._identity.certificate(), self._clock()):
+            return
+        key, csr = new_key(self._hub.operator)
+        asked = msgspec.json.encode(Renewing(csr=csr))
+        answer = self._channel.ask("POST", RENEW, asked, "application/json")
+        made = msgspec.json.decode(answer, type=Renewed)
+        self._identity.keep_certificate(key, made.certificate)
+        self._channel.close()
+        log.info("The certificate for the hub was renewed.")
+
+    # ---- how it stands
+
+    def _well(self) -> None:
+        self._failures, self._again_s = 0, 0.0
+        self._say("linked", "")
+
+    def _failed(self, state: str, why: str) -> None:
+        self._channel.close()
+        self._failures += 1
+        wait_s = min(RETRY_S * 2.0 ** min(self._failures - 1, 10), RETRY_MAX_S)
+        # Not all operators at once when the hub is back.
+        self._again_s = time.monotonic() + wait_s * random.uniform(0.5, 1.0)
+        self._say(state, why.splitlines()[0][:300])
+
+    def _say(self, state: str, error: str) -> None:
+        """Keep how it stands, when it changes and now and then."""
+        is_news = (state, error) != (self._state.state, self._state.error)
+        now, now_s = self._clock(), time.monotonic()
+        if is_news and error:
+            log.warning("Nothing reaches the hub, %s; it waits in the outbox.", error)
+        elif is_news:
+            log.info("Linked to %s.", self._channel.url)
+        if not is_news and now_s < self._said_s:
+            return
+        self._said_s = now_s + STATE_EVERY_S
+        self._state = LinkState(
+            state=state,  # type: ignore[arg-type]
+            error=error,
+            since=now if is_news else self._state.since,
+            heard=now if state == "linked" else self._state.heard,
+            certificate_until=self._identity.certificate().not_valid_after_utc,
+        )
+        try:
+            self._store.set_link(self._state)
+        except TransientError as trouble:
+            log.warning("The state of the link is not kept: %s", trouble.what)
+
+
+def fetch_inbox(channel: Channel, store: OutgoingStore, hub: Hub, now: datetime) -> int:
+    """Fetch what the hub has for this operator, and keep it; returns how much it was.
+
+    Raises:
+        Unsafe: an envelope of it was not signed by the hub; it and what follows is not kept.
+    """
+    answer = channel.ask("GET", f"{INBOX}?after={store.heard()}")
+    count = 0
+    for told in _told(answer, hub, now):
+        with store.desk() as desk:
+            desk.tell(told)
+        count += 1
+    return count
+
+
+def _told(answer: bytes, hub: Hub, now: datetime) -> Iterator[Told]:
+    for text in answer.splitlines():
+        line = msgspec.json.decode(text, type=InboxLine)
+        try:
+            signed = Signed(line.data.encode(), base64.b64decode(line.signature, validate=True))
+        except binascii.Error as error:
+            raise Unsafe("no signature", f"inbox {line.n}", "Ask the hub.") from error
+        said = verified(signed, hub.key)
+        yield Told(line.n, now, said.type, said.share_id, signed.data, signed.signature)
+
+
+# ---- Joining
+
+
+def join(identity: Identity, store: OutgoingStore, url: str, token: str, option: str) -> Hub:
+    """Have a hub admit this node; the token serves once.
+
+    Args:
+        identity: Where keys and certificate are kept.
+        store: The ledger, which goes on behind what the hub has of this operator.
+        url: `https://name:port` of the hub.
+        token: What the hub printed.
+        option: Where a person gave it, for messages.
+
+    Raises:
+        Unsafe: the token is none, or who answers is not the hub that made it.
+        RefusalError: the hub does not admit us.
+        TransientError: nobody answers.
+    """
+    said = read_token(token, TOKEN_PREFIX, option)
+    key, csr = new_key(said.name)
+    signing = identity.signing_key()
+    asked = Enrolling(token=token, csr=csr, signing_key=public_text(signing.public_key()))
+    try:
+        authority = _authority(url, said.authority)
+        # Only now that it is known, by the authority that the token names, anything is told.
+        channel = Channel(url, lambda: known_by(authority))
+        answer = channel.ask("POST", ENROL, msgspec.json.encode(asked), "application/json")
+        channel.close()
+        enrolled = msgspec.json.decode(answer, type=Enrolled)
+    except ssl.SSLCertVerificationError as error:
+        raise Unsafe(f"{NOT_THE_HUB}: {error.verify_message}", url, NOTHING_TOLD) from error
+    except (OSError, http.client.HTTPException, msgspec.MsgspecError) as error:
+        todo = "Check address and port; the log of the hub says why it refuses."
+        raise TransientError(f"no certificate: {error}", url, todo) from error
+    _go_on(store, enrolled, url)
+    before = identity.hub().signing_keys if identity.has_joined else ()
+    hub = Hub(
+        url=url,
+        operator=said.name,
+        authority=authority,
+        signing_keys=tuple(dict.fromkeys((*before, enrolled.signing_key))),
+    )
+    identity.keep_certificate(key, enrolled.certificate)
+    identity.keep_hub(hub)
+    return hub
+
+
+def _authority(url: str, wanted: str) -> str:
+    """The authority that made a token, and nothing else that who answers may have added."""
+    blind = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    blind.minimum_version = ssl.TLSVersion.TLSv1_3
+    # Nothing is said to who is not known yet; its authority is compared with the token.
+    blind.check_hostname, blind.verify_mode = False, ssl.CERT_NONE
+    channel = Channel(url, lambda: blind)
+    try:
+        made = x509.load_pem_x509_certificate(channel.ask("GET", AUTHORITY))
+    except (ValueError, RefusalError) as error:
+        raise Unsafe(NOT_THE_HUB, url, NOTHING_TOLD) from error
+    finally:
+        channel.close()
+    if fingerprint(made) != wanted:
+        raise Unsafe(NOT_THE_HUB, url, NOTHING_TOLD)
+    return pem(made)
+
+
+def _go_on(store: OutgoingStore, enrolled: Enrolled, url: str) -> None:
+    """The ledger goes on behind what the hub has; a new one, where the old one is lost."""
+    with store.desk() as desk:
+        head = desk.head()
+        if not head.seq and enrolled.seq:
+            desk.go_on(enrolled.seq, enrolled.prev)
+        elif head.seq < enrolled.seq:
+            raise Unsafe(
+                f"the hub has {enrolled.seq} envelopes of this operator, here are {head.seq}",
+                url,
+                "Restore the newest backup of this node; this one would number them twice.",
+            )
+
+
+def _refused(status: int, said: bytes, path: str) -> RefusalError:
+    """What the hub says is wrong, in its own words if they are some."""
+    try:
+        parts = msgspec.json.decode(said, type=dict[str, str | list[str]]).get("error", "")
+    except msgspec.MsgspecError:
+        parts = ""
+    words = parts if isinstance(parts, list) else [parts]
+    what = words[0] if words and words[0] else f"status {status}"
+    todo = words[2] if len(words) > 2 else "The audit trail of the hub says why."
+    return RefusalError(status, f"the hub refuses: {what[:200]}", path, todo[:200])
