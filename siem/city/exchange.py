@@ -1,0 +1,596 @@
+"""The hub's end of the channel: what of an operator is taken, and what it is answered.
+
+An envelope is taken in an order that survives a kill anywhere: its document, its receipt, then the
+link by compare-and-set, then the answer. A node that heard no answer sends the same bytes again,
+and what was done already is not done twice.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, NamedTuple, Protocol
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from cityward import CitywardError, TransientError, Unsafe
+from siem.city.authority import Operator, Operators
+from siem.city.commons import CITY, TLP, Commons, Rights, Write
+from siem.city.intake import Refused, check, check_version, document_of
+from siem.city.known import Link, LinkState, Lost
+from siem.city.lease import LINK, Lease
+from siem.city.letters import Letters
+from siem.city.shares import whole
+from siem.sharing.envelope import (
+    BEGIN,
+    Envelope,
+    Kind,
+    Receipt,
+    Signed,
+    key_id,
+    payload_hash,
+    sign,
+    verified,
+)
+from siem.sharing.policy import CLOSEST_TLP
+from siem.sharing.wire import Heartbeat, Withdrawal
+from siem.store.faults import fault
+from siem.store.protocol import TIME_MIN, Conflict, Document, Range
+
+RECEIPT, TOMBSTONE, ANSWER = "receipt", "tombstone", "answer"
+"""Kinds of records: what was answered, what was taken back, and what an operator answered to a
+request."""
+SILENT_AFTER = timedelta(minutes=5)
+"""An operator whose heartbeat is older is silent."""
+PAGE = 500
+LOST_MAX = 200
+"""Sources that a heartbeat names as lost."""
+LOOKED_AGAIN = timedelta(days=1)
+"""So long after a withdrawal it is made sure that nothing of it came back."""
+TAKEN: tuple[Kind, ...] = (
+    "share", "update", "withdraw", "heartbeat", "evidence_answer", "proposal_answer",
+)  # fmt: skip
+"""What operators may send."""
+ALL = Rights(audiences=tuple(CLOSEST_TLP), tlp=TLP[:4])
+
+Audit = Callable[[str, str, str, datetime], None]
+"""Keeps who did what of what, and when; see `siem.store.embedded.NodeDb.audit`."""
+
+log = logging.getLogger(__name__)
+
+
+class Listener(Protocol):
+    """Who hears what operators share: the hub's joins."""
+
+    def shared(self, document: Document) -> None:
+        """A share is durable; it may have been told before."""
+        ...
+
+    def withdrawn(self, operator: str, share_ids: Sequence[str]) -> Mapping[str, Any]:
+        """Shares are gone; what rests on them is mended when this returns.
+
+        What it says of that – what was done, what cannot be undone – stands in the receipt.
+        """
+        ...
+
+    def heard(self, operator: str, heartbeat: Heartbeat) -> None:
+        """An operator said that it is there."""
+        ...
+
+
+class Deaf:
+    """A listener to whom nothing matters."""
+
+    def shared(self, document: Document) -> None:
+        """Nothing."""
+
+    def withdrawn(self, operator: str, share_ids: Sequence[str]) -> Mapping[str, Any]:
+        """Nothing rests on them."""
+        return {}
+
+    def heard(self, operator: str, heartbeat: Heartbeat) -> None:
+        """Nothing."""
+
+
+class Taken(msgspec.Struct, frozen=True, kw_only=True):
+    """What the hub remembers of the envelopes of one operator: the record of its link."""
+
+    fence: int
+    """Of the hub that wrote it, see `siem/city/lease.py`."""
+    seq: int = 0
+    hash: str = BEGIN
+    position: int = 0
+    heard: datetime | None = None
+    answer: str = ""
+    """The last receipt, as it was sent."""
+    shares: int = 0
+    withdrawals: int = 0
+    refused: int = 0
+    gaps: int = 0
+    beat: datetime | None = None
+    heartbeat: Heartbeat = Heartbeat()
+    """The last one, and when it came."""
+
+
+class _Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """A receipt, and what it is of."""
+
+    hash: str
+    payload_sha256: str
+    position: int
+    answer: str
+
+
+class Tombstone(msgspec.Struct, frozen=True, kw_only=True):
+    """That a share was taken back; nothing of what it said."""
+
+    reason: str
+    at: datetime
+    revision: int = 0
+    """Of an expired share: what is newer may come again."""
+
+
+class _Turn(NamedTuple):
+    """An envelope whose turn it is."""
+
+    operator: Operator
+    signed: Signed
+    envelope: Envelope
+    now: datetime
+
+    @property
+    def place(self) -> str:
+        """Name of its receipt."""
+        what = self.envelope.revision or self.envelope.type
+        return f"{self.operator.name}/{self.envelope.share_id}/{what}"
+
+
+class _Done(NamedTuple):
+    """What came of it."""
+
+    home: str = ""
+    did: Mapping[str, Any] = {}
+    counted: Literal["shares", "withdrawals", ""] = ""
+    document: Document | None = None
+    heartbeat: Heartbeat | None = None
+
+
+class Exchange:
+    """Takes envelopes, answers with receipts, and keeps what operators are sent.
+
+    Args:
+        commons: The common store.
+        operators: Who may send.
+        lease: Whether this hub is the active one.
+        audit: Keeps refusals in the audit trail.
+        clock: The hub's time.
+        listener: Hears what was shared.
+    """
+
+    def __init__(
+        self,
+        commons: Commons,
+        operators: Operators,
+        lease: Lease,
+        audit: Audit,
+        clock: Callable[[], datetime],
+        listener: Listener | None = None,
+    ) -> None:
+        self._commons = commons
+        self._records = commons.records
+        self.operators = operators
+        self._lease = lease
+        self._audit = audit
+        self._clock = clock
+        self.listener: Listener = listener or Deaf()
+        self._key: Ed25519PrivateKey = operators.signing_key
+        self._key_id = key_id(self._key.public_key())
+        self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self.letters = Letters(self._records, lease, self._key, clock)
+
+    # ---- what operators send
+
+    def take(self, operator: str, signed: Signed) -> Signed:
+        """Take one envelope; returns its receipt, which is durable.
+
+        Raises:
+            Refused: it is not taken, and nothing of it is kept.
+            TransientError: this hub is not the active one, or its store does not answer.
+        """
+        try:
+            turn = self._opened(operator, signed)
+            with self._turns[operator]:
+                return self._taken(turn)
+        except Refused as error:
+            self.refuse(operator, error)
+            raise
+
+    def refuse(self, by: str, error: CitywardError) -> None:
+        """Keep a refusal in the audit trail, and with the operator that it is of."""
+        about = f"{error.what} ({error.where})"
+        self._audit(by, "exchange refused", about, self._clock())
+        is_gap = isinstance(error, Refused) and error.said.get("is_gap", False)
+        if self._records.get(LINK, by) is not None:
+            with self._turns[by], suppress(Conflict, TransientError):
+                self._count_refusal(by, is_gap=is_gap)
+
+    def _count_refusal(self, operator: str, *, is_gap: bool) -> None:
+        found = self._records.get(LINK, operator)
+        taken = msgspec.convert(found.value, Taken) if found else None
+        if found is not None and taken is not None and taken.fence == self._lease.token:
+            said = msgspec.structs.replace(
+                taken, refused=taken.refused + 1, gaps=taken.gaps + is_gap
+            )
+            self._records.put(LINK, operator, msgspec.to_builtins(said), found.version)
+
+    def _opened(self, operator: str, signed: Signed) -> _Turn:
+        known = self.operators.known(operator)
+        where = f"operator {operator}"
+        if known is None or known.state(self._clock()) == "revoked" or not known.signing_key:
+            raise Refused(403, "an operator that is not enrolled", where, "Enrol first.")
+        check_version(signed)
+        try:
+            envelope = verified(signed, known.key)
+        except Refused:
+            raise
+        except Unsafe as error:
+            raise Refused(403, error.what, error.where or where, error.todo) from error
+        now = self._clock()
+        check(envelope, known, key_id(known.key), now)
+        if envelope.type not in TAKEN:
+            what = f"a {envelope.type} is not an operator's to send"
+            raise Refused(400, what, where, f"Send one of {list(TAKEN)}.")
+        return _Turn(known, signed, envelope, now)
+
+    def _taken(self, turn: _Turn) -> Signed:
+        token = self._lease.token
+        if not token:
+            raise TransientError("this hub is not the active one", "lease", "Try the other hub.")
+        taken, version = self._link(turn.operator.name, token)
+        kept = self._kept(turn, taken)
+        is_next = turn.envelope.seq == taken.seq + 1 and turn.envelope.prev == taken.hash
+        if not is_next:
+            if kept is None:
+                raise _out_of_turn(turn, taken)
+            return _signed(kept.answer)
+        try:
+            if kept is not None and kept.hash == turn.signed.hash:
+                # The kill was between receipt and link.
+                done, answer, position = _Done(), _signed(kept.answer), kept.position
+            else:
+                done = self._done(turn)
+                position = taken.position + 1
+                answer = self._receipt(turn, done, position)
+                fault("exchange-receipt")
+            self._advance(turn, taken, version, done, answer, position)
+        except Conflict as error:
+            self._undo(turn)
+            what = "another hub has taken over"
+            raise TransientError(what, "lease", "Try the other hub.") from error
+        fault("exchange-link")
+        self._tell(turn, done)
+        return answer
+
+    def _link(self, operator: str, token: int) -> tuple[Taken, str | None]:
+        found = self._records.get(LINK, operator)
+        if found is None:
+            return Taken(fence=token), None
+        taken = msgspec.convert(found.value, Taken)
+        if taken.fence > token:
+            raise TransientError("another hub has taken over", "lease", "Try the other hub.")
+        return msgspec.structs.replace(taken, fence=token), found.version
+
+    def _kept(self, turn: _Turn, taken: Taken) -> _Kept | None:
+        """What was answered to these bytes, or to the same share in others, before."""
+        hash_, sha = turn.signed.hash, turn.envelope.payload_sha256
+        if hash_ == taken.hash:
+            return _Kept(
+                hash=hash_, payload_sha256=sha, position=taken.position, answer=taken.answer
+            )
+        if not turn.envelope.share_id:
+            return None
+        found = self._records.get(RECEIPT, turn.place)
+        kept = msgspec.convert(found.value, _Kept) if found else None
+        return kept if kept and (kept.hash == hash_ or kept.payload_sha256 == sha) else None
+
+    def _receipt(self, turn: _Turn, done: _Done, position: int) -> Signed:
+        """What is answered; durable, if it is of a share."""
+        envelope, link = turn.envelope, turn.operator.name
+        said = Receipt(
+            share_id=envelope.share_id,
+            payload_sha256=envelope.payload_sha256,
+            operator=link,
+            seq=envelope.seq,
+            hash=turn.signed.hash,
+            position=position,
+            index=done.home,
+            did=dict(done.did),
+        )
+        payload = msgspec.to_builtins(said)
+        answer = sign(
+            Envelope(
+                type="receipt", sent=turn.now, operator=CITY, key_id=self._key_id, seq=position,
+                prev=BEGIN, payload=payload, payload_sha256=payload_hash(payload),
+            ),
+            self._key,
+        )  # fmt: skip
+        if envelope.share_id:
+            kept = _Kept(
+                hash=turn.signed.hash,
+                payload_sha256=envelope.payload_sha256,
+                position=position,
+                answer=answer.lines().decode(),
+            )
+            before = self._records.get(RECEIPT, turn.place)
+            version = before.version if before else None
+            self._records.put(RECEIPT, turn.place, msgspec.to_builtins(kept), version)
+        return answer
+
+    def _advance(
+        self,
+        turn: _Turn,
+        taken: Taken,
+        version: str | None,
+        done: _Done,
+        answer: Signed,
+        position: int,
+    ) -> None:
+        """The link goes on by one, if no other hub has taken over meanwhile."""
+        said = msgspec.structs.replace(
+            taken,
+            seq=turn.envelope.seq,
+            hash=turn.signed.hash,
+            position=position,
+            heard=turn.now,
+            answer=answer.lines().decode(),
+            shares=taken.shares + (done.counted == "shares"),
+            withdrawals=taken.withdrawals + (done.counted == "withdrawals"),
+            beat=turn.now if done.heartbeat else taken.beat,
+            heartbeat=done.heartbeat or taken.heartbeat,
+        )
+        self._records.put(LINK, turn.operator.name, msgspec.to_builtins(said), version)
+
+    def _undo(self, turn: _Turn) -> None:
+        """What was taken back while we were stopped must not come back through us."""
+        if self._tombstone(turn.operator.name, turn.envelope.share_id):
+            self._commons.remove([turn.envelope.share_id])
+
+    def _tell(self, turn: _Turn, done: _Done) -> None:
+        """What is durable is durable, whatever becomes of who hears of it."""
+        try:
+            if done.document is not None:
+                self.listener.shared(done.document)
+            if done.heartbeat is not None:
+                self.listener.heard(turn.operator.name, done.heartbeat)
+        except Exception:
+            log.exception("The hub's joins failed on an envelope of %s.", turn.operator.name)
+
+    # ---- what becomes of an envelope, by its type
+
+    def _done(self, turn: _Turn) -> _Done:
+        match turn.envelope.type:
+            case "share" | "update":
+                return self._share(turn)
+            case "withdraw":
+                return self._withdraw(turn)
+            case "heartbeat":
+                return self._beat(turn)
+            case _:
+                return self._answered(turn)
+
+    def _share(self, turn: _Turn) -> _Done:
+        envelope, operator = turn.envelope, turn.operator.name
+        where = f"share {envelope.share_id} of operator {operator}"
+        document, passed_over = document_of(envelope, turn.operator)
+        if tomb := self._tombstone(operator, envelope.share_id):
+            if tomb.reason != "expired" or envelope.revision <= tomb.revision:
+                raise Refused(403, "a share that was taken back", where, "It stays taken back.")
+            self._open_tombstone(operator, envelope.share_id)
+        write = Write(document, envelope.revision)
+        outcome = self._commons.put([write])[0]
+        if outcome == "old" and self._is_other(operator, write):
+            # The policy has changed, the finding has not.
+            self._commons.remove([envelope.share_id])
+            outcome = self._commons.put([write])[0]
+        if outcome == "refused":
+            raise Refused(403, "a share that the store refuses", where, "Its log says why.")
+        if outcome == "later":
+            raise TransientError("the store is busy", where, "Send it again later.")
+        fault("exchange-put")
+        month = f"{document['finding.first_seen'].astimezone(UTC):%Y.%m}"
+        did = {"passed_over": passed_over} if passed_over else {}
+        return _Done(f"cw-shared-{operator}-{month}", did, "shares", document)
+
+    def _is_other(self, operator: str, write: Write) -> bool:
+        """Whether the hub has this revision of a share with something else in it."""
+        there = self._own(operator, write.document["cw.share.id"])
+        return (
+            there is not None
+            and there["cw.share.revision"] == write.revision
+            and there != whole(write.document)
+        )
+
+    def _own(self, operator: str, share_id: str) -> Document | None:
+        return self._commons.get(_own(operator), share_id)
+
+    def _withdraw(self, turn: _Turn) -> _Done:
+        envelope, operator = turn.envelope, turn.operator.name
+        try:
+            said = msgspec.convert(envelope.payload, Withdrawal)
+        except msgspec.ValidationError as error:
+            what = f"no withdrawal: {error}"
+            raise Refused(400, what, f"share {envelope.share_id}", "Give a reason.") from error
+        at = self._bury(operator, envelope.share_id, said.reason, turn.now)
+        is_there = self._own(operator, envelope.share_id) is not None
+        removed = self._commons.remove([envelope.share_id]) if is_there else 0
+        fault("exchange-remove")
+        did = self.listener.withdrawn(operator, [envelope.share_id])
+        return _Done(did={"removed": removed, "withdrawn": at, **did}, counted="withdrawals")
+
+    def _beat(self, turn: _Turn) -> _Done:
+        try:
+            said = msgspec.convert(turn.envelope.payload, Heartbeat)
+        except msgspec.ValidationError as error:
+            where = f"operator {turn.operator.name}"
+            raise Refused(400, f"no heartbeat: {error}", where, "Update the node.") from error
+        said = msgspec.structs.replace(said, lost=said.lost[:LOST_MAX])
+        head = {"ledger": said.ledger, "ledger_head": said.ledger_head}
+        return _Done(did={"countersigned": head}, heartbeat=said)
+
+    def _answered(self, turn: _Turn) -> _Done:
+        envelope = turn.envelope
+        value = {
+            "type": envelope.type,
+            "share_id": envelope.share_id,
+            "at": turn.now,
+            "payload": envelope.payload,
+        }
+        with suppress(Conflict):  # a kill was between this and the link
+            name = f"{turn.operator.name}/{envelope.seq:012}"
+            self._records.put(ANSWER, name, msgspec.to_builtins(value), None)
+        return _Done()
+
+    # ---- tombstones
+
+    def _tombstone(self, operator: str, share_id: str) -> Tombstone | None:
+        found = self._records.get(TOMBSTONE, f"{operator}/{share_id}")
+        return msgspec.convert(found.value, Tombstone) if found else None
+
+    def _bury(
+        self, operator: str, share_id: str, reason: str, now: datetime, revision: int = 0
+    ) -> datetime:
+        """Keep that a share was taken back; returns since when."""
+        name = f"{operator}/{share_id}"
+        found = self._records.get(TOMBSTONE, name)
+        there = msgspec.convert(found.value, Tombstone) if found else None
+        if there is not None and (there.reason != "expired" or there.revision >= revision > 0):
+            return there.at
+        made = msgspec.to_builtins(Tombstone(reason=reason, at=now, revision=revision))
+        self._records.put(TOMBSTONE, name, made, found.version if found else None)
+        return now
+
+    def _open_tombstone(self, operator: str, share_id: str) -> None:
+        found = self._records.get(TOMBSTONE, f"{operator}/{share_id}")
+        if found is not None:
+            self._records.delete(TOMBSTONE, f"{operator}/{share_id}", found.version)
+
+    def expire(self, now: datetime) -> int:
+        """Withdraw what is past its time, as if its operator had; returns how many.
+
+        What was taken back lately is looked for again: a hub that was stopped in the middle of
+        taking it, and killed before it saw that another one is active, may have left it.
+        """
+        if not self._lease.is_active:
+            return 0
+        recent = [
+            name.partition("/")[2]
+            for name, one in self._records.all(TOMBSTONE)
+            if now - msgspec.convert(one.value, Tombstone).at < LOOKED_AGAIN
+        ]
+        for at in range(0, len(recent), PAGE):
+            self._commons.remove(recent[at : at + PAGE])
+        count, query = 0, f'cw.share.expires:<"{now.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"'
+        while rows := self._commons.search(ALL, query, Range(), limit=PAGE).rows:
+            by_operator: defaultdict[str, list[str]] = defaultdict(list)
+            for one in rows:
+                operator, share_id = one["cw.operator"], one["cw.share.id"]
+                self._bury(operator, share_id, "expired", now, one["cw.share.revision"])
+                by_operator[operator].append(share_id)
+            removed = 0
+            for operator, share_ids in by_operator.items():
+                removed += self._commons.remove(share_ids)
+                self.listener.withdrawn(operator, share_ids)
+            count += removed
+            if not removed:
+                break
+        return count
+
+    # ---- what is asked of the exchange
+
+    def mirror(self, operator: str) -> Iterator[Mapping[str, Any]]:
+        """What the hub holds of an operator, with the hashes that its ledger has too."""
+        place, skip = TIME_MIN, 0
+        while True:
+            rows = self._commons.search(
+                _own(operator), "", Range(place), "finding.last_seen", PAGE, skip
+            ).rows
+            for one in rows:
+                skip = skip + 1 if one["finding.last_seen"] == place else 1
+                place = one["finding.last_seen"]
+                name = f"{operator}/{one['cw.share.id']}/{one['cw.share.revision']}"
+                found = self._records.get(RECEIPT, name)
+                yield {
+                    "share_id": one["cw.share.id"],
+                    "revision": one["cw.share.revision"],
+                    "payload_sha256": found.value["payload_sha256"] if found else "",
+                }
+            if len(rows) < PAGE:
+                return
+
+    def links(self) -> list[Link]:
+        """Every operator, as the hub knows it."""
+        taken = {name: msgspec.convert(one.value, Taken) for name, one in self._records.all(LINK)}
+        return [self._known(one, taken.get(one.name)) for one in self.operators.all()]
+
+    def _known(self, operator: Operator, taken: Taken | None) -> Link:
+        taken = taken or Taken(fence=0)
+        said = taken.heartbeat
+        state: LinkState = "waiting"
+        if operator.state(self._clock()) == "revoked":
+            state = "revoked"
+        elif taken.beat is not None:
+            state = "linked" if self._clock() - taken.beat < SILENT_AFTER else "silent"
+        return Link(
+            operator=operator.name,
+            sector=operator.sector,
+            state=state,
+            enrolled=operator.enrolled,
+            heartbeat=taken.beat,
+            heard=taken.heard,
+            seq=taken.seq,
+            gaps=taken.gaps,
+            refused=taken.refused,
+            version=said.version,
+            rules=said.rules,
+            policy=said.policy,
+            waiting=said.waiting,
+            lag_s=said.lag_s,
+            shares=taken.shares,
+            withdrawals=taken.withdrawals,
+            certificate_until=operator.valid_until,
+            ledger_head=said.ledger_head,
+            countersigned=taken.beat,
+            lost=[Lost(one.source, one.what, one.since) for one in said.lost],
+        )
+
+
+def _own(operator: str) -> Rights:
+    """An operator sees what is its own, whatever its audiences."""
+    return Rights(audiences=(), tlp=(), own=operator, operators=(operator,))
+
+
+def _signed(answer: str) -> Signed:
+    signature, _, data = answer.partition("\n")
+    return Signed(data.removesuffix("\n").encode(), base64.b64decode(signature))
+
+
+def _out_of_turn(turn: _Turn, taken: Taken) -> Refused:
+    seq = turn.envelope.seq
+    where = f"envelope {seq} of operator {turn.operator.name}"
+    expected = {"seq": taken.seq + 1, "prev": taken.hash}
+    if seq > taken.seq + 1:
+        what = f"a gap: envelope {taken.seq + 1} did not come"
+        todo = "Send it first."
+    elif seq <= taken.seq:
+        what = f"envelope {taken.seq} was taken already, and this one is another"
+        todo = "Was the node set back, or does another one use its key? Then enrol again."
+    else:
+        what = "it does not follow the envelope before it"
+        todo = "Does another node use the key of this one? Then enrol again."
+    return Refused(409, what, where, todo, expected=expected, is_gap=seq > taken.seq + 1)

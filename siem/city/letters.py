@@ -1,0 +1,147 @@
+"""What the hub says to operators: envelopes of its own, signed, in a chain for each of them.
+
+An operator fetches them; nothing at an operator listens for the city.
+"""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from cityward import TransientError
+from siem.city.commons import CITY, Records
+from siem.city.lease import OUT, Lease
+from siem.sharing.envelope import BEGIN, Envelope, Kind, Signed, key_id, payload_hash, sign
+from siem.sharing.wire import InboxLine
+from siem.store.faults import fault
+from siem.store.protocol import Conflict
+
+LETTER = "letter"
+"""Kind of the records of what operators were sent."""
+INBOX_MAX, INBOX_BYTES = 200, 4 << 20
+"""Envelopes in one answer, and their bytes."""
+
+
+class Sent(msgspec.Struct, frozen=True, kw_only=True):
+    """What the hub remembers of the envelopes that it has sent to one operator."""
+
+    fence: int
+    seq: int = 0
+    hash: str = BEGIN
+
+
+class Letters:
+    """Envelopes to operators.
+
+    Args:
+        records: The hub's memory.
+        lease: Whether this hub is the active one.
+        key: Signs.
+        clock: The hub's time.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        lease: Lease,
+        key: Ed25519PrivateKey,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._records = records
+        self._lease = lease
+        self._key = key
+        self._clock = clock
+        self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+    def send(
+        self,
+        operator: str,
+        kind: Kind,
+        payload: Mapping[str, Any],
+        *,
+        share_id: str = "",
+        revision: int = 0,
+        audiences: Sequence[str] = (),
+        tlp: str = "",
+        pap: str = "",
+        expires: datetime | None = None,
+        derived_from: Sequence[str] = (),
+    ) -> int:
+        """Leave an envelope for an operator; durable when this returns its number.
+
+        Raises:
+            TransientError: this hub is not the active one, or its store does not answer.
+            Unsafe: it is too large.
+        """
+        plain = msgspec.to_builtins(dict(payload))
+        with self._turns[operator]:
+            while True:
+                sent, version = self._sent(operator)
+                signed = sign(
+                    Envelope(
+                        type=kind, sent=self._clock(), operator=CITY,
+                        key_id=key_id(self._key.public_key()), seq=sent.seq + 1, prev=sent.hash,
+                        share_id=share_id, revision=revision, audiences=tuple(audiences), tlp=tlp,
+                        pap=pap, expires=expires, derived_from=tuple(derived_from),
+                        payload=plain, payload_sha256=payload_hash(plain),
+                    ),
+                    self._key,
+                )  # fmt: skip
+                if self._is_left(operator, sent, version, signed):
+                    return sent.seq + 1
+
+    def inbox(self, operator: str, after: int) -> Iterator[InboxLine]:
+        """What was left for an operator behind a number, in order, as much as one answer holds."""
+        size = 0
+        for n in range(after + 1, after + 1 + INBOX_MAX):
+            found = self._records.get(LETTER, _name(operator, n))
+            if found is None or size > INBOX_BYTES:
+                return
+            size += len(found.value["data"])
+            yield InboxLine(n, found.value["signature"], found.value["data"])
+
+    def _sent(self, operator: str) -> tuple[Sent, str | None]:
+        token = self._lease.token
+        if not token:
+            raise TransientError("this hub is not the active one", "lease", "Try the other hub.")
+        found = self._records.get(OUT, operator)
+        sent = msgspec.convert(found.value, Sent) if found else Sent(fence=token)
+        if sent.fence > token:
+            raise TransientError("another hub has taken over", "lease", "Try the other hub.")
+        return msgspec.structs.replace(sent, fence=token), found.version if found else None
+
+    def _is_left(self, operator: str, sent: Sent, version: str | None, signed: Signed) -> bool:
+        """Whether it was; not if a kill had left one of this number, which is counted now."""
+        name, is_ours = _name(operator, sent.seq + 1), True
+        value = {
+            "signature": base64.b64encode(signed.signature).decode(),
+            "data": signed.data.decode(),
+        }
+        try:
+            self._records.put(LETTER, name, value, None)
+        except Conflict:
+            found = self._records.get(LETTER, name)
+            is_ours = False
+            if found is not None:
+                signed = Signed(
+                    found.value["data"].encode(), base64.b64decode(found.value["signature"])
+                )
+        fault("exchange-letter")
+        said = msgspec.structs.replace(sent, seq=sent.seq + 1, hash=signed.hash)
+        try:
+            self._records.put(OUT, operator, msgspec.to_builtins(said), version)
+        except Conflict as error:
+            what = "another hub has taken over"
+            raise TransientError(what, "lease", "Try the other hub.") from error
+        return is_ours
+
+
+def _name(operator: str, n: int) -> str:
+    return f"{operator}/{n:012}"

@@ -1,0 +1,358 @@
+"""What the hub takes, and what it never does: in order, once, and only what may be shared."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cityward import TransientError
+from siem.city.intake import Refused
+from siem.sharing import envelope as envelopes
+from siem.sharing.envelope import Envelope, Signed, payload_hash, sign
+from siem.store.protocol import Conflict
+from tests.siem.city.city import FINDING, NOW, Hub, Node, receipt, share_id
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Hub:
+    return Hub(tmp_path)
+
+
+@pytest.fixture
+def node(hub: Hub) -> Node:
+    return hub.enrolled("op-grid")
+
+
+def refused(hub: Hub, node: Node, signed: Signed) -> Refused:
+    before = hub.everything()
+    with pytest.raises(Refused) as error:
+        hub.exchange.take(node.name, signed)
+    assert hub.everything() == before
+    assert f"{node.name}: exchange refused: {error.value.what}" in hub.trail[-1]
+    return error.value
+
+
+# ---- taken
+
+
+def test_a_share_becomes_a_document_with_marks_of_certificate_and_envelope(hub, node):
+    sent = node.share()
+
+    said = receipt(hub.exchange.take("op-grid", sent), hub)
+
+    (document,) = hub.everything()
+    assert document["cw.operator"] == "op-grid"
+    assert document["cw.sector"] == "energy.electricity"
+    assert document["cw.marking.tlp"] == "amber"
+    assert document["cw.share.id"] == share_id(sent)
+    assert document["cw.share.audiences"] == ["city-soc"]
+    assert document["finding.first_seen"] == NOW - timedelta(hours=1)
+    assert document["source.token"] == ["j:687:2f1c", "j:687:99aa"]
+    assert (said.seq, said.hash, said.position) == (1, sent.hash, 1)
+    assert said.index == "cw-shared-op-grid-2026.03"
+    assert hub.shares == [document]
+
+
+def test_the_same_envelope_again_gets_its_old_receipt_and_changes_nothing(hub, node):
+    first, second = node.share(), node.share()
+    answers = [hub.exchange.take("op-grid", one) for one in (first, second)]
+
+    assert hub.exchange.take("op-grid", second) == answers[1]
+    assert hub.exchange.take("op-grid", first) == answers[0]
+    assert len(hub.everything()) == 2
+    assert len(hub.shares) == 2
+
+
+def test_a_share_that_is_known_gets_its_old_receipt_whatever_its_number(hub, node):
+    answer = hub.exchange.take("op-grid", node.share(share_id=KNOWN))
+    hub.exchange.take("op-grid", node.share())
+    set_back = sign(node.envelope(share_id=KNOWN, seq=1, prev="f" * 64), node.key)
+
+    assert hub.exchange.take("op-grid", set_back) == answer
+
+
+KNOWN = "6f1f2c34-0000-4000-8000-000000000001"
+
+
+def test_a_newer_revision_replaces_and_an_older_one_never_does(hub, node):
+    for revision in (2, 3, 1):
+        hub.exchange.take("op-grid", node.share(share_id=KNOWN, revision=revision))
+
+    (document,) = hub.everything()
+    assert document["cw.share.revision"] == 3
+
+
+def test_a_policy_that_lets_out_less_replaces_what_the_same_revision_said(hub, node):
+    hub.exchange.take("op-grid", node.share(share_id=KNOWN))
+    less = {name: FINDING[name] for name in FINDING if name != "finding.title"}
+
+    hub.exchange.take("op-grid", node.share(type="update", share_id=KNOWN, payload=less))
+
+    (document,) = hub.everything()
+    assert "finding.title" not in document
+
+
+def test_a_heartbeat_is_countersigned_and_shown_with_its_operator(hub, node):
+    sent = node.beat(version="1.2", ledger=7, ledger_head="ab", waiting=3)
+
+    answer = hub.exchange.take("op-grid", sent)
+
+    countersigned = {"ledger": 7, "ledger_head": "ab"}
+    assert receipt(answer, hub).did == {"countersigned": countersigned}
+    assert hub.exchange.take("op-grid", sent) == answer
+    (link,) = hub.exchange.links()
+    assert (link.state, link.version, link.waiting, link.ledger_head) == ("linked", "1.2", 3, "ab")
+    assert hub.beats == ["op-grid"]
+
+
+def test_fields_that_a_newer_node_knows_are_passed_over_and_the_receipt_says_so(hub, node):
+    sent = node.share(payload={**FINDING, "ot.newer": 1})
+
+    assert receipt(hub.exchange.take("op-grid", sent), hub).did == {"passed_over": ["ot.newer"]}
+    assert "ot.newer" not in hub.everything()[0]
+
+
+def test_an_envelope_of_the_version_before_is_taken(hub, node, monkeypatch):
+    sent = node.share(pap="", expires=None)
+    for module in (envelopes, __import__("siem.city.intake", fromlist=["VERSION"])):
+        monkeypatch.setattr(module, "VERSION", 2)
+
+    hub.exchange.take("op-grid", sent)
+
+    assert len(hub.everything()) == 1
+
+
+def test_what_a_newer_envelope_has_more_is_passed_over(hub, node):
+    plain = msgspec.to_builtins(node.envelope())
+    data = msgspec.json.encode({**plain, "weather": "fine"})
+
+    hub.exchange.take("op-grid", Signed(data, node.key.sign(data)))
+
+    assert len(hub.everything()) == 1
+
+
+# ---- taken back
+
+
+def test_what_is_withdrawn_is_gone_and_never_comes_back(hub, node):
+    hub.exchange.take("op-grid", node.share(share_id=KNOWN))
+
+    said = receipt(hub.exchange.take("op-grid", node.withdraw(KNOWN)), hub)
+
+    assert said.did == {"removed": 1, "withdrawn": "2026-03-01T12:00:00Z", "campaigns": 0}
+    assert hub.everything() == []
+    assert hub.gone == [KNOWN]
+    again = node.envelope(share_id=KNOWN, revision=2)
+    assert refused(hub, node, sign(again, node.key)).status == 403
+    for _, tomb in hub.commons.records.all("tombstone"):
+        assert tomb.value == {"reason": "error", "at": "2026-03-01T12:00:00Z", "revision": 0}
+
+
+def test_nobody_withdraws_what_is_of_another_operator(hub, node):
+    other = hub.enrolled("op-port")
+    hub.exchange.take("op-port", other.share(share_id=KNOWN))
+
+    said = receipt(hub.exchange.take("op-grid", node.withdraw(KNOWN)), hub)
+
+    assert said.did["removed"] == 0
+    assert len(hub.everything()) == 1
+
+
+def test_a_share_past_its_time_is_withdrawn_by_the_hub_and_a_newer_one_may_come(hub, node):
+    hub.exchange.take("op-grid", node.share(share_id=KNOWN, expires=NOW + timedelta(hours=1)))
+    hub.now += timedelta(hours=2)
+
+    assert hub.exchange.expire(hub.now) == 1
+    assert hub.everything() == []
+    assert hub.gone == [KNOWN]
+    assert hub.exchange.expire(hub.now) == 0
+    hub.exchange.take("op-grid", node.share(share_id=KNOWN, revision=2))
+    hub.exchange.expire(hub.now)
+    assert len(hub.everything()) == 1
+
+
+def test_an_operator_can_compare_what_the_hub_holds_with_its_ledger(hub, node):
+    sent = [node.share(share_id=KNOWN), node.share(share_id=KNOWN, revision=2), node.share()]
+    other = hub.enrolled("op-port")
+    for one in sent:
+        hub.exchange.take("op-grid", one)
+    hub.exchange.take("op-port", other.share())
+
+    held = {one["share_id"]: one for one in hub.exchange.mirror("op-grid")}
+
+    sha = payload_hash(dict(FINDING))
+    assert held == {
+        KNOWN: {"share_id": KNOWN, "revision": 2, "payload_sha256": sha},
+        share_id(sent[2]): {"share_id": share_id(sent[2]), "revision": 1, "payload_sha256": sha},
+    }
+
+
+# ---- refused
+
+BAD: dict[str, tuple[int, dict[str, object]]] = {
+    "red": (403, {"tlp": "red"}),
+    "no TLP": (400, {"tlp": ""}),
+    "amber for peers": (403, {"audiences": ("peers",)}),
+    "no audience": (400, {"audiences": ()}),
+    "an audience that is none": (400, {"audiences": ("press",)}),
+    "from the future": (400, {"sent": NOW + timedelta(hours=25)}),
+    "a time without a zone": (400, {"sent": NOW.replace(tzinfo=None)}),
+    "in another name": (403, {"operator": "op-port"}),
+    "of another key": (403, {"key_id": "0" * 16}),
+    "a campaign": (403, {"derived_from": (KNOWN,)}),
+    "a path for an id": (400, {"share_id": "../../etc/passwd"}),
+    "no revision": (400, {"revision": 0}),
+    "markup for a rule": (400, {"rule": "x\u202e"}),
+    "a receipt": (400, {"type": "receipt"}),
+    "a proposal": (400, {"type": "proposal"}),
+    "a newer version": (400, {"v": 2}),
+    "not the payload": (403, {"payload_sha256": "0" * 64}),
+    "a gap": (409, {"seq": 3}),
+    "not behind it": (409, {"prev": "0" * 63 + "1"}),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_an_envelope_that_may_not_be_is_refused_in_words(hub, node, name):
+    status, named = BAD[name]
+
+    error = refused(hub, node, sign(node.envelope(**named), node.key))
+
+    assert error.status == status
+    assert error.what
+    assert error.todo
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("cw.operator", "op-port"),
+        ("cw.marking.tlp", "clear"),
+        ("cw.share.id", KNOWN),
+        ("cw.campaign.operators", ["op-port"]),
+        ("<script>", 1),
+        ("../x", 1),
+        ("finding.severity", "dreadful"),
+        ("cw.sector", "press"),
+        ("finding.count", "12"),
+        ("finding.count", 1 << 70),
+        ("finding.count", True),
+        ("finding.confidence", "0.5"),
+        ("finding.first_seen", "yesterday"),
+        ("finding.first_seen", "2026-03-01T11:00:00"),
+        ("source.ip", "j:687:2f1c"),
+        ("source.token", "j:687:2f1c"),
+        ("source.token", ["x"] * 501),
+        ("finding.title", "x" * 8_001),
+        ("finding.title", {"a": 1}),
+        ("phys.location", "91,0"),
+        ("cw.vendor", {"a": {"b": 1}}),
+    ],
+)
+def test_a_payload_that_no_share_has_is_refused(hub, node, name, value):
+    error = refused(hub, node, node.share(payload={**FINDING, name: value}))
+
+    assert error.status in {400, 403}
+
+
+def test_a_share_without_the_time_that_names_its_index_is_refused(hub, node):
+    refused(hub, node, node.share(payload={"finding.title": "x"}))
+
+
+def test_an_id_that_another_operator_has_is_refused(hub, node):
+    other = hub.enrolled("op-port")
+    hub.exchange.take("op-port", other.share(share_id=KNOWN))
+
+    refused(hub, node, node.share(share_id=KNOWN, revision=2))
+
+
+def test_a_node_that_was_set_back_or_cloned_is_refused_and_told_what_is_expected(hub, node):
+    first = node.share()
+    hub.exchange.take("op-grid", first)
+    node.seq, node.hash = 0, "0" * 64
+
+    error = refused(hub, node, node.share())
+
+    assert error.status == 409
+    assert error.said["expected"] == {"seq": 2, "prev": first.hash}
+    (link,) = hub.exchange.links()
+    assert (link.refused, link.gaps, link.seq) == (1, 0, 1)
+
+
+def test_a_gap_is_counted_with_its_operator(hub, node):
+    hub.exchange.take("op-grid", node.share())
+    node.seq += 1
+
+    refused(hub, node, node.share())
+
+    assert hub.exchange.links()[0].gaps == 1
+
+
+def test_who_is_not_enrolled_or_was_revoked_is_refused(hub, node):
+    refused(hub, Node("op-nobody"), node.share())
+    hub.operators.revoke("op-grid")
+
+    refused(hub, node, node.share())
+
+    assert hub.exchange.links()[0].state == "revoked"
+
+
+# ---- what the hub says
+
+
+def test_letters_to_an_operator_are_a_chain_of_their_own(hub, node):
+    key = hub.operators.signing_key.public_key()
+    for text in ("one", "two"):
+        hub.exchange.letters.send("op-grid", "proposal", {"text": text}, tlp="amber")
+
+    lines = list(hub.exchange.letters.inbox("op-grid", 0))
+
+    first, second = (msgspec.json.decode(one.data, type=Envelope) for one in lines)
+    assert [one.n for one in lines] == [1, 2]
+    assert [first.payload, second.payload] == [{"text": "one"}, {"text": "two"}]
+    assert second.prev == envelopes.Signed(lines[0].data.encode(), b"").hash
+    assert list(hub.exchange.letters.inbox("op-grid", 1)) == [lines[1]]
+    assert list(hub.exchange.letters.inbox("op-port", 0)) == []
+    del key
+
+
+# ---- another hub
+
+
+def test_a_hub_that_was_fenced_off_acknowledges_nothing(hub, node, tmp_path):
+    hub.exchange.take("op-grid", node.share())
+    other = Hub(tmp_path)
+    sent = node.share()
+
+    for _ in range(2):
+        with pytest.raises(TransientError):
+            hub.exchange.take("op-grid", sent)
+
+    other.exchange.take("op-grid", sent)
+    assert len(other.everything()) == 2
+    assert not hub.lease.step()
+
+
+def test_a_hub_that_is_overtaken_while_it_takes_does_not_acknowledge(
+    hub, node, tmp_path, monkeypatch
+):
+    hub.exchange.take("op-grid", node.share(share_id=KNOWN))
+    late = node.share(share_id=KNOWN, revision=2)
+    put = hub.commons.put
+
+    def slow(writes):
+        monkeypatch.setattr(hub.commons, "put", put)
+        other = Hub(tmp_path)
+        other.exchange.take("op-grid", late)
+        other.exchange.take("op-grid", node.withdraw(KNOWN))
+        return put(writes)
+
+    monkeypatch.setattr(hub.commons, "put", slow)
+
+    with pytest.raises((TransientError, Conflict)):
+        hub.exchange.take("op-grid", late)
+
+    assert hub.everything() == []
