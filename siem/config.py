@@ -35,13 +35,16 @@ ReaderKind = Literal[
 
 PORT_MAX = 65_535
 DAYS_MAX = 36_500
+MONTHS_MAX = 1_200
 QUOTA_MAX_GB = 1e9
 EVERY_MIN_S = 1.0
 HUB_OPERATOR = "city"
 """Operator id of a hub: what it concludes itself is under it."""
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _HUB = re.compile(r"https://([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:\d{1,5})?/?")
-
+_CLUSTER = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:\d{1,5})?/?")
+_LOOPBACK = re.compile(r"http://(localhost|127\.[0-9.]+|\[::1\])(:|/|$)")
+_PREFIX = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 NEEDED = {
     "interface": "interface",
@@ -258,6 +261,36 @@ class Hub(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Days that shared findings are kept at most, whatever their operator says."""
 
 
+class Cluster(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A search cluster of one's own: a node's copies go there; to a hub it is the common store."""
+
+    url: str
+    """Address, `https://search.example:9200`; several nodes with a comma between."""
+    kind: Literal["opensearch", "elasticsearch"] = "opensearch"
+    """What it is: OpenSearch 2 or Elasticsearch 9."""
+    user: str = ""
+    """Name of the account there."""
+    secret_env: str = ""
+    """Variable of the environment that holds its password."""
+    secret_file: str = ""
+    """File that holds its password; only the account of the service may read it."""
+    ca_file: str = ""
+    """Certificates of the authorities that the cluster is believed by; empty: the system's."""
+    prefix: str = "cw"
+    """Begin of the names of all indices and templates."""
+    events: bool = True
+    """Copy events too; otherwise a node copies findings only."""
+    months: int = 13
+    """Months that findings and shared findings are kept there, the running one included."""
+    events_months: int = 3
+    """Months that events are kept there, the running one included."""
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Addresses of its nodes."""
+        return tuple(one.strip() for one in self.url.split(","))
+
+
 class Settings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All settings of a node."""
 
@@ -282,6 +315,7 @@ class Settings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sensor: Sensor = Sensor()
     sharing: Sharing = Sharing()
     hub: Hub | None = None
+    cluster: Cluster | None = None
     source: tuple[Source, ...] = ()
     """What is read, one table a source."""
     zone: tuple[Zone, ...] = ()
@@ -399,6 +433,8 @@ def _impossible(settings: Settings) -> Iterator[tuple[str, str]]:
     yield from (("sharing." + key, what) for key, what in _wrong_sharing(settings.sharing))
     if settings.hub:
         yield from _wrong_hub(settings, settings.hub)
+    if settings.cluster:
+        yield from (("cluster." + key, what) for key, what in _wrong_cluster(settings.cluster))
     yield from wrong_routes(settings.route)
     for number, entry in enumerate(settings.calendar):
         if entry.since.tzinfo is None or entry.until.tzinfo is None:
@@ -433,6 +469,22 @@ def _wrong_sharing(sharing: Sharing) -> Iterator[tuple[str, str]]:
                 ipaddress.ip_network(network)
             except ValueError:
                 yield key, f"{network!r} is no network; write 192.0.2.0/24"
+
+
+def _wrong_cluster(cluster: Cluster) -> Iterator[tuple[str, str]]:
+    for url in cluster.urls:
+        if not _CLUSTER.fullmatch(url):
+            yield "url", f"{url!r} is no https://name:port"
+        elif cluster.user and url.startswith("http:") and not _LOOPBACK.match(url):
+            yield "url", "a password needs https, but on this machine"
+    if cluster.secret_env and cluster.secret_file:
+        yield "secret_file", "secret_env names the password already"
+    if bool(cluster.user) != bool(cluster.secret_env or cluster.secret_file):
+        yield "user", "a user needs a password, and a password its user"
+    if not _PREFIX.fullmatch(cluster.prefix):
+        yield "prefix", f"{cluster.prefix!r} begins no index: lower case, digits, -"
+    if not (1 <= cluster.months <= MONTHS_MAX and 1 <= cluster.events_months <= MONTHS_MAX):
+        yield "months", f"things are kept for 1 to {MONTHS_MAX} months"
 
 
 def _is_address(text: str) -> bool:

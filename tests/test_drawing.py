@@ -23,6 +23,7 @@ OUTSIDE: dict[str, str | tuple[str, ...]] = {
     "duckdb": "siem/store/",
     "sqlite3": "siem/store/",
     "luqum": "siem/store/",
+    "opensearchpy": "siem/store/opensearch.py",
     "elasticsearch": "siem/store/elasticsearch",
     "river": "detectors/anomaly/",
     "sklearn": "detectors/anomaly/",
