@@ -106,6 +106,14 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
             "add": "rule:add",
         },
     ),
+    "operator": (
+        "Operators: who shares with the city.",
+        {"join": "operator:join"},
+    ),
+    "ledger": (
+        "Ledger: what was sent to the city, and proof of it.",
+        {"search": "ledger:search", "verify": "ledger:verify", "export": "ledger:export"},
+    ),
     "share": (
         "Sharing: what may leave, what would, who waits for a yes, and how it is taken back.",
         {

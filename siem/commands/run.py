@@ -21,6 +21,7 @@ from siem.logs import log_to
 from siem.node import Node
 from siem.node import run as run_node
 from siem.notify.routes import routes_of
+from siem.outward import carrier_of
 
 CONSOLE_S = 3.0
 """The console may finish what it answers for so long."""
@@ -43,8 +44,11 @@ def run(*, config: ConfigFile = None, path_only: bool = False) -> int:
     node = assembly.node_of(settings)
     # Before the first finding: the console, which delivers, comes up later.
     node.db.notices.begin(list(routes.values()), node.clock())
+    carrier = carrier_of(settings, node)
     console = None if path_only else _start_console(file)
     stop_on_signals(node)
+    if carrier is not None:
+        carrier.start()
     try:
         run_node(node)
     except OSError as error:
@@ -56,6 +60,8 @@ def run(*, config: ConfigFile = None, path_only: bool = False) -> int:
     finally:
         if console is not None:
             console.terminate()
+        if carrier is not None:
+            carrier.stop()
         node.close()
         if console is not None:
             _end(console)

@@ -146,18 +146,18 @@ class Link(threading.Thread):
         outbox: Makes the envelopes; only this thread uses it.
         identity: Keys and certificate.
         clock: The node's time.
-        url: Where the hub is, if not where it was joined.
+        url: Where the hub is.
     """
 
     def __init__(
-        self, outbox: Outbox, identity: Identity, clock: Callable[[], datetime], url: str = ""
+        self, outbox: Outbox, identity: Identity, clock: Callable[[], datetime], url: str
     ) -> None:
         super().__init__(name="link", daemon=True)
         self.ended = threading.Event()
         self._outbox, self._store = outbox, outbox.store
         self._identity, self._clock = identity, clock
-        self._hub = identity.hub()
-        self._channel = Channel(url or self._hub.url, self._secure)
+        self._known: Hub | None = None
+        self._channel = Channel(url, self._secure)
         self._failures = 0
         self._again_s = self._renew_s = self._inbox_s = self._said_s = 0.0
         self._state = LinkState()
@@ -194,28 +194,35 @@ class Link(threading.Thread):
     def _said(self) -> bool:
         """Say what is due, hear what there is."""
         now_s = time.monotonic()
+        self._hub()
         if now_s >= self._renew_s:
             self._renew_s = now_s + RENEW_AGAIN_S
             self._renew()
         signed = self._outbox.next()
         if signed is not None:
             answer = self._channel.ask("POST", MESSAGES, signed.lines(), "application/x-cityward")
-            self._outbox.receipted(split(answer), self._hub.key)
+            self._outbox.receipted(split(answer), self._hub().key)
             self._well()
         if now_s >= self._inbox_s:
             self._inbox_s = now_s + INBOX_EVERY_S
-            fetch_inbox(self._channel, self._store, self._hub, self._clock())
+            fetch_inbox(self._channel, self._store, self._hub(), self._clock())
             self._well()
         return signed is not None
 
+    def _hub(self) -> Hub:
+        """The hub that was joined; a node may join while this thread runs."""
+        if self._known is None:
+            self._known = self._identity.hub()
+        return self._known
+
     def _secure(self) -> ssl.SSLContext:
-        return self._identity.context(self._hub.authority)
+        return self._identity.context(self._hub().authority)
 
     def _renew(self) -> None:
         """At two thirds of its life the certificate is made anew, on a new key."""
         if not renewal_due(self._identity.certificate(), self._clock()):
             return
-        key, csr = new_key(self._hub.operator)
+        key, csr = new_key(self._hub().operator)
         asked = msgspec.json.encode(Renewing(csr=csr))
         answer = self._channel.ask("POST", RENEW, asked, "application/json")
         made = msgspec.json.decode(answer, type=Renewed)
@@ -231,6 +238,7 @@ class Link(threading.Thread):
 
     def _failed(self, state: str, why: str) -> None:
         self._channel.close()
+        self._known = None
         self._failures += 1
         wait_s = min(RETRY_S * 2.0 ** min(self._failures - 1, 10), RETRY_MAX_S)
         # Not all operators at once when the hub is back.
@@ -253,7 +261,11 @@ class Link(threading.Thread):
             error=error,
             since=now if is_news else self._state.since,
             heard=now if state == "linked" else self._state.heard,
-            certificate_until=self._identity.certificate().not_valid_after_utc,
+            certificate_until=(
+                self._identity.certificate().not_valid_after_utc
+                if self._identity.has_joined
+                else None
+            ),
         )
         try:
             self._store.set_link(self._state)
@@ -366,13 +378,20 @@ def _go_on(store: OutgoingStore, enrolled: Enrolled, url: str) -> None:
             )
 
 
+class _Error(msgspec.Struct, frozen=True):
+    what: str = ""
+    todo: str = "The audit trail of the hub says why."
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    error: _Error = _Error()
+
+
 def _refused(status: int, said: bytes, path: str) -> RefusalError:
     """What the hub says is wrong, in its own words if they are some."""
     try:
-        parts = msgspec.json.decode(said, type=dict[str, str | list[str]]).get("error", "")
+        error = msgspec.json.decode(said, type=_Answer).error
     except msgspec.MsgspecError:
-        parts = ""
-    words = parts if isinstance(parts, list) else [parts]
-    what = words[0] if words and words[0] else f"status {status}"
-    todo = words[2] if len(words) > 2 else "The audit trail of the hub says why."
-    return RefusalError(status, f"the hub refuses: {what[:200]}", path, todo[:200])
+        error = _Error()
+    what = error.what or f"status {status}"
+    return RefusalError(status, f"the hub refuses: {what[:200]}", path, error.todo[:200])

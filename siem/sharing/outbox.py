@@ -90,7 +90,8 @@ class Outbox:
         if not self.store.has_changes():
             return 0
         if policy is None:
-            self.store.begin(anew=True)
+            if not self.store.had_policy():
+                self.store.begin(anew=True)
             return 0
         now = self._clock()
         with self.store.desk() as desk:

@@ -243,6 +243,11 @@ class OutgoingStore:
                 (CURSOR,),
             )
 
+    def had_policy(self) -> bool:
+        """Whether a policy was ever in force; without one now, what is found waits for it."""
+        found = self._reading().execute("SELECT 1 FROM settings WHERE name = 'sharing_policy'")
+        return found.fetchone() is not None
+
     def has_changes(self) -> bool:
         """Whether findings were written that the outbox has not looked at."""
         found = self._reading().execute(

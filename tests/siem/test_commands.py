@@ -919,6 +919,7 @@ STAYS = {("collect",), ("demo",), ("run",), ("serve",)}
 """Commands that go on until they are stopped; tests of their own run them."""
 TESTED_ELSEWHERE = {("rule", "check"), ("rule", "test"), ("rule", "try")} | {
     ("route", "test"),
+    ("operator", "join"),
     ("bench", "node"),
     ("bench", "packets"),
     ("bench", "protocols"),

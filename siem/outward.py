@@ -1,0 +1,68 @@
+"""The sharing end of a node, put together from its settings: outbox, and link or file drop."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+from cityward import ConfigError
+from siem.config import Settings
+from siem.leaving import Current
+from siem.node import Node
+from siem.register import known
+from siem.sharing.drop import Drop
+from siem.sharing.identity import Identity
+from siem.sharing.link import Link
+from siem.sharing.outbox import Outbox
+from siem.sharing.wire import Heartbeat, LostSource
+
+
+def carrier_of(settings: Settings, node: Node) -> Link | Drop | None:
+    """What carries findings out, not yet started; None: nothing leaves.
+
+    Raises:
+        ConfigError: both ways are named.
+    """
+    said = settings.sharing
+    if not said.hub and not said.drop_dir:
+        return None
+    if said.hub and said.drop_dir:
+        what = "a hub and a drop are named, envelopes have one way"
+        raise ConfigError(what, "sharing.drop_dir", "Remove it, or sharing.hub.")
+    identity = Identity(settings.state_path)
+    outbox = Outbox(
+        node.db.outgoing,
+        settings.operator,
+        identity.signing_key(),
+        Current(settings, lambda: known(settings, node.db.inventory.assets(merged=True))),
+        health=health_of(settings, node),
+        clock=node.clock,
+    )
+    if said.hub:
+        return Link(outbox, identity, node.clock, said.hub)
+    return Drop(outbox, Path(said.drop_dir).expanduser(), identity, node.clock)
+
+
+def health_of(settings: Settings, node: Node) -> Callable[[], Heartbeat]:
+    """What a heartbeat says of a node: whether it sees, and with which rules."""
+    program = version("cityward")
+
+    def health() -> Heartbeat:
+        sources, states = [one.state for one in node.sources], node.db.rules()
+        rules = hashlib.sha256(repr([(one.id, one.state) for one in states]).encode())
+        return Heartbeat(
+            version=program,
+            rules=rules.hexdigest()[:16] if states else "",
+            mode=settings.mode,
+            running=sum(one.state == "running" for one in sources),
+            lost=tuple(
+                # Not its error: that may name files and addresses.
+                LostSource(one.source, "failed", one.last_received)
+                for one in sources
+                if one.state == "failed"
+            ),
+        )
+
+    return health
