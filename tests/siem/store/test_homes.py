@@ -1,0 +1,378 @@
+"""The contract of a store of findings, on every home: same ids, same order, same counts.
+
+`node.db` makes the findings and the others are given what it has. The home called
+`fake_elasticsearch` is our class for Elasticsearch before a proxy that rewrites what differs.
+"""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from cityward import Asset, Finding
+from cityward.errors import InputError
+from siem.store.cluster import ClusterFindings
+from siem.store.dsl import MAPPINGS, helpers
+from siem.store.elasticsearch import ElasticsearchCluster
+from siem.store.embedded import NodeDb
+from siem.store.findings import FINDING_FIELDS
+from siem.store.opensearch import OpenSearchCluster
+from siem.store.protocol import Change, Conflict, Findings, Range
+from siem.store.protocol_cluster import Cluster
+from siem.store.query import QueryError
+from tests.fake_elasticsearch import fake_elasticsearch
+from tests.opensearch import Server, forget
+from tests.siem.store.test_embedded import NOON, RULE, Clock, match
+
+CLUSTERS = ("opensearch", "fake_elasticsearch")
+HOMES = ("sqlite", *CLUSTERS)
+ASSETS = {"jump-1": Asset(id="jump-1", type="jump_host", criticality=5, zone="ra-1")}
+
+
+class Place:
+    """A cluster with indices for findings, emptied for each test."""
+
+    def __init__(self, cluster: Cluster, prefix: str) -> None:
+        self.cluster = cluster
+        self.prefix = prefix
+
+    def findings(self, db: NodeDb, clock: Clock) -> ClusterFindings:
+        """The store that speaks of it; what people do is said in the trail of `db`."""
+        return ClusterFindings(
+            self.cluster,
+            lambda time: f"{self.prefix}-findings-{time:%Y.%m}",
+            f"{self.prefix}-findings-*",
+            f"{self.prefix}-undo",
+            audit=db.audit,
+            clock=clock,
+        )
+
+    def empty(self) -> None:
+        """Take all findings away."""
+        self.cluster.delete_by_query(f"{self.prefix}-*", {"match_all": {}})
+
+
+class Home:
+    """A store of findings, and the `node.db` that made them."""
+
+    def __init__(self, db: NodeDb, place: Place | None, clock: Clock) -> None:
+        self.db = db
+        self.clusters = place.findings(db, clock) if place else None
+        self.findings: Findings = self.clusters or db
+
+    def keep(self, matches: Sequence[Finding]) -> list[str]:
+        """Keep what was concluded."""
+        ids = self.db.keep(matches, 1, now=NOON)
+        if self.clusters:
+            self.clusters.keep([whole(self.db, one) for one in ids], copies(self.db, ids))
+        return ids
+
+    def ids(self, query: str = "", sort: str = "-finding.last_seen") -> list[str]:
+        """Of the findings that a query finds."""
+        return [row["finding.id"] for row in self.findings.search(query, Range(), sort).rows]
+
+    def last_digits(self, query: str, sort: str = "-finding.last_seen") -> list[str]:
+        """Of their source addresses."""
+        return [row["source.ip"][-1] for row in self.findings.search(query, Range(), sort).rows]
+
+
+def whole(db: NodeDb, finding_id: str) -> dict[str, Any]:
+    found = db.get(finding_id)
+    assert found is not None
+    return found
+
+
+def copies(db: NodeDb, ids: Sequence[str]) -> Mapping[str, Sequence[dict[str, Any]]]:
+    return {one: db.events_of(one) for one in ids}
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def db(tmp_path: Path, clock: Clock) -> Iterator[NodeDb]:
+    # A key of its own: a cluster remembers for a while which revision of an id it has deleted.
+    db = NodeDb(tmp_path / "node.db", secrets.token_bytes(16), asset_of=ASSETS.get, clock=clock)
+    yield db
+    db.close()
+
+
+@pytest.fixture(scope="module")
+def places(opensearch: Server) -> Iterator[Mapping[str, Place]]:
+    """Both makes of cluster over the one server."""
+    user, password, ca = opensearch.user, opensearch.password, opensearch.ca_file
+    prefix = f"cw-{uuid.uuid4().hex[:10]}"
+    with ExitStack() as stack:
+        fake = stack.enter_context(fake_elasticsearch(opensearch.url, ca))
+        makes: Mapping[str, Cluster] = {
+            "opensearch": OpenSearchCluster(
+                [opensearch.url], user=user, password=password, ca=Path(ca) if ca else None
+            ),
+            "fake_elasticsearch": ElasticsearchCluster([fake.url], user=user, password=password),
+        }
+        made = {name: Place(one, f"{prefix}-{name[0]}") for name, one in makes.items()}
+        for place in made.values():
+            place.cluster.put_template(place.prefix, template(f"{place.prefix}-*"))
+            for name in ("findings-2026.02", "findings-2026.03", "undo"):
+                place.cluster.create_index(f"{place.prefix}-{name}")
+        yield made
+        for place in made.values():
+            place.cluster.close()
+        forget(opensearch, prefix)
+
+
+def template(pattern: str) -> dict[str, Any]:
+    properties: dict[str, Any] = {
+        name: MAPPINGS[kind.removesuffix("[]")] for name, kind in FINDING_FIELDS.items()
+    }
+    properties |= {"cw.index": helpers(FINDING_FIELDS)}
+    return {
+        "index_patterns": [pattern],
+        "priority": 500,
+        "template": {
+            "settings": {"number_of_replicas": 0, "mapping.total_fields.limit": 2000},
+            "mappings": {"dynamic": False, "properties": properties},
+        },
+    }
+
+
+def home_of(name: str, request: pytest.FixtureRequest, db: NodeDb, clock: Clock) -> Home:
+    """A home by its name; SQLite's needs no server."""
+    if name == "sqlite":
+        return Home(db, None, clock)
+    place = request.getfixturevalue("places")[name]
+    place.empty()
+    return Home(db, place, clock)
+
+
+@pytest.fixture(params=HOMES)
+def home(request: pytest.FixtureRequest, db: NodeDb, clock: Clock) -> Home:
+    return home_of(request.param, request, db, clock)
+
+
+@pytest.fixture
+def filled(home: Home, clock: Clock) -> Home:
+    """Two rules; three sources; one finding an hour."""
+    other = msgspec.structs.replace(RULE, id="scan", name="Scan", techniques=("T1046",))
+    home.keep([
+        match(0, "192.0.2.1"),
+        match(-3600, "192.0.2.2", severity="critical"),
+        match(-7200, "192.0.2.3", analytic=other, title="Scan", severity="low", asset="gw-1"),
+        match(-7201, "192.0.2.3", analytic=other, title="Scan", severity="low", asset="gw-1",
+              count=5),
+    ])  # fmt: skip
+    clock.now = NOON + timedelta(minutes=30)
+    return home
+
+
+# ---- Asking
+
+
+FOUND = {
+    "": ["1", "2", "3"],
+    "finding.severity:>=high": ["1", "2"],
+    "threat.technique.id:T1046": ["3"],
+    "threat.technique.id:T1110*": ["1", "2"],
+    "SCAN": ["3"],
+    "finding.description:tried": ["1", "2", "3"],
+    "source.ip:192.0.2.2/31": ["2", "3"],
+    "finding.last_seen:>now-1h": ["1"],
+    "finding.created:2026-03-01": ["1", "2", "3"],
+    "finding.count:>1": ["3"],
+    "cw.asset.criticality:5": ["1", "2"],
+    "cw.asset.safety_related:false": ["1", "2"],
+    "not cw.asset.asset_id:jump-1": ["3"],
+    "assignee:*": [],
+}
+"""Queries, and what they find in `filled`: last digits of source addresses, newest first."""
+
+
+def test_queries_over_findings(filled: Home) -> None:
+    assert {query: filled.last_digits(query) for query in FOUND} == FOUND
+
+
+def test_a_fault_in_a_query_is_said_with_its_character(filled: Home) -> None:
+    with pytest.raises(QueryError) as caught:
+        filled.findings.groups("scan finding.sevrity:high", Range())
+
+    assert caught.value.where == "query, character 6"
+    assert caught.value.todo == "Write finding.severity."
+
+
+def test_findings_are_sorted_and_other_sorts_are_refused(filled: Home) -> None:
+    assert filled.last_digits("", "-finding.severity") == ["2", "1", "3"]
+    assert filled.last_digits("", "finding.first_seen") == ["3", "2", "1"]
+    with pytest.raises(InputError, match="not sorted by x"):
+        filled.findings.search("", Range(), "x; DROP TABLE findings")
+
+
+def test_groups_are_rule_and_asset(filled: Home) -> None:
+    page = filled.findings.groups("", Range(NOON - timedelta(days=1), NOON + timedelta(days=1)))
+
+    assert page.total == 2
+    first, second = page.rows
+    group = first.pop("group")
+    hours = [0] * 24
+    hours[23], hours[22] = 1, 1
+    assert first == {
+        "rule.id": RULE.id,
+        "finding.title": "Password guessed at the jump host",
+        "finding.description": "192.0.2.1 tried 12 names in 60 s",
+        "cw.asset.asset_id": "jump-1",
+        "cw.asset.zone": "ra-1",
+        "finding.severity": "critical",
+        "finding.risk": 93,
+        "finding.status": ["new"],
+        "findings": 2,
+        "finding.count": 2,
+        "finding.first_seen": NOON - timedelta(hours=1),
+        "finding.last_seen": NOON,
+        "assignee": "",
+        "marks": [],
+        "hours": hours,
+    }
+    assert second["cw.asset.asset_id"] == "gw-1"
+    assert second["finding.count"] == 6
+    members = filled.findings.members(group, "", Range())
+    assert [row["source.ip"] for row in members.rows] == ["192.0.2.1", "192.0.2.2"]
+    assert filled.findings.members(group, "finding.severity:critical", Range()).total == 1
+
+
+def test_groups_come_page_by_page(filled: Home) -> None:
+    pages = [filled.findings.groups("", Range(), limit=1, offset=offset) for offset in range(3)]
+
+    assert [page.total for page in pages] == [2, 2, 2]
+    assert [len(page.rows) for page in pages] == [1, 1, 0]
+
+
+def test_counts_histogram_and_related(filled: Home) -> None:
+    newest = filled.findings.search("", Range(), "-finding.last_seen").rows[0]["finding.id"]
+    filled.findings.change([newest], Change(status="in_progress"), "i.vasko", NOON)
+    span = Range(NOON - timedelta(hours=3), NOON + timedelta(hours=1))
+
+    assert filled.findings.counts("", span) == {"new": 2, "in_progress": 1}
+    assert filled.findings.histogram("", span, 4) == [
+        (NOON - timedelta(hours=3), {}),
+        (NOON - timedelta(hours=2), {"low": 1}),
+        (NOON - timedelta(hours=1), {"critical": 1}),
+        (NOON, {"high": 1}),
+    ]
+    assert [one["source.ip"] for one in filled.findings.related(newest)] == ["192.0.2.2"]
+
+
+# ---- Triage
+
+
+def test_triage_in_bulk_writes_history_and_audit(filled: Home) -> None:
+    ids = filled.ids("", "-finding.risk")
+    change = Change(status="resolved", verdict="benign", assignee="i.vasko", comment="our scanner")
+
+    changed = filled.findings.change([*ids, ids[0], "no-such-id"], change, "i.vasko", NOON)
+    again = filled.findings.change(
+        ids, msgspec.structs.replace(change, comment=""), "i.vasko", NOON
+    )
+
+    assert (changed, again) == (3, 0)
+    found = filled.findings.get(ids[0])
+    assert found is not None
+    assert found["finding.closed"] == NOON
+    assert found["finding.revision"] == 2
+    assert found["cw.history"][-1] == {
+        "time": NOON,
+        "by": "i.vasko",
+        "what": "status resolved, verdict benign, assigned to i.vasko",
+        "why": "our scanner",
+    }
+    assert [(one.by, one.about) for one in filled.db.audited()] == [
+        ("i.vasko", one) for one in reversed(ids)
+    ]
+    assert filled.last_digits("assignee:i.vasko") == ["1", "2", "3"]
+
+
+def test_a_change_that_is_none_is_refused(filled: Home) -> None:
+    ids = filled.ids()
+    for change in (Change(status="open"), Change(verdict="maybe"), Change(comment="x" * 2001)):
+        with pytest.raises(InputError):
+            filled.findings.change(ids, change, "me", NOON)
+
+
+def test_the_last_triage_can_be_undone_unless_somebody_changed_it_since(
+    filled: Home, clock: Clock
+) -> None:
+    ids = filled.ids("", "-finding.risk")
+    filled.findings.change(ids[:1], Change(assignee="anna"), "anna", NOON)
+    filled.findings.change(ids[:2], Change(status="resolved", verdict="benign"), "i.vasko", NOON)
+    filled.findings.change(ids[1:2], Change(verdict="false_positive"), "anna", NOON)
+
+    undone = (filled.findings.undoable("i.vasko", NOON), filled.findings.undo("i.vasko", NOON))
+
+    assert undone == (1, 1)
+    found = filled.findings.get(ids[0])
+    assert found is not None
+    assert (found["finding.status"], found["finding.verdict"], found["assignee"]) == (
+        "new",
+        "unknown",
+        "anna",
+    )
+    assert "finding.closed" not in found
+    assert found["cw.history"][-1]["what"] == "undone"
+    assert filled.findings.undoable("i.vasko", NOON) == 0
+    assert filled.findings.undoable("anna", NOON + timedelta(minutes=11)) == 0
+
+
+def test_a_revision_that_is_not_the_one_seen_changes_nothing(filled: Home) -> None:
+    ids = filled.ids("", "-finding.risk")
+    filled.findings.change(ids[1:2], Change(assignee="anna"), "anna", NOON)
+    change = Change(status="resolved", verdict="benign")
+
+    with pytest.raises(Conflict):
+        filled.findings.change(ids, change, "i.vasko", NOON, {ids[0]: 1, ids[1]: 1})
+
+    assert {row["finding.status"] for row in filled.findings.search("", Range()).rows} == {"new"}
+    assert filled.findings.change(ids[:2], change, "i.vasko", NOON, {ids[0]: 1, ids[1]: 2}) == 2
+
+
+def test_the_same_comment_twice_is_one(home: Home) -> None:
+    (one,) = home.keep([match()])
+
+    changed = [
+        home.findings.change([one], Change(comment="seen"), who, NOON)
+        for who in ("a", "a", "b", "a")
+    ]
+
+    assert changed == [1, 0, 1, 1]
+
+
+# ---- Hostile text
+
+HOSTILE = ["'; DROP TABLE findings; --", "\x00", "<script>", '"]}', "\u202e", "%_*?", "é" * 50]
+
+
+def test_hostile_text_is_kept_as_text(home: Home) -> None:
+    ids = {
+        text: home.keep([
+            match(0, f"192.0.2.{number}", title=text, description=text, asset=f"asset-{number}",
+                  fields={"user.name": text, "source.ip": text})
+        ])
+        for number, text in enumerate(HOSTILE)
+    }  # fmt: skip
+    for text, made in ids.items():
+        home.findings.change(made, Change(comment=text, assignee=text), text, NOON)
+
+    for text, (one,) in ids.items():
+        found = home.findings.get(one)
+        assert found is not None
+        assert {found[name] for name in ("finding.title", "user.name", "assignee")} == {text}
+        assert found["cw.history"][-1]["by"] == text
+    rows = home.findings.groups("", Range()).rows
+    assert {row["finding.title"] for row in rows} == set(HOSTILE)
