@@ -25,13 +25,12 @@ from siem.city.commons import CITY, Records
 from siem.sharing import certificates
 from siem.sharing.certificates import NAME, Authority, common_name, key_of_request, write_secret
 from siem.sharing.envelope import BEGIN
-from siem.sharing.wire import Enrolled, Renewed
+from siem.sharing.identity import public_text
+from siem.sharing.wire import TOKEN_PREFIX, Enrolled, Renewed
 from siem.store.protocol import Conflict
 
 OPERATOR = "operator"
 """Kind of the records of operators."""
-PREFIX = "cwo1."
-"""How the token of an operator begins."""
 TOKEN_FOR = timedelta(minutes=60)
 CERTIFICATE_DAYS = 30.0
 CERTIFICATES_MAX = 2
@@ -150,7 +149,7 @@ class Operators:
             )
 
         self._change(name, added)
-        return token.text(PREFIX)
+        return token.text(TOKEN_PREFIX)
 
     def revoke(self, name: str) -> None:
         """Take nothing of an operator any more, from its next request on.
@@ -203,7 +202,7 @@ class Operators:
         Raises:
             Unsafe: the token is none, was used, is too old or of another hub; or a key is none.
         """
-        token = certificates.read_token(text, PREFIX, "token")
+        token = certificates.read_token(text, TOKEN_PREFIX, "token")
         where = f"operator {token.name}"
         todo = "Ask the hub for a new one: cityward operator enrol."
         if token.authority != self.authority.fingerprint:
@@ -292,11 +291,6 @@ def read_signing_key(text: str, where: str) -> Ed25519PublicKey:
         return Ed25519PublicKey.from_public_bytes(base64.b64decode(text, validate=True))
     except (ValueError, binascii.Error) as error:
         raise Unsafe("no signing key", where, "Send an Ed25519 key, raw, in base64.") from error
-
-
-def public_text(key: Ed25519PublicKey) -> str:
-    """A public key as it is sent."""
-    return base64.b64encode(key.public_bytes_raw()).decode()
 
 
 def _raw(key: Ed25519PrivateKey) -> bytes:

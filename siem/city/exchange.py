@@ -209,23 +209,24 @@ class Exchange:
                 return self._taken(turn)
         except Refused as error:
             self.refuse(operator, error)
+            with self._turns[operator], suppress(Conflict, TransientError):
+                self._count(error, operator)
             raise
 
     def refuse(self, by: str, error: CitywardError) -> None:
-        """Keep a refusal in the audit trail, and with the operator that it is of."""
+        """Keep a refusal in the audit trail."""
         about = f"{error.what} ({error.where})"
         self._audit(by, "exchange refused", about, self._clock())
-        is_gap = isinstance(error, Refused) and error.said.get("is_gap", False)
-        if self._records.get(LINK, by) is not None:
-            with self._turns[by], suppress(Conflict, TransientError):
-                self._count_refusal(by, is_gap=is_gap)
 
-    def _count_refusal(self, operator: str, *, is_gap: bool) -> None:
+    def _count(self, error: Refused, operator: str) -> None:
+        """An operator's page says how much of it was refused."""
         found = self._records.get(LINK, operator)
         taken = msgspec.convert(found.value, Taken) if found else None
         if found is not None and taken is not None and taken.fence == self._lease.token:
             said = msgspec.structs.replace(
-                taken, refused=taken.refused + 1, gaps=taken.gaps + is_gap
+                taken,
+                refused=taken.refused + 1,
+                gaps=taken.gaps + bool(error.said.get("is_gap")),
             )
             self._records.put(LINK, operator, msgspec.to_builtins(said), found.version)
 
@@ -351,6 +352,7 @@ class Exchange:
             answer=answer.lines().decode(),
             shares=taken.shares + (done.counted == "shares"),
             withdrawals=taken.withdrawals + (done.counted == "withdrawals"),
+            refused=taken.refused + ("refused" in done.did),
             beat=turn.now if done.heartbeat else taken.beat,
             heartbeat=done.heartbeat or taken.heartbeat,
         )
@@ -376,13 +378,21 @@ class Exchange:
     def _done(self, turn: _Turn) -> _Done:
         match turn.envelope.type:
             case "share" | "update":
-                return self._share(turn)
+                return self._share_or_not(turn)
             case "withdraw":
                 return self._withdraw(turn)
             case "heartbeat":
                 return self._beat(turn)
             case _:
                 return self._answered(turn)
+
+    def _share_or_not(self, turn: _Turn) -> _Done:
+        """A share that may not be kept is receipted as refused: the channel must not stop at it."""
+        try:
+            return self._share(turn)
+        except Refused as error:
+            self.refuse(turn.operator.name, error)
+            return _Done(did={"refused": error.what, "todo": error.todo})
 
     def _share(self, turn: _Turn) -> _Done:
         envelope, operator = turn.envelope, turn.operator.name

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from siem.city.authority import Operators, public_text
+from siem.city.authority import Operators
 from siem.city.exchange import Exchange
 from siem.city.lease import Lease
 from siem.city.sqlite import SqliteCommons
@@ -26,6 +26,7 @@ from siem.sharing.envelope import (
     sign,
     verified,
 )
+from siem.sharing.identity import public_text
 from siem.sharing.wire import Heartbeat, Withdrawal
 from siem.store.protocol import Document
 
