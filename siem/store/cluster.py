@@ -295,9 +295,9 @@ class ClusterFindings:
     ) -> Page:
         """Findings grouped by rule and asset; see the protocol for the columns."""
         name = sort.removeprefix("-")
-        if name not in _GROUP_SORTS:
+        if name not in GROUP_SORTS:
             raise InputError(
-                f"findings are not sorted by {name}", "sort", f"One of {sorted(_GROUP_SORTS)}."
+                f"findings are not sorted by {name}", "sort", f"One of {sorted(GROUP_SORTS)}."
             )
         asked = self._query(query, span)
         ranked = self._ranked(asked, name, down=sort.startswith("-"))
@@ -320,7 +320,7 @@ class ClusterFindings:
         A cluster sorts groups only approximately where they lie in several indices, so all of
         them are read with what they are sorted by.
         """
-        by = _GROUP_SORTS[sort]
+        by = GROUP_SORTS[sort]
         found: list[tuple[Any, int, str]] = []
         sources = [{"group": {"terms": {"field": GROUP}}}]
         groups: Query = {"size": GROUPS_A_PAGE, "sources": sources}
@@ -533,7 +533,7 @@ def _ends(field: str, direction: str) -> Query:
     return {"terms": {"field": field, "size": 1, "order": {"_key": direction}}}
 
 
-_GROUP_SORTS: Mapping[str, Query | None] = {
+GROUP_SORTS: Mapping[str, Query | None] = {
     "finding.risk": {"max": {"field": "finding.risk"}},
     "finding.severity": {"max": {"field": RANK}},
     "finding.count": {"sum": {"field": "finding.count"}},
