@@ -8,6 +8,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from cityward import ConfigError, Detector, InputError
 from cityward.plugin import CollectorSpec, load
 from collectors.readers import FileReader, FolderReader, Reader, SyslogTcp, SyslogUdp
 from collectors.recognise import recognise
-from siem import config, register
+from siem import config, duties, register
 from siem.assets import Inventory, from_settings
 from siem.config import Settings
 from siem.learning import SOURCE as LEARNT
@@ -102,6 +103,8 @@ def node_of(
     reread()
     detectors, states = detectors_of(settings, inventory, off)
     engine = detectors[0]
+    open_cases = partial(db.cases.all, open_only=True)
+    detectors = [*detectors, duties.DutyWatch(deadlines_of(settings), open_cases)]
     return Node(
         operator=settings.operator,
         sector=settings.sector,
@@ -167,6 +170,12 @@ def secret_of(state: Path, name: str) -> bytes:
         what = f"no secret: {len(secret)} bytes of {SECRET_BYTES}"
         raise ConfigError(what, str(path), "Restore it from a backup, or remove it for a new one.")
     return secret
+
+
+def deadlines_of(settings: Settings) -> duties.Duties:
+    """Duties that the law puts on an incident: the shipped ones, or the operator's own file."""
+    path = Path(settings.deadlines).expanduser() if settings.deadlines else duties.SHIPPED
+    return duties.load(path)
 
 
 def detectors_of(

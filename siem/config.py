@@ -304,6 +304,8 @@ class Settings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Depot, substation, terminal, junction; for events that do not say it."""
     state_dir: str = "~/.local/state/cityward"
     """Folder of everything the node keeps."""
+    deadlines: str = ""
+    """File of the legal duties and their deadlines; empty: the shipped one, for the EU."""
     mode: Literal["normal", "maintenance", "exercise", "test"] = "normal"
     """What is going on at the operator; `exercise` and `test` never leave as real."""
     console: Console = Console()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import calendar
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -274,22 +274,21 @@ class DutyWatch:
 
     name = "duties"
 
-    def __init__(self, duties: Duties, incidents: Any) -> None:
+    def __init__(self, duties: Duties, incidents: Callable[[], Sequence[Incident]]) -> None:
         self._duties = duties
         self._incidents = incidents
         self._said: set[str] = set()
         self._looked: datetime | None = None
 
-    def detect(self, events: Sequence[Event]) -> list[Finding]:
+    def detect(self, events: Sequence[Event]) -> Iterator[Finding]:
         """Events are nothing to it."""
-        return []
+        return iter(())
 
-    def tick(self, now: datetime) -> list[Finding]:
+    def tick(self, now: datetime) -> Iterator[Finding]:
         """What is due to be said."""
         if self._looked is not None and now - self._looked < LOOK_EVERY:
-            return []
+            return
         self._looked = now
-        found: list[Finding] = []
         kept: set[str] = set()
         for incident in self._incidents():
             for clock in clocks(incident, self._duties, now):
@@ -300,9 +299,8 @@ class DutyWatch:
                     kept.add(key)
                     # After a long stop only the latest mark is news.
                     if key not in self._said and clock.share < _next(mark):
-                        found.append(_warning(incident, clock, mark))
+                        yield _warning(incident, clock, mark)
         self._said = kept
-        return found
 
     def snapshot(self) -> bytes:
         """What was said."""
@@ -351,5 +349,5 @@ def _warning(incident: Incident, clock: Clock, mark: float) -> Finding:
         events=(),
         type="posture",
         confidence=1.0,
-        fields={"cw.incident_id": incident.id},
+        fields={"cw.incident_id": incident.id, "cw.operator": incident.operator},
     )

@@ -17,6 +17,7 @@ from siem import assembly, tls
 from siem.assets import from_settings
 from siem.config import Settings
 from siem.console.protocol import Hearing, Samples, Usage
+from siem.duties import Duties
 from siem.hearing import hearing
 from siem.node import Clock, now_utc
 from siem.notify.routes import Route, routes_of
@@ -24,8 +25,9 @@ from siem.notify.worker import Notifier
 from siem.register import Register
 from siem.rule_runs import Runs
 from siem.store.accounts import Accounts
+from siem.store.cases import CaseStore
 from siem.store.notices import NoticeStore
-from siem.store.protocol import Assets, Events, Findings, Range, RuleState, SourceState
+from siem.store.protocol import Assets, Document, Events, Findings, Range, RuleState, SourceState
 from siem.store.room import DISK_LOW_BYTES
 from siem.store.trail import Audited, Proof
 
@@ -45,6 +47,7 @@ class Served:
         self._db = assembly.db_of(settings, from_settings(settings), clock)
         self._register = Register(self._db, settings)
         self._routes = routes_of(settings.route)
+        self._deadlines = assembly.deadlines_of(settings)
         self.operator = settings.operator
         self.sector = settings.sector
         self.secret = assembly.secret_of(settings.state_path, "session.key")
@@ -72,6 +75,21 @@ class Served:
     def accounts(self) -> Accounts:
         """People, tokens, saved views, switched rules."""
         return self._db.accounts
+
+    @property
+    def cases(self) -> CaseStore:
+        """Where incidents are kept."""
+        return self._db.cases
+
+    @property
+    def deadlines(self) -> Duties:
+        """Duties that may stand on an incident."""
+        return self._deadlines
+
+    def case_findings(self, ids: Sequence[str]) -> Sequence[Document]:
+        """The findings of an incident that are there, oldest first."""
+        found = [one for one in map(self._db.get, ids) if one is not None]
+        return sorted(found, key=lambda one: one["finding.first_seen"])
 
     def sources(self) -> Sequence[SourceState]:
         """What every source has sent."""

@@ -31,10 +31,13 @@ PASSWORD_MAX = 1024
 PASSWORD_LEAST = 12
 
 _ANALYST = frozenset(
-    ("findings", "triage", "hunt", "rules", "assets", "health", "metrics", "routes", "self")
+    (
+        *("findings", "triage", "incidents", "cases", "hunt", "rules", "assets", "health"),
+        *("metrics", "routes", "self"),
+    )
 )
 _PEER = frozenset(("city", "campaigns", "shared", "self"))
-_CISO = _PEER | {"operators", "duties", "incidents", "health", "metrics"}
+_CISO = _PEER | {"operators", "duties", "incidents", "cases", "health", "metrics"}
 RIGHTS: dict[str, frozenset[str]] = {
     "administrator": frozenset(
         ("health", "metrics", "routes", "self", "people", "audit", "send", "operators")
@@ -50,8 +53,8 @@ RIGHTS: dict[str, frozenset[str]] = {
 """
 
 OPENS: dict[str, frozenset[str]] = {
-    "read": (_ANALYST | _CISO) - {"triage"},
-    "triage": frozenset({"triage"}),
+    "read": (_ANALYST | _CISO) - {"triage", "cases"},
+    "triage": frozenset({"triage", "cases"}),
     "tune": frozenset({"inventory", "switch"}),
     "admin": frozenset({"people", "audit", "send"}),
 }

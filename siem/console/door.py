@@ -34,6 +34,7 @@ TRIAGE: Keys = (
     ("r", "resolve, asks for the verdict"),
     ("s", "suppress, asks until when"),
     ("c", "comment"),
+    ("i", "to an incident"),
 )
 
 

@@ -8,10 +8,12 @@ from typing import Protocol
 
 import msgspec
 
+from siem.duties import Duties
 from siem.notify.routes import Route
 from siem.store.accounts import Accounts
+from siem.store.cases import CaseStore
 from siem.store.notices import NoticeStore
-from siem.store.protocol import Assets, Events, Findings, Range, RuleState, SourceState
+from siem.store.protocol import Assets, Document, Events, Findings, Range, RuleState, SourceState
 from siem.store.trail import Audited, Proof
 
 
@@ -115,7 +117,25 @@ class Home(Protocol):
         ...
 
 
-class Console(Home, Protocol):
+class Cased(Home, Protocol):
+    """What the pages of incidents need: a node, or a hub."""
+
+    @property
+    def cases(self) -> CaseStore:
+        """Where incidents are kept."""
+        ...
+
+    @property
+    def deadlines(self) -> Duties:
+        """Duties that may stand on an incident."""
+        ...
+
+    def case_findings(self, ids: Sequence[str]) -> Sequence[Document]:
+        """The findings of an incident that are there, oldest first."""
+        ...
+
+
+class Console(Cased, Protocol):
     """A node as its console sees it; `siem` fulfils it."""
 
     @property

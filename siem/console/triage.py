@@ -13,13 +13,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cityward.errors import CitywardError
-from cityward.finding import VERDICTS
+from cityward.finding import SEVERITIES, VERDICTS
 from siem.console import formats, timespan
 from siem.console.access import NotYours, Session
 from siem.console.body import body_of
 from siem.console.findings import Findings
+from siem.console.protocol import Cased
 from siem.console.site import ROWS_MAX, NodeSite, back_to, see_other
-from siem.console.view import View
+from siem.console.view import View, path_of
+from siem.duties import usual
+from siem.store.cases import Incident
 from siem.store.protocol import Change, Conflict
 
 ACTS = {
@@ -29,8 +32,12 @@ ACTS = {
     "suppress": "Suppress",
     "reopen": "Reopen",
     "comment": "Comment",
+    "incident": "Incident",
 }
 """Word of the form, verb on the button."""
+
+NEW = "new"
+"""Opens an incident over the findings."""
 
 UNDO = "undo"
 """Gives back what the person's last act changed."""
@@ -76,6 +83,8 @@ class Triage:
                 )
             if missing or not ids:
                 raise CitywardError(missing or "no id is named", act, "Send it with the rest.")
+            if act == "incident":
+                return self._to_incident(form, ids, session.person.name, now, as_data=as_data)
             change = _change_of(act, form, session.person.name, now)
             done = self.node.findings.change(
                 ids, change, session.person.name, now, _revisions(form, ids)
@@ -85,6 +94,19 @@ class Triage:
                 return formats.error_of(error, 409 if isinstance(error, Conflict) else 400)
             raise
         return self._done(back, act, done, as_data)
+
+    def _to_incident(
+        self, form: FormData, ids: Sequence[str], by: str, now: datetime, *, as_data: bool
+    ) -> Response:
+        """Let findings join an incident, or open one over them."""
+        chosen = text(form, "incident")
+        if chosen == NEW:
+            found = opened(self.node, text(form, "title"), by, now, ids)
+        else:
+            found = self.node.cases.join(chosen, ids, by, now)
+        if as_data:
+            return formats.json({"changed": len(ids), "incident": found.id})
+        return see_other(path_of("incidents", found.id))
 
     def _done(self, back: str, act: str, done: int, as_data: bool) -> Response:
         if as_data:
@@ -131,7 +153,22 @@ class Triage:
             missing=missing if text(form, "asked") else "",
             form=form,
             verdicts=VERDICTS,
+            open_cases=self.node.cases.all(open_only=True) if act == "incident" else (),
         )
+
+
+def opened(
+    node: Cased, title: str, by: str, now: datetime, findings: Sequence[str], **said: Any
+) -> Incident:
+    """Open an incident over some findings; its severity is their worst, unless one is said."""
+    worst = max(
+        (str(one.get("finding.severity", "medium")) for one in node.case_findings(findings)),
+        key=SEVERITIES.index,
+        default="medium",
+    )
+    usual_ = {"severity": worst, "duties": usual(node.deadlines), **said}
+    usual_.pop("title", None)
+    return node.cases.open(node.operator, title, by, now, findings=findings, **usual_)
 
 
 def text(form: FormData, name: str) -> str:
@@ -166,6 +203,10 @@ def _missing(act: str, form: FormData) -> str:
         return "Resolving needs a verdict."
     if act == "suppress" and not text(form, "until"):
         return "Suppressing needs an end."
+    if act == "incident" and not text(form, "incident"):
+        return "Choose an incident, or open one."
+    if act == "incident" and text(form, "incident") == NEW and not text(form, "title").strip():
+        return "A new incident needs a title."
     if act == "comment" and not text(form, "comment").strip():
         return "The comment is empty."
     return ""

@@ -48,6 +48,7 @@ _OWN_FIELDS: dict[str, str] = {
     "cw.asset.safety_related": "boolean",
     "cw.marking.tlp": "keyword",
     "cw.marking.pap": "keyword",
+    "cw.incident_id": "keyword",
     "assignee": "keyword",
     "marks": "keyword[]",
 }

@@ -128,12 +128,12 @@ def test_people_are_warned_at_half_four_fifths_nearly_all_and_all_of_the_time() 
 def test_nothing_is_said_twice_after_a_restart() -> None:
     one = incident(duties=(EARLY,))
     watch, now = DutyWatch(DUTIES, lambda: [one]), AWARE + timedelta(hours=13)
-    assert len(watch.tick(now)) == 1
+    assert len(list(watch.tick(now))) == 1
 
     again = DutyWatch(DUTIES, lambda: [one])
     again.restore(watch.snapshot())
 
-    assert again.tick(now + timedelta(minutes=1)) == []
+    assert list(again.tick(now + timedelta(minutes=1))) == []
     with pytest.raises(ValueError, match="array"):
         again.restore(b"{")
 
@@ -150,7 +150,7 @@ def test_what_was_submitted_warns_nobody() -> None:
     sent = Submission(EARLY, "jo", AWARE, "CSIRT")
     watch = DutyWatch(DUTIES, lambda: [incident(duties=(EARLY,), submissions=(sent,))])
 
-    assert watch.tick(AWARE + timedelta(hours=30)) == []
+    assert list(watch.tick(AWARE + timedelta(hours=30))) == []
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 // Single keys, as the page /keys lists them; one setting turns them off (WCAG 2.1.4).
 import { act } from "./lists.js";
 
-const ACTS = { a: "take", w: "progress", r: "resolve", s: "suppress", c: "comment" };
+const ACTS = { a: "take", w: "progress", r: "resolve", s: "suppress", c: "comment", i: "incident" };
 const rows = () => [...document.querySelectorAll("[data-row]")];
 let current = -1;
 let going = false;

@@ -34,8 +34,10 @@ from luqum.tree import (
 
 from cityward import Asset
 from cityward.errors import CitywardError, InputError
+from siem import duties
 from siem.console.protocol import Heard, Hearing, Sample, Samples, Usage, Why
 from siem.notify.routes import Route
+from siem.store.cases import CaseStore
 from siem.store.embedded import NodeDb
 from siem.store.inventory import names_of, spoken
 from siem.store.protocol import (
@@ -424,6 +426,14 @@ class FakeNode:
         self._folder = tempfile.TemporaryDirectory(prefix="cityward-", dir=MEMORY)
         self.db = NodeDb(Path(self._folder.name) / "node.db", b"operator", clock=self.now)
         self.accounts = self.db.accounts
+        self.deadlines = duties.load()
+        # Its findings are not in the database: every one that is named is taken for one.
+        self.cases = CaseStore(
+            self.db._writing,
+            lambda: self.db._db,
+            lambda db, ids, *rest: list(ids),
+            self.db._trail,
+        )
         self.notices = self.db.notices
         self.routes: dict[str, Route] = {}
         for name, roles in PEOPLE.items():
@@ -455,6 +465,9 @@ class FakeNode:
 
     def hearing(self) -> Hearing:
         return self.heard
+
+    def case_findings(self, ids: Sequence[str]) -> list[Document]:
+        return [one for one in map(self.findings.get, ids) if one is not None]
 
     def trail(
         self, words: str, span: Range, limit: int = 50, offset: int = 0

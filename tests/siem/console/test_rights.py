@@ -25,6 +25,10 @@ ALL = (*PEOPLE, "administrator")
 RIGHTS: dict[str, tuple[tuple[str, ...], str]] = {
     "GET /findings": (PEOPLE, "read"),
     "GET /findings/{finding_id}": (PEOPLE, "read"),
+    "GET /incidents": (PEOPLE, "read"),
+    "GET /incidents/{incident_id}": (PEOPLE, "read"),
+    "GET /incidents/{incident_id}/draft/{duty_id}": (PEOPLE, "read"),
+    "POST /incidents/change": (PEOPLE, "triage"),
     "GET /hunt": (PEOPLE, "read"),
     "GET /hunt/{event_id}": (PEOPLE, "read"),
     "GET /rules": (PEOPLE, "read"),
