@@ -26,6 +26,8 @@ from siem.city.intake import Refused, check, check_version, document_of
 from siem.city.known import Link, LinkState, Lost
 from siem.city.lease import LINK, Lease
 from siem.city.letters import Letters
+from siem.city.reading import Accessed, accesses
+from siem.city.refusals import Audit, Refusals
 from siem.city.shares import whole
 from siem.sharing.envelope import (
     BEGIN,
@@ -58,9 +60,6 @@ TAKEN: tuple[Kind, ...] = (
 )  # fmt: skip
 """What operators may send."""
 ALL = Rights(audiences=tuple(CLOSEST_TLP), tlp=TLP[:4])
-
-Audit = Callable[[str, str, str, datetime], None]
-"""Keeps who did what of what, and when; see `siem.store.embedded.NodeDb.audit`."""
 
 log = logging.getLogger(__name__)
 
@@ -187,6 +186,7 @@ class Exchange:
         self.operators = operators
         self._lease = lease
         self._audit = audit
+        self._refusals = Refusals(audit, clock)
         self._clock = clock
         self.listener: Listener = listener or Deaf()
         self._key: Ed25519PrivateKey = operators.signing_key
@@ -215,8 +215,11 @@ class Exchange:
 
     def refuse(self, by: str, error: CitywardError) -> None:
         """Keep a refusal in the audit trail."""
-        about = f"{error.what} ({error.where})"
-        self._audit(by, "exchange refused", about, self._clock())
+        self._refusals.note(by, error.what, error.where)
+
+    def told(self, by: str, action: str, about: str) -> None:
+        """Keep what an operator did, in the audit trail."""
+        self._audit(by, action, about, self._clock())
 
     def _count(self, error: Refused, operator: str) -> None:
         """An operator's page says how much of it was refused."""
@@ -543,6 +546,10 @@ class Exchange:
             if len(rows) < PAGE:
                 return
 
+    def accesses(self, operator: str) -> Iterator[Accessed]:
+        """Who read what an operator shared."""
+        return accesses(self._records, operator)
+
     def links(self) -> list[Link]:
         """Every operator, as the hub knows it."""
         taken = {name: msgspec.convert(one.value, Taken) for name, one in self._records.all(LINK)}
@@ -571,6 +578,7 @@ class Exchange:
             policy=said.policy,
             waiting=said.waiting,
             lag_s=said.lag_s,
+            mode=said.mode,
             shares=taken.shares,
             withdrawals=taken.withdrawals,
             certificate_until=operator.valid_until,

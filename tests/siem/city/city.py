@@ -47,8 +47,8 @@ FINDING: Mapping[str, Any] = {
 class Hub:
     """An exchange on the SQLite home, with a clock that is turned by hand."""
 
-    def __init__(self, state: Path) -> None:
-        self.now = NOW
+    def __init__(self, state: Path, now: datetime = NOW) -> None:
+        self.now = now
         self.state = state
         self.trail: list[str] = []
         self.beats: list[str] = []
