@@ -152,6 +152,7 @@ def as_document(line: Line, *, whole: bool = False) -> dict[str, Any]:
         "fields": list(line.fields),
         "state": line.state,
         "received": line.received,
+        "hub": _did(line),
         "hash": line.hash,
         "chain": line.chain,
     }
@@ -163,6 +164,22 @@ def as_document(line: Line, *, whole: bool = False) -> dict[str, Any]:
             "receipt_signature": base64.b64encode(line.receipt_signature).decode(),
         }
     return said
+
+
+def _did(line: Line) -> dict[str, Any]:
+    """What the hub says it did with it: nothing much, unless it was withdrawn or not kept."""
+    try:
+        return msgspec.json.decode(line.receipt, type=_Answered).payload.did
+    except msgspec.MsgspecError:
+        return {}
+
+
+class _Done(msgspec.Struct, frozen=True):
+    did: dict[str, Any] = {}
+
+
+class _Answered(msgspec.Struct, frozen=True):
+    payload: _Done
 
 
 def exported(store: OutgoingStore) -> Iterator[dict[str, Any]]:

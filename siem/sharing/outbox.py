@@ -276,6 +276,8 @@ class Outbox:
             desk.set_receipt(line.seq, receipt.data, receipt.signature, self._clock())
             fault("receipt-before-commit")
         fault("receipt-after-commit")
+        if why := said.did.get("refused"):
+            log.error("The hub does not keep share %s: %s.", said.share_id, why)
         return said
 
     # ---- heartbeats
