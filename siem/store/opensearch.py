@@ -15,7 +15,6 @@ from opensearchpy import JSONSerializer, OpenSearch
 from opensearchpy.exceptions import (
     ConflictError,
     ConnectionTimeout,
-    NotFoundError,
     SerializationError,
     SSLError,
     TransportError,
@@ -28,8 +27,10 @@ from siem.store.protocol_cluster import Health, Kind, Refused, Result, Stored
 
 BUSY = frozenset((408, 429, 502, 503, 504))
 CLOSED = frozenset((401, 403))
+_MISSING = 404
 CONNECTIONS = 4
 """Kept open at most: two bulk requests on their way, and those who read."""
+DONE = Result(200)
 _NDJSON = {"content-type": "application/x-ndjson"}
 _ABSENT = {"ignore_unavailable": "true", "allow_no_indices": "true"}
 _NOTHING: dict[str, Any] = {"hits": {"total": {"value": 0, "relation": "eq"}, "hits": []}}
@@ -124,6 +125,8 @@ class OpenSearchCluster:
             answer = _Bulk()
         if len(answer.items) != len(writes):
             raise TransientError("the cluster's answer is cut short", self._where, "Try again.")
+        if not answer.errors:
+            return [DONE] * len(writes)
         return [_result(item) for one in answer.items for item in one.values()]
 
     def search(self, index: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -272,10 +275,10 @@ class OpenSearchCluster:
         try:
             said = self._send(method, path, body, params)
             return _decode(said) if said else {}
-        except NotFoundError as error:
-            if missing is not ...:
+        except Refused as error:
+            if error.status == _MISSING and missing is not ...:
                 return missing
-            raise Refused(f"the cluster has no {path}", self._where, error.error) from error
+            raise
         except msgspec.DecodeError as error:
             raise TransientError(
                 f"no JSON came back: {error}", self._where, "Look what answers there."
@@ -300,8 +303,6 @@ class OpenSearchCluster:
         """Errors of the client as ours."""
         try:
             yield
-        except NotFoundError:
-            raise
         except ConflictError as error:
             raise Conflict("another version is there", self._where, "Read it again.") from error
         except SSLError as error:
@@ -338,7 +339,12 @@ class OpenSearchCluster:
                 self._where,
                 "Check name, password and role.",
             )
-        return Refused(f"the cluster refuses: {status} {what}", self._where, "Look at its log.")
+        return Refused(
+            f"the cluster refuses: {status} {what}",
+            self._where,
+            "Look at its log.",
+            status if isinstance(status, int) else 0,
+        )
 
 
 def _said(error: TransportError) -> str:

@@ -71,8 +71,12 @@ class Health(msgspec.Struct, frozen=True):
 class Refused(CitywardError):  # noqa: N818 – an answer, not a fault of ours
     """The cluster understood a request and will not do it, however often it is asked."""
 
-    status = 400
     exit_code = 7
+
+    def __init__(self, what: str, where: str = "", todo: str = "", status: int = 0) -> None:
+        """See `CitywardError`; `status` is that of HTTP, 0: not known."""
+        super().__init__(what, where, todo)
+        self.status = status
 
 
 class Cluster(Protocol):
