@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from cityward.errors import InputError
 from cityward.fields import FIELDS, FINDING_FIELDS, SHARED_FIELDS
 from cityward.finding import SEVERITIES
-from siem.city.commons import TLP, Write
-from siem.store.protocol import Document
+from siem.city.commons import TLP, Rights, Write
+from siem.store.protocol import Conflict, Document
 
 SHARE_FIELDS: dict[str, str] = {
     name: one.type
@@ -179,3 +179,19 @@ def check_record(kind: str, name: str) -> None:
         raise InputError(
             f"no name of a record: {kind[:40]} {name[:40]}", "record", "At most 400 bytes."
         )
+
+
+def may_be_seen(rights: Rights, document: Document) -> bool:
+    """Whether somebody may see a share that is there; the homes say the same in their queries."""
+    operator = document["cw.operator"]
+    if rights.operators is not None and operator not in rights.operators:
+        return False
+    if rights.own and operator == rights.own:
+        return True
+    is_for = set(rights.audiences).intersection(document.get("cw.share.audiences", ()))
+    return bool(is_for) and document["cw.marking.tlp"] in rights.tlp
+
+
+def conflict(kind: str, name: str) -> Conflict:
+    """Another version of a record is there."""
+    return Conflict(f"{kind} {name} has another version", "version", "Read it again, then decide.")

@@ -22,6 +22,7 @@ from siem.city.shares import (
     SHARE_FIELDS,
     check_record,
     check_tallied,
+    conflict,
     faults_of,
     month_of,
     order_of,
@@ -31,7 +32,7 @@ from siem.city.shares import (
 from siem.store.database import Connection, Database
 from siem.store.faults import fault
 from siem.store.lines import UNWRITABLE
-from siem.store.protocol import Conflict, Document, Page, Range
+from siem.store.protocol import Document, Page, Range
 from siem.store.query import SqliteDialect, folded, from_micros, micros, parse
 
 log = logging.getLogger(__name__)
@@ -360,8 +361,3 @@ class SqliteRecords:
             if len(rows) < SCAN_PAGE:
                 return
             place = rows[-1]["name"]
-
-
-def conflict(kind: str, name: str) -> Conflict:
-    """Another version of a record is there."""
-    return Conflict(f"{kind} {name} has another version", "version", "Read it again, then decide.")

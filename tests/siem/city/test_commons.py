@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import uuid
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,16 @@ from typing import Any
 import pytest
 
 from cityward.errors import ConfigError, InputError
-from siem.city.commons import CITY_SOC, Commons, Rights, Write
+from siem.city.cluster import ClusterCommons, Names, prepare
+from siem.city.commons import CITY_SOC, Commons, Outcome, Rights, Write
 from siem.city.sqlite import SqliteCommons
+from siem.store.elasticsearch import ElasticsearchCluster
+from siem.store.opensearch import OpenSearchCluster
 from siem.store.protocol import Conflict, Document, Range
+from siem.store.protocol_cluster import Cluster
 from siem.store.query import QueryError
+from tests.fake_elasticsearch import fake_elasticsearch
+from tests.opensearch import Server, forget
 
 NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)
 EVERYBODY = Rights(
@@ -52,11 +60,64 @@ def ids(commons: Commons, rights: Rights = EVERYBODY, query: str = "", **more: A
     return [row["cw.share.id"] for row in page.rows]
 
 
+class Prompt(ClusterCommons):
+    """Lets searches see at once what was put, as the file does."""
+
+    def put(self, writes: Sequence[Write]) -> list[Outcome]:
+        outcomes = super().put(writes)
+        self.refresh()
+        return outcomes
+
+
+@pytest.fixture(scope="module", params=["sqlite", "opensearch", "elasticsearch (fake)"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each home in turn."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def cluster(kind: str, request: pytest.FixtureRequest) -> Iterator[tuple[Cluster, Names] | None]:
+    """A prepared cluster; Elasticsearch is a real OpenSearch behind a proxy that plays it."""
+    if kind == "sqlite":
+        yield None
+        return
+    server: Server = request.getfixturevalue("opensearch")
+    names = Names(f"cw-{uuid.uuid4().hex[:10]}")
+    with contextlib.ExitStack() as stack:
+        stack.callback(forget, server, names.prefix)
+        home: Cluster = client(server)
+        if kind != "opensearch":
+            fake = stack.enter_context(fake_elasticsearch(server.url, server.ca_file))
+            home = ElasticsearchCluster([fake.url], user=server.user, password=server.password)
+        stack.callback(home.close)
+        prepare(home, names)
+        yield home, names
+
+
 @pytest.fixture
-def commons(tmp_path: Path) -> Iterator[Commons]:
-    home = SqliteCommons(tmp_path / "commons.db", clock=lambda: NOON)
-    yield home
-    home.close()
+def commons(cluster: tuple[Cluster, Names] | None, tmp_path: Path) -> Iterator[Commons]:
+    """An empty common store."""
+    if cluster is None:
+        file = SqliteCommons(tmp_path / "commons.db", clock=lambda: NOON)
+        yield file
+        file.close()
+        return
+    home, names = cluster
+    yield Prompt(home, names=names, clock=lambda: NOON)
+    home.delete_indices(home.indices(names.shared))
+    for index in (names.records, names.places):
+        home.refresh(index)
+        home.delete_by_query(index, {"match_all": {}})
+
+
+def client(server: Server, user: str = "", password: str = "") -> OpenSearchCluster:
+    """A client of the server, as its user `cityward` or another one."""
+    return OpenSearchCluster(
+        [server.url],
+        user=user or server.user,
+        password=password or server.password,
+        ca=Path(server.ca_file),
+    )
 
 
 # ---- Shared findings
@@ -115,33 +176,32 @@ def test_an_operator_cannot_write_over_the_share_of_another(commons: Commons) ->
     assert found["cw.operator"] == "op-metro"
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"cw__share__id": ""},
-        {"cw__share__id": "a b"},
-        {"cw__operator": "../x"},
-        {"cw__operator": "op*"},
-        {"cw__operator": "Op"},
-        {"cw__operator": None},
-        {"cw__marking__tlp": "red"},
-        {"cw__marking__tlp": None},
-        {"cw__share__audiences": "city-soc"},
-        {"finding__first_seen": None},
-        {"finding__first_seen": NOON.replace(tzinfo=None)},
-        {"finding__severity": "mild"},
-        {"finding__count": 2**63},
-        {"finding__title": "\ud800"},
-        {"source__ip": "j:7:aa"},
-        {"phys__location": "here"},
-    ],
-)
-def test_what_is_not_sound_is_refused_and_its_neighbours_are_taken(
-    commons: Commons, changed: dict[str, Any]
-) -> None:
-    outcomes = commons.put([share("s1"), share("s2", **changed), share("s3")])
+UNSOUND: list[dict[str, Any]] = [
+    {"cw__share__id": ""},
+    {"cw__share__id": "a b"},
+    {"cw__operator": "../x"},
+    {"cw__operator": "op*"},
+    {"cw__operator": "Op"},
+    {"cw__operator": None},
+    {"cw__marking__tlp": "red"},
+    {"cw__marking__tlp": None},
+    {"cw__share__audiences": "city-soc"},
+    {"finding__first_seen": None},
+    {"finding__first_seen": NOON.replace(tzinfo=None)},
+    {"finding__severity": "mild"},
+    {"finding__count": 2**63},
+    {"finding__title": "\ud800"},
+    {"source__ip": "j:7:aa"},
+    {"phys__location": "here"},
+]
 
-    assert list(outcomes) == ["written", "refused", "written"]
+
+def test_what_is_not_sound_is_refused_and_its_neighbours_are_taken(commons: Commons) -> None:
+    unsound = [share("s2", **changed) for changed in UNSOUND]
+
+    outcomes = commons.put([share("s1"), *unsound, share("s3")])
+
+    assert list(outcomes) == ["written", *["refused"] * len(UNSOUND), "written"]
     assert ids(commons) == ["s1", "s3"]
 
 
@@ -329,12 +389,10 @@ def test_records_of_a_kind_come_by_name_as_written_last(commons: Commons) -> Non
     assert found == [(name, {"of": name}) for name in names]
 
 
-@pytest.mark.parametrize(("kind", "name"), [("link", ""), ("link", "a" * 401), ("Li/nk", "a")])
-def test_a_name_that_not_every_home_takes_is_refused(
-    commons: Commons, kind: str, name: str
-) -> None:
-    with pytest.raises(InputError):
-        commons.records.put(kind, name, {}, None)
+def test_a_name_that_not_every_home_takes_is_refused(commons: Commons) -> None:
+    for kind, name in (("link", ""), ("link", "a" * 401), ("Li/nk", "a")):
+        with pytest.raises(InputError):
+            commons.records.put(kind, name, {}, None)
 
 
 # ---- The file
