@@ -38,6 +38,7 @@ CLOSEST_TLP = {
 }
 """Every audience, and the most closed marking under which it may read; nothing `red` leaves."""
 APPROVALS: tuple[Approval, ...] = ("auto", "person", "two_person")
+MODES = ("normal", "maintenance", "exercise", "test")
 NEEDED = "finding.first_seen"
 """It names the hub's index."""
 DAY = timedelta(days=1)
@@ -145,7 +146,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         for name, value in sorted(document.items()):
             step = made.get(name, Step(name, value, "", "", "no rule names it"))
             if name == "finding.mode" and share is not None:
-                step = Step(name, value, "keep", name, value)
+                step = Step(name, value, "keep", name, _mode(document))
             if rule is None:
                 step = Step(name, value, "", "", "no rule holds for this finding")
             elif step.to and (share is None or step.to not in share.payload):
@@ -163,7 +164,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         expires = _expires(document, rule, now)
         if NEEDED not in payload or expires <= now or not document.get("finding.id"):
             return None
-        payload["finding.mode"] = document.get("finding.mode", "normal")
+        payload["finding.mode"] = _mode(document)
         return Share(
             share_id=share_id(document["finding.id"]),
             finding=document["finding.id"],
@@ -337,15 +338,16 @@ def _echoes(steps: Sequence[Step], document: Mapping[str, Any]) -> list[Step]:
         step
         for step in steps
         if step.transform in _READABLE
-        and any(_is_echo(step.to, text, one) for text in _texts(step.made) for one in hidden)
+        and any(_is_echo(step, text, one) for text in _texts(step.made) for one in hidden)
     ]
 
 
-def _is_echo(name: str, text: str, hidden: str) -> bool:
+def _is_echo(step: Step, text: str, hidden: str) -> bool:
     if hidden.lower() not in text.lower():
         return False
-    # An address is no word of any list; a name may be: a user called `medium`.
-    return len(text) > len(hidden) or not name.startswith(_WORDS) or bool(address_of(hidden))
+    # A word of the schema may also be somebody's name: a user called `medium`; no address is.
+    is_word = step.transform == "keep" and step.field.startswith(_WORDS)
+    return len(text) > len(hidden) or not is_word or address_of(hidden) is not None
 
 
 def _texts(value: Any) -> list[str]:
@@ -365,6 +367,12 @@ def _last_seen(document: Mapping[str, Any], now: datetime) -> datetime:
         if is_time(time):
             return time
     return now
+
+
+def _mode(document: Mapping[str, Any]) -> str:
+    """It always leaves: what was played is marked everywhere."""
+    mode = document.get("finding.mode")
+    return next((one for one in MODES if one == mode), MODES[0])
 
 
 def is_time(value: Any) -> TypeGuard[datetime]:

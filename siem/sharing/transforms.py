@@ -131,7 +131,8 @@ def grid(point: str, metres: float) -> str | None:
     middle = max(-90.0, min(90.0, (row + 0.5) * high))
     # Cells get wider in degrees towards the poles; by their row, so that all of a row are alike.
     wide = high / max(math.cos(math.radians(middle)), 0.01)
-    return f"{middle:.5f},{(math.floor(longitude / wide) + 0.5) * wide:.5f}"
+    east = max(-180.0, min(180.0, (math.floor(longitude / wide) + 0.5) * wide))
+    return f"{middle:.5f},{east:.5f}"
 
 
 def bucket(number: float) -> float | None:
