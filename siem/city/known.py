@@ -22,6 +22,8 @@ class Lost(msgspec.Struct, frozen=True):
     what: str
     """In words: `no data`, `late by 6 min`."""
     since: datetime | None = None
+    is_late: bool = False
+    """It still sends, but late; otherwise nothing of it is seen."""
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +61,8 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
     countersigned: datetime | None = None
     """When the hub signed that head."""
     lost: Sequence[Lost] = ()
+    mode: str = "normal"
+    """What is going on there, as its heartbeat says."""
 
 
 class Told(msgspec.Struct, frozen=True):

@@ -54,6 +54,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """Shares that touch it, the one that decides first."""
     exercise: bool = False
     """What decides is part of an exercise or a test."""
+    campaign: str = ""
+    """Id of the campaign that the deciding share is part of."""
 
 
 class Campaign(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,7 +131,7 @@ def picture(
         reverse=True,
     )
     raised = {
-        share: one.title
+        share: one.id
         for one in reversed(campaigns)
         if one.severity in SEVERE
         for share in one.derived_from
@@ -259,8 +261,6 @@ def _standing(
     worst = [one for one in judged if one.state == first.state]
     ids = {name for one in worst for name in one.districts}
     why = str(first.share.get("finding.title") or first.share.get("finding.type") or "finding")
-    if joined := raised.get(str(first.share.get("cw.share.id"))):
-        why = f"{why}; part of “{joined}”"
     silent = link is not None and link.state == "silent"
     return Standing(
         service=service,
@@ -271,6 +271,7 @@ def _standing(
         affected=sum(service.districts.get(one, 0) for one in ids),
         shares=found,
         exercise=all(is_exercise(one.share) for one in worst),
+        campaign=raised.get(found[0], ""),
     )
 
 
@@ -300,7 +301,7 @@ def _why_blind(service: Service, link: Link | None) -> tuple[str, datetime | Non
             "revoked": "is revoked",
         }
         return f"{link.operator} {said[link.state]}", link.heartbeat or link.heard or link.enrolled
-    lost = [one for one in link.lost if one.source in service.sources]
+    lost = [one for one in link.lost if one.source in service.sources and not one.is_late]
     if service.sources and {one.source for one in lost} >= set(service.sources):
         since = [one.since for one in lost if one.since]
         return f"{', '.join(service.sources)}: {lost[0].what}", max(since, default=None)
@@ -394,11 +395,13 @@ def _headline(
     *,
     is_whole: bool,
 ) -> str:
-    said = [
-        sentence
+    parts = [
+        part
         for state in STATES[:-1]
-        if (sentence := _sentence(state, [one for one in standings if one.state == state]))
+        if (part := _part(state, [one for one in standings if one.state == state]))
     ]
+    at_risk = parts.pop(0) if standings and standings[0].state == "at risk" else ""
+    said = [f"{_upper(one)}." for one in (at_risk, ", ".join(parts)) if one]
     if campaigns:
         operators = {name for one in campaigns for name in one.operators}
         runs = "campaign runs" if len(campaigns) == 1 else "campaigns run"
@@ -421,20 +424,24 @@ def _calm(services: int, links: Sequence[Link], *, is_whole: bool) -> str:
     )
 
 
-def _sentence(state: State, standings: Sequence[Standing]) -> str:
-    """One sentence on the services of a state; the first of those at risk with its numbers."""
+def _part(state: State, standings: Sequence[Standing]) -> str:
+    """What is said of the services of a state; of those at risk with their numbers."""
     if not standings:
         return ""
     names = [one.service.short or one.service.name.lower() for one in standings]
-    if state == "at risk" and len(standings) == 1:
-        return f"{_upper(names[0])} is at risk{_where(standings[0])}."
-    if len(standings) <= SPOKEN and state != "degraded":
-        verb = "is" if len(names) == 1 and not names[0].endswith("s") else "are"
-        return f"{_upper(_listed(names))} {verb} {state}."
-    count = _upper(number_word(len(standings)))
+    if state == "at risk" and len(standings) <= SPOKEN:
+        said = [f"{name}{_where(one)}" for name, one in zip(names, standings, strict=True)]
+        said[0] = f"{names[0]} {_is(names[0])} at risk{_where(standings[0])}"
+        return "; ".join(said)
+    if state != "degraded" and len(standings) <= SPOKEN:
+        verb = _is(names[0]) if len(names) == 1 else "are"
+        return f"{_listed(names)} {verb} {state}"
     things = "service is" if len(standings) == 1 else "services are"
-    named = f": {_listed(names)}" if len(standings) <= 3 and state == "at risk" else ""
-    return f"{count} {things} {state}{named}."
+    return f"{number_word(len(standings))} {things} {state}"
+
+
+def _is(name: str) -> str:
+    return "are" if name.endswith("s") else "is"
 
 
 def _where(one: Standing) -> str:

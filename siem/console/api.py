@@ -68,6 +68,13 @@ LISTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "/rules/{rule_id}": ("rules", ("samples",)),
     "/assets/{asset_id}": ("assets", ()),
     "/people/{name}": ("people", ()),
+    "/city": ("city", ("state", "from", "to")),
+    "/campaigns": ("campaigns", ("q", "f", "from", "to", "limit", "offset")),
+    "/campaigns/{campaign_id}": ("campaigns", ()),
+    "/shared": ("shared", ("q", "f", "from", "to", "sort", "limit", "offset")),
+    "/shared/{share_id}": ("shared", ()),
+    "/operators": ("operators", ("q",)),
+    "/operators/{name}": ("operators", ()),
     "/api/openapi": ("self", ()),
     "/metrics": ("metrics", ()),
 }

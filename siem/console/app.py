@@ -23,15 +23,21 @@ from siem.console.access import Access, MustChange, NotSignedIn, NotYours
 from siem.console.api import Api
 from siem.console.assets import Assets
 from siem.console.audit import Audit
+from siem.console.campaigns import Campaigns
+from siem.console.city import City
+from siem.console.city_protocol import CityConsole
+from siem.console.city_site import CitySite
 from siem.console.door import Door
 from siem.console.findings import Findings
 from siem.console.first import First
 from siem.console.health import Health
 from siem.console.hunt import Hunt
+from siem.console.operators import Operators
 from siem.console.people import People
 from siem.console.protocol import Console
 from siem.console.routes import Routes
 from siem.console.rules import Rules
+from siem.console.shared import Shared
 from siem.console.site import HERE, Fault, NodeSite, Site, see_other
 from siem.console.triage import Triage
 from siem.console.views import Views
@@ -63,6 +69,14 @@ def make_app(node: Console, access: Access | None = None) -> FastAPI:
     site = NodeSite(node, access or Access(node))
     app = _bare()
     _node_routes(app, site)
+    return _finished(app, site)
+
+
+def make_city_app(hub: CityConsole, access: Access | None = None) -> FastAPI:
+    """The console of a hub, ready to be served."""
+    site = CitySite(hub, access or Access(hub))
+    app = _bare()
+    _city_routes(app, site)
     return _finished(app, site)
 
 
@@ -150,6 +164,25 @@ def _node_routes(app: FastAPI, site: NodeSite) -> None:
         add("/routes/test" + ending, routes.test, "POST")
     add("/metrics", health.metrics)
     add("/start", First(site).page)
+
+
+def _city_routes(app: FastAPI, site: CitySite) -> None:
+    city, campaigns = City(site), Campaigns(site)
+    shared, operators = Shared(site), Operators(site)
+    add = partial(_add, app)
+    _add_lists(
+        app,
+        {
+            "/city": city.page,
+            "/campaigns": campaigns.listing,
+            "/shared": shared.listing,
+            "/operators": operators.listing,
+        },
+    )
+    for ending in (".json", ""):
+        add("/campaigns/{campaign_id}" + ending, campaigns.one)
+        add("/shared/{share_id}" + ending, shared.one)
+        add("/operators/{name}" + ending, operators.one)
 
 
 def _errors(app: FastAPI, site: Site) -> None:

@@ -36,13 +36,15 @@ class Entry(NamedTuple):
     """A word of the navigation."""
 
     part: str
-    """Of the console, as the rights name it; also the name of its icon."""
+    """Of the console, as the rights name it."""
     path: str
     word: str
     key: str
     """Pressed after `g`, it leads there."""
     unit: str = "in all"
     """What the count beside it counts."""
+    icon: str = ""
+    """Empty: the one that is called like the part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,9 @@ class Shell:
 
     nav: tuple[Entry, ...]
     lists: tuple[str, ...]
-    """Pages whose own list the query bar and the time picker ask."""
+    """Pages whose own list the query bar asks."""
+    timed: tuple[str, ...]
+    """Pages that have the time picker."""
     search: tuple[str, str]
     """Where the query bar leads from the other pages, and what it is called there."""
     lands_on: Mapping[str, str]
@@ -86,6 +90,7 @@ NODE_SHELL = Shell(
         Entry("audit", "/audit", "Audit", "u"),
     ),
     lists=("/findings", "/hunt"),
+    timed=("/findings", "/hunt"),
     search=("/findings", "Query findings"),
     lands_on=LANDS_ON,
     otherwise="/health",

@@ -4,7 +4,7 @@ import { fresh } from "./fresh.js";
 import { keys } from "./keys.js";
 import { lists } from "./lists.js";
 
-for (const part of document.querySelectorAll("[data-copy], [data-copy-link], [data-all]")) {
+for (const part of document.querySelectorAll("[data-copy], [data-copy-link], [data-all], [data-print]")) {
   part.hidden = false;
 }
 
@@ -13,6 +13,7 @@ document.addEventListener("click", (event) => {
   for (const open of document.querySelectorAll("details.vm[open], details.drop[open]")) {
     if (!open.contains(event.target)) open.open = false;
   }
+  if (event.target.closest("[data-print]")) window.print();
   const copy = event.target.closest("[data-copy], [data-copy-link]");
   if (copy) {
     const text = copy.hasAttribute("data-copy") ? copy.dataset.copy : location.href;
