@@ -108,7 +108,12 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "operator": (
         "Operators: who shares with the city.",
-        {"join": "operator:join"},
+        {
+            "list": "operator:list_",
+            "enrol": "operator:enrol",
+            "revoke": "operator:revoke",
+            "join": "operator:join",
+        },
     ),
     "ledger": (
         "Ledger: what was sent to the city, and proof of it.",

@@ -29,6 +29,8 @@ from siem.sharing.identity import public_text
 from siem.sharing.wire import TOKEN_PREFIX, Enrolled, Renewed
 from siem.store.protocol import Conflict
 
+FOLDER = "exchange"
+"""In the state folder: the keys of authority and receipts."""
 OPERATOR = "operator"
 """Kind of the records of operators."""
 TOKEN_FOR = timedelta(minutes=60)

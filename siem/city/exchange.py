@@ -23,9 +23,10 @@ from cityward import CitywardError, TransientError, Unsafe
 from siem.city.authority import Operator, Operators
 from siem.city.commons import CITY, TLP, Commons, Rights, Write
 from siem.city.intake import Refused, check, check_version, document_of
-from siem.city.known import Link, LinkState, Lost
+from siem.city.known import Link
 from siem.city.lease import LINK, Lease
 from siem.city.letters import Letters
+from siem.city.links import Taken, links
 from siem.city.reading import Accessed, accesses
 from siem.city.refusals import Audit, Refusals
 from siem.city.shares import whole
@@ -48,8 +49,6 @@ from siem.store.protocol import TIME_MIN, Conflict, Document, Range
 RECEIPT, TOMBSTONE, ANSWER = "receipt", "tombstone", "answer"
 """Kinds of records: what was answered, what was taken back, and what an operator answered to a
 request."""
-SILENT_AFTER = timedelta(minutes=5)
-"""An operator whose heartbeat is older is silent."""
 PAGE = 500
 LOST_MAX = 200
 """Sources that a heartbeat names as lost."""
@@ -95,26 +94,6 @@ class Deaf:
 
     def heard(self, operator: str, heartbeat: Heartbeat) -> None:
         """Nothing."""
-
-
-class Taken(msgspec.Struct, frozen=True, kw_only=True):
-    """What the hub remembers of the envelopes of one operator: the record of its link."""
-
-    fence: int
-    """Of the hub that wrote it, see `siem/city/lease.py`."""
-    seq: int = 0
-    hash: str = BEGIN
-    position: int = 0
-    heard: datetime | None = None
-    answer: str = ""
-    """The last receipt, as it was sent."""
-    shares: int = 0
-    withdrawals: int = 0
-    refused: int = 0
-    gaps: int = 0
-    beat: datetime | None = None
-    heartbeat: Heartbeat = Heartbeat()
-    """The last one, and when it came."""
 
 
 class _Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -552,40 +531,7 @@ class Exchange:
 
     def links(self) -> list[Link]:
         """Every operator, as the hub knows it."""
-        taken = {name: msgspec.convert(one.value, Taken) for name, one in self._records.all(LINK)}
-        return [self._known(one, taken.get(one.name)) for one in self.operators.all()]
-
-    def _known(self, operator: Operator, taken: Taken | None) -> Link:
-        taken = taken or Taken(fence=0)
-        said = taken.heartbeat
-        state: LinkState = "waiting"
-        if operator.state(self._clock()) == "revoked":
-            state = "revoked"
-        elif taken.beat is not None:
-            state = "linked" if self._clock() - taken.beat < SILENT_AFTER else "silent"
-        return Link(
-            operator=operator.name,
-            sector=operator.sector,
-            state=state,
-            enrolled=operator.enrolled,
-            heartbeat=taken.beat,
-            heard=taken.heard,
-            seq=taken.seq,
-            gaps=taken.gaps,
-            refused=taken.refused,
-            version=said.version,
-            rules=said.rules,
-            policy=said.policy,
-            waiting=said.waiting,
-            lag_s=said.lag_s,
-            mode=said.mode,
-            shares=taken.shares,
-            withdrawals=taken.withdrawals,
-            certificate_until=operator.valid_until,
-            ledger_head=said.ledger_head,
-            countersigned=taken.beat,
-            lost=[Lost(one.source, one.what, one.since) for one in said.lost],
-        )
+        return links(self.operators, self._records, self._clock())
 
 
 def _own(operator: str) -> Rights:

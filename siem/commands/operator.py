@@ -1,15 +1,86 @@
-"""`cityward operator`: who shares with the city; here a node joins its hub."""
+"""`cityward operator`: who shares with the city; a hub admits them, a node joins."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from cityward import ConfigError
 from siem import assembly
+from siem import output as streams
 from siem.assets import from_settings
-from siem.commands.common import ConfigFile, UsageError, settings_of
+from siem.commands.common import ConfigFile, Output, UsageError, settings_of, who
+from siem.config import Settings
 from siem.node import now_utc
+
+if TYPE_CHECKING:
+    from siem.city.authority import Operators
+    from siem.city.commons import Records
+
+COLUMNS = ("operator", "state", "certificate_until", "heard", "seq", "gaps", "refused", "sector")
+
+
+def enrol(name: str, *, sector: str = "", config: ConfigFile = None) -> int:
+    """Print a token by which a new operator is admitted, once and within an hour.
+
+    A known operator gets a new certificate by it, and goes on where it was.
+    Example: cityward operator enrol op-metro --sector transport.public
+
+    Args:
+        name: The operator, as `operator` in the settings of its node says.
+        sector: Its sector, as in the list of the schema.
+        config: Settings file of the hub; otherwise the first one found counts.
+    """
+    settings = _hub_settings(config)
+    with _operators(settings) as (operators, _):
+        token = operators.add(name, sector)
+    _audit(settings, "operator enrol", name)
+    print(token)
+    print("It serves once, within 60 minutes. At the operator's node:", file=sys.stderr)
+    print("  cityward operator join https://HUB:PORT --token-file FILE", file=sys.stderr)
+    return 0
+
+
+def list_(*, config: ConfigFile = None, output: Output = None) -> int:
+    """List the operators of this hub: state, end of the certificate, last envelope, gaps.
+
+    Example: cityward operator list
+
+    Args:
+        config: Settings file of the hub; otherwise the first one found counts.
+        output: Form of the result: table, json, ndjson or csv; ndjson for a pipe.
+    """
+    from siem.city.links import links
+
+    with _operators(_hub_settings(config)) as (operators, records):
+        rows = [_row(one) for one in links(operators, records, now_utc())]
+    streams.write(rows, streams.form_for(output, sys.stdout), COLUMNS)
+    if not rows:
+        print("No operator was admitted: cityward operator enrol NAME.", file=sys.stderr)
+    return 0
+
+
+def revoke(name: str, *, config: ConfigFile = None) -> int:
+    """Take nothing of an operator any more, from its next request on.
+
+    Example: cityward operator revoke op-metro
+
+    Args:
+        name: The operator.
+        config: Settings file of the hub; otherwise the first one found counts.
+    """
+    settings = _hub_settings(config)
+    with _operators(settings) as (operators, _):
+        operators.revoke(name)
+    _audit(settings, "operator revoke", name)
+    print(f"Nothing is taken of {name} any more.", file=sys.stderr)
+    return 0
 
 
 def join(
@@ -72,3 +143,38 @@ def _token(env: str, file: Path | None) -> str:
         what = f"{env or file} is empty"
         raise UsageError(what, "join", "Put the token there that the hub printed.")
     return text.strip()
+
+
+def _hub_settings(config: str | None) -> Settings:
+    settings, origin = settings_of(config)
+    if settings.hub is None:
+        what = "these are the settings of a node, operators are admitted at the hub"
+        raise ConfigError(what, f"hub ({origin})", "Name the hub's settings file with --config.")
+    return settings
+
+
+@contextmanager
+def _operators(settings: Settings) -> Iterator[tuple[Operators, Records]]:
+    from siem.city.authority import FOLDER, Operators
+    from siem.common_store import commons_of
+
+    commons = commons_of(settings, now_utc)
+    try:
+        folder = settings.state_path / FOLDER
+        yield Operators(commons.records, folder, now_utc), commons.records
+    finally:
+        commons.close()
+
+
+def _audit(settings: Settings, action: str, name: str) -> None:
+    db = assembly.db_of(settings, from_settings(settings), now_utc)
+    try:
+        db.audit(who(), action, name, now_utc())
+    finally:
+        db.close()
+
+
+def _row(link: Any) -> dict[str, Any]:
+    said = msgspec.structs.asdict(link)
+    names = ("operator", "state", "certificate_until", "heard", "seq", "gaps", "refused")
+    return {name: said[name] for name in names} | {"sector": link.sector}

@@ -919,6 +919,9 @@ STAYS = {("collect",), ("demo",), ("run",), ("serve",)}
 """Commands that go on until they are stopped; tests of their own run them."""
 TESTED_ELSEWHERE = {("rule", "check"), ("rule", "test"), ("rule", "try")} | {
     ("route", "test"),
+    ("operator", "enrol"),
+    ("operator", "list"),
+    ("operator", "revoke"),
     ("operator", "join"),
     ("bench", "node"),
     ("bench", "packets"),
