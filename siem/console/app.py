@@ -32,9 +32,10 @@ from siem.console.findings import Findings
 from siem.console.first import First
 from siem.console.health import Health
 from siem.console.hunt import Hunt
+from siem.console.incidents import Incidents
 from siem.console.operators import Operators
 from siem.console.people import People
-from siem.console.protocol import Console
+from siem.console.protocol import Cased, Console
 from siem.console.routes import Routes
 from siem.console.rules import Rules
 from siem.console.shared import Shared
@@ -136,7 +137,18 @@ def _common_routes(app: FastAPI, site: Site) -> None:
     add("/keys", door.keys)
 
 
+def _case_routes(app: FastAPI, site: Site, node: Cased, findings_at: str = "findings") -> None:
+    """Incidents, at a node and at the hub."""
+    incidents, add = Incidents(site, node, findings_at), partial(_add, app)
+    _add_lists(app, {"/incidents": incidents.listing})
+    for ending in (".json", ""):
+        add("/incidents/change" + ending, incidents.change, "POST")
+        add("/incidents/{incident_id}" + ending, incidents.one)
+    add("/incidents/{incident_id}/draft/{duty_id}", incidents.draft)
+
+
 def _node_routes(app: FastAPI, site: NodeSite) -> None:
+    _case_routes(app, site, site.node)
     findings, hunt, rules = Findings(site), Hunt(site), Rules(site)
     assets, routes, health = Assets(site), Routes(site), Health(site)
     triage = Triage(site, findings)

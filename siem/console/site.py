@@ -83,6 +83,7 @@ NODE_SHELL = Shell(
     nav=(
         Entry("findings", "/findings", "Findings", "f", "new"),
         Entry("hunt", "/hunt", "Hunt", "h"),
+        Entry("incidents", "/incidents", "Incidents", "i", "open"),
         Entry("rules", "/rules", "Rules", "r"),
         Entry("assets", "/assets", "Assets", "a"),
         Entry("health", "/health", "Health", "e"),
@@ -234,6 +235,9 @@ class NodeSite(Site):
                 span = timespan.choose("", "", now).span
                 new = self.node.findings.counts("", span).get("new", 0)
                 counts["findings"] = view.number(new) if new else ""
+            if session.may("incidents"):
+                running = len(self.node.cases.all(open_only=True))
+                counts["incidents"] = view.number(running) if running else ""
             if session.may("rules"):
                 counts["rules"] = view.number(len(self.node.rules()))
         except CitywardError as error:
