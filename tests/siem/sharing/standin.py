@@ -81,8 +81,8 @@ class FakePolicy:
 class FakeHub:
     """Takes envelopes as the protocol says, in memory."""
 
-    def __init__(self, node: Ed25519PrivateKey) -> None:
-        self.key = Ed25519PrivateKey.generate()
+    def __init__(self, node: Ed25519PrivateKey, key: Ed25519PrivateKey | None = None) -> None:
+        self.key = key or Ed25519PrivateKey.generate()
         self.public = self.key.public_key()
         self.node = node.public_key()
         self.seq, self.hash = 0, BEGIN
@@ -135,6 +135,11 @@ class FakeHub:
         )
 
 
+def key_from(name: str) -> Ed25519PrivateKey:
+    """The same key in every process."""
+    return Ed25519PrivateKey.from_private_bytes(hashlib.sha256(name.encode()).digest())
+
+
 RULE = Analytic(id="r-1", name="guessed", kind="rule", version="1", level="high")
 
 
@@ -160,8 +165,7 @@ class Node:
 
     def __init__(self, folder: Path, policy: FakePolicy | None = None) -> None:
         self.clock = Clock()
-        seed = hashlib.sha256(b"node").digest()
-        self.key = Ed25519PrivateKey.from_private_bytes(seed)
+        self.key = key_from("node")
         self.policy: FakePolicy | None = policy or FakePolicy()
         self.db = NodeDb(folder / "node.db", KEY, clock=self.clock)
         self.hub = FakeHub(self.key)
