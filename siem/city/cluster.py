@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -57,6 +58,9 @@ AT_ONCE = 500
 """Shares or records in one request."""
 TALLIED_AT_ONCE = 10_000
 """Values that each index names of a field; of more, the counts of seldom ones could be short."""
+TRIES = 3
+TOMBSTONE_S = 0.25
+"""The cluster's clock of tombstones ticks five times a second."""
 _MONTH = r"\d{4}\.\d\d"
 _VERSION = re.compile(r"\d{1,19}:[1-9]\d{0,18}")
 _BUSY = (403, 404, 408, 429)
@@ -203,7 +207,7 @@ class ClusterCommons:
                 outcomes[number] = self._refuse(write, why)
             else:
                 sound[number] = write
-        places = self._take_places(list(sound.values()))
+        places, fresh = self._take_places(list(sound.values()))
         lines: dict[int, Line] = {}
         for number, write in sound.items():
             place = places.get(write.document["cw.share.id"])
@@ -218,11 +222,28 @@ class ClusterCommons:
                     outcomes[number] = self._refuse(write, f"it cannot be written: {error}")
         fault("commons-put-before-commit")
         outcomes |= self._send(lines, sound)
+        for _ in range(TRIES):
+            gone = [
+                one for one in lines if outcomes[one] == "old" and self._is_gone(lines[one], fresh)
+            ]
+            if not gone:
+                break
+            time.sleep(TOMBSTONE_S)
+            outcomes |= self._send({one: lines[one] for one in gone}, sound)
         fault("commons-put-after-commit")
         return [outcomes[number] for number in range(len(writes))]
 
-    def _take_places(self, writes: Sequence[Write]) -> dict[str, Mapping[str, str]]:
-        """Place of each share: who came first has the id, and its first month stays its month."""
+    def _is_gone(self, line: Line, fresh: Collection[str]) -> bool:
+        """Whether a share is older only than what was removed a moment ago."""
+        return line.id in fresh and self._cluster.get(line.index, line.id) is None
+
+    def _take_places(
+        self, writes: Sequence[Write]
+    ) -> tuple[dict[str, Mapping[str, str]], Collection[str]]:
+        """Place of each share, and the shares that had none.
+
+        Who comes first has the id, and its first month stays its month.
+        """
         wanted = {
             one.document["cw.share.id"]: {
                 "operator": one.document["cw.operator"],
@@ -237,10 +258,10 @@ class ClusterCommons:
         results = self._writer.bulk(lines) if lines else []
         made = dict(zip(wanted, results, strict=True))
         there = [share for share, result in made.items() if result.status == 409]
-        found = self._places(self._writer, there)
-        return found | {
+        fresh = {
             share: wanted[share] for share, result in made.items() if result.status in (200, 201)
         }
+        return self._places(self._writer, there) | fresh, fresh
 
     def _places(self, asked: Cluster, shares: Sequence[str]) -> dict[str, Mapping[str, str]]:
         """Places of those of these shares that have one."""
