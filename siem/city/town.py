@@ -220,7 +220,7 @@ def _read_map(path: Path) -> tuple[Sequence[District], Sequence[Water]]:
             elif kind.endswith("Polygon"):
                 name = str(said["name"])
                 districts.append(District(str(said.get("id") or name), name, lines, label))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(
             f"no GeoJSON of districts: {error!r}"[:300], str(path), "See RFC 7946."
         ) from error
@@ -240,11 +240,18 @@ def _rings(geometry: Mapping[str, Any]) -> Iterator[Iterator[tuple[float, float]
     polygons = nested if kind == "MultiPolygon" else [nested] if kind == "Polygon" else ()
     lines = nested if kind == "MultiLineString" else [nested] if kind == "LineString" else ()
     for line in (*lines, *(polygon[0] for polygon in polygons)):
-        yield ((float(place[0]), float(place[1])) for place in line)
+        yield (_place(place) for place in line)
+
+
+def _place(said: Any) -> tuple[float, float]:
+    longitude, latitude = float(said[0]), float(said[1])
+    if not (abs(longitude) <= 180 and abs(latitude) <= 90):
+        raise ValueError(f"{longitude}, {latitude} is no place")
+    return longitude, latitude
 
 
 def _label(said: Any) -> tuple[float, float] | None:
-    return (float(said[0]), float(said[1])) if said else None
+    return _place(said) if said else None
 
 
 def _inside(ring: Ring, x: float, y: float) -> bool:
