@@ -75,7 +75,7 @@ CREATE TABLE ledger (
     receipt_signature BLOB
 );
 CREATE INDEX ledger_by_share ON ledger (share_id, seq);
-CREATE INDEX ledger_open ON ledger (state, seq) WHERE state <> 'receipted';
+CREATE INDEX ledger_open ON ledger (state) WHERE state = 'sent';
 CREATE TRIGGER ledger_unchanged BEFORE UPDATE OF seq, type, share_id, finding, policy, rule,
     approvers, fields, sent, data, signature, hash, chain ON ledger BEGIN
     SELECT RAISE(ABORT, 'lines of the ledger are never changed');
@@ -94,8 +94,9 @@ CREATE TABLE inbox (
 """
 """Since format 3 of the state."""
 
-OUTGOING_MAX = 100_000
-"""Of more, the oldest of the least severe go first; they are counted."""
+OUTGOING_MAX = 1_000_000
+"""More than a day of ten findings a second; of more, the oldest of the least severe go first, and
+are counted."""
 LIVE = timedelta(minutes=1)
 """What changed since then goes before all that waits from an outage."""
 LEDGER_MAX = 1_000_000
@@ -260,7 +261,7 @@ class OutgoingStore:
     def has_due(self, now: datetime) -> bool:
         """Whether something is on its way, or may be sent now."""
         found = self._reading().execute(
-            "SELECT EXISTS (SELECT 1 FROM ledger WHERE state = 'sent')"
+            "SELECT EXISTS (SELECT 1 FROM ledger INDEXED BY ledger_open WHERE state = 'sent')"
             " OR EXISTS (SELECT 1 FROM outgoing WHERE state = 'due' AND due <= ?)",
             (micros(now),),
         )
@@ -549,25 +550,25 @@ class Desk:
         """It waits no more."""
         self._db.execute("DELETE FROM outgoing WHERE share_id = ?", (share_id,))
 
-    def bound(self) -> int:
-        """Let the oldest of the least severe go above the bound; returns how many."""
-        count = self._db.execute("SELECT count(*) FROM outgoing").fetchone()[0]
-        if count <= OUTGOING_MAX:
-            return 0
+    def bound(self) -> tuple[int, int]:
+        """Let the oldest of the least severe go above the bound; how many, and the room left."""
+        room = OUTGOING_MAX - self._db.execute("SELECT count(*) FROM outgoing").fetchone()[0]
+        if room >= 0:
+            return 0, room
         gone = self._db.execute(
             "DELETE FROM outgoing WHERE share_id IN (SELECT share_id FROM outgoing"
             " WHERE kind = 'share' ORDER BY rank, offered LIMIT ?)",
-            (count - OUTGOING_MAX,),
+            (-room,),
         ).rowcount
         _set_number(self._db, DROPPED, _number(self._db, DROPPED) + gone)
-        return gone
+        return gone, 0
 
     def next(self, now: datetime) -> Waiting | None:
-        """What goes next: withdrawals, what is new, then the most severe, the newest first."""
+        """What goes next: withdrawals, what is new, then the most severe; the newest first."""
         at, live = micros(now), micros(now - LIVE)
         for where, order, values in (
             ("kind = 'withdraw'", "offered", ()),
-            ("kind = 'share' AND offered > ?", "rank DESC, offered DESC", (live,)),
+            ("kind = 'share' AND offered > ?", "offered DESC", (live,)),
             ("kind = 'share'", "rank DESC, offered DESC", ()),
         ):
             row = self._db.execute(
@@ -623,7 +624,7 @@ class Desk:
     def on_the_way(self) -> Line | None:
         """The oldest envelope that was sealed and has neither a receipt nor a drop."""
         row = self._db.execute(
-            "SELECT * FROM ledger WHERE state = 'sent' ORDER BY seq LIMIT 1"
+            "SELECT * FROM ledger INDEXED BY ledger_open WHERE state = 'sent' ORDER BY seq LIMIT 1"
         ).fetchone()
         return _line(row) if row else None
 

@@ -1,0 +1,204 @@
+"""An operator's end and the hub's, both real, in one conversation over mutual TLS."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from siem.city.port import Port
+from siem.sharing import link as links
+from siem.sharing.drop import Drop, answer, read_drop
+from siem.sharing.identity import Hub as HubFile
+from siem.sharing.identity import Identity, public_text
+from siem.sharing.ledger import as_document, keys_of, prove
+from siem.sharing.link import Link, RefusalError, join
+from tests.siem.city.city import Hub
+from tests.siem.sharing.standin import OPERATOR, FakePolicy, Node, match
+from tests.siem.sharing.test_link import drain
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Hub:
+    (tmp_path / "hub").mkdir()
+    made = Hub(tmp_path / "hub")
+    made.now = datetime.now(UTC)
+    return made
+
+
+@pytest.fixture
+def url(hub: Hub) -> Iterator[str]:
+    listening = socket.create_server(("127.0.0.1", 0))
+    port = Port(hub.exchange, listening, ["localhost"])
+    port.start()
+    yield f"https://localhost:{port.address[1]}"
+    port.stop()
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
+    monkeypatch.setattr(links, "RETRY_S", 0.0)
+    monkeypatch.setattr(links, "INBOX_EVERY_S", 0.0)
+    made = Node(tmp_path)
+    made.clock.now = datetime.now(UTC)
+    made.key = Identity(tmp_path).signing_key()
+    made.again()
+    return made
+
+
+@pytest.fixture
+def link(node: Node, hub: Hub, url: str, tmp_path: Path) -> Link:
+    token = hub.operators.add(OPERATOR, "transport.rail")
+    join(Identity(tmp_path), node.db.outgoing, url, token, "--token-file")
+    return Link(node.outbox, Identity(tmp_path), node.clock, url)
+
+
+def fault(node: Node, tmp_path: Path) -> str:
+    own = keys_of(node.key.public_key())
+    return prove(node.db.outgoing, OPERATOR, own, Identity(tmp_path).hub().keys).fault
+
+
+def kept(hub: Hub) -> dict[str, int]:
+    return {one["cw.share.id"]: one["cw.share.revision"] for one in hub.everything()}
+
+
+def test_a_finding_is_shared_updated_and_taken_back(
+    node: Node, hub: Hub, link: Link, tmp_path: Path
+) -> None:
+    a, b = node.find(match(1), match(2))
+    drain(link)
+    first = kept(hub)
+    node.clock.pass_(61)
+    node.find(match(1))
+    drain(link)
+    second = kept(hub)
+    node.db.outgoing.withdraw("me", "error", node.clock(), share_id=a)
+    drain(link)
+    node.find(match(1))
+    drain(link)
+
+    assert (first, second, kept(hub)) == ({a: 1, b: 1}, {a: 2, b: 1}, {b: 1})
+    assert hub.gone == [a]
+    assert as_document(node.db.outgoing.ledger("withdraw")[0])["hub"]["campaigns"] == 0
+    assert {line.state for line in node.db.outgoing.lines()} == {"receipted"}
+    assert fault(node, tmp_path) == ""
+    assert hub.beats == [OPERATOR] * 2
+
+
+def test_a_token_serves_once(node: Node, hub: Hub, url: str, tmp_path: Path) -> None:
+    token = hub.operators.add(OPERATOR)
+    identity = Identity(tmp_path)
+    join(identity, node.db.outgoing, url, token, "--token-file")
+
+    with pytest.raises(RefusalError, match="the token is not in force"):
+        join(identity, node.db.outgoing, url, token, "--token-file")
+
+
+def test_what_the_hub_may_not_keep_does_not_stop_the_channel(
+    node: Node, hub: Hub, link: Link, tmp_path: Path
+) -> None:
+    node.policy = FakePolicy(names=("finding.severity",))
+    node.find(match(1))
+    drain(link)
+    node.policy = FakePolicy("p2")
+    [good] = node.find(match(2))
+    drain(link)
+
+    said = [as_document(one)["hub"] for one in node.db.outgoing.lines() if one.share_id]
+    assert "finding.first_seen is missing" in said[0]["refused"]
+    assert good in kept(hub)
+    assert fault(node, tmp_path) == ""
+
+
+def test_an_answer_that_got_lost_changes_nothing(
+    node: Node, hub: Hub, link: Link, tmp_path: Path
+) -> None:
+    ids = node.find(*(match(number) for number in range(3)))
+    node.outbox.offer()
+    while signed := node.outbox.next():
+        first = hub.exchange.take(OPERATOR, signed)
+        assert node.outbox.next() == signed
+        again = hub.exchange.take(OPERATOR, signed)
+        assert again == first
+        node.outbox.receipted(again, Identity(tmp_path).hub().key)
+
+    assert kept(hub) == dict.fromkeys(ids, 1)
+    assert fault(node, tmp_path) == ""
+
+
+def test_a_revoked_operator_is_refused_and_joins_again_with_what_waits(
+    node: Node, hub: Hub, url: str, link: Link, tmp_path: Path
+) -> None:
+    drain(link)
+    hub.operators.revoke(OPERATOR)
+    [id] = node.find(match(1))
+    drain(link)
+    state = node.db.outgoing.link()
+    token = hub.operators.add(OPERATOR)
+    join(Identity(tmp_path), node.db.outgoing, url, token, "--token-file")
+    drain(link)
+
+    assert state.state == "refused"
+    assert kept(hub) == {id: 1}
+    assert fault(node, tmp_path) == ""
+
+
+def test_a_node_that_lost_its_state_goes_on(
+    node: Node, hub: Hub, url: str, link: Link, tmp_path: Path
+) -> None:
+    node.find(match(1))
+    drain(link)
+    (tmp_path / "new").mkdir()
+    new = Node(tmp_path / "new")
+    identity = Identity(tmp_path / "new")
+    new.key, new.clock.now = identity.signing_key(), node.clock.now
+    join(identity, new.db.outgoing, url, hub.operators.add(OPERATOR), "--token-file")
+    fresh = Link(new.again(), identity, new.clock, url)
+    new.find(match(2))
+    drain(fresh)
+
+    assert len(kept(hub)) == 2
+    assert [line.seq for line in new.db.outgoing.lines()] == [3, 4]
+    assert fault(new, tmp_path / "new") == ""
+
+
+def test_the_certificate_is_renewed(
+    node: Node, hub: Hub, link: Link, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "renewal_due", lambda certificate, now: True)
+    before = Identity(tmp_path).certificate()
+    [id] = node.find(match(1))
+    drain(link)
+
+    assert Identity(tmp_path).certificate().serial_number != before.serial_number
+    assert kept(hub) == {id: 1}
+
+
+def test_a_letter_of_the_hub_comes_into_the_inbox(node: Node, hub: Hub, link: Link) -> None:
+    hub.exchange.letters.send(OPERATOR, "share", share_id="c-1", payload={"finding.title": "x"})
+    drain(link)
+
+    assert [one.share_id for one in node.db.outgoing.inbox()] == ["c-1"]
+
+
+def test_the_hub_takes_a_drop_as_it_takes_the_link(node: Node, hub: Hub, tmp_path: Path) -> None:
+    there = hub.enrolled(OPERATOR)
+    node.key = there.key
+    ids = node.find(*(match(number) for number in range(3)))
+    carrier = Drop(node.again(), tmp_path / "drop", Identity(tmp_path), node.clock)
+    for _ in range(2):
+        while carrier.turn():
+            pass
+        for one in read_drop(tmp_path / "drop"):
+            answer(one, hub.exchange.take(one.operator, one.signed))
+        key = public_text(hub.operators.signing_key.public_key())
+        Identity(tmp_path).keep_hub(
+            HubFile(url="", operator=OPERATOR, authority="", signing_keys=(key,))
+        )
+
+    assert kept(hub) == dict.fromkeys(ids, 1)
+    assert {line.state for line in node.db.outgoing.lines()} == {"receipted"}
+    assert fault(node, tmp_path) == ""
