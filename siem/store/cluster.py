@@ -52,6 +52,7 @@ from siem.store.lines import harmless
 from siem.store.protocol import Change, Conflict, Document, Page, Range
 from siem.store.protocol_cluster import Cluster, Refused, Result, Write
 from siem.store.query import from_micros, micros, parse, steps
+from siem.store.templates import Names
 from siem.store.trail import digest
 
 Audit = Callable[[str, str, str, datetime, str, str], None]
@@ -100,9 +101,7 @@ class ClusterFindings:
     def __init__(
         self,
         cluster: Cluster,
-        names: Callable[[datetime], str],
-        pattern: str,
-        undo: str,
+        names: Names,
         *,
         audit: Audit = lambda *said: None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -110,17 +109,14 @@ class ClusterFindings:
         """Take up the indices.
 
         Args:
-            cluster: Where they are.
-            names: Index of a finding, by its `finding.first_seen`.
-            pattern: Of all these indices, and of no others.
-            undo: Index that keeps what each person changed last.
+            cluster: Where they are; it has been prepared (`templates.prepare`).
+            names: Names of the operator's indices.
             audit: Is told of each finding that somebody changed.
             clock: What now is.
         """
         self._cluster = cluster
         self._names = names
-        self._pattern = pattern
-        self._undo = undo
+        self._known: set[str] = set()
         self._audit = audit
         self._clock = clock
         self._dsl = Dsl(FINDING_FIELDS)
@@ -137,12 +133,13 @@ class ClusterFindings:
             copies: Copies of their events by finding, newest first.
         """
         copies = copies or {}
-        writes = [
-            self._write(
-                self._names(one["finding.first_seen"]), one, copies.get(one["finding.id"], ())
-            )
-            for one in findings
-        ]
+        writes = []
+        for one in findings:
+            index = self._names.findings_in(one["finding.first_seen"])
+            if index not in self._known:
+                self._cluster.create_index(index)
+                self._known.add(index)
+            writes.append(self._write(index, one, copies.get(one["finding.id"], ())))
         return sum(self._done(writes))
 
     def _write(self, index: str, finding: Document, copies: Sequence[Document]) -> Write:
@@ -182,7 +179,7 @@ class ClusterFindings:
         return {"bool": {"filter": [*spans, *more, self._dsl.query(condition)]}}
 
     def _page(self, query: Query, keys: Sequence[Query], limit: int, offset: int = 0) -> Page:
-        rows, total = page(self._cluster, self._pattern, query, keys, limit, offset)
+        rows, total = page(self._cluster, self._names.findings, query, keys, limit, offset)
         return Page([self._document(row) for row in rows], total)
 
     def _document(self, source: Document) -> Document:
@@ -207,7 +204,7 @@ class ClusterFindings:
         for start in range(0, len(ids), 1_000):
             some = list(ids[start : start + 1_000])
             body = {"query": {"ids": {"values": some}}, "size": len(some)}
-            answer = self._cluster.search(self._pattern, body)
+            answer = self._cluster.search(self._names.findings, body)
             found |= {hit["_id"]: hit for hit in answer["hits"]["hits"]}
         return found
 
@@ -281,7 +278,7 @@ class ClusterFindings:
     def _aggregated(self, query: Query, asked: Query) -> Any:
         """Answers to aggregations; empty if there is no index yet."""
         body = {"query": query, "size": 0, "aggs": asked}
-        return self._cluster.search(self._pattern, body).get("aggregations", {})
+        return self._cluster.search(self._names.findings, body).get("aggregations", {})
 
     # ---- Groups
 
@@ -334,7 +331,7 @@ class ClusterFindings:
                 }
             },
         }
-        with point_in_time(self._cluster, self._pattern) as pit:
+        with point_in_time(self._cluster, self._names.findings) as pit:
             while pit is not None:
                 answer = self._cluster.search("", body | {"pit": {"id": pit, "keep_alive": "1m"}})
                 made = answer["aggregations"]["groups"]
@@ -483,11 +480,11 @@ class ClusterFindings:
             for before, one, hit in self._undoable(by, now)
         ]
         late = self._triaged(made, by, "undone", now)
-        self._cluster.delete(self._undo, _key(by))
+        self._cluster.delete(self._names.undo, _key(by))
         return len(made) - len(late)
 
     def _undoable(self, by: str, now: datetime) -> Iterator[tuple[Document, Before, Any]]:
-        kept = self._cluster.get(self._undo, _key(by))
+        kept = self._cluster.get(self._names.undo, _key(by))
         if kept is None or now - from_micros(kept.source["time"]) > UNDO_FOR:
             return
         changed = [msgspec.convert(one, Before) for one in kept.source["changed"]]
@@ -499,9 +496,9 @@ class ClusterFindings:
     def _remember(self, by: str, now: datetime, done: Sequence[Before]) -> None:
         state = {"time": micros(now), "changed": msgspec.to_builtins(done)}
         for _ in range(ATTEMPTS):
-            kept = self._cluster.get(self._undo, _key(by))
+            kept = self._cluster.get(self._names.undo, _key(by))
             try:
-                self._cluster.put(self._undo, _key(by), state, kept.version if kept else None)
+                self._cluster.put(self._names.undo, _key(by), state, kept.version if kept else None)
             except Conflict:
                 continue
             return
