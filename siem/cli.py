@@ -35,6 +35,7 @@ COMMANDS = {
     "ingest": "ingest:ingest",
     "run": "run:run",
     "serve": "run:serve",
+    "hub": "hub:hub",
     "collect": "sensor:collect",
     "init": "init:init",
     "doctor": "doctor:doctor",
@@ -47,6 +48,18 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
     "finding": (
         "Findings: list them, show one, say what you make of them.",
         {"list": "finding:list_", "show": "finding:show", "set": "finding:set_"},
+    ),
+    "incident": (
+        "Incidents: cases, their legal clocks, drafts of what has to be told.",
+        {
+            "list": "incident:list_",
+            "open": "incident:open_",
+            "show": "incident:show",
+            "set": "incident:set_",
+            "clock": "incident:clock",
+            "draft": "incident:draft",
+            "submit": "incident:submit",
+        },
     ),
     "source": (
         "Sources: what arrives, and whether it can be read.",

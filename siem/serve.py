@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,10 +20,11 @@ from siem.config import Settings
 from siem.console.protocol import Hearing, Samples, Usage
 from siem.duties import Duties
 from siem.hearing import hearing
+from siem.leaving import SharingDesk
 from siem.node import Clock, now_utc
 from siem.notify.routes import Route, routes_of
 from siem.notify.worker import Notifier
-from siem.register import Register
+from siem.register import Register, known
 from siem.rule_runs import Runs
 from siem.store.accounts import Accounts
 from siem.store.cases import CaseStore
@@ -48,6 +50,11 @@ class Served:
         self._register = Register(self._db, settings)
         self._routes = routes_of(settings.route)
         self._deadlines = assembly.deadlines_of(settings)
+        self._sharing = SharingDesk(
+            settings,
+            self._db.outgoing,
+            lambda: known(settings, self._db.inventory.assets(merged=True)),
+        )
         self.operator = settings.operator
         self.sector = settings.sector
         self.secret = assembly.secret_of(settings.state_path, "session.key")
@@ -70,6 +77,11 @@ class Served:
     def now(self) -> datetime:
         """The node's time."""
         return self._clock()
+
+    @property
+    def sharing(self) -> SharingDesk:
+        """What may leave, what waits, what left."""
+        return self._sharing
 
     @property
     def accounts(self) -> Accounts:
@@ -175,14 +187,34 @@ class Served:
 
 def serve(settings: Settings, listening: socket.socket, file: str = "") -> None:
     """Serve the console on a socket until the process is told to stop; `file` has the settings."""
-    import uvicorn
-
-    from siem.console.app import make_app
+    from siem.console.app import make_app, make_city_app
 
     # A signal must not end us before the stores are closed.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    if settings.hub is not None:
+        from siem.hub import view_of
+
+        hub = view_of(settings)
+        with closing(hub):
+            _answer(settings, make_city_app(hub), listening)
+        return
     node = Served(settings, file=file)
-    app: ASGIApp = make_app(node)
+    notifier = node.notifier()
+    with closing(node):
+        app = make_app(node)
+        if notifier is not None:
+            notifier.start()
+        try:
+            _answer(settings, app, listening)
+        finally:
+            if notifier is not None:
+                notifier.stop()
+
+
+def _answer(settings: Settings, app: ASGIApp, listening: socket.socket) -> None:
+    """Answer requests until the process is told to stop."""
+    import uvicorn
+
     context = tls.context_of(settings.console)
     is_behind_proxy = settings.console.secure_cookie and context is None
     if is_behind_proxy:
@@ -196,15 +228,7 @@ def serve(settings: Settings, listening: socket.socket, file: str = "") -> None:
         proxy_headers=is_behind_proxy,
         ssl_context_factory=(lambda *_: context) if context else None,
     )
-    notifier = node.notifier()
-    if notifier is not None:
-        notifier.start()
-    try:
-        uvicorn.Server(config).run(sockets=[listening])
-    finally:
-        if notifier is not None:
-            notifier.stop()
-        node.close()
+    uvicorn.Server(config).run(sockets=[listening])
 
 
 def _as_https(app: ASGIApp) -> ASGIApp:

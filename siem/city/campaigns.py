@@ -20,7 +20,7 @@ from cityward.errors import TransientError
 from cityward.fields import SCHEMA_VERSION
 from cityward.finding import SEVERITIES, severity_rank
 from detectors.sigma.sentence import timespan
-from siem.city.commons import CITY, TLP, Commons, Rights, Write
+from siem.city.commons import CITY, TLP, Commons, Records, Rights, Write
 from siem.city.joins import NAMESPACE, Found, Joins, Kept, News
 from siem.city.reading import OPEN_TLP
 from siem.sharing.envelope import Kind, payload_hash
@@ -191,13 +191,13 @@ class Campaigns:
         revision = before.revision + 1 if before else 1
         kind: Kind = "update" if before else "share"
         self._send(operator, kind, plain, share_id=campaign, revision=revision, **marks)
-        told = ToldOf(
+        said = ToldOf(
             what="update" if before else "campaign",
             at=self._clock(),
             revision=revision,
             hash=hash_,
         )
-        self._records.put(TOLD, name, msgspec.to_builtins(told), found.version if found else None)
+        self._records.put(TOLD, name, msgspec.to_builtins(said), found.version if found else None)
 
     def _tell_end(self, operator: str, campaign: str) -> None:
         name = f"{campaign}/{operator}"
@@ -207,14 +207,15 @@ class Campaigns:
         before = msgspec.convert(found.value, ToldOf)
         revision = before.revision + 1
         self._send(operator, "withdraw", {"reason": "error"}, share_id=campaign, revision=revision)
-        told = ToldOf(what="withdrawn", at=self._clock(), revision=revision, hash="")
-        self._records.put(TOLD, name, msgspec.to_builtins(told), found.version)
+        said = ToldOf(what="withdrawn", at=self._clock(), revision=revision, hash="")
+        self._records.put(TOLD, name, msgspec.to_builtins(said), found.version)
 
-    def told(self, campaign: str, operators: Iterable[str]) -> Iterator[tuple[str, ToldOf]]:
-        """What operators were told of a campaign last."""
-        for operator in operators:
-            if found := self._records.get(TOLD, f"{campaign}/{operator}"):
-                yield operator, msgspec.convert(found.value, ToldOf)
+
+def told(records: Records, campaign: str, operators: Iterable[str]) -> Iterator[tuple[str, ToldOf]]:
+    """What operators were told of a campaign last."""
+    for operator in operators:
+        if found := records.get(TOLD, f"{campaign}/{operator}"):
+            yield operator, msgspec.convert(found.value, ToldOf)
 
 
 # ---- What is said of a campaign

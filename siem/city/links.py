@@ -62,6 +62,7 @@ def _link(operator: Operator, taken: Taken, now: datetime) -> Link:
         policy=said.policy,
         waiting=said.waiting,
         lag_s=said.lag_s,
+        mode=said.mode,
         shares=taken.shares,
         withdrawals=taken.withdrawals,
         certificate_until=operator.valid_until,

@@ -55,6 +55,37 @@ findings_days = 365
 disk_quota_gb = 20.0
 """
 
+HUB = """\
+# Settings of the hub of a city; docs/settings.md explains every one.
+
+# What the hub itself concludes is under this name.
+operator = "city"
+name = {name}
+
+# Everything the hub keeps is in here: shared findings, campaigns, accounts, keys.
+state_dir = {state_dir}
+
+[console]
+# Only this machine can open the console. Before you open it to others set tls_cert and tls_key,
+# or put a TLS proxy in front and set secure_cookie = true.
+host = "127.0.0.1"
+port = 8765
+
+[hub]
+# Operators come here, over mutual TLS. Name the address that they reach, and all its names.
+listen = "127.0.0.1:8443"
+names = ["localhost", "127.0.0.1"]
+# The services of the city and a map of its districts; docs/hub.md says how they are written.
+# services = "services.yml"
+# map = "districts.geojson"
+
+# Shares stand in a file of state_dir. A city with a standby hub keeps them in a cluster:
+# [cluster]
+# url = "https://search.city.example:9200"
+# user = "cityward"
+# secret_env = "CITYWARD_CLUSTER_PASSWORD"
+"""
+
 SOURCE = """
 [[source]]
 id = {id}
@@ -98,7 +129,8 @@ def init(
     sector: str = "",
     source: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     account: str = "",
-    role: Role = "engineer",
+    role: Role | None = None,
+    hub: Annotated[bool, Parameter(negative=())] = False,
     tls: Annotated[bool, Parameter(negative=())] = False,
     yes: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
@@ -113,16 +145,23 @@ def init(
         source: What is read: a file, a folder, a capture, or syslog_udp:127.0.0.1:5514; may be
             given several times.
         account: Name of the first account; your account's name otherwise.
-        role: Its role: engineer, analyst or administrator; it administers the node in any case.
+        role: Its role: engineer, analyst or administrator, at a hub ciso or administrator; it
+            administers the node or hub in any case.
+        hub: Make the hub of a city instead.
         tls: Make a self-signed certificate, and serve the console over HTTPS with it.
         yes: Do not ask; take the defaults for what is not given.
     """
     path = folder / "cityward.toml"
     if path.exists() or (folder / "state" / "node.db").exists():
         raise Unsafe("there is a node already", str(path), "Name another folder; nothing changed.")
-    if not yes and not sys.stdin.isatty() and not sector:
+    if not yes and not sys.stdin.isatty() and not sector and not hub:
         raise UsageError("nobody is there to ask", "--sector", "Give it, or --yes for the default.")
     asked = _Questions(ask=not yes and sys.stdin.isatty())
+    if hub:
+        name = name or asked.text("Name of the city", folder.resolve().name)
+        account = account or asked.text("Name of the first account", who())
+        text = _hub_text(folder, name, tls=tls)
+        return _finish(path, text, account, role or "ciso")
     name = name or asked.text("Name of the operator", folder.resolve().name)
     sector = sector or asked.one_of("Sector", SECTORS, "other")
     if sector not in SECTORS:
@@ -130,6 +169,10 @@ def init(
     sources = [_source(one) for one in source or asked.several("Source to read", _source)]
     account = account or asked.text("Name of the first account", who())
     text = _settings_text(folder, name, sector, sources, tls=tls)
+    return _finish(path, text, account, role or "engineer")
+
+
+def _finish(path: Path, text: str, account: str, role: Role) -> int:
     settings = settings_file.parse(tomllib.loads(text), str(path))
     password = _make(path, text, settings, account, role)
     _say_done(path, settings, account, password)
@@ -217,9 +260,7 @@ def _settings_text(
     said["state_dir"] = str((folder / "state").resolve())
     text = HEAD.format(**{key: _quoted(value) for key, value in said.items()})
     if tls:
-        for key, file in (("tls_key", "console.key"), ("tls_cert", "console.pem")):
-            line = f"{key} = {_quoted(str((folder / 'state' / file).resolve()))}\n"
-            text = text.replace("port = 8765\n", f"port = 8765\n{line}", 1)
+        text = _with_tls(text, folder)
     taken: set[str] = set()
     for one in sources:
         id_, number = one.id, 1
@@ -232,6 +273,19 @@ def _settings_text(
             id=_quoted(id_), reader=_quoted(one.reader), key=key, value=_quoted(one.where)
         )
     return text + TAIL
+
+
+def _hub_text(folder: Path, name: str, *, tls: bool) -> str:
+    state = str((folder / "state").resolve())
+    text = HUB.format(name=_quoted(name), state_dir=_quoted(state))
+    return _with_tls(text, folder) if tls else text
+
+
+def _with_tls(text: str, folder: Path) -> str:
+    for key, file in (("tls_key", "console.key"), ("tls_cert", "console.pem")):
+        line = f"{key} = {_quoted(str((folder / 'state' / file).resolve()))}\n"
+        text = text.replace("port = 8765\n", f"port = 8765\n{line}", 1)
+    return text
 
 
 def _quoted(value: str) -> str:
@@ -253,8 +307,12 @@ def _make(path: Path, text: str, settings: Settings, account: str, role: Role) -
             make_self_signed(settings.state_path, now_utc())
         db = assembly.db_of(settings, from_settings(settings), now_utc)
         db.add_person(Person(account, roles_of((role, "administrator")), password_hash(password)))
-        db.audit(who(), "node made", str(path), now_utc())
+        db.audit(who(), "hub made" if settings.hub else "node made", str(path), now_utc())
         db.close()
+        if settings.hub:
+            from siem.hub import make_keys
+
+            make_keys(settings)
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
@@ -272,4 +330,5 @@ def _say_done(path: Path, settings: Settings, account: str, password: str) -> No
     print(f"account   {visible(account)}")
     print(f"password  {password}")
     print("The password is shown this once; only its hash is kept.", file=sys.stderr)
-    print(f"Next: cityward doctor -c {path}, cityward run -c {path}", file=sys.stderr)
+    run = "hub" if settings.hub else "run"
+    print(f"Next: cityward doctor -c {path}, cityward {run} -c {path}", file=sys.stderr)

@@ -45,7 +45,7 @@ def run(*, config: ConfigFile = None, path_only: bool = False) -> int:
     # Before the first finding: the console, which delivers, comes up later.
     node.db.notices.begin(list(routes.values()), node.clock())
     carrier = carrier_of(settings, node)
-    console = None if path_only else _start_console(file)
+    console = None if path_only else start_console(file)
     stop_on_signals(node)
     if carrier is not None:
         carrier.start()
@@ -64,7 +64,7 @@ def run(*, config: ConfigFile = None, path_only: bool = False) -> int:
             carrier.stop()
         node.close()
         if console is not None:
-            _end(console)
+            end_console(console)
     return 0
 
 
@@ -113,13 +113,14 @@ def settings_with_file(named: str | None) -> tuple[Path, Settings]:
     return path, settings_file.load(path)
 
 
-def _start_console(file: Path) -> subprocess.Popen[bytes]:
+def start_console(file: Path) -> subprocess.Popen[bytes]:
+    """The console as a process of its own, which ends with this one."""
     words = [sys.executable, "-m", "siem.cli", "serve", "--with-parent", "--config", str(file)]
     # Its own session: Ctrl+C comes to us, and we end it after the last batch.
     return subprocess.Popen(words, start_new_session=True, stdin=subprocess.PIPE)
 
 
-def _end(console: subprocess.Popen[bytes]) -> None:
+def end_console(console: subprocess.Popen[bytes]) -> None:
     """A download under way must not keep the console, nor its fault the node's good end."""
     try:
         console.wait(timeout=CONSOLE_S)

@@ -915,7 +915,7 @@ def commands() -> Iterator[tuple[str, ...]]:
             yield from ((name, verb) for verb in verbs) if verbs else [(name,)]
 
 
-STAYS = {("collect",), ("demo",), ("run",), ("serve",)}
+STAYS = {("collect",), ("demo",), ("hub",), ("run",), ("serve",)}
 """Commands that go on until they are stopped; tests of their own run them."""
 TESTED_ELSEWHERE = {("rule", "check"), ("rule", "test"), ("rule", "try")} | {
     ("route", "test"),
@@ -938,6 +938,10 @@ level: low
 INVENTORY = 'asset import cmdb.csv --map "Host=id" --map "Importance=criticality" --yes'
 PREPARED: dict[tuple[str, ...], Sequence[str]] = {
     ("restore",): ["backup node.tar"],
+    **{
+        ("incident", verb): ['incident open "Unknown writer" --aware 2h']
+        for verb in ("show", "set", "clock", "draft", "submit")
+    },
     ("share", "check"): ["share example policy.yml"],
     ("share", "preview"): ["share example policy.yml"],
     ("source", "remove"): ["source add sensor quay-4"],

@@ -1,0 +1,282 @@
+"""The hub: exchange, joins and what both rest on, as one active process; and its console's view.
+
+Exchange and joins are one process, since a withdrawal is answered when what rests on it is mended.
+The console is another: it reads the common store within the rights of people, and writes nothing
+of it. Both have people and audit trail in `node.db`.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import socket
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from cityward.errors import CitywardError, TransientError
+from detectors.sigma.rule import RuleSet
+from siem.city import joiner
+from siem.city.authority import Operators
+from siem.city.campaigns import Campaigns, told
+from siem.city.commons import CITY, Commons, Records
+from siem.city.exchange import Exchange
+from siem.city.intake import Refused
+from siem.city.known import Duty, Link, Told
+from siem.city.lease import Lease
+from siem.city.links import links
+from siem.city.port import Port
+from siem.city.reading import AccessLog, Reading, rights_of
+from siem.city.town import Town
+from siem.sharing.drop import answer, read_drop, refuse
+from siem.store.accounts import Accounts
+from siem.store.embedded import NodeDb
+from siem.store.protocol import Person, Range
+from siem.store.trail import Audited, Proof
+
+EXPIRE_EVERY_S = 30.0
+LOOK_EVERY_S = 10.0
+DROP_EVERY_S = 1.0
+RETAIN_EVERY_S = 3_600.0
+ACCESS_FOR = timedelta(days=400)
+WORDS = {
+    "campaign": "Told of it, with its own shares in it",
+    "update": "Told that it has grown or changed",
+    "withdrawn": "Told that it does not hold any more",
+}
+"""What an operator was told, in words for people."""
+
+log = logging.getLogger(__name__)
+
+Clock = Callable[[], datetime]
+
+
+class Hub:
+    """The active process of a hub.
+
+    Args:
+        commons: The common store.
+        db: People, and the audit trail.
+        folder: Keys of the exchange.
+        rules: The correlations of the hub.
+        holder: Who we are, for the people of the other hub.
+        alone: No other hub can be there: the store is in files.
+        threshold: Counts of operators below it are told to the city only.
+        drop: Folder in which envelopes arrive as files; None: none do.
+        shares_for: Shares are kept at most so long.
+        clock: The hub's time.
+    """
+
+    def __init__(
+        self,
+        commons: Commons,
+        db: NodeDb,
+        folder: Path,
+        rules: RuleSet,
+        *,
+        holder: str,
+        alone: bool,
+        threshold: int,
+        drop: Path | None,
+        shares_for: timedelta,
+        clock: Clock,
+    ) -> None:
+        self.commons = commons
+        self.db = db
+        self.clock = clock
+        self.stop = threading.Event()
+        self.operators = Operators(commons.records, folder, clock)
+        self.operators.make()
+        self.lease = Lease(commons.records, holder, alone=alone)
+        self.exchange = Exchange(commons, self.operators, self.lease, db.audit, clock)
+        self.campaigns = Campaigns(commons, self.exchange.letters.send, clock, threshold)
+        self.joiner = joiner.Joiner(commons, self.campaigns, rules, self.exchange.links, clock)
+        self.exchange.listener = self.joiner
+        self._access = AccessLog(commons.records, clock)
+        self._drop = drop
+        self._shares_for = shares_for
+        self._threads = [
+            threading.Thread(target=self._keep_lease, name="lease", daemon=True),
+            threading.Thread(
+                target=joiner.run,
+                args=(self.joiner, lambda: self.lease.is_active, self.stop),
+                name="joins",
+                daemon=True,
+            ),
+        ]
+        self._port: Port | None = None
+
+    def start(self, listening: socket.socket, names: Sequence[str]) -> None:
+        """Take the lease if it is free, and answer operators."""
+        self.lease.step()
+        for one in self._threads:
+            one.start()
+        self._port = Port(self.exchange, listening, names)
+        self._port.start()
+
+    def run(self) -> None:
+        """Do what comes round, until `stop` is set; then end in good order."""
+        rounds: list[tuple[float, Callable[[], object]]] = [
+            (EXPIRE_EVERY_S, lambda: self.exchange.expire(self.clock())),
+            (LOOK_EVERY_S, self.joiner.look),
+            (RETAIN_EVERY_S, self._retain),
+        ]
+        if self._drop is not None:
+            rounds.append((DROP_EVERY_S, self.take_drop))
+        threads = [threading.Thread(target=self._again, args=one, daemon=True) for one in rounds]
+        for each in threads:
+            each.start()
+        self.stop.wait()
+        self.close()
+
+    def close(self) -> None:
+        """End: what is under way is finished, a standby may take over at once."""
+        self.stop.set()
+        if self._port is not None:
+            self._port.stop()
+        for one in self._threads:
+            if one.is_alive():
+                one.join(10)
+        self.lease.give_up()
+        self.commons.close()
+        self.db.close()
+
+    def take_drop(self) -> int:
+        """Take the envelopes that lie in the drop; returns how many."""
+        count = 0
+        if self._drop is None or not self.lease.is_active:
+            return count
+        for one in read_drop(self._drop):
+            if self.stop.is_set():
+                break
+            try:
+                answer(one, self.exchange.take(one.operator, one.signed))
+                count += 1
+            except Refused as error:
+                refuse(one, error.what)
+        return count
+
+    def _keep_lease(self) -> None:
+        while not self.stop.wait(self.lease.every_s):
+            self.lease.step()
+
+    def _again(self, every_s: float, what: Callable[[], object]) -> None:
+        """Do something again and again; what fails is tried the next time."""
+        while not self.stop.wait(every_s):
+            try:
+                if self.lease.is_active:
+                    what()
+            except CitywardError as error:
+                log.warning("It comes later: %s.", error.what)
+            except Exception:  # a fault of ours must not end what comes round for good
+                log.exception("What comes round failed.")
+
+    def _retain(self) -> None:
+        now = self.clock()
+        self.commons.retain(now - self._shares_for)
+        self._access.forget(now - ACCESS_FOR)
+
+
+class HubView:
+    """A hub as its console sees it, see `siem/console/city_protocol.py`.
+
+    Args:
+        commons: The common store.
+        db: People, and the audit trail.
+        folder: Keys of the exchange.
+        town: Services and districts.
+        secret: Signs sessions.
+        threshold: Peers and authorities are told no count below it.
+        store: What the common store is, in words.
+        clock: The hub's time.
+    """
+
+    operator = CITY
+    sector = ""
+
+    def __init__(
+        self,
+        commons: Commons,
+        db: NodeDb,
+        folder: Path,
+        town: Town,
+        secret: bytes,
+        *,
+        threshold: int,
+        store: str,
+        clock: Clock,
+    ) -> None:
+        self._commons = commons
+        self._db = db
+        self._folder = folder
+        self._threshold = threshold
+        self._store = store
+        self._clock = clock
+        self._operators = Operators(commons.records, folder, clock)
+        self._access = AccessLog(commons.records, clock)
+        self.town = town
+        self.secret = secret
+
+    @property
+    def accounts(self) -> Accounts:
+        """People, tokens, saved views."""
+        return self._db.accounts
+
+    @property
+    def records(self) -> Records:
+        """The hub's memory."""
+        return self._commons.records
+
+    def now(self) -> datetime:
+        """The hub's time."""
+        return self._clock()
+
+    def audit(self, by: str, action: str, about: str, now: datetime) -> None:
+        """Keep what a person did."""
+        self._db.audit(by, action, about, now)
+
+    def trail(
+        self, words: str, span: Range, limit: int = 50, offset: int = 0
+    ) -> tuple[Sequence[Audited], int]:
+        """Lines of the audit trail."""
+        return self._db.trail(words, span, limit, offset)
+
+    def audit_proof(self) -> Proof:
+        """Whether the whole audit trail is as it was written."""
+        return self._db.audit_proof()
+
+    def reading(self, person: Person) -> Reading:
+        """Shared findings as a person may see them."""
+        rights = rights_of(person, self._threshold)
+        return Reading(self._commons, rights, self._access.of(person.name), self._clock)
+
+    def links(self) -> Sequence[Link]:
+        """Every operator that was ever enrolled, by its id."""
+        return links(self._operators, self.records, self._clock())
+
+    def told(self, campaign_id: str) -> Sequence[Told]:
+        """What operators were told of a campaign, newest first."""
+        operators = [one.operator for one in self.links()]
+        found = [
+            Told(operator, WORDS[said.what], said.at)
+            for operator, said in told(self.records, campaign_id, operators)
+        ]
+        return sorted(found, key=lambda one: one.at, reverse=True)
+
+    def duties(self, person: Person) -> Sequence[Duty] | None:
+        """Clocks of open cases: they are kept by the operators."""
+        return None
+
+    def facts(self) -> Mapping[str, str]:
+        """What hub and store say of themselves."""
+        free = shutil.disk_usage(self._folder).free
+        return {"disk": f"{free / 1e9:,.0f} GB free", "store": self._store}
+
+    def close(self) -> None:
+        """Let go of the stores."""
+        with suppress(TransientError):
+            self._access.flush()
+        self._commons.close()
+        self._db.close()

@@ -1,0 +1,104 @@
+"""Put a hub together from its settings: common store, exchange and joins, or its console."""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import timedelta
+from pathlib import Path
+
+from cityward import ConfigError
+from siem import assembly, config
+from siem.assets import from_settings
+from siem.city.authority import Operators
+from siem.city.hub import Hub, HubView
+from siem.city.town import read
+from siem.common_store import FILE, commons_of
+from siem.config import Settings
+from siem.node import Clock, now_utc
+
+EXCHANGE = "exchange"
+"""Folder of the state with the keys of the exchange."""
+
+
+def hub_of(settings: Settings, clock: Clock = now_utc) -> Hub:
+    """The active process of a hub, with its stores open; nothing listens yet.
+
+    Raises:
+        ConfigError: these are the settings of a node, or something in them is impossible.
+    """
+    from detectors.sigma.load import load_folder
+
+    said = of(settings)
+    state = settings.state_path
+    return Hub(
+        commons_of(settings, clock),
+        assembly.db_of(settings, from_settings(settings), clock),
+        state / EXCHANGE,
+        load_folder(*assembly.rule_folders(settings)),
+        holder=f"{socket.gethostname()}, process {os.getpid()}",
+        alone=settings.cluster is None,
+        threshold=said.threshold,
+        drop=_path(said.drop_dir),
+        shares_for=timedelta(days=said.shares_days),
+        clock=clock,
+    )
+
+
+def view_of(settings: Settings, clock: Clock = now_utc) -> HubView:
+    """A hub as its console sees it; see `hub_of`."""
+    said = of(settings)
+    state = settings.state_path
+    return HubView(
+        commons_of(settings, clock),
+        assembly.db_of(settings, from_settings(settings), clock),
+        state / EXCHANGE,
+        read(_path(said.services), _path(said.map)),
+        assembly.secret_of(state, "session.key"),
+        threshold=said.threshold,
+        store=settings.cluster.kind if settings.cluster else FILE,
+        clock=clock,
+    )
+
+
+def make_keys(settings: Settings) -> None:
+    """The keys of the exchange, before anybody is enrolled."""
+    commons = commons_of(settings, now_utc)
+    Operators(commons.records, settings.state_path / EXCHANGE, now_utc).make()
+    commons.close()
+
+
+def of(settings: Settings) -> config.Hub:
+    """What settings say of a hub.
+
+    Raises:
+        ConfigError: they are of a node.
+    """
+    if settings.hub is None:
+        raise ConfigError(
+            "these are the settings of a node", "hub", "Make a hub: cityward init --hub FOLDER."
+        )
+    return settings.hub
+
+
+def listen(settings: Settings) -> socket.socket:
+    """The socket of the exchange; port 0 takes a free one.
+
+    Raises:
+        ConfigError: the address is taken or is not ours.
+    """
+    host, _, port = of(settings).listen.rpartition(":")
+    host = host.strip("[]")
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, int(port)), family=family, reuse_port=False)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host} port {port}: {error.strerror}",
+            "hub.listen",
+            "Stop what listens there, or set another address.",
+        ) from error
+
+
+def _path(text: str) -> Path | None:
+    return Path(text).expanduser() if text else None
