@@ -244,8 +244,8 @@ class Exchange:
             return _signed(kept.answer)
         try:
             if kept is not None and kept.hash == turn.signed.hash:
-                # The kill was between receipt and link.
-                done, answer, position = _Done(), _signed(kept.answer), kept.position
+                # The kill was between receipt and link; nobody may have heard of it yet.
+                done, answer, position = self._before(turn), _signed(kept.answer), kept.position
             else:
                 done = self._done(turn)
                 position = taken.position + 1
@@ -367,6 +367,13 @@ class Exchange:
                 return self._beat(turn)
             case _:
                 return self._answered(turn)
+
+    def _before(self, turn: _Turn) -> _Done:
+        """What was done already, as far as the link and the joins do not know it."""
+        if turn.envelope.type == "withdraw":
+            return _Done(counted="withdrawals")
+        there = self._own(turn.operator.name, turn.envelope.share_id)
+        return _Done(counted="shares" if there else "", document=there)
 
     def _share_or_not(self, turn: _Turn) -> _Done:
         """A share that may not be kept is receipted as refused: the channel must not stop at it."""
