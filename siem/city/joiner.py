@@ -70,6 +70,9 @@ class Joiner:
         self._began: datetime | None = None
         self._tidied = clock()
 
+    def __len__(self) -> int:
+        return len(self._joins)
+
     # ---- heard from the exchange
 
     def shared(self, document: Document) -> None:
