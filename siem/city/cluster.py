@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from cityward.errors import TransientError
+from cityward.errors import ConfigError, TransientError
 from siem.city.commons import Outcome, Rights, Versioned, Write
 from siem.city.shares import (
     OPERATOR,
@@ -26,14 +26,12 @@ from siem.city.shares import (
     conflict,
     faults_of,
     may_be_seen,
-    month_of,
     order_of,
     texts,
     whole,
 )
 from siem.store.dsl import (
     INDEX,
-    MAPPINGS,
     Dsl,
     Query,
     decoded,
@@ -51,6 +49,7 @@ from siem.store.protocol import TIME_MAX, Document, Page, Range
 from siem.store.protocol_cluster import Cluster, Result
 from siem.store.protocol_cluster import Write as Line
 from siem.store.query import parse
+from siem.store.templates import month_of, retain, template
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +61,11 @@ TRIES = 3
 TOMBSTONE_S = 0.25
 """The cluster's clock of tombstones ticks five times a second."""
 _MONTH = r"\d{4}\.\d\d"
+SHARED_SETTINGS = {"gc_deletes": "0s"}
+"""What was removed may come again at once: what may not is a record of the hub."""
+_OF_THE_HUB = dict.fromkeys(("kind", "name", "operator", "month"), "keyword")
 _VERSION = re.compile(r"\d{1,19}:[1-9]\d{0,18}")
+_CLOSED = "security_exception"
 _BUSY = (403, 404, 408, 429)
 """Statuses of an item that may be taken later: a block on writing, an index just deleted, …"""
 
@@ -87,6 +90,11 @@ class Names(msgspec.Struct, frozen=True):
         """All shares."""
         return f"{self.prefix}-shared-*"
 
+    @property
+    def hub(self) -> str:
+        """Both."""
+        return f"{self.prefix}-hub-*"
+
     def index(self, operator: str, month: str) -> str:
         """Index of the shares of an operator and month.
 
@@ -97,11 +105,6 @@ class Names(msgspec.Struct, frozen=True):
             raise ValueError(f"no index has the name of {operator!r} {month!r}")
         return f"{self.prefix}-shared-{operator}-{month}"
 
-    def month(self, index: str) -> str:
-        """Month of an index of shares; empty if it is none."""
-        found = re.fullmatch(rf"{re.escape(self.prefix)}-shared-.+-({_MONTH})", index)
-        return found[1] if found else ""
-
     def of(self, operators: Sequence[str] | None) -> str:
         """Pattern of all indices of some operators; empty if they can have none."""
         if operators is None:
@@ -109,52 +112,21 @@ class Names(msgspec.Struct, frozen=True):
         sound = sorted({one for one in operators if OPERATOR.fullmatch(one)})
         # `op-*` would be those of `op-metro` too: a month has no dash. An exclusion takes from what
         # stands before it, and `op` comes before `op-metro`.
-        return ",".join(
-            f"{self.prefix}-shared-{one}-*,-{self.prefix}-shared-{one}-*-*" for one in sound
-        )
+        begins = [f"{self.prefix}-shared-{one}-*" for one in sound]
+        return ",".join(f"{begin},-{begin}-*" for begin in begins)
 
-
-def templates(names: Names) -> dict[str, dict[str, Any]]:
-    """Composable index templates of the common store, by name."""
-    properties: dict[str, Any] = {
-        name: MAPPINGS[kind.removesuffix("[]")] for name, kind in SHARE_FIELDS.items()
-    }
-    keyword = {"type": "keyword"}
-    settings = {"number_of_shards": 1, "auto_expand_replicas": "0-1"}
-    return {
-        f"{names.prefix}-shared": {
-            "index_patterns": [names.shared],
-            "priority": 500,
-            "template": {
-                # What was removed may come again at once: its tombstone is a record of the hub.
-                "settings": {**settings, "gc_deletes": "0s"},
-                "mappings": {
-                    "dynamic": False,
-                    "properties": {**properties, INDEX: helpers(SHARE_FIELDS)},
-                },
-                "aliases": {f"{names.prefix}-shared": {}},
-            },
-        },
-        f"{names.prefix}-hub": {
-            "index_patterns": [f"{names.prefix}-hub-*"],
-            "priority": 500,
-            "template": {
-                "settings": settings,
-                "mappings": {
-                    "dynamic": False,
-                    "properties": {
-                        **dict.fromkeys(("kind", "name", "operator", "month"), keyword),
-                        "value": {"type": "object", "enabled": False},
-                    },
-                },
-            },
-        },
-    }
+    def templates(self) -> dict[str, dict[str, Any]]:
+        """Composable index templates by name."""
+        beside = {INDEX: helpers(SHARE_FIELDS)}
+        shared = template(self.shared, SHARE_FIELDS, beside, SHARED_SETTINGS)
+        shared["template"]["aliases"] = {f"{self.prefix}-shared": {}}
+        hub = template(self.hub, _OF_THE_HUB, {"value": {"type": "object", "enabled": False}})
+        return {f"{self.prefix}-shared": shared, f"{self.prefix}-hub": hub}
 
 
 def prepare(cluster: Cluster, names: Names = Names()) -> None:  # noqa: B008 – it is frozen
     """Write the templates and make the indices of the hub; again, it changes nothing."""
-    for name, body in templates(names).items():
+    for name, body in names.templates().items():
         cluster.put_template(name, body)
     for name in (names.records, names.places):
         cluster.create_index(name)
@@ -255,7 +227,7 @@ class ClusterCommons:
             Line(self._names.places, share, msgspec.json.encode(place)).lines()
             for share, place in wanted.items()
         ]
-        results = self._writer.bulk(lines) if lines else []
+        results = self._bulk(lines)
         made = dict(zip(wanted, results, strict=True))
         there = [share for share, result in made.items() if result.status == 409]
         fresh = {
@@ -283,13 +255,24 @@ class ClusterCommons:
         for index in {line.index for line in lines.values()} - self._made:
             self._writer.create_index(index)
             self._made.add(index)
-        results = self._writer.bulk([line.lines() for line in lines.values()])
+        results = self._bulk([line.lines() for line in lines.values()])
         outcomes: dict[int, Outcome] = {}
         for (number, line), result in zip(lines.items(), results, strict=True):
             if result.status == 404:
                 self._made.discard(line.index)
             outcomes[number] = self._outcome(writes[number], result)
         return outcomes
+
+    def _bulk(self, lines: Sequence[bytes]) -> Sequence[Result]:
+        results = self._writer.bulk(lines) if lines else []
+        for result in results:
+            if result.error == _CLOSED:
+                raise ConfigError(
+                    f"the cluster does not let us write: {_CLOSED} {result.reason}",
+                    "commons",
+                    "Give the account the role of the exchange.",
+                )
+        return results
 
     def _outcome(self, write: Write, result: Result) -> Outcome:
         if result.status in (200, 201):
@@ -330,16 +313,11 @@ class ClusterCommons:
     def retain(self, before: datetime) -> int:
         """Delete whole months of operators that ended before then; returns how many."""
         month = month_of(before)
-        old = [
-            index
-            for index in self._cluster.indices(self._names.shared)
-            if (found := self._names.month(index)) and found < month
-        ]
-        deleted = self._cluster.delete_indices(old)
-        self._made.difference_update(old)
+        gone = retain(self._cluster, self._names.shared, month)
+        self._made.difference_update(gone)
         self._cluster.refresh(self._names.places)
         self._cluster.delete_by_query(self._names.places, {"range": {"month": {"lt": month}}})
-        return deleted
+        return len(gone)
 
     def purge(self) -> None:
         """Let nothing of what was removed stay in the segments; called daily."""

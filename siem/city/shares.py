@@ -6,7 +6,7 @@ import ipaddress
 import math
 import re
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 
 from cityward.errors import InputError
 from cityward.fields import FIELDS, FINDING_FIELDS, SHARED_FIELDS
@@ -95,11 +95,6 @@ _FITS: dict[str, Callable[[object], bool]] = {
     "geo_point": _is_place,
     "flat_object": lambda value: isinstance(value, dict),
 }
-
-
-def month_of(first_seen: datetime) -> str:
-    """Month whose index a share stands in, as `2026.03`."""
-    return f"{first_seen.astimezone(UTC):%Y.%m}"
 
 
 def faults_of(write: Write) -> str:

@@ -24,7 +24,6 @@ from siem.city.shares import (
     check_tallied,
     conflict,
     faults_of,
-    month_of,
     order_of,
     texts,
     whole,
@@ -34,6 +33,7 @@ from siem.store.faults import fault
 from siem.store.lines import UNWRITABLE
 from siem.store.protocol import Document, Page, Range
 from siem.store.query import SqliteDialect, folded, from_micros, micros, parse
+from siem.store.templates import month_of
 
 log = logging.getLogger(__name__)
 

@@ -345,6 +345,27 @@ def test_what_cannot_be_asked_is_said(commons: Commons) -> None:
         commons.tally(EVERYBODY, "", Range(), "finding.title")
 
 
+def test_indices_are_named_from_rights_and_op_is_not_op_metro(
+    cluster: tuple[Cluster, Names] | None, commons: Commons
+) -> None:
+    commons.put([share("s1"), share("s2", cw__operator="op"), share("s3", cw__operator="op.x")])
+
+    for operators, expected in {
+        ("op",): ["s2"],
+        ("op", "op-metro"): ["s1", "s2"],
+        ("op.x", "op-none"): ["s3"],
+        ("op-none",): [],
+        ("*",): [],
+        ("op*", "cw-hub-records", "../_all", "-x", ""): [],
+    }.items():
+        rights = Rights(CITY_SOC.audiences, CITY_SOC.tlp, operators=operators)
+        assert ids(commons, rights) == expected, operators
+        if cluster is not None:
+            home, names = cluster
+            found = home.indices(names.of(operators)) if names.of(operators) else []
+            assert len(found) == len(expected), operators
+
+
 # ---- Records
 
 

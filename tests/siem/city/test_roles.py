@@ -1,0 +1,117 @@
+"""Roles of the cluster: the real Security plugin stops who ought not to read or to write."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cityward.errors import ConfigError
+from siem.city.cluster import ClusterCommons, Names, prepare
+from siem.city.commons import CITY_SOC
+from siem.city.roles import put_roles, roles
+from siem.store.opensearch import OpenSearchCluster
+from siem.store.protocol import TIME_MIN, Range
+from tests.opensearch import Server
+from tests.siem.city.writer import BEGIN, write
+
+API = "/_plugins/_security/api"
+PASSWORD = "three words, no name: 4711-heron"
+As = Callable[[str], OpenSearchCluster]
+
+
+@pytest.fixture
+def as_(opensearch: Server, index_prefix: str) -> Iterator[As]:
+    """Clients of accounts that have one role each, of a cluster that is prepared."""
+    names = Names(index_prefix)
+    opened: list[OpenSearchCluster] = []
+
+    def client(user: str, password: str) -> OpenSearchCluster:
+        ca = Path(opensearch.ca_file)
+        opened.append(OpenSearchCluster([opensearch.url], user=user, password=password, ca=ca))
+        return opened[-1]
+
+    admin = client("admin", opensearch.admin_password)
+    prepare(admin, names)
+    assert put_roles(admin, names)
+    users = {}
+    for role in roles(names):
+        users[role.rpartition("-")[2]] = user = f"u{uuid.uuid4().hex[:12]}"
+        body = {"password": PASSWORD, "opendistro_security_roles": [role]}
+        status, said = opensearch.ask("PUT", f"{API}/internalusers/{user}", body)
+        assert status in (200, 201), said
+    yield lambda name: client(users[name], PASSWORD)
+    for one in opened:
+        one.close()
+    for user in users.values():
+        opensearch.ask("DELETE", f"{API}/internalusers/{user}")
+    for role in roles(names):
+        opensearch.ask("DELETE", f"{API}/roles/{role}")
+
+
+def test_who_takes_shares_in_cannot_read_them_and_who_shows_them_cannot_write(
+    as_: As, index_prefix: str
+) -> None:
+    names = Names(index_prefix)
+    exchange, joins, console = as_("exchange"), as_("joins"), as_("console")
+    hub = ClusterCommons(joins, writer=exchange, names=names)
+    shown = ClusterCommons(console, names=names)
+    index = names.index("op-metro", f"{BEGIN:%Y.%m}")
+
+    assert hub.put([write(0, 1), write(4, 1), write(0, 2)]) == ["written"] * 3
+    hub.refresh()
+
+    for forbidden in (
+        lambda: exchange.search(names.shared, {"query": {"match_all": {}}}),
+        lambda: exchange.search(f"{index_prefix}-shared", {"query": {"match_all": {}}}),
+        lambda: exchange.get(index, "share-0"),
+        lambda: exchange.count(index, {"match_all": {}}),
+        lambda: exchange.open_pit(index),
+        lambda: exchange.get(names.records, "link:op-metro"),
+        lambda: console.delete(index, "share-0"),
+        lambda: console.put(index, "share-9", {}, None),
+        lambda: console.delete_indices([index]),
+        lambda: joins.request("GET", "/_plugins/_security/api/internalusers"),
+        lambda: console.search(".opendistro_security", {"query": {"match_all": {}}}),
+    ):
+        with pytest.raises(ConfigError, match="let us in"):
+            forbidden()
+    with pytest.raises(ConfigError, match="security_exception"):
+        shown.put([write(8, 1)])
+    assert shown.search(CITY_SOC, "", Range()).total == 2
+    assert shown.tally(CITY_SOC, "", Range(), "cw.operator") == [("op-metro", 2)]
+    assert shown.get(CITY_SOC, "share-0") == write(0, 2).document
+
+
+def test_the_joins_withdraw_and_keep_the_hubs_memory(as_: As, index_prefix: str) -> None:
+    names = Names(index_prefix)
+    hub = ClusterCommons(as_("joins"), writer=as_("exchange"), names=names)
+    hub.put([write(number, 1) for number in range(8)])
+
+    assert hub.remove(["share-0", "share-1"]) == 2
+    assert len(list(hub.scan(TIME_MIN))) == 6
+    version = hub.records.put("link", "op-metro", {"seq": 1}, None)
+    hub.records.delete("link", "op-metro", hub.records.put("link", "op-metro", {}, version))
+    assert list(hub.records.all("link")) == []
+    assert hub.retain(BEGIN.replace(month=BEGIN.month + 1)) == 4
+
+
+def test_a_cluster_without_the_plugin_has_no_roles(plain: OpenSearchCluster) -> None:
+    assert not put_roles(plain)
+
+
+@pytest.fixture
+def plain(opensearch: Server) -> Iterator[OpenSearchCluster]:
+    """A client whose cluster knows nothing of roles: its paths lead nowhere."""
+    ca = Path(opensearch.ca_file)
+    client = OpenSearchCluster(
+        [opensearch.url], user="admin", password=opensearch.admin_password, ca=ca
+    )
+    asked = client.request
+    client.request = lambda method, path, body=None: asked(  # type: ignore[method-assign]
+        method, path.replace("/_plugins/_security", "/_plugins/_nothing"), body
+    )
+    yield client
+    client.close()
