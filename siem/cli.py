@@ -159,6 +159,7 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
             "sizing": "sizing:sizing",
             "packets": "bench:packets",
             "protocols": "bench:protocols",
+            "hub": "bench:hub",
         },
     ),
 }

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from cityward import InputError
 from siem import bench, output
+from siem.commands.common import ConfigFile, settings_of
 from siem.output import Form
 
 
@@ -60,6 +61,30 @@ def protocols(
         form: Form of the result: table, json, ndjson or csv.
     """
     return _script("bench_protocols", form)
+
+
+def hub(
+    *,
+    config: ConfigFile = None,
+    seconds: float = 5.0,
+    form: Annotated[Form | None, Parameter(name=["--output", "-o"])] = None,
+) -> int:
+    """Measure what a hub takes: shared findings a second, with signatures and receipts.
+
+    Hub and operators are here, the channel between them is the real one. With a `[cluster]` in the
+    settings it is measured too, under indices of its own. Example: cityward bench hub
+
+    Args:
+        config: Settings file with the cluster; otherwise the first one found counts.
+        seconds: How long each number of operators is measured.
+        form: Form of the result: table, json, ndjson or csv.
+    """
+    from siem import hub_bench
+
+    settings, _ = settings_of(config)
+    homes = [None, settings.cluster] if settings.cluster else [None]
+    _print([row for home in homes for row in hub_bench.rows(home, seconds=seconds)], form)
+    return 0
 
 
 def _script(name: str, form: Form | None) -> int:
