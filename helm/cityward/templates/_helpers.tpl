@@ -39,6 +39,9 @@ as one with a fraction; a whole one is written whole again, since days and ports
 {{- $_ := set $console "secure_cookie" true -}}
 {{- end -}}
 {{- $own := dict "state_dir" "/var/lib/cityward" "console" $console -}}
+{{- if eq .Values.part "hub" -}}
+{{- $_ := set $own "hub" (dict "listen" (printf "0.0.0.0:%d" (int .Values.exchange.port))) -}}
+{{- end -}}
 {{- $text := mergeOverwrite (deepCopy .Values.settings) $own | toToml -}}
 {{- regexReplaceAll "(?m)= (-?[0-9]+)\\.0$" $text "= ${1}" -}}
 {{- end -}}
