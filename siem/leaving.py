@@ -12,8 +12,11 @@ from siem.assembly import secret_of
 from siem.config import Settings
 from siem.sharing.compiler import compile_policy
 from siem.sharing.external import Plan, address_of
+from siem.sharing.identity import Identity
+from siem.sharing.ledger import Proof, keys_of, prove
 from siem.sharing.policy import Policy
 from siem.sharing.tokens import Hmac, Tokens, root_of
+from siem.store.outgoing import OutgoingStore
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +139,40 @@ class Current:
     def _state(self) -> Sequence[object]:
         paths = (Path(self._settings.sharing.policy).expanduser(), join_key_path(self._settings))
         return [_stamp(path) for path in paths]
+
+
+class SharingDesk:
+    """What people see and decide of sharing at a node: the console and the commands ask it.
+
+    Args:
+        settings: What the file says.
+        store: What left, what waits, what the city said.
+        assets: Assets that count, asked when the policy is read.
+    """
+
+    def __init__(
+        self, settings: Settings, store: OutgoingStore, assets: Callable[[], Iterable[Asset]]
+    ) -> None:
+        self.store = store
+        self.goes_to = settings.sharing.hub or settings.sharing.drop_dir
+        """The hub, or the folder of the drop; empty: nothing is carried out."""
+        self._settings = settings
+        self._assets = assets
+
+    def policy(self) -> Policy | None:
+        """The policy of this moment; None: nothing leaves.
+
+        Raises:
+            ConfigError: it is refused.
+        """
+        return policy_of(self._settings, self._assets())
+
+    def proof(self) -> Proof:
+        """Whether everything that was sent stands as it was sent."""
+        identity = Identity(self._settings.state_path)
+        own = keys_of(identity.signing_key().public_key())
+        hubs = identity.hub().keys if identity.has_joined else {}
+        return prove(self.store, self._settings.operator, own, hubs)
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

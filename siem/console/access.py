@@ -42,18 +42,19 @@ RIGHTS: dict[str, frozenset[str]] = {
     "administrator": frozenset(
         ("health", "metrics", "routes", "self", "people", "audit", "send", "operators")
     ),
-    "analyst": _ANALYST,
+    "analyst": _ANALYST | {"sharing", "share"},
     "engineer": _ANALYST | {"inventory", "switch"},
     "ciso": _CISO,
     "peer": _PEER,
     "authority": _PEER,
 }
 """Parts of the console by role; `triage` changes findings, `inventory` assets, `switch` rules;
-`send` tests a route. What of the shared findings a person sees there says `siem/city/reading.py`.
+`send` tests a route; `share` decides what leaves and takes it back. What of the shared findings a
+person sees there says `siem/city/reading.py`.
 """
 
 OPENS: dict[str, frozenset[str]] = {
-    "read": (_ANALYST | _CISO) - {"triage", "cases"},
+    "read": (_ANALYST | _CISO | {"sharing"}) - {"triage", "cases"},
     "triage": frozenset({"triage", "cases"}),
     "tune": frozenset({"inventory", "switch"}),
     "admin": frozenset({"people", "audit", "send"}),

@@ -39,6 +39,7 @@ from siem.console.protocol import Cased, Console
 from siem.console.routes import Routes
 from siem.console.rules import Rules
 from siem.console.shared import Shared
+from siem.console.sharing import Sharing
 from siem.console.site import HERE, Fault, NodeSite, Site, see_other
 from siem.console.triage import Triage
 from siem.console.views import Views
@@ -147,7 +148,22 @@ def _case_routes(app: FastAPI, site: Site, node: Cased, findings_at: str = "find
     add("/incidents/{incident_id}/draft/{duty_id}", incidents.draft)
 
 
+def _sharing_routes(app: FastAPI, site: NodeSite) -> None:
+    sharing = Sharing(site, site.node)
+    _add_lists(
+        app,
+        {
+            "/sharing": sharing.preview,
+            "/sharing/waiting": sharing.waiting,
+            "/sharing/ledger": sharing.ledger,
+            "/sharing/inbox": sharing.inbox,
+        },
+    )
+    _add(app, "/sharing/change", sharing.change, "POST")
+
+
 def _node_routes(app: FastAPI, site: NodeSite) -> None:
+    _sharing_routes(app, site)
     _case_routes(app, site, site.node)
     findings, hunt, rules = Findings(site), Hunt(site), Rules(site)
     assets, routes, health = Assets(site), Routes(site), Health(site)

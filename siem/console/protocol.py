@@ -10,9 +10,12 @@ import msgspec
 
 from siem.duties import Duties
 from siem.notify.routes import Route
+from siem.sharing.ledger import Proof as LedgerProof
+from siem.sharing.policy import Policy
 from siem.store.accounts import Accounts
 from siem.store.cases import CaseStore
 from siem.store.notices import NoticeStore
+from siem.store.outgoing import OutgoingStore
 from siem.store.protocol import Assets, Document, Events, Findings, Range, RuleState, SourceState
 from siem.store.trail import Audited, Proof
 
@@ -135,13 +138,48 @@ class Cased(Home, Protocol):
         ...
 
 
-class Console(Cased, Protocol):
-    """A node as its console sees it; `siem` fulfils it."""
+class Sharing(Protocol):
+    """What people see and decide of sharing."""
+
+    @property
+    def store(self) -> OutgoingStore:
+        """What left, what waits, what the city said."""
+        ...
+
+    @property
+    def goes_to(self) -> str:
+        """The hub, or the folder of the drop; empty: nothing is carried out."""
+        ...
+
+    def policy(self) -> Policy | None:
+        """The policy of this moment; None: nothing leaves.
+
+        Raises:
+            ConfigError: it is refused.
+        """
+        ...
+
+    def proof(self) -> LedgerProof:
+        """Whether everything that was sent stands as it was sent."""
+        ...
+
+
+class Sharer(Home, Protocol):
+    """What the pages of sharing need: a node."""
 
     @property
     def findings(self) -> Findings:
         """Where findings are kept."""
         ...
+
+    @property
+    def sharing(self) -> Sharing:
+        """What may leave, what waits, what left."""
+        ...
+
+
+class Console(Cased, Sharer, Protocol):
+    """A node as its console sees it; `siem` fulfils it."""
 
     @property
     def events(self) -> Events:

@@ -86,6 +86,7 @@ NODE_SHELL = Shell(
         Entry("incidents", "/incidents", "Incidents", "i", "open"),
         Entry("rules", "/rules", "Rules", "r"),
         Entry("assets", "/assets", "Assets", "a"),
+        Entry("sharing", "/sharing", "Sharing", "s"),
         Entry("health", "/health", "Health", "e"),
         Entry("people", "/people", "People", "p"),
         Entry("audit", "/audit", "Audit", "u"),

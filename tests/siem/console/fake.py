@@ -37,9 +37,12 @@ from cityward.errors import CitywardError, InputError
 from siem import duties
 from siem.console.protocol import Heard, Hearing, Sample, Samples, Usage, Why
 from siem.notify.routes import Route
+from siem.sharing.ledger import Proof as LedgerProof
+from siem.sharing.policy import Policy
 from siem.store.cases import CaseStore
 from siem.store.embedded import NodeDb
 from siem.store.inventory import names_of, spoken
+from siem.store.outgoing import OutgoingStore
 from siem.store.protocol import (
     AssetRow,
     AssetState,
@@ -410,6 +413,26 @@ HEARD = Hearing(
 )
 
 
+class FakeSharing:
+    """What people see of sharing: a real store, a policy that a test sets."""
+
+    goes_to = "https://hub.saltmere.example:8443"
+
+    def __init__(self, store: OutgoingStore) -> None:
+        self.store = store
+        self.said: Policy | None = None
+        self.fault: CitywardError | None = None
+        self.proved = LedgerProof()
+
+    def policy(self) -> Policy | None:
+        if self.fault:
+            raise self.fault
+        return self.said
+
+    def proof(self) -> LedgerProof:
+        return self.proved
+
+
 class FakeNode:
     """A node whose stores of findings and events live in memory; its accounts are real ones."""
 
@@ -434,6 +457,7 @@ class FakeNode:
             lambda db, ids, *rest: list(ids),
             self.db._trail,
         )
+        self.sharing = FakeSharing(self.db.outgoing)
         self.notices = self.db.notices
         self.routes: dict[str, Route] = {}
         for name, roles in PEOPLE.items():
