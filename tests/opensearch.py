@@ -7,8 +7,9 @@ and it is gone a second after pytest has ended, however that ended. Every index 
 test begins with its own `index_prefix`; what is left of them is deleted after it. The user
 `cityward` may do everything with names that begin with `cw-`, and nothing else.
 
-Whoever runs tests often keeps a server: `scripts/opensearch start`, then
-`export CITYWARD_TEST_OPENSEARCH=…` with the folder that holds its `server.json`.
+Whoever runs tests often keeps a server: where `scripts/opensearch start` has one running, tests use
+that one and leave it, but for what begins with their prefixes. CITYWARD_TEST_OPENSEARCH names
+the folder of another one.
 """
 
 from __future__ import annotations
@@ -99,8 +100,10 @@ class Server:
 @pytest.fixture(scope="session")
 def opensearch() -> Server:
     """The server of this run, with the Security plugin."""
-    if kept := os.environ.get(KEPT):
-        return _read(json.loads((Path(kept) / "server.json").read_text(encoding="utf-8")))
+    kept = os.environ.get(KEPT)
+    shown = _script("show", "--json", *(["--home", kept] if kept else []))
+    if shown.returncode == 0:
+        return _read(json.loads(shown.stdout))
     # Under xdist every worker is a child of the one process that is pytest.
     owner = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
     home = Path(tempfile.gettempdir()) / f"cityward-opensearch-{owner}"
