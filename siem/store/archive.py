@@ -300,11 +300,11 @@ class Look:
             for row in rows:
                 document = dict(zip(names, row, strict=True))
                 place = document.pop("file_row_number")
-                found[path, place] = _whole(document)
+                found[path, place] = whole_row(document)
         return [found[hit] for hit in hits if hit in found]
 
 
-def _whole(row: Document) -> Document:
+def whole_row(row: Document) -> Document:
     """A row as the event it was, with its id."""
     document: Document = {}
     for name, value in row.items():

@@ -14,7 +14,7 @@ import random
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
 
 import msgspec
@@ -32,6 +32,7 @@ CHUNK_BYTES = 2 * 1024 * 1024
 CHUNK_WRITES = 2_000
 """A request is no larger; twice as much was no faster, and takes the cluster's memory."""
 BACKOFF_S, BACKOFF_MAX_S = 0.25, 30.0
+MEANWHILE_S = 1.0
 FAULTS_MOST = 20
 """So often an item may break the cluster (500) before it is put aside."""
 
@@ -93,24 +94,30 @@ class BulkWriter:
         self._backoff_s = backoff_s
         self._chance = chance
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(flights, thread_name_prefix="bulk")
+        self._air = threading.BoundedSemaphore(flights)
 
-    def flow(self, chunks: Iterable[Chunk[T]]) -> Iterator[T]:
+    def flow(
+        self, chunks: Iterable[Chunk[T]], meanwhile: Callable[[], None] = lambda: None
+    ) -> Iterator[T]:
         """Send chunks; gives back what each one tells, in order, once it is settled.
 
         Settled is what was written, what is there in an equal or newer form, and what is kept in
         the dead letters. It ends early, without telling the rest, when `stop` is set.
+
+        Args:
+            chunks: A few are made before they can be sent, no more.
+            meanwhile: Called now and then while the cluster lets us wait.
         """
         waiting: deque[tuple[T, Future[bool]]] = deque()
         for told, writes in chunks:
-            waiting.append((told, self._pool.submit(self._settle, writes)))
+            waiting.append((told, self._depart(writes)))
             while waiting and (len(waiting) >= self._flights or waiting[0][1].done()):
                 first, future = waiting.popleft()
-                if not future.result():
+                if not _awaited(future, meanwhile):
                     return
                 yield first
         for first, future in waiting:
-            if not future.result():
+            if not _awaited(future, meanwhile):
                 return
             yield first
 
@@ -118,11 +125,20 @@ class BulkWriter:
         """Settle some writes; False if that was stopped."""
         return all(self.flow([(True, writes)])) and not self._stop.is_set()
 
-    def close(self) -> None:
-        """Wait for what is on its way; set `stop` before."""
-        self._pool.shutdown()
-
     # ---- One flight
+
+    def _depart(self, writes: Sequence[bytes]) -> Future[bool]:
+        """A thread a chunk: it must not keep a process that is stopped while a cluster hangs."""
+        future: Future[bool] = Future()
+
+        def fly() -> None:
+            try:
+                future.set_result(self._settle(writes))
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=fly, name="bulk", daemon=True).start()
+        return future
 
     def _settle(self, writes: Sequence[bytes]) -> bool:
         left: Sequence[bytes] = writes
@@ -148,7 +164,8 @@ class BulkWriter:
     def _tried(self, writes: Sequence[bytes], faults: Counter[bytes]) -> list[bytes]:
         """Send writes once; gives back those that have to be sent again."""
         try:
-            results = self._cluster.bulk(writes)
+            with self._air:
+                results = self._cluster.bulk(writes)
         except Refused as error:
             if error.status not in UNREADABLE:
                 # Not what we sent, but where to: a proxy, another server.
@@ -234,6 +251,16 @@ class BulkWriter:
             was, self.tally.trouble = self.tally.trouble, ""
         if was:
             log.warning("The cluster takes documents again.")
+
+
+def _awaited(future: Future[bool], meanwhile: Callable[[], None]) -> bool:
+    while True:
+        try:
+            return future.result(timeout=MEANWHILE_S)
+        except TimeoutError:
+            if future.done():
+                raise
+            meanwhile()
 
 
 class _Where(msgspec.Struct):
