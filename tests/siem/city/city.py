@@ -12,6 +12,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from siem.city.authority import Operators
+from siem.city.commons import Commons
 from siem.city.exchange import Exchange
 from siem.city.lease import Lease
 from siem.city.sqlite import SqliteCommons
@@ -45,23 +46,28 @@ FINDING: Mapping[str, Any] = {
 
 
 class Hub:
-    """An exchange on the SQLite home, with a clock that is turned by hand."""
+    """An exchange, on the SQLite home if no other is given; its clock is turned by hand."""
 
-    def __init__(self, state: Path, now: datetime = NOW) -> None:
+    def __init__(self, state: Path, now: datetime = NOW, commons: Commons | None = None) -> None:
         self.now = now
         self.state = state
         self.trail: list[str] = []
         self.beats: list[str] = []
         self.shares: list[Document] = []
         self.gone: list[str] = []
-        self.commons = SqliteCommons(state / "commons.db", clock=self.clock)
+        self.commons: Commons = commons or SqliteCommons(state / "commons.db", clock=self.clock)
         self.operators = Operators(self.commons.records, state / "exchange", self.clock)
         self.operators.make()
-        self.lease = Lease(self.commons.records, "hub-1", alone=True)
+        self.lease = Lease(self.commons.records, "hub", alone=True, ttl_s=3_600.0)
         self.lease.step()
         self.exchange = Exchange(
             self.commons, self.operators, self.lease, self.audit, self.clock, self
         )
+
+    def another(self) -> Hub:
+        """A second hub on the same state, which becomes the active one."""
+        is_file = isinstance(self.commons, SqliteCommons)
+        return Hub(self.state, self.now, None if is_file else self.commons)
 
     def clock(self) -> datetime:
         return self.now

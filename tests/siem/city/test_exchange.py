@@ -341,9 +341,9 @@ def test_letters_to_an_operator_are_a_chain_of_their_own(hub, node):
 # ---- another hub
 
 
-def test_a_hub_that_was_fenced_off_acknowledges_nothing(hub, node, tmp_path):
+def test_a_hub_that_was_fenced_off_acknowledges_nothing(hub, node):
     hub.exchange.take("op-grid", node.share())
-    other = Hub(tmp_path)
+    other = hub.another()
     sent = node.share()
 
     for _ in range(2):
@@ -355,16 +355,14 @@ def test_a_hub_that_was_fenced_off_acknowledges_nothing(hub, node, tmp_path):
     assert not hub.lease.step()
 
 
-def test_a_hub_that_is_overtaken_while_it_takes_does_not_acknowledge(
-    hub, node, tmp_path, monkeypatch
-):
+def test_a_hub_that_is_overtaken_while_it_takes_does_not_acknowledge(hub, node, monkeypatch):
     hub.exchange.take("op-grid", node.share(share_id=KNOWN))
     late = node.share(share_id=KNOWN, revision=2)
     put = hub.commons.put
 
     def slow(writes):
         monkeypatch.setattr(hub.commons, "put", put)
-        other = Hub(tmp_path)
+        other = hub.another()
         other.exchange.take("op-grid", late)
         other.exchange.take("op-grid", node.withdraw(KNOWN))
         return put(writes)

@@ -198,6 +198,7 @@ def start(tmp_path: Path) -> Iterator[object]:
         one.end()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["exchange-put", "exchange-receipt"])
 def test_a_hub_that_is_frozen_while_it_takes_acknowledges_nothing_when_it_wakes(
     start, member, point
@@ -228,9 +229,8 @@ def test_a_hub_that_is_frozen_while_it_takes_acknowledges_nothing_when_it_wakes(
     assert (link.seq, link.shares, link.withdrawals, link.refused) == (4, 3, 1, 0)
 
 
-@pytest.mark.parametrize(
-    "point", ["exchange-put", "exchange-receipt", "exchange-link", "commons-put-before-commit"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["exchange-receipt", "exchange-link"])
 def test_a_hub_that_is_killed_while_it_takes_loses_and_doubles_nothing(start, member, point):
     hub = start("one", CITYWARD_FAULT=f"{point}:2")
     hub.wait_for("active")
