@@ -457,6 +457,7 @@ class _Compiled:
             legal_basis=basis,
             ways=tuple(sorted(ways, key=lambda one: one.transform == "template")),
             templates=templates,
+            dropped=frozenset(name for name, (how, _) in fields.items() if how == "drop"),
         )
 
     def _at(self, key: str) -> Place | None:

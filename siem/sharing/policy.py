@@ -97,6 +97,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     ways: tuple[Way, ...]
     """Fields that leave, texts last: they are made of the others."""
     templates: Mapping[str, tuple[str, ...]]
+    dropped: frozenset[str] = frozenset()
+    """Fields that the rule names so that they stay."""
 
 
 class Step(NamedTuple):
@@ -145,6 +147,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         steps = []
         for name, value in sorted(document.items()):
             step = made.get(name, Step(name, value, "", "", "no rule names it"))
+            if rule is not None and name in rule.dropped:
+                step = step._replace(transform="drop", made=str(Stays.DROPPED))
             if name == "finding.mode" and share is not None:
                 step = Step(name, value, "keep", name, _mode(document))
             if rule is None:

@@ -11,9 +11,12 @@ from typing import Any
 
 import msgspec
 
+from cityward.fields import PERSONAL
 from siem.sharing.policy import Policy, Step
 from siem.sharing.share import Share
 
+TELLING = (".ip", ".name", ".asset_id", ".location", "finding.description", "finding.title")
+"""How fields end that people look for first among what stays."""
 WORDS = {
     "keep": "as it is",
     "template": "made anew of what leaves",
@@ -76,8 +79,8 @@ def preview(
     for document in documents:
         if policy is None:
             why = "there is no policy"
-            steps = [Step(name, value, "", "", why) for name, value in sorted(document.items())]
-            yield Shown(document, None, (), steps)
+            steps = [Step(name, value, "", "", why) for name, value in document.items()]
+            yield Shown(document, None, (), sorted(steps, key=_telling))
             continue
         share, steps = policy.trace(document, now)
         if share is None:
@@ -85,7 +88,13 @@ def preview(
         else:
             steps += _made_anew(share, steps)
         leaves = [step for step in steps if step.to]
-        yield Shown(document, share, leaves, [step for step in steps if not step.to])
+        stays = sorted((step for step in steps if not step.to), key=_telling)
+        yield Shown(document, share, leaves, stays)
+
+
+def _telling(step: Step) -> tuple[bool, str]:
+    """What tells most of a person or a place stands first."""
+    return step.field not in PERSONAL and not step.field.endswith(TELLING), step.field
 
 
 def _why(step: Step) -> Any:
