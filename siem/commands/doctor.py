@@ -26,14 +26,19 @@ from siem.assets import from_settings
 from siem.commands.common import ConfigFile, Output
 from siem.commands.source import states_of
 from siem.config import Settings, Source
+from siem.leaving import policy_of
 from siem.node import now_utc
 from siem.notify.routes import routes_of
+from siem.sharing.identity import TODO as JOIN_TODO
+from siem.sharing.identity import Identity
 from siem.store.notices import Tally
 from siem.store.room import DISK_LOW_BYTES
 
 COLUMNS = ("check", "state", "what", "next")
 BUILT = datetime.fromisoformat("2026-01-01T00:00:00+00:00")
 """No clock that is right shows a time before this."""
+POLICY_TODO = "Write one: cityward share example; docs/sharing.md says how."
+HUB_TODO = "Check sharing.hub and the way there; what waits is sent when it answers."
 LOCAL = ("127.", "::1", "localhost")
 
 
@@ -86,7 +91,7 @@ def _checks(named: str | None) -> Iterator[Check]:
     running = _is_running(settings)
     for group in plugin.GROUPS:
         yield from (_wrong("plug-in", error) for error in plugin.broken(group))
-    for look in (_state, _clock, _disk, _store, _people, _tls, _rules, _routes, _sources):
+    for look in (_state, _clock, _disk, _store, _people, _tls, _rules, _routes, _sharing, _sources):
         try:
             yield from look(settings)
         except (CitywardError, OSError) as error:
@@ -278,6 +283,36 @@ def _routes(settings: Settings) -> Iterator[Check]:
             yield Check(f"route {id}", "ok", f"{route.said.to}, {tally.sent} sent: {last}")
     if db:
         db.close()
+
+
+def _sharing(settings: Settings) -> Iterator[Check]:
+    """Whether the policy holds, what waits to leave, and whether the hub hears this node."""
+    said = settings.sharing
+    if not said.hub and not said.drop_dir:
+        return
+    policy = policy_of(settings)
+    if policy is None:
+        yield Check("sharing", "note", "there is no policy, only heartbeats leave", POLICY_TODO)
+    identity = Identity(settings.state_path)
+    if said.hub and not identity.has_joined:
+        yield Check("hub", "wrong", "this node has not joined it", JOIN_TODO)
+        return
+    db = assembly.db_of(settings, from_settings(settings), now_utc)
+    try:
+        link, tally = db.outgoing.link(), db.outgoing.tally()
+    finally:
+        db.close()
+    what = f"{tally.shared:,} shared, {tally.waiting:,} wait, {tally.approval:,} want a yes"
+    if tally.dropped:
+        what += f", {tally.dropped:,} were never sent since the outbox was full"
+    if link.error and _is_running(settings):
+        since = f"{link.since:%Y-%m-%d %H:%MZ}" if link.since else "-"
+        yield Check("hub", "wrong", f"{link.error}, since {since}; {what}", HUB_TODO)
+    else:
+        yield Check("hub", "ok", f"{said.hub or said.drop_dir}: {what}")
+    if said.hub and (until := identity.certificate().not_valid_after_utc) < now_utc():
+        what = f"the certificate for the hub ended {until:%Y-%m-%d}"
+        yield Check("hub", "wrong", what, JOIN_TODO)
 
 
 def _sources(settings: Settings) -> Iterator[Check]:

@@ -37,7 +37,10 @@ def search(
     wanted = span(since, until, now_utc())
     with opened(config) as db:
         rows = [as_document(one) for one in db.outgoing.ledger(" ".join(words), wanted, limit)]
-    streams.write(rows, streams.form_for(output, sys.stdout), COLUMNS)
+    form = streams.form_for(output, sys.stdout)
+    if form == "table":
+        rows = [row | {"fields": len(row["fields"])} for row in rows]
+    streams.write(rows, form, COLUMNS)
     return 0
 
 
@@ -59,6 +62,8 @@ def verify(*, config: ConfigFile = None) -> int:
         proof = prove(db.outgoing, settings.operator, own, hubs)
     print(f"records    {proof.lines}")
     print(f"receipted  {proof.receipted}")
+    if proof.lost:
+        print(f"lost       {proof.lost} with an older state")
     print(f"head       {proof.head or '-'}")
     print(f"state      {proof.fault or 'whole'}")
     if proof.fault:

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
+from cyclopts import Parameter
 
 from cityward import ConfigError
 from siem import assembly
@@ -22,6 +23,8 @@ from siem.node import now_utc
 if TYPE_CHECKING:
     from siem.city.authority import Operators
     from siem.city.commons import Records
+
+Switch = Annotated[bool, Parameter(negative=())]
 
 COLUMNS = ("operator", "state", "certificate_until", "heard", "seq", "gaps", "refused", "sector")
 
@@ -84,7 +87,12 @@ def revoke(name: str, *, config: ConfigFile = None) -> int:
 
 
 def join(
-    url: str, *, token_env: str = "", token_file: Path | None = None, config: ConfigFile = None
+    url: str,
+    *,
+    token_env: str = "",
+    token_file: Path | None = None,
+    restored: Switch = False,
+    config: ConfigFile = None,
 ) -> int:
     """Have the city's hub admit this node; the token serves once and for an hour.
 
@@ -96,6 +104,8 @@ def join(
         url: Address of the hub.
         token_env: Variable of the environment that holds the token.
         token_file: File that holds the token; `-` is standard input.
+        restored: The state came from a backup: the ledger goes on behind what the hub has, and
+            says how many records were lost.
         config: Settings file; otherwise the first one found counts.
     """
     from siem.sharing.certificates import read_token
@@ -113,7 +123,7 @@ def join(
     db = assembly.db_of(settings, from_settings(settings), now_utc)
     try:
         identity = Identity(settings.state_path)
-        hub = join_hub(identity, db.outgoing, url.rstrip("/"), token, option)
+        hub = join_hub(identity, db.outgoing, url.rstrip("/"), token, option, restored=restored)
     finally:
         db.close()
     until = identity.certificate().not_valid_after_utc

@@ -1,6 +1,6 @@
 """Who this node is to its hub: its keys and certificate, in `state/sharing/`.
 
-`link.pem` is key and certificate in one file, so that a kill never leaves a pair that is none;
+`link.key` is key and certificate in one file, so that a kill never leaves a pair that is none;
 `hub.json` says who the hub is and is written last: where it is, the node has joined.
 """
 
@@ -92,16 +92,16 @@ class Identity:
 
     def keep_certificate(self, key: bytes, certificate: str) -> None:
         """Use another certificate from now on."""
-        write_secret(self.folder / "link.pem", key + certificate.encode())
+        write_secret(self.folder / "link.key", key + certificate.encode())
 
     def certificate(self) -> x509.Certificate:
         """The certificate in use."""
-        return x509.load_pem_x509_certificates((self.folder / "link.pem").read_bytes())[0]
+        return x509.load_pem_x509_certificates((self.folder / "link.key").read_bytes())[0]
 
     def context(self, authority: str) -> ssl.SSLContext:
         """For a connection to the hub, with our certificate."""
         context = known_by(authority)
-        context.load_cert_chain(self.folder / "link.pem")
+        context.load_cert_chain(self.folder / "link.key")
         return context
 
 

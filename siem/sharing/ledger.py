@@ -31,6 +31,8 @@ class Proof(msgspec.Struct, frozen=True):
     receipted: int = 0
     head: str = ""
     """Hash of the chain up to the last line; heartbeats carry it to the hub, which signs it."""
+    lost: int = 0
+    """Records that were lost with an older state, as was said when the node joined again."""
     fault: str = ""
     """What does not fit, and at which record; empty if all fits."""
 
@@ -51,15 +53,22 @@ def prove(store: OutgoingStore, operator: str, own: Keys, hubs: Keys) -> Proof:
     """
     before = store.anchor()
     fault = "" if store.is_sealed("ledger_anchor", before) else "the seal of its begin was changed"
-    lines = receipted = 0
+    lines = receipted = lost = 0
     open_: Line | None = None
+    gaps = store.gaps()
     for line in store.lines():
+        if gap := gaps.get(before.seq):
+            lost += gap.seq - before.seq
+            before = Head(gap.seq, gap.hash, before.chain)
         lines += 1
         receipted += bool(line.receipt)
         fault = fault or _lost_receipt(open_, line) or _wrong(store, line, before, operator, own)
         fault = fault or _wrong_receipt(line, operator, hubs)
         open_ = line if line.state == "sent" else None
         before = Head(line.seq, line.hash, line.chain)
+    if gap := gaps.get(before.seq):
+        lost += gap.seq - before.seq
+        before = Head(gap.seq, gap.hash, before.chain)
     head = store.head()
     if not fault and not store.is_sealed("ledger_head", head):
         fault = "the seal of the last record was changed"
@@ -67,7 +76,7 @@ def prove(store: OutgoingStore, operator: str, own: Keys, hubs: Keys) -> Proof:
         fault = f"record {before.seq + 1} is missing: there were {head.seq}"
     if not fault and (head.seq, head.chain) != (before.seq, before.chain):
         fault = f"the last record is {before.seq}, its seal names {head.seq}"
-    return Proof(lines, receipted, before.chain if lines else "", fault)
+    return Proof(lines, receipted, before.chain if lines else "", lost, fault)
 
 
 def _wrong(store: OutgoingStore, line: Line, before: Head, operator: str, own: Keys) -> str:

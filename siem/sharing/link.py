@@ -302,7 +302,15 @@ def _told(answer: bytes, hub: Hub, now: datetime) -> Iterator[Told]:
 # ---- Joining
 
 
-def join(identity: Identity, store: OutgoingStore, url: str, token: str, option: str) -> Hub:
+def join(
+    identity: Identity,
+    store: OutgoingStore,
+    url: str,
+    token: str,
+    option: str,
+    *,
+    restored: bool = False,
+) -> Hub:
     """Have a hub admit this node; the token serves once.
 
     Args:
@@ -311,6 +319,7 @@ def join(identity: Identity, store: OutgoingStore, url: str, token: str, option:
         url: `https://name:port` of the hub.
         token: What the hub printed.
         option: Where a person gave it, for messages.
+        restored: The ledger is older than what the hub has, and goes on with a gap.
 
     Raises:
         Unsafe: the token is none, or who answers is not the hub that made it.
@@ -333,7 +342,7 @@ def join(identity: Identity, store: OutgoingStore, url: str, token: str, option:
     except (OSError, http.client.HTTPException, msgspec.MsgspecError) as error:
         todo = "Check address and port; the log of the hub says why it refuses."
         raise TransientError(f"no certificate: {error}", url, todo) from error
-    _go_on(store, enrolled, url)
+    _go_on(store, enrolled, url, restored=restored)
     before = identity.hub().signing_keys if identity.has_joined else ()
     hub = Hub(
         url=url,
@@ -364,17 +373,21 @@ def _authority(url: str, wanted: str) -> str:
     return pem(made)
 
 
-def _go_on(store: OutgoingStore, enrolled: Enrolled, url: str) -> None:
+def _go_on(store: OutgoingStore, enrolled: Enrolled, url: str, *, restored: bool) -> None:
     """The ledger goes on behind what the hub has; a new one, where the old one is lost."""
     with store.desk() as desk:
         head = desk.head()
+        is_behind = head.seq < enrolled.seq
+        is_behind |= head.seq == enrolled.seq > 0 and head.hash != enrolled.prev
         if not head.seq and enrolled.seq:
             desk.go_on(enrolled.seq, enrolled.prev)
-        elif head.seq < enrolled.seq:
+        elif is_behind and restored:
+            desk.resume(enrolled.seq, enrolled.prev)
+        elif is_behind:
             raise Unsafe(
-                f"the hub has {enrolled.seq} envelopes of this operator, here are {head.seq}",
+                f"the hub has {enrolled.seq} envelopes of this operator, not those {head.seq} here",
                 url,
-                "Restore the newest backup of this node; this one would number them twice.",
+                "Restore a newer backup; or join again with another token and --restored.",
             )
 
 

@@ -177,6 +177,22 @@ class Head(msgspec.Struct, frozen=True):
     seal: str = ""
 
 
+class Gap(msgspec.Struct, frozen=True):
+    """Lines that were lost with an older state: what follows names the hub's last one."""
+
+    after: int
+    """The last line that is here."""
+    seq: int
+    """The last that the hub took …"""
+    hash: str
+    """… and its hash."""
+
+
+class _Gaps(msgspec.Struct, frozen=True):
+    gaps: tuple[Gap, ...] = ()
+    seal: str = ""
+
+
 class Told(msgspec.Struct, frozen=True):
     """An envelope of the hub."""
 
@@ -440,6 +456,12 @@ class OutgoingStore:
             return head == Head()
         return hmac.compare_digest(head.seal, _seal(self._key, name, head))
 
+    def gaps(self) -> dict[int, Gap]:
+        """Where lines were lost, by the last line before; none whose seal does not hold."""
+        found = _gaps(self._reading())
+        is_sealed = hmac.compare_digest(found.seal, _seal_of(self._key, found.gaps))
+        return {one.after: one for one in found.gaps} if is_sealed else {}
+
     def chained(self, line: Line, chain: str) -> str:
         """The keyed hash that a line must carry behind another one."""
         return _chained(self._key, line, chain)
@@ -639,6 +661,16 @@ class Desk:
         for name in ("ledger_anchor", "ledger_head"):
             _set_head(self._db, self._key, name, head)
 
+    def resume(self, seq: int, hash: str) -> None:
+        """Go on behind what the hub has, though lines before it are lost: the gap is kept."""
+        head = self.head()
+        gaps = (*_gaps(self._db).gaps, Gap(head.seq, seq, hash))
+        said = msgspec.json.encode(_Gaps(gaps, _seal_of(self._key, gaps)))
+        self._db.execute("INSERT OR REPLACE INTO settings VALUES ('ledger_gaps', ?)", (said,))
+        # Its number was given to something else, which the hub took.
+        self._db.execute("UPDATE ledger SET state = 'not receipted' WHERE state = 'sent'")
+        _set_head(self._db, self._key, "ledger_head", Head(seq, hash, head.chain))
+
     def append(self, line: Line) -> None:
         """Add a line behind the head; its chain is made here."""
         line = msgspec.structs.replace(line, chain=_chained(self._key, line, self.head().chain))
@@ -693,6 +725,18 @@ def _chained(key: bytes, line: Line, chain: str) -> str:
 def _seal(key: bytes, name: str, head: Head) -> str:
     said = msgspec.json.encode((name, head.seq, head.hash, head.chain))
     return hmac.digest(key, said, "sha256").hex()
+
+
+def _seal_of(key: bytes, gaps: Sequence[Gap]) -> str:
+    return hmac.digest(key, msgspec.json.encode(("ledger_gaps", gaps)), "sha256").hex()
+
+
+def _gaps(db: sqlite3.Connection) -> _Gaps:
+    row = db.execute("SELECT value FROM settings WHERE name = 'ledger_gaps'").fetchone()
+    try:
+        return msgspec.json.decode(_blob(row[0]), type=_Gaps) if row else _Gaps()
+    except msgspec.MsgspecError:
+        return _Gaps()
 
 
 def _head(db: sqlite3.Connection, name: str) -> Head:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +17,9 @@ from siem.sharing.identity import Hub as HubFile
 from siem.sharing.identity import Identity, public_text
 from siem.sharing.ledger import as_document, keys_of, prove
 from siem.sharing.link import Link, RefusalError, join
+from siem.store.embedded import NodeDb
 from tests.siem.city.city import Hub
-from tests.siem.sharing.standin import OPERATOR, FakePolicy, Node, match
+from tests.siem.sharing.standin import KEY, OPERATOR, FakePolicy, Node, match
 from tests.siem.sharing.test_link import drain
 
 
@@ -163,6 +165,40 @@ def test_a_node_that_lost_its_state_goes_on(
     assert len(kept(hub)) == 2
     assert [line.seq for line in new.db.outgoing.lines()] == [3, 4]
     assert fault(new, tmp_path / "new") == ""
+
+
+@pytest.mark.parametrize("later", [0, 1, 5])
+@pytest.mark.parametrize("tried", [False, True])
+def test_a_node_that_was_restored_goes_on_and_its_ledger_says_what_is_lost(
+    node: Node, hub: Hub, url: str, link: Link, tmp_path: Path, later: int, *, tried: bool
+) -> None:
+    """A backup, then more is sent, then the backup is restored; perhaps it ran before it joined."""
+    node.find(match(1))
+    drain(link)
+    backup = sqlite3.connect(tmp_path / "backup.db")
+    node.db._db.backup(backup)
+    backup.close()
+    node.find(*(match(number) for number in range(10, 10 + later)))
+    drain(link)
+    node.db.close()
+    (tmp_path / "node.db-wal").unlink(missing_ok=True)
+    (tmp_path / "backup.db").replace(tmp_path / "node.db")
+    node.db = NodeDb(tmp_path / "node.db", KEY, clock=node.clock)
+    identity = Identity(tmp_path)
+    node.find(match(2))
+    if tried:
+        drain(Link(node.again(), identity, node.clock, url))
+    token = hub.operators.add(OPERATOR)
+    join(identity, node.db.outgoing, url, token, "--token-file", restored=True)
+
+    drain(Link(node.again(), identity, node.clock, url))
+
+    own = keys_of(node.key.public_key())
+    proof = prove(node.db.outgoing, OPERATOR, own, identity.hub().keys)
+    assert len(kept(hub)) == 2 + later
+    assert proof.fault == ""
+    assert proof.lost == max(0, later - tried)
+    assert node.db.outgoing.tally().waiting == 0
 
 
 def test_the_certificate_is_renewed(

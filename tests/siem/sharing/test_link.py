@@ -124,7 +124,7 @@ def test_a_node_that_is_older_than_what_the_hub_has_does_not_number_twice(
     node.send()
     server.seq = 99
 
-    with pytest.raises(Unsafe, match="99 envelopes of this operator, here are 2"):
+    with pytest.raises(Unsafe, match="99 envelopes of this operator, not those 2 here"):
         join(identity, node.db.outgoing, server.url, server.said, OPTION)
 
     assert not identity.has_joined
