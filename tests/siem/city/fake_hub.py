@@ -11,6 +11,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 import siem
 from siem.city.commons import Write
 from siem.city.known import Duty, Link, Lost, Told
@@ -205,6 +207,10 @@ class FakeHub:
 
     def facts(self) -> Mapping[str, str]:
         return {"disk": "118 days", "store": "commons.db"}
+
+
+def changed(link: Link, **fields: Any) -> Link:
+    return msgspec.structs.replace(link, **fields)
 
 
 def saltmere() -> FakeHub:

@@ -67,30 +67,39 @@ class Served:
     """A console that listens on a port of this host."""
 
     base: str
-    node: fake.FakeNode
+    node: Any
+    """The fake behind it."""
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[fake.FakeNode], Served]]:
+def serve_app() -> Iterator[Callable[[Any], str]]:
+    """Serves an application on a port of this host; gives its address."""
     servers: list[tuple[uvicorn.Server, threading.Thread]] = []
 
-    def start(node: fake.FakeNode) -> Served:
+    def start(app: Any) -> str:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        app = make_app(node, Access(node, fake.HASHER))
         server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         while not server.started:
             time.sleep(0.02)
         servers.append((server, thread))
-        return Served(f"http://127.0.0.1:{port}", node)
+        return f"http://127.0.0.1:{port}"
 
     yield start
     for server, thread in servers:
         server.should_exit = True
         thread.join(5)
+
+
+@pytest.fixture
+def serve(serve_app: Callable[[Any], str]) -> Callable[[fake.FakeNode], Served]:
+    def start(node: fake.FakeNode) -> Served:
+        return Served(serve_app(make_app(node, Access(node, fake.HASHER))), node)
+
+    return start
 
 
 @pytest.fixture(scope="session")
