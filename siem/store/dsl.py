@@ -190,24 +190,29 @@ class Dsl:
         self._types = types
 
     def query(self, condition: Condition) -> Query:
-        """A condition as a query; nested parts are drawn together, clusters bound their depth."""
+        """A condition as a query.
+
+        `not` is moved inwards and like parts are drawn together, since Elasticsearch bounds how
+        deep a query may be.
+        """
+        return self._plain(_inwards(condition, is_not=False))
+
+    def _plain(self, condition: Condition) -> Query:
         match condition:
             case All(parts=()):
                 return EVERY
-            case All():
-                parts = list(_drawn(condition, All))
-                held = [self.query(part) for part in parts if not isinstance(part, No)]
-                refused = [self.query(part.part) for part in parts if isinstance(part, No)]
-                return _bool(filter=held, must_not=refused)
             case Any_(parts=()):
                 return NONE
-            case Any_():
-                made = [self.query(part) for part in _drawn(condition, Any_)]
-                return {"bool": {"should": made, "minimum_should_match": 1}}
-            case No(part=No(part=part)):
-                return self.query(part)
+            case All(parts=parts):
+                held = [self._plain(part) for part in parts if not isinstance(part, No)]
+                refused = [self._plain(part.part) for part in parts if isinstance(part, No)]
+                made = {"filter": held, "must_not": refused}
+                return {"bool": {name: some for name, some in made.items() if some}}
+            case Any_(parts=parts):
+                some = [self._plain(part) for part in parts]
+                return {"bool": {"should": some, "minimum_should_match": 1}}
             case No(part=part):
-                return _bool(filter=[], must_not=[self.query(part)])
+                return {"bool": {"must_not": [self._plain(part)]}}
             case _:
                 return self._leaf(condition)
 
@@ -255,18 +260,20 @@ class Dsl:
 _LONG = 2**63
 
 
-def _drawn(condition: Any, kind: type[All] | type[Any_]) -> Iterator[Condition]:
-    """Parts of a condition, and those of parts of its own kind."""
-    for part in condition.parts:
-        if isinstance(part, kind) and part.parts:
-            yield from _drawn(part, kind)
-        else:
-            yield part
-
-
-def _bool(*, filter: list[Query], must_not: list[Query]) -> Query:
-    made = {"filter": filter, "must_not": must_not}
-    return {"bool": {name: some for name, some in made.items() if some}}
+def _inwards(condition: Condition, *, is_not: bool) -> Condition:
+    """A condition, or its contrary, in which only single tests are refused."""
+    match condition:
+        case No(part=part):
+            return _inwards(part, is_not=not is_not)
+        case All(parts=parts) | Any_(parts=parts):
+            kind = All if isinstance(condition, All) is not is_not else Any_
+            made: list[Condition] = []
+            for part in parts:
+                one = _inwards(part, is_not=is_not)
+                made += one.parts if isinstance(one, kind) and one.parts else (one,)
+            return kind(tuple(made))
+        case _:
+            return No(condition) if is_not else condition
 
 
 def wild(field: str, pattern: Sequence[str]) -> Query:

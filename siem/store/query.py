@@ -23,9 +23,14 @@ from cityward.finding import SEVERITIES
 from siem.store.protocol import Range
 
 MAX_CHARACTERS = 4_000
-MAX_DEPTH = 40
+MAX_DEPTH = 12
+"""Parentheses in each other; Elasticsearch takes 30 levels, and each may hold `and` within `or`."""
 MAX_TESTS = 500
 MAX_WILDCARDS = 8
+MAX_PATTERN = 200
+"""Characters of a pattern or of a part of a text: for longer ones clusters give up …"""
+MAX_PATTERN_ONE = 64
+"""… and with `?` in them still earlier, for each doubles what they have to keep in mind."""
 
 Kind = Literal["keyword", "text", "number", "boolean", "date", "ip", "severity", "object"]
 KINDS: Mapping[str, Kind] = {
@@ -335,7 +340,7 @@ class _Reader:
     def condition(self, node: Any, field: str, depth: int) -> Condition:
         from luqum import tree
 
-        if depth > MAX_DEPTH * 3:
+        if depth > MAX_DEPTH * 6:
             raise self.error(node, "too deep", "Write it with fewer parentheses.")
         deeper = depth + 1
         match node:
@@ -379,7 +384,7 @@ class _Reader:
     def says(self, node: Any) -> Condition:
         phrase = node.value.startswith('"') and type(node).__name__ == "Phrase"
         pieces = (_unescape(node.value[1:-1]),) if phrase else _pieces(node.value)
-        self.bounded(node, pieces)
+        self.bounded(node, pieces, is_text=True)
         if all(piece == STAR for piece in pieces):
             return EVERYTHING
         return Says(_within_text(pieces))
@@ -398,14 +403,19 @@ class _Reader:
             )
         return KINDS[declared.removesuffix("[]")], declared.endswith("[]")
 
-    def bounded(self, node: Any, pieces: Sequence[str]) -> None:
-        if sum(piece in (STAR, ONE) for piece in pieces) > MAX_WILDCARDS:
+    def bounded(self, node: Any, pieces: Sequence[str], *, is_text: bool) -> None:
+        wildcards = [piece for piece in pieces if piece in (STAR, ONE)]
+        if len(wildcards) > MAX_WILDCARDS:
             raise self.error(node, f"more than {MAX_WILDCARDS} wildcards in a word", "Write fewer.")
+        most = MAX_PATTERN_ONE if ONE in wildcards else MAX_PATTERN
+        length = sum(map(len, pieces)) - len(wildcards)
+        if (wildcards or is_text) and length > most:
+            raise self.error(node, f"a word of {length} characters", f"Write at most {most}.")
 
     def equal(
         self, node: Any, field: str, kind: Kind, many: bool, pieces: tuple[str, ...]
     ) -> Condition:
-        self.bounded(node, pieces)
+        self.bounded(node, pieces, is_text=kind == "text")
         if pieces == (STAR,):
             return Has(field, kind, many)
         wild = any(piece in (STAR, ONE) for piece in pieces)

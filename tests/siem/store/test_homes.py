@@ -10,16 +10,20 @@ import secrets
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from cityward import Asset, Finding
 from cityward.errors import InputError
+from siem.store import dsl
+from siem.store.cluster import ClusterFindings
 from siem.store.embedded import NodeDb
-from siem.store.protocol import Change, Conflict, Findings, Range
+from siem.store.findings import FINDING_FIELDS, SORTS
+from siem.store.protocol import Change, Conflict, Findings, Page, Range
 from siem.store.query import QueryError
-from tests.siem.store.homes import HOMES, Place, copies, whole
+from tests.siem.store.homes import CLUSTERS, HOMES, Place, copies, whole
 from tests.siem.store.test_embedded import NOON, RULE, Clock, match
 
 ASSETS = {"jump-1": Asset(id="jump-1", type="jump_host", criticality=5, zone="ra-1")}
@@ -292,3 +296,119 @@ def test_hostile_text_is_kept_as_text(home: Home) -> None:
         assert found["cw.history"][-1]["by"] == text
     rows = home.findings.groups("", Range()).rows
     assert {row["finding.title"] for row in rows} == set(HOSTILE)
+
+
+# ---- What is particular to clusters
+
+
+@pytest.fixture(params=CLUSTERS)
+def city(request: pytest.FixtureRequest, db: NodeDb, clock: Clock) -> Home:
+    """A home that is a cluster."""
+    return home_of(request.param, request, db, clock)
+
+
+def revised(document: dict[str, Any], revision: int) -> dict[str, Any]:
+    return document | {"finding.revision": revision, "finding.count": revision}
+
+
+def test_the_newest_revision_wins_in_whatever_order_they_come(city: Home) -> None:
+    assert city.clusters is not None
+    (one,) = city.db.keep([match()], 1, now=NOON)
+    document = whole(city.db, one)
+
+    written = [city.clusters.keep([revised(document, number)]) for number in (2, 1, 2, 5, 4)]
+
+    assert written == [1, 0, 0, 1, 0]
+    found = city.clusters.get(one)
+    assert found is not None
+    assert (found["finding.revision"], found["finding.count"]) == (5, 5)
+
+
+def test_any_offset_is_reached_beyond_the_window(
+    city: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = city.keep([match(second // 3, f"192.0.2.{second}") for second in range(20)])
+    expected = [one["finding.id"] for one in city.db.search("", Range(), "assignee", 99).rows]
+    monkeypatch.setattr(dsl, "WINDOW", 6)
+
+    pages = [city.findings.search("", Range(), "assignee", 5, offset) for offset in range(0, 35, 5)]
+
+    assert [row["finding.id"] for page in pages for row in page.rows] == expected
+    assert {page.total for page in pages} == {len(ids)}
+    assert city.clusters is not None
+    walked = dsl.walk(
+        city.clusters._cluster, city.clusters._names.findings, dsl.EVERY,
+        dsl.order("assignee", SORTS, FINDING_FIELDS, "finding.last_seen", "finding.id"), size=6,
+    )  # fmt: skip
+    assert [one["finding.id"] for one in walked] == expected
+
+
+def test_whoever_changes_a_finding_at_the_same_time_loses_nothing(
+    city: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert city.clusters is not None
+    (one,) = city.keep([match()])
+    read = city.clusters._hits
+    others: list[int] = []
+    place = ClusterFindings(city.clusters._cluster, city.clusters._names)
+
+    def meanwhile(ids: Sequence[str]) -> dict[str, Any]:
+        found = read(ids)
+        if len(others) < 2:
+            others.append(1)
+            change = Change(comment=f"other {len(others)}")
+            place.change(ids, change, "bob", NOON)
+        return found
+
+    monkeypatch.setattr(city.clusters, "_hits", meanwhile)
+    assert city.clusters.change([one], Change(assignee="anna"), "anna", NOON) == 1
+    others.clear()
+    with pytest.raises(Conflict):
+        city.clusters.change([one], Change(assignee="eve"), "eve", NOON, {one: 4})
+
+    found = city.clusters.get(one)
+    assert found is not None
+    assert [line["why"] for line in found["cw.history"]] == [
+        "1 events", "other 1", "other 2", "", "other 1",
+    ]  # fmt: skip
+    assert found["assignee"] == "anna"
+
+
+def test_a_query_at_its_bounds_is_answered(city: Home) -> None:
+    (one,) = city.keep([match()])
+    several = " or ".join(str(number) for number in range(490))
+
+    for query in (
+        f"user.name:({several}) or tried",
+        f"{'x' * 200} or tried",
+        f"{'xy' * 96}*x*y*x or tried",
+        f"xxx*{'x' * 25}???????{'x' * 25} or tried",
+        f"user.name:x?*?{'xy' * 26}????? or tried",
+        f'user.name:"{"x" * 3_900}" or tried',
+        "(a or b and " * 12 + "c" + ")" * 12 + " or tried",
+    ):
+        assert city.ids(query) == [one]
+
+
+def test_without_any_index_there_is_nothing(city: Home, clock: Clock) -> None:
+    assert city.clusters is not None
+    names = msgspec.structs.replace(city.clusters._names, operator="op-none")
+    findings = ClusterFindings(city.clusters._cluster, names, clock=clock)
+
+    assert findings.search("", Range()) == findings.groups("", Range()) == Page([], 0)
+    assert findings.counts("", Range()) == {}
+    assert findings.histogram("", Range()) == []
+    assert findings.get("x") is None
+    assert findings.events_of("x") == findings.related("x") == []
+    assert findings.change(["x"], Change(comment="x"), "anna", NOON) == 0
+    assert (findings.undoable("anna", NOON), findings.undo("anna", NOON)) == (0, 0)
+
+
+def test_an_operator_sees_nothing_of_one_whose_name_begins_like_its_own(
+    city: Home, clock: Clock
+) -> None:
+    assert city.clusters is not None
+    (one,) = city.keep([match()])
+    names = msgspec.structs.replace(city.clusters._names, operator="op")
+
+    assert ClusterFindings(city.clusters._cluster, names, clock=clock).get(one) is None

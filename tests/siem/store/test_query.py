@@ -388,6 +388,8 @@ def test_a_query_that_does_not_find_anna(both: Both, query: str) -> None:
         ("user.name:>=a", 11, "user.name is not ordered", "Write user.name:value instead."),
         ("anna and", 8, "the query stops in the middle", "Close what is open: ( with ), [ with ]."),
         ("a*a*a*a*a*a*a*a*a*a*", 1, "more than 8 wildcards in a word", "Write fewer."),
+        ("x" * 201, 1, "a word of 201 characters", "Write at most 200."),
+        ("anna user.name:" + "x" * 64 + "?", 16, "a word of 65 characters", "Write at most 64."),
         ("a\x00b", 2, "a control character", "Write * in its place."),
     ],
 )  # fmt: skip
