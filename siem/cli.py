@@ -132,6 +132,15 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
         "Ledger: what was sent to the city, and proof of it.",
         {"search": "ledger:search", "verify": "ledger:verify", "export": "ledger:export"},
     ),
+    "store": (
+        "Store: the search cluster of a node or a hub.",
+        {
+            "init": "store:init",
+            "verify": "store:verify",
+            "retain": "store:retain",
+            "replay": "store:replay",
+        },
+    ),
     "share": (
         "Sharing: what may leave, what would, who waits for a yes, and how it is taken back.",
         {

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from cityward import ConfigError
-from siem import config
+from siem import assembly, config
+from siem.assets import from_settings
 from siem.config import Settings
-from siem.node import Node
+from siem.node import Node, now_utc
 from siem.store.bulk import BulkWriter
 from siem.store.dead_letters import DeadLetters
-from siem.store.mirror import Kept, Mirror
+from siem.store.mirror import Kept, Mirror, policies, retain_all
+from siem.store.protocol import Range
 from siem.store.protocol_cluster import Cluster
 from siem.store.tail import EventTail
-from siem.store.templates import Names
+from siem.store.templates import (
+    Names,
+    differences,
+    month_of,
+    months_before,
+    prepare,
+    put_ism_policies,
+)
+from siem.store.templates import retain as retain_months
 
 TIMEOUT_S = 30.0
+AT_ONCE = 500
 
 
 def connect(
@@ -70,6 +84,123 @@ def password_of(said: config.Cluster, environment: Mapping[str, str] = os.enviro
     if not password:
         raise ConfigError("there is no password", where, todo)
     return password
+
+
+class Attached:
+    """The cluster of a node or a hub, for the commands."""
+
+    def __init__(self, settings: Settings, said: config.Cluster) -> None:
+        self.settings = settings
+        self.said = said
+        self.cluster = connect(said)
+        self.dead = dead_letters_of(settings)
+        self.names = names_of(settings, said)
+
+    def close(self) -> None:
+        """Let go of it."""
+        self.cluster.close()
+
+    def writer(self, stop: threading.Event) -> BulkWriter:
+        """What sends documents again."""
+        return BulkWriter(self.cluster, self.dead, stop)
+
+    def prepare(self) -> Iterator[str]:
+        """Make it ready; tells what was done, a line each."""
+        if self.settings.hub:
+            from siem.city import cluster as city
+
+            city.prepare(self.cluster, city.Names(self.said.prefix))
+            yield "templates  of the common store are there"
+            return
+        prepare(self.cluster, self.names)
+        yield f"templates  {', '.join(self.names.templates())}"
+        if put_ism_policies(self.cluster, policies(self.names, kept_of(self.said))):
+            yield "old months are deleted by Index State Management, and by the node"
+        else:
+            yield "old months are deleted by the node: the cluster has no Index State Management"
+
+    def retain(self, now: datetime) -> list[str]:
+        """Delete whole months that are not kept any more; tells which indices."""
+        if self.settings.hub:
+            prefix = f"{self.said.prefix}-shared-*"
+            return retain_months(self.cluster, prefix, months_before(now, self.said.months))
+        return retain_all(self.cluster, self.names, kept_of(self.said), now)
+
+    def compared(self, now: datetime) -> Iterator[dict[str, Any]]:
+        """What is here and there, a row each."""
+        if self.settings.hub:
+            from siem.city import cluster as city
+
+            templates = city.Names(self.said.prefix).templates()
+        else:
+            templates = self.names.templates()
+        wrong = differences(self.cluster, templates)
+        yield _row("templates", len(templates), len(templates) - len(wrong), "; ".join(wrong))
+        yield _row("dead letters", len(self.dead), "", "refused" if len(self.dead) else "")
+        if self.settings.hub or not (self.settings.state_path / "node.db").is_file():
+            return
+        self.cluster.refresh(f"{self.names.findings}")
+        yield self._findings(now)
+        if self.said.events:
+            yield self._events()
+
+    def _findings(self, now: datetime) -> dict[str, Any]:
+        db = assembly.db_of(self.settings, from_settings(self.settings), now_utc)
+        since = months_before(now, self.said.months)
+        number = here = missing = older = 0
+        try:
+            while changes := db.changes_after(number, AT_ONCE):
+                number = changes[-1][0]
+                revisions = {
+                    id: document["finding.revision"]
+                    for _, id in changes
+                    if (document := db.get(id))
+                    and month_of(document["finding.first_seen"]) >= since
+                }
+                there = self._revisions(list(revisions))
+                here += len(revisions)
+                missing += len(revisions.keys() - there.keys())
+                older += sum(there.get(id, at) < at for id, at in revisions.items())
+        finally:
+            db.close()
+        parts = ((missing, "are missing"), (older, "are older there"))
+        said = ", ".join(f"{count} {what}" for count, what in parts if count)
+        return _row("findings", here, here - missing, said)
+
+    def _revisions(self, ids: Sequence[str]) -> dict[str, int]:
+        body = {
+            "query": {"ids": {"values": ids}},
+            "size": len(ids),
+            "_source": ["finding.revision"],
+        }
+        found = self.cluster.search(self.names.findings, body)["hits"]["hits"] if ids else []
+        return {hit["_id"]: hit["_source"]["finding.revision"] for hit in found}
+
+    def _events(self) -> dict[str, Any]:
+        events = assembly.events_of(self.settings, now_utc, write=False)
+        try:
+            here = events.search("", Range(), limit=0).total
+        finally:
+            events.close()
+        self.cluster.refresh(self.names.events)
+        there = self.cluster.count(self.names.events, {"match_all": {}})
+        # There they may stay longer than here.
+        return _row("events", here, there, f"{here - there} are missing" if there < here else "")
+
+
+def _row(what: str, here: object, there: object, wrong: str) -> dict[str, Any]:
+    return {"what": what, "here": here, "there": there, "state": wrong or "ok"}
+
+
+def attach(settings: Settings) -> Attached:
+    """The cluster of the settings.
+
+    Raises:
+        ConfigError: there is none, or see `connect`.
+    """
+    if settings.cluster is None:
+        raise ConfigError("there is no cluster", "[cluster]", "Name one: docs/opensearch.md.")
+    return Attached(settings, settings.cluster)
 
 
 def names_of(settings: Settings, said: config.Cluster) -> Names:

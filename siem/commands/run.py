@@ -9,7 +9,7 @@ import sys
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -22,6 +22,9 @@ from siem.node import Node
 from siem.node import run as run_node
 from siem.notify.routes import routes_of
 from siem.outward import carrier_of
+
+if TYPE_CHECKING:
+    from siem.store.mirror import Mirror
 
 CONSOLE_S = 3.0
 """The console may finish what it answers for so long."""
@@ -45,10 +48,13 @@ def run(*, config: ConfigFile = None, path_only: bool = False) -> int:
     # Before the first finding: the console, which delivers, comes up later.
     node.db.notices.begin(list(routes.values()), node.clock())
     carrier = carrier_of(settings, node)
+    mirror = _mirror_of(settings, node)
     console = None if path_only else start_console(file)
     stop_on_signals(node)
     if carrier is not None:
         carrier.start()
+    if mirror is not None:
+        mirror.start()
     try:
         run_node(node)
     except OSError as error:
@@ -62,10 +68,20 @@ def run(*, config: ConfigFile = None, path_only: bool = False) -> int:
             console.terminate()
         if carrier is not None:
             carrier.stop()
+        if mirror is not None:
+            mirror.stop()
         node.close()
         if console is not None:
             end_console(console)
     return 0
+
+
+def _mirror_of(settings: Settings, node: Node) -> Mirror | None:
+    if settings.cluster is None:
+        return None
+    from siem.clusters import mirror_of
+
+    return mirror_of(settings, node)
 
 
 def serve(*, config: ConfigFile = None, with_parent: bool = False) -> int:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -208,14 +208,7 @@ class Mirror:
         version = self._cluster.health().version
         uuid = self._cluster.request("GET", "/")["cluster_uuid"]
         prepare(self._cluster, self._names)
-        policies = (
-            (
-                self._names.prefix + "-" + what,
-                ism_policy([f"{self._names.prefix}-{what}-*"], months),
-            )
-            for what, months in self._months.items()
-        )
-        put_ism_policies(self._cluster, policies)
+        put_ism_policies(self._cluster, policies(self._names, self._kept))
         said = self._db.setting(STATE)
         before = msgspec.json.decode(said, type=State) if said else State()
         if before.cluster == uuid:
@@ -225,19 +218,9 @@ class Mirror:
         self.state.cluster, self.state.version = uuid, version
         log.info("Findings and events are copied to %s, %s.", self.state.url, version)
 
-    @property
-    def _months(self) -> Mapping[Literal["findings", "events"], int]:
-        return {"findings": self._kept.months, "events": self._kept.events_months}
-
     def retain(self) -> list[str]:
         """Delete whole months that are not kept any more; tells which indices."""
-        gone = []
-        for what, months in self._months.items():
-            oldest = months_before(self._clock(), months)
-            gone += retain(self._cluster, getattr(self._names, what), oldest)
-        if gone:
-            log.info("Whole months went from the cluster: %s.", ", ".join(gone))
-        return gone
+        return retain_all(self._cluster, self._names, self._kept, self._clock())
 
     # ---- Findings
 
@@ -331,6 +314,23 @@ class Mirror:
             self._said = said
             state.said = self._clock()
             self._db.keep_setting(STATE, msgspec.json.encode(state))
+
+
+def retain_all(cluster: Cluster, names: Names, kept: Kept, now: datetime) -> list[str]:
+    """Delete whole months that are not kept any more; tells which indices."""
+    gone = retain(cluster, names.findings, months_before(now, kept.months))
+    gone += retain(cluster, names.events, months_before(now, kept.events_months))
+    if gone:
+        log.info("Whole months went from the cluster: %s.", ", ".join(gone))
+    return gone
+
+
+def policies(names: Names, kept: Kept) -> list[tuple[str, dict[str, Any]]]:
+    """Policies of Index State Management by name."""
+    return [
+        (f"{names.prefix}-{what}", ism_policy([f"{names.prefix}-{what}-*"], months))
+        for what, months in (("findings", kept.months), ("events", kept.events_months))
+    ]
 
 
 def event_write(line: bytes, names: Names) -> bytes:
