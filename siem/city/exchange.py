@@ -96,6 +96,15 @@ class Deaf:
         """Nothing."""
 
 
+class _At(NamedTuple):
+    """A link as this hub has read or written it last."""
+
+    taken: Taken
+    version: str | None
+    is_ours: bool
+    """This hub wrote it last, and nothing that it began is half done."""
+
+
 class _Kept(msgspec.Struct, frozen=True, kw_only=True):
     """A receipt, and what it is of."""
 
@@ -171,19 +180,25 @@ class Exchange:
         self._key: Ed25519PrivateKey = operators.signing_key
         self._key_id = key_id(self._key.public_key())
         self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._links: dict[str, _At] = {}
         self.letters = Letters(self._records, lease, self._key, clock)
 
     # ---- what operators send
 
-    def take(self, operator: str, signed: Signed) -> Signed:
+    def take(self, operator: str, signed: Signed, known: Operator | None = None) -> Signed:
         """Take one envelope; returns its receipt, which is durable.
+
+        Args:
+            operator: Who sends it.
+            signed: What it sends.
+            known: What is known of the operator, where it was just read.
 
         Raises:
             Refused: it is not taken, and nothing of it is kept.
             TransientError: this hub is not the active one, or its store does not answer.
         """
         try:
-            turn = self._opened(operator, signed)
+            turn = self._opened(operator, signed, known or self.operators.known(operator))
             with self._turns[operator]:
                 return self._taken(turn)
         except Refused as error:
@@ -202,6 +217,7 @@ class Exchange:
 
     def _count(self, error: Refused, operator: str) -> None:
         """An operator's page says how much of it was refused."""
+        self._links.pop(operator, None)
         found = self._records.get(LINK, operator)
         taken = msgspec.convert(found.value, Taken) if found else None
         if found is not None and taken is not None and taken.fence == self._lease.token:
@@ -212,8 +228,7 @@ class Exchange:
             )
             self._records.put(LINK, operator, msgspec.to_builtins(said), found.version)
 
-    def _opened(self, operator: str, signed: Signed) -> _Turn:
-        known = self.operators.known(operator)
+    def _opened(self, operator: str, signed: Signed, known: Operator | None) -> _Turn:
         where = f"operator {operator}"
         if known is None or known.state(self._clock()) == "revoked" or not known.signing_key:
             raise Refused(403, "an operator that is not enrolled", where, "Enrol first.")
@@ -235,9 +250,10 @@ class Exchange:
         token = self._lease.token
         if not token:
             raise TransientError("this hub is not the active one", "lease", "Try the other hub.")
-        taken, version = self._link(turn.operator.name, token)
-        kept = self._kept(turn, taken)
+        at = self._link(turn.operator.name, token)
+        taken = at.taken
         is_next = turn.envelope.seq == taken.seq + 1 and turn.envelope.prev == taken.hash
+        kept = None if is_next and at.is_ours else self._kept(turn, taken)
         if not is_next:
             if kept is None:
                 raise _out_of_turn(turn, taken)
@@ -251,7 +267,7 @@ class Exchange:
                 position = taken.position + 1
                 answer = self._receipt(turn, done, position)
                 fault("exchange-receipt")
-            self._advance(turn, taken, version, done, answer, position)
+            self._advance(turn, at, done, answer, position)
         except Conflict as error:
             self._undo(turn)
             what = "another hub has taken over"
@@ -260,14 +276,21 @@ class Exchange:
         self._tell(turn, done)
         return answer
 
-    def _link(self, operator: str, token: int) -> tuple[Taken, str | None]:
+    def _link(self, operator: str, token: int) -> _At:
+        """The link of an operator; what this hub remembers of it is good for one try.
+
+        Remembered or read, compare-and-set says whether another hub has taken over.
+        """
+        at = self._links.pop(operator, None)
+        if at is not None and at.taken.fence == token:
+            return at
         found = self._records.get(LINK, operator)
         if found is None:
-            return Taken(fence=token), None
+            return _At(Taken(fence=token), None, is_ours=False)
         taken = msgspec.convert(found.value, Taken)
         if taken.fence > token:
             raise TransientError("another hub has taken over", "lease", "Try the other hub.")
-        return msgspec.structs.replace(taken, fence=token), found.version
+        return _At(msgspec.structs.replace(taken, fence=token), found.version, is_ours=False)
 
     def _kept(self, turn: _Turn, taken: Taken) -> _Kept | None:
         """What was answered to these bytes, or to the same share in others, before."""
@@ -310,21 +333,26 @@ class Exchange:
                 position=position,
                 answer=answer.lines().decode(),
             )
-            before = self._records.get(RECEIPT, turn.place)
-            version = before.version if before else None
-            self._records.put(RECEIPT, turn.place, msgspec.to_builtins(kept), version)
+            self._keep_receipt(turn.place, msgspec.to_builtins(kept))
         return answer
+
+    def _keep_receipt(self, place: str, kept: Mapping[str, Any]) -> None:
+        try:
+            self._records.put(RECEIPT, place, kept, None)
+        except Conflict:  # seldom: the same revision was shared before, with something else in it
+            before = self._records.get(RECEIPT, place)
+            self._records.put(RECEIPT, place, kept, before.version if before else None)
 
     def _advance(
         self,
         turn: _Turn,
-        taken: Taken,
-        version: str | None,
+        at: _At,
         done: _Done,
         answer: Signed,
         position: int,
     ) -> None:
         """The link goes on by one, if no other hub has taken over meanwhile."""
+        taken, name = at.taken, turn.operator.name
         said = msgspec.structs.replace(
             taken,
             seq=turn.envelope.seq,
@@ -338,7 +366,8 @@ class Exchange:
             beat=turn.now if done.heartbeat else taken.beat,
             heartbeat=done.heartbeat or taken.heartbeat,
         )
-        self._records.put(LINK, turn.operator.name, msgspec.to_builtins(said), version)
+        version = self._records.put(LINK, name, msgspec.to_builtins(said), at.version)
+        self._links[name] = _At(said, version, is_ours=True)
 
     def _undo(self, turn: _Turn) -> None:
         """What was taken back while we were stopped must not come back through us."""

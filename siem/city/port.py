@@ -353,7 +353,7 @@ class _Doors:
         """Take an envelope; the answer is its receipt."""
         signed = _split(await self._body(request, BODY_MAX))
         try:
-            answer = await run_in_threadpool(self._exchange.take, operator.name, signed)
+            answer = await run_in_threadpool(self._exchange.take, operator.name, signed, operator)
         except Refused as error:  # it stands in the audit trail already
             return _answer(error)
         return Response(answer.lines(), media_type="application/x-cityward")
