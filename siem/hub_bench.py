@@ -18,6 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,9 +28,11 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from siem.city.authority import FOLDER, Operators
+from siem.city.cluster import Names
 from siem.city.exchange import Exchange
 from siem.city.lease import Lease
 from siem.city.port import Limits, Port
+from siem.clusters import connect
 from siem.common_store import commons_of
 from siem.config import HUB_OPERATOR, Cluster, Hub, Settings
 from siem.node import now_utc
@@ -54,15 +57,26 @@ def rows(
         seconds: How long each row is measured.
     """
     for count in operators:
-        with tempfile.TemporaryDirectory() as folder:
-            settings = Settings(
-                operator=HUB_OPERATOR, state_dir=folder, hub=Hub(), cluster=_apart(cluster)
-            )
+        with tempfile.TemporaryDirectory() as folder, _apart(cluster) as own:
+            settings = Settings(operator=HUB_OPERATOR, state_dir=folder, hub=Hub(), cluster=own)
             yield _row(settings, count, seconds)
 
 
-def _apart(cluster: Cluster | None) -> Cluster | None:
-    return cluster and msgspec.structs.replace(cluster, prefix=f"bench-{uuid.uuid4().hex[:8]}")
+@contextmanager
+def _apart(cluster: Cluster | None) -> Iterator[Cluster | None]:
+    """The same cluster with indices of its own, which are gone afterwards."""
+    if cluster is None:
+        yield None
+        return
+    prefix = f"{cluster.prefix}-bench-{uuid.uuid4().hex[:8]}"
+    try:
+        yield msgspec.structs.replace(cluster, prefix=prefix)
+    finally:
+        client = connect(cluster)
+        client.delete_indices(client.indices(f"{prefix}-*"))
+        for name in Names(prefix).templates():
+            client.request("DELETE", f"/_index_template/{name}")
+        client.close()
 
 
 def _row(settings: Settings, count: int, seconds: float) -> dict[str, Any]:
