@@ -129,7 +129,16 @@ class Served:
             "The disk": f"nearly full: {free}; make room" if is_low else free,
             "Events are kept": f"{retention.events_days} days",
             "Findings are kept": f"{retention.findings_days} days after they were closed",
+            **self._copies(),
         }
+
+    def _copies(self) -> Mapping[str, str]:
+        """How the copying into the node's own cluster goes, if it has one."""
+        if self._settings.cluster is None:
+            return {}
+        from siem.store.mirror import in_words, state_of
+
+        return {"Copies in the cluster": in_words(state_of(self._db), self._clock())[1]}
 
     def rule_text(self, rule: RuleState) -> str:
         """A rule as it stands in its file."""

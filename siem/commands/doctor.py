@@ -39,6 +39,7 @@ BUILT = datetime.fromisoformat("2026-01-01T00:00:00+00:00")
 """No clock that is right shows a time before this."""
 POLICY_TODO = "Write one: cityward share example; docs/sharing.md says how."
 HUB_TODO = "Check sharing.hub and the way there; what waits is sent when it answers."
+CLUSTER_S = 5.0
 LOCAL = ("127.", "::1", "localhost")
 
 
@@ -91,7 +92,8 @@ def _checks(named: str | None) -> Iterator[Check]:
     running = _is_running(settings)
     for group in plugin.GROUPS:
         yield from (_wrong("plug-in", error) for error in plugin.broken(group))
-    for look in (_state, _clock, _disk, _store, _people, _tls, _rules, _routes, _sharing, _sources):
+    looks = (_state, _clock, _disk, _store, _people, _tls, _rules, _routes, _sharing, _sources)
+    for look in (*looks, _cluster):
         try:
             yield from look(settings)
         except (CitywardError, OSError) as error:
@@ -261,6 +263,39 @@ def _rules(settings: Settings) -> Iterator[Check]:
         )
     elif not refused:
         yield Check("rules", "ok", said)
+
+
+def _cluster(settings: Settings) -> Iterator[Check]:
+    """Whether the cluster answers, and how the copying into it goes."""
+    if settings.cluster is None:
+        return
+    from siem.clusters import connect, dead_letters_of
+    from siem.store.mirror import in_words, state_of
+
+    cluster = connect(settings.cluster, timeout_s=CLUSTER_S)
+    try:
+        health = cluster.health()
+    finally:
+        cluster.close()
+    well = health.status != "red"
+    yield Check(
+        "cluster",
+        "ok" if well else "wrong",
+        f"{health.version} is {health.status}",
+        "" if well else "Shards are missing: look at its log.",
+    )
+    if settings.hub or not (settings.state_path / "node.db").is_file():
+        return
+    db = assembly.db_of(settings, from_settings(settings), now_utc)
+    goes_well, said = in_words(state_of(db), now_utc())
+    db.close()
+    if refused := len(dead_letters_of(settings)):
+        todo = "See them: cityward store replay --show"
+        yield Check("copies", "wrong", f"{refused} documents were refused", todo)
+    elif goes_well or not _is_running(settings):
+        yield Check("copies", "ok" if goes_well else "note", said)
+    else:
+        yield Check("copies", "wrong", said, "Look at the cluster; what waits is kept here.")
 
 
 def _routes(settings: Settings) -> Iterator[Check]:

@@ -125,6 +125,11 @@ class BulkWriter:
         """Settle some writes; False if that was stopped."""
         return all(self.flow([(True, writes)])) and not self._stop.is_set()
 
+    @property
+    def dropped(self) -> int:
+        """Refused documents for which the dead letters had no room."""
+        return self._dead.dropped
+
     # ---- One flight
 
     def _depart(self, writes: Sequence[bytes]) -> Future[bool]:

@@ -46,6 +46,11 @@ RETAIN_S = 3_600.0
 FINDINGS_AT_ONCE = 200
 CHUNKS_AT_ONCE = 16
 """After so many chunks of one kind, the other one has its turn."""
+BEHIND_MAX = 1_000
+"""What waits is counted so far."""
+SILENT = timedelta(minutes=2)
+"""A state that is older is of a node that does not run."""
+IDLE_SAY_S = 30.0
 AHEAD = timedelta(days=2)
 """How far a clock may be ahead of the node's."""
 LONG_LINE = 30_000
@@ -153,7 +158,7 @@ class Mirror:
         self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
         self._events: Iterator[Chunk[int | None]] | None = None
         self._said = ""
-        self._due = {"say": 0.0, "retain": 0.0}
+        self._due = {"say": 0.0, "retain": 0.0, "alive": 0.0}
         self.state = State(url=url)
 
     def start(self) -> None:
@@ -307,10 +312,11 @@ class Mirror:
         if tally.trouble and not state.trouble:
             state.trouble, state.since = tally.trouble, self._clock()
         state.written, state.dead = tally.written, tally.dead
-        state.findings_behind = len(self._db.changes_after(state.findings, 1_001))
+        state.findings_behind = len(self._db.changes_after(state.findings, BEHIND_MAX + 1))
         state.batches_behind = max(0, self._last_batch() - state.events) * self._kept.events
+        state.dropped = self._writer.dropped
         said = repr(msgspec.structs.replace(state, said=None))
-        if said != self._said or now:
+        if said != self._said or now or self._is_due("alive", IDLE_SAY_S):
             self._said = said
             state.said = self._clock()
             self._db.keep_setting(STATE, msgspec.json.encode(state))
@@ -375,6 +381,34 @@ def _encoded(document: Document) -> bytes:
         return msgspec.json.encode(document)
     except UNWRITABLE:
         return msgspec.json.encode(harmless(document))
+
+
+def in_words(state: State | None, now: datetime) -> tuple[bool, str]:
+    """Whether the copying goes well, and how it goes, for people."""
+    if state is None or state.said is None:
+        return False, "nothing was copied yet"
+    said = [f"{state.version or state.url}, copied {_ago(now - state.said)} ago"]
+    if state.trouble:
+        since = f" since {state.since:%Y-%m-%d %H:%M}Z" if state.since else ""
+        said = [f"takes nothing{since}: {state.trouble}"]
+    for count, what in (
+        (state.findings_behind, "findings wait"),
+        (state.batches_behind, "batches of events wait"),
+        (state.dead, "documents were refused"),
+        (state.dropped, "refused ones had no room"),
+        (state.skipped, "findings are of months not kept there"),
+        (state.missed, "batches were gone before they were copied"),
+    ):
+        if count:
+            more = "more than " if count > BEHIND_MAX else ""
+            said.append(f"{more}{min(count, BEHIND_MAX):,} {what}")
+    wrong = state.trouble or state.dead or state.missed or now - state.said > SILENT
+    return not wrong, "; ".join(said)
+
+
+def _ago(span: timedelta) -> str:
+    seconds = max(0, int(span.total_seconds()))
+    return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min"
 
 
 def state_of(db: Findings) -> State | None:
