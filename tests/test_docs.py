@@ -159,6 +159,16 @@ def test_the_routes_of_the_page_are_accepted(tmp_path, name):
     assert routes_of(config.load(tmp_path / name).route)
 
 
+def test_the_page_of_sharing_runs(tmp_path):
+    said = run_page("sharing.md", tmp_path)
+
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert "policy.yml is accepted, 3 tests passed" in said.stderr
+    assert re.search(r"source.ip +203.0.113.7 +join +source.token +j:", said.stdout)
+    assert re.search(r"user.name +m.rossi +– the rule drops it", said.stdout)
+    assert "n:203.0.113.0/24" in said.stdout
+
+
 def test_the_page_of_architecture_runs(tmp_path):
     assert run_page("architecture.md", tmp_path).returncode == 0
 

@@ -31,7 +31,7 @@ from siem.sharing import preview as previews
 from siem.sharing.certificates import write_secret
 from siem.sharing.inbox import COLUMNS as INBOX_COLUMNS
 from siem.sharing.inbox import newest, told_row
-from siem.sharing.policy import Policy
+from siem.sharing.policy import Policy, example_for
 from siem.sharing.tokens import fingerprint, new_root, root_of, root_text
 from siem.sharing.wire import Reason
 from siem.store.embedded import NodeDb
@@ -43,7 +43,6 @@ FINDINGS_MAX = 10_000
 CELL_MAX = 60
 """Longest value in a table; programs get all of it."""
 
-EXAMPLE = Path(previews.__file__).parent / "example.yml"
 RULE_COLUMNS = ("rule", "audiences", "tlp", "pap", "approval", "time", "fields")
 TOLD_COLUMNS = ("audience", "findings", "rules", "fields")
 STEP_COLUMNS = ("field", "kept here", "transform", "leaves as", "leaves")
@@ -64,8 +63,7 @@ def example(file: Path | None = None, *, config: ConfigFile = None) -> int:
         config: Settings file; otherwise the first one found counts.
     """
     settings, _ = settings_of(config)
-    text = EXAMPLE.read_text(encoding="utf-8")
-    text = text.replace("op-example", settings.operator).replace("op-local", settings.operator)
+    text = example_for(settings.operator)
     if file is None:
         print(text, end="")
         return 0
@@ -383,6 +381,8 @@ def _say_preview(
         + "; nothing was sent.",
         file=sys.stderr,
     )
+    for why, count in previews.reasons(shown).items():
+        print(f"{count:,} stay: {why}.", file=sys.stderr)
     return 0
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 import msgspec
@@ -25,6 +26,7 @@ from siem.sharing.share import Approval, Share, share_id
 from siem.sharing.tokens import Tokens
 from siem.sharing.transforms import TOKEN_FIELDS, Stays
 
+EXAMPLE = Path(__file__).parent / "example.yml"
 TLP = ("clear", "green", "amber", "amber+strict", "red")
 """From open to closed."""
 PAP = ("clear", "green", "amber", "red")
@@ -139,25 +141,30 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     def trace(self, document: Mapping[str, Any], now: datetime) -> tuple[Share | None, list[Step]]:
         """What leaves of a finding, and what became of each of its fields."""
+        fields = sorted(name for name, value in document.items() if not _is_nothing(value))
         rule = self.rule_of(document)
         share = None if rule is None else self._share(rule, document, now)
-        made = (
-            {} if rule is None else {step.field: step for step in self._steps(rule, document, now)}
+        if rule is None or share is None:
+            why = "no rule holds for it" if rule is None else self._why_not(rule, document, now)
+            return None, [Step(name, document[name], "", "", why) for name in fields]
+        made = {step.field: step for step in self._steps(rule, document, now)}
+        made["finding.mode"] = Step(
+            "finding.mode", document.get("finding.mode"), "keep", "finding.mode", _mode(document)
         )
         steps = []
-        for name, value in sorted(document.items()):
-            step = made.get(name, Step(name, value, "", "", "no rule names it"))
-            if rule is not None and name in rule.dropped:
-                step = step._replace(transform="drop", made=str(Stays.DROPPED))
-            if name == "finding.mode" and share is not None:
-                step = Step(name, value, "keep", name, _mode(document))
-            if rule is None:
-                step = Step(name, value, "", "", "no rule holds for this finding")
-            elif step.to and (share is None or step.to not in share.payload):
+        for name in fields:
+            why = str(Stays.DROPPED) if name in rule.dropped else "no rule names it"
+            step = made.get(name, Step(name, document[name], "", "", why))
+            if step.to and step.to not in share.payload:
                 step = step._replace(to="", made="it would repeat what stays here")
-            if not _is_nothing(value):
-                steps.append(step)
+            steps.append(step)
         return share, steps
+
+    def _why_not(self, rule: Rule, document: Mapping[str, Any], now: datetime) -> str:
+        """Why nothing of a finding leaves although a rule holds."""
+        if _expires(document, rule, now) <= now:
+            return f"it is older than the retention of rule {rule.name}"
+        return f"it has no {NEEDED}, or no id"
 
     def _share(self, rule: Rule, document: Mapping[str, Any], now: datetime) -> Share | None:
         steps = [step for step in self._steps(rule, document, now) if step.to]
@@ -386,6 +393,12 @@ def is_time(value: Any) -> TypeGuard[datetime]:
 
 def _is_nothing(value: Any) -> bool:
     return value is None or value in ("", [], ())
+
+
+def example_for(operator: str) -> str:
+    """The policy that ships as an example, for an operator."""
+    text = EXAMPLE.read_text(encoding="utf-8")
+    return text.replace("op-example", operator).replace("op-local", operator)
 
 
 def content_hash(*texts: bytes) -> str:

@@ -83,9 +83,7 @@ def preview(
             yield Shown(document, None, (), sorted(steps, key=_telling))
             continue
         share, steps = policy.trace(document, now)
-        if share is None:
-            steps = [step._replace(to="", made=_why(step)) for step in steps]
-        else:
+        if share is not None:
             steps += _made_anew(share, steps)
         leaves = [step for step in steps if step.to]
         stays = sorted((step for step in steps if not step.to), key=_telling)
@@ -95,10 +93,6 @@ def preview(
 def _telling(step: Step) -> tuple[bool, str]:
     """What tells most of a person or a place stands first."""
     return step.field not in PERSONAL and not step.field.endswith(TELLING), step.field
-
-
-def _why(step: Step) -> Any:
-    return step.made if not step.to else "nothing of this finding leaves"
 
 
 def _made_anew(share: Share, steps: Sequence[Step]) -> list[Step]:
@@ -125,6 +119,16 @@ def tallies(shown: Iterable[Shown], audience: str = "") -> list[Tally]:
             rules[share.rule] = rules.get(share.rule, 0) + 1
         fields = sorted({field for share in shares for field in share.payload})
         found.append(Tally(name, len(shares), rules, fields))
+    return found
+
+
+def reasons(shown: Iterable[Shown]) -> dict[str, int]:
+    """Why findings stay as a whole, counted."""
+    found: dict[str, int] = {}
+    for one in shown:
+        if one.share is None and one.stays:
+            why = str(one.stays[0].made)
+            found[why] = found.get(why, 0) + 1
     return found
 
 

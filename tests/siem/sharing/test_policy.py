@@ -183,7 +183,7 @@ def test_a_preview_says_why_nothing_leaves() -> None:
     [low] = preview.preview(accepted(EXAMPLE), [{**ATTACK, "finding.severity": "low"}], NOW)
     [none] = preview.preview(None, [ATTACK], NOW)
 
-    assert {step.made for step in low.stays} == {"no rule holds for this finding"}
+    assert {step.made for step in low.stays} == {"no rule holds for it"}
     assert {step.made for step in none.stays} == {"there is no policy"}
 
 
