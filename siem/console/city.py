@@ -24,7 +24,8 @@ from siem.console.view import View, title_case
 
 CHANGES_SHOWN = 8
 BLIND_SHOWN = 8
-DUTIES_SHOWN = 4
+DRAWN = 40
+"""Shares of a campaign that its timeline here is drawn from."""
 GROUPS = {
     "energy": "Energy",
     "transport": "Transport",
@@ -61,7 +62,7 @@ class City:
             return formats.rows(form, listed, len(listed), head(shown), "city")
         reading = self.site.reading(session)
         first = shown.campaigns[0] if shown.campaigns else None
-        joined = self.site.shares_of(reading, first.derived_from) if first else []
+        joined = self.site.shares_of(reading, first.derived_from, DRAWN) if first else []
         told = self.node.told(first.id) if first and sees_all(reading.rights) else ()
         return self.site.hub_page(
             request,

@@ -45,8 +45,10 @@ HUB_SHELL = Shell(
 )
 
 CAMPAIGNS = f"cw.operator:{CITY} and cw.campaign.join:*"
+SEVERE_ONES = "finding.severity:(high or critical or fatal)"
 SHARES_MAX = 3_000
-"""Shares that a picture rests on, the most severe first."""
+"""Shares that a picture rests on, and as many severe ones besides."""
+COUNTED_FOR = timedelta(seconds=30)
 FRESH = timedelta(seconds=5)
 """How old a picture may be; it is one person's."""
 PICTURES_MAX = 64
@@ -65,6 +67,7 @@ class CitySite(Site):
         super().__init__(node, access)
         self.watch = Watch(node.records)
         self._pictures: OrderedDict[tuple[str, str, str], tuple[datetime, Picture]] = OrderedDict()
+        self._counted: OrderedDict[str, tuple[datetime, int]] = OrderedDict()
         self._lock = threading.Lock()
 
     def counts(self, session: Session, now: datetime) -> dict[str, str]:
@@ -74,12 +77,28 @@ class CitySite(Site):
             if session.may("operators"):
                 counts["operators"] = view.number(len(self.node.links()))
             if session.may("campaigns"):
-                span = timespan.choose("", "", now).span
-                found = self.reading(session).search(CAMPAIGNS, span, limit=1).total
+                found = self._campaigns(session, now)
                 counts["campaigns"] = view.number(found) if found else ""
         except CitywardError as error:
             log.warning("Counts beside the navigation failed: %s.", error.what)
         return counts
+
+    def _campaigns(self, session: Session, now: datetime) -> int:
+        """Campaigns of the last 24 h; a count of half a minute ago will do beside a word."""
+        day = timespan.choose("", "", now)
+        with self._lock:
+            kept = self._pictures.get(_key(session, day))
+            counted = self._counted.get(session.person.name)
+        if kept and timedelta() <= now - kept[0] < COUNTED_FOR:
+            return len(kept[1].campaigns)
+        if counted and timedelta() <= now - counted[0] < COUNTED_FOR:
+            return counted[1]
+        found = self.reading(session).search(CAMPAIGNS, day.span, limit=1).total
+        with self._lock:
+            self._counted[session.person.name] = (now, found)
+            while len(self._counted) > PICTURES_MAX:
+                self._counted.popitem(last=False)
+        return found
 
     def state(self, session: Session, now: datetime) -> dict[str, Any]:
         """How operators are linked; a person who may not see them is told nothing of them."""
@@ -107,15 +126,14 @@ class CitySite(Site):
     def picture(self, session: Session, choice: timespan.Choice) -> Picture:
         """How the city stands, as far as a person may see it."""
         now = self.node.now()
-        who = session.person
-        key = (f"{who.name}\0{who.epoch}", choice.since_word, choice.until_word)
+        key = _key(session, choice)
         with self._lock:
             kept = self._pictures.get(key)
         if kept and timedelta() <= now - kept[0] < FRESH:
             return kept[1]
         reading = self.reading(session)
         is_whole = sees_all(reading.rights)
-        rows = reading.search(LOOKED_AT, choice.span, "-finding.severity", SHARES_MAX).rows
+        rows = self._looked_at(reading, choice.span)
         links = self.node.links() if is_whole and session.may("operators") else ()
         made = picture.picture(self.node.town, rows, links, now, is_whole=is_whole)
         if is_whole and choice.ends_now:
@@ -126,13 +144,21 @@ class CitySite(Site):
                 self._pictures.popitem(last=False)
         return made
 
+    def _looked_at(self, reading: Shares, span: Range) -> list[Document]:
+        """The newest shares that can change a picture; of too many also older severe ones."""
+        page = reading.search(LOOKED_AT, span, limit=SHARES_MAX)
+        rows = list(page.rows)
+        if page.total > len(rows):
+            there = {one.get("cw.share.id") for one in rows}
+            severe = reading.search(SEVERE_ONES, span, limit=SHARES_MAX).rows
+            rows += [one for one in severe if one.get("cw.share.id") not in there]
+        return rows
+
     def shares_of(self, reading: Shares, ids: Sequence[str], limit: int = 200) -> list[Document]:
-        """Shares by their ids, in one question, the newest first."""
-        wanted = list(dict.fromkeys(ids))[:limit]
-        if not wanted:
-            return []
-        said = " or ".join(view.quoted(one) for one in wanted)
-        return list(reading.search(f"cw.share.id:({said})", Range(), limit=limit).rows)
+        """Shares by their ids, the newest first; one that is gone or not to be seen is left out."""
+        wanted = list(dict.fromkeys(ids))
+        found = [share for one in wanted[:limit] if (share := reading.get(one)) is not None]
+        return sorted(found, key=lambda one: one["finding.last_seen"], reverse=True)
 
     def hub_page(
         self,
@@ -175,6 +201,11 @@ class CitySite(Site):
             onward = f"; url={asked.link(after)}" if after else ""
             response.headers["refresh"] = f"{ROTATE_S}{onward}"
         return response
+
+
+def _key(session: Session, choice: timespan.Choice) -> tuple[str, str, str]:
+    who = session.person
+    return f"{who.name}\0{who.epoch}", choice.since_word, choice.until_word
 
 
 def sees_all(rights: Rights) -> bool:
