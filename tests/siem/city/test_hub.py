@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -150,7 +151,7 @@ def test_one_outside_address_at_two_nodes_becomes_a_campaign_and_is_gone_when_wi
     metro, grid = both
     metro.find("203.0.113.9")
     grid.find("198.51.100.77")
-    until(lambda: len(running.hub.exchange.links()) == 2 and shares(running) == 2)
+    until(lambda: len(running.hub.exchange.links()) == 2 and shares_of(running) == 2)
     assert running.campaigns() == []
 
     grid.find("203.0.113.9")
@@ -180,7 +181,17 @@ def test_one_outside_address_at_two_nodes_becomes_a_campaign_and_is_gone_when_wi
     assert told == ["withdrawn", "withdrawn"]
 
 
-def shares(running: Running) -> int:
+def has(running: Running, shares: int | None = None, campaigns: int | None = None) -> bool:
+    if shares is not None:
+        return shares_of(running) == shares
+    return len(running.campaigns()) == campaigns
+
+
+def is_gone(path: Path) -> bool:
+    return not path.exists()
+
+
+def shares_of(running: Running) -> int:
     return running.hub.commons.search(CITY_SOC, "not cw.operator:city", Range()).total
 
 
@@ -196,9 +207,9 @@ def test_from_a_finding_at_a_node_to_the_campaign(
     for number in range(12):
         address = f"45.{number}.7.9"
         metro.find(address)
-        until(lambda n=number: shares(running) == 2 * n + 1)
+        until(partial(has, running, shares=2 * number + 1))
         grid.find(address)
-        took.append(until(lambda n=number: len(running.campaigns()) == n + 1))
+        took.append(until(partial(has, running, campaigns=number + 1)))
 
     worst = statistics.quantiles(took, n=20)[-1]
     print(f"finding to campaign: median {statistics.median(took):.2f} s, 95 % {worst:.2f} s")
@@ -241,7 +252,7 @@ def test_what_lies_in_the_drop_is_taken_and_joined(running: Running, tmp_path: P
         while (signed := one.outbox.next()) is not None:
             path = tmp_path / "drop" / f"{one.name}.{1:015d}.cwe"
             path.write_bytes(signed.lines())
-            until(lambda path=path: not path.exists())
+            until(partial(is_gone, path))
             answers = sorted((tmp_path / "drop" / "answers").glob(f"{one.name}*.cwr"))
             receipt = split(answers[-1].read_bytes())
             one.outbox.receipted(receipt, running.hub.operators.signing_key.public_key())
