@@ -25,7 +25,8 @@ from siem.store.faults import fault
 from siem.store.outgoing import Desk, Line, OutgoingStore, Shared, Waiting
 from siem.store.protocol import Document
 
-CHANGES_AT_ONCE = 200
+CHANGES_AT_ONCE = 50
+"""So few that the path, which writes to the same file, never waits for long."""
 UPDATE_EVERY = timedelta(minutes=1)
 """A finding that grows is sent again so often at most, unless it became more severe."""
 HEARTBEAT_EVERY = timedelta(minutes=1)

@@ -258,6 +258,8 @@ class NodeDb:
         self._local = threading.local()
         self._open: dict[threading.Thread, sqlite3.Connection] = {}
         self._lock = threading.Lock()
+        self._turn = threading.RLock()
+        """Held by who writes: SQLite lets who waits sleep, so that the path would come too late."""
         self._dialect = SqliteDialect(_COLUMNS, "document", "folded")
         self._trail = Trail(operator_key)
         self.inventory = InventoryStore(self._writing, lambda: self._db, self._trail.add)
@@ -329,18 +331,19 @@ class NodeDb:
             TransientError: the disk is full, or another process holds the file for too long.
         """
         db = self._db
-        try:
-            db.execute("BEGIN IMMEDIATE")
-            yield db
-            db.commit()
-        except (sqlite3.OperationalError, OSError) as error:
-            db.rollback()
-            raise TransientError(
-                f"the state cannot be written: {error}", str(self.path), "Make room; try again."
-            ) from error
-        except BaseException:
-            db.rollback()
-            raise
+        with self._turn:
+            try:
+                db.execute("BEGIN IMMEDIATE")
+                yield db
+                db.commit()
+            except (sqlite3.OperationalError, OSError) as error:
+                db.rollback()
+                raise TransientError(
+                    f"the state cannot be written: {error}", str(self.path), "Make room; try again."
+                ) from error
+            except BaseException:
+                db.rollback()
+                raise
 
     def close(self) -> None:
         """Let go of the file."""
