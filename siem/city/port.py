@@ -259,7 +259,9 @@ def make_app(exchange: Exchange, limits: Limits) -> Starlette:
         Route(MIRROR, doors.operator(doors.mirror), methods=["GET"]),
         Route(ACCESS, doors.operator(doors.access), methods=["GET"]),
     ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: doors.elsewhere})
+    app = Starlette(routes=routes, exception_handlers={HTTPException: doors.elsewhere})
+    app.router.redirect_slashes = False
+    return app
 
 
 Door = Callable[[Request], Awaitable[Response]]

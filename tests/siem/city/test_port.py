@@ -446,6 +446,7 @@ def test_paths_and_markup_in_names_are_refused_and_never_said_again(city, grid):
     answer = city.ask("GET", "/exchange/v1/<script>alert(1)</script>/../x")
     refused(city, answer, 404, "nothing is here")
     assert b"script" not in answer.body
+    refused(city, city.ask("GET", "/exchange/v1/authority/"), 404, "nothing is here")
     refused(city, city.ask("DELETE", "/exchange/v1/messages"), 405, "nothing is here")
     refused(city, city.ask("GET", "/exchange/v1/inbox?after=-1", as_=grid), 400, "no number")
 
