@@ -15,6 +15,7 @@ from typing import Any
 from siem.city.cluster import Names
 from siem.store.protocol_cluster import Cluster, Refused
 
+API = "/_plugins/_security/api/roles"
 _SEARCHED = (
     "read",
     "indices:admin/get",
@@ -68,7 +69,7 @@ def put_roles(cluster: Cluster, names: Names = Names()) -> bool:  # noqa: B008 â
     """Write the roles; again, it changes nothing. False where the cluster has no such plugin."""
     for name, body in roles(names).items():
         try:
-            if cluster.request("PUT", f"/_plugins/_security/api/roles/{name}", body) is None:
+            if cluster.request("PUT", f"{API}/{name}", body) is None:
                 return False
         except Refused as error:
             if "no handler found" in error.what:

@@ -32,6 +32,7 @@ compared is written beside the document, under `cw.index`, just as `node.db` kee
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -280,9 +281,17 @@ def wild(field: str, pattern: Sequence[str]) -> Query:
     """A pattern of the query bar on a `keyword` or `wildcard` field."""
     if len(pattern) == 2 and pattern[1] == STAR and pattern[0] not in (ONE, STAR):
         return {"prefix": {field: pattern[0]}}
+    if any("\\" in piece for piece in pattern):
+        # A `wildcard` field of OpenSearch 2.19 never finds an escaped backslash.
+        made = {STAR: ".*", ONE: "."}
+        text = "".join(made.get(piece) or _SPECIAL.sub(r"\\\g<0>", piece) for piece in pattern)
+        return {"regexp": {field: {"value": text, "flags": "NONE"}}}
     made = {STAR: "*", ONE: "?"}
     text = "".join(made.get(piece) or _escaped(piece) for piece in pattern)
     return {"wildcard": {field: {"value": text}}}
+
+
+_SPECIAL = re.compile(r"[.?+*|{}\[\]()\"\\#@&<>~^$-]")
 
 
 def _escaped(text: str) -> str:

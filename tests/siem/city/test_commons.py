@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,45 +10,15 @@ from typing import Any
 import pytest
 
 from cityward.errors import ConfigError, InputError
-from siem.city.cluster import ClusterCommons, Names, prepare
-from siem.city.commons import CITY_SOC, Commons, Outcome, Rights, Write
+from siem.city.cluster import Names
+from siem.city.commons import CITY_SOC, Commons, Rights
 from siem.city.sqlite import SqliteCommons
-from siem.store.elasticsearch import ElasticsearchCluster
-from siem.store.opensearch import OpenSearchCluster
-from siem.store.protocol import Conflict, Document, Range
+from siem.store.protocol import Conflict, Range
 from siem.store.protocol_cluster import Cluster
 from siem.store.query import QueryError
-from tests.fake_elasticsearch import fake_elasticsearch
-from tests.opensearch import Server, forget
+from tests.siem.city.homes import EVERYBODY, HOMES, NOON, a_cluster, emptied, share
 
-NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)
-EVERYBODY = Rights(
-    audiences=("city-soc", "peers", "police"), tlp=("clear", "green", "amber", "amber+strict")
-)
 PEERS = Rights(audiences=("peers",), tlp=("clear", "green"), own="op-metro")
-
-
-def share(name: str, revision: int = 1, **changed: Any) -> Write:
-    """A shared finding; names of fields are written with `__` for a dot."""
-    document: Document = {
-        "cw.share.id": name,
-        "cw.share.revision": revision,
-        "cw.share.audiences": ["city-soc"],
-        "cw.operator": "op-metro",
-        "cw.sector": "transport.public",
-        "cw.marking.tlp": "amber",
-        "finding.first_seen": NOON,
-        "finding.last_seen": NOON,
-        "finding.title": f"Scan {name}",
-        "finding.severity": "medium",
-        "source.token": ["j:7:aa", "p:7:bb"],
-    }
-    named = {key.replace("__", "."): value for key, value in changed.items()}
-    document |= {key: value for key, value in named.items() if value is not None}
-    for key, value in named.items():
-        if value is None:
-            del document[key]
-    return Write(document, revision)
 
 
 def ids(commons: Commons, rights: Rights = EVERYBODY, query: str = "", **more: Any) -> list[str]:
@@ -60,38 +28,14 @@ def ids(commons: Commons, rights: Rights = EVERYBODY, query: str = "", **more: A
     return [row["cw.share.id"] for row in page.rows]
 
 
-class Prompt(ClusterCommons):
-    """Lets searches see at once what was put, as the file does."""
-
-    def put(self, writes: Sequence[Write]) -> list[Outcome]:
-        outcomes = super().put(writes)
-        self.refresh()
-        return outcomes
-
-
-@pytest.fixture(scope="module", params=["sqlite", "opensearch", "elasticsearch (fake)"])
-def kind(request: pytest.FixtureRequest) -> str:
-    """Each home in turn."""
-    return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def cluster(kind: str, request: pytest.FixtureRequest) -> Iterator[tuple[Cluster, Names] | None]:
-    """A prepared cluster; Elasticsearch is a real OpenSearch behind a proxy that plays it."""
-    if kind == "sqlite":
+@pytest.fixture(scope="module", params=HOMES)
+def cluster(request: pytest.FixtureRequest) -> Iterator[tuple[Cluster, Names] | None]:
+    """Each home in turn; None for the file."""
+    if request.param == "sqlite":
         yield None
         return
-    server: Server = request.getfixturevalue("opensearch")
-    names = Names(f"cw-{uuid.uuid4().hex[:10]}")
-    with contextlib.ExitStack() as stack:
-        stack.callback(forget, server, names.prefix)
-        home: Cluster = client(server)
-        if kind != "opensearch":
-            fake = stack.enter_context(fake_elasticsearch(server.url, server.ca_file))
-            home = ElasticsearchCluster([fake.url], user=server.user, password=server.password)
-        stack.callback(home.close)
-        prepare(home, names)
-        yield home, names
+    with a_cluster(request.getfixturevalue("opensearch"), request.param) as found:
+        yield found
 
 
 @pytest.fixture
@@ -102,22 +46,8 @@ def commons(cluster: tuple[Cluster, Names] | None, tmp_path: Path) -> Iterator[C
         yield file
         file.close()
         return
-    home, names = cluster
-    yield Prompt(home, names=names, clock=lambda: NOON)
-    home.delete_indices(home.indices(names.shared))
-    for index in (names.records, names.places):
-        home.refresh(index)
-        home.delete_by_query(index, {"match_all": {}})
-
-
-def client(server: Server, user: str = "", password: str = "") -> OpenSearchCluster:
-    """A client of the server, as its user `cityward` or another one."""
-    return OpenSearchCluster(
-        [server.url],
-        user=user or server.user,
-        password=password or server.password,
-        ca=Path(server.ca_file),
-    )
+    with emptied(*cluster) as home:
+        yield home
 
 
 # ---- Shared findings

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -15,6 +14,7 @@ from siem.city.roles import put_roles, roles
 from siem.store.opensearch import OpenSearchCluster
 from siem.store.protocol import TIME_MIN, Range
 from tests.opensearch import Server
+from tests.siem.city.homes import client
 from tests.siem.city.writer import BEGIN, write
 
 API = "/_plugins/_security/api"
@@ -28,12 +28,11 @@ def as_(opensearch: Server, index_prefix: str) -> Iterator[As]:
     names = Names(index_prefix)
     opened: list[OpenSearchCluster] = []
 
-    def client(user: str, password: str) -> OpenSearchCluster:
-        ca = Path(opensearch.ca_file)
-        opened.append(OpenSearchCluster([opensearch.url], user=user, password=password, ca=ca))
+    def opening(user: str, password: str) -> OpenSearchCluster:
+        opened.append(client(opensearch, user, password))
         return opened[-1]
 
-    admin = client("admin", opensearch.admin_password)
+    admin = opening("admin", opensearch.admin_password)
     prepare(admin, names)
     assert put_roles(admin, names)
     users = {}
@@ -42,7 +41,7 @@ def as_(opensearch: Server, index_prefix: str) -> Iterator[As]:
         body = {"password": PASSWORD, "opendistro_security_roles": [role]}
         status, said = opensearch.ask("PUT", f"{API}/internalusers/{user}", body)
         assert status in (200, 201), said
-    yield lambda name: client(users[name], PASSWORD)
+    yield lambda name: opening(users[name], PASSWORD)
     for one in opened:
         one.close()
     for user in users.values():
@@ -98,20 +97,10 @@ def test_the_joins_withdraw_and_keep_the_hubs_memory(as_: As, index_prefix: str)
     assert hub.retain(BEGIN.replace(month=BEGIN.month + 1)) == 4
 
 
-def test_a_cluster_without_the_plugin_has_no_roles(plain: OpenSearchCluster) -> None:
-    assert not put_roles(plain)
+def test_a_cluster_without_the_plugin_has_no_roles(
+    opensearch: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin = client(opensearch, "admin", opensearch.admin_password)
+    monkeypatch.setattr("siem.city.roles.API", "/_plugins/_nothing/roles")
 
-
-@pytest.fixture
-def plain(opensearch: Server) -> Iterator[OpenSearchCluster]:
-    """A client whose cluster knows nothing of roles: its paths lead nowhere."""
-    ca = Path(opensearch.ca_file)
-    client = OpenSearchCluster(
-        [opensearch.url], user="admin", password=opensearch.admin_password, ca=ca
-    )
-    asked = client.request
-    client.request = lambda method, path, body=None: asked(  # type: ignore[method-assign]
-        method, path.replace("/_plugins/_security", "/_plugins/_nothing"), body
-    )
-    yield client
-    client.close()
+    assert not put_roles(admin)
