@@ -151,6 +151,7 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
             "approve": "share:approve",
             "withdraw": "share:withdraw",
             "inbox": "share:inbox",
+            "readers": "share:readers",
         },
     ),
     "config": (
@@ -169,6 +170,7 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
             "packets": "bench:packets",
             "protocols": "bench:protocols",
             "hub": "bench:hub",
+            "index": "bench:index",
         },
     ),
 }

@@ -15,6 +15,7 @@ from siem.sharing.external import Plan, address_of
 from siem.sharing.identity import Identity
 from siem.sharing.ledger import Proof, keys_of, prove
 from siem.sharing.policy import Policy
+from siem.sharing.readers import Read, readers
 from siem.sharing.tokens import Hmac, Tokens, root_of
 from siem.store.outgoing import OutgoingStore
 
@@ -173,6 +174,14 @@ class SharingDesk:
         own = keys_of(identity.signing_key().public_key())
         hubs = identity.hub().keys if identity.has_joined else {}
         return prove(self.store, self._settings.operator, own, hubs)
+
+    def readers(self) -> Sequence[Read]:
+        """Who at the hub read what we shared; the hub is asked now.
+
+        Raises:
+            CitywardError: no hub was joined, or it does not say it.
+        """
+        return readers(Identity(self._settings.state_path))
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, validators
+from msgspec import to_builtins
 
 from cityward import ConfigError
 from siem import assembly, leaving
@@ -29,9 +30,11 @@ from siem.node import now_utc
 from siem.register import known
 from siem.sharing import preview as previews
 from siem.sharing.certificates import write_secret
+from siem.sharing.identity import Identity
 from siem.sharing.inbox import COLUMNS as INBOX_COLUMNS
 from siem.sharing.inbox import newest, told_row
 from siem.sharing.policy import Policy, example_for
+from siem.sharing.readers import readers as asked_readers
 from siem.sharing.tokens import fingerprint, new_root, root_of, root_text
 from siem.sharing.wire import Reason
 from siem.store.embedded import NodeDb
@@ -47,6 +50,7 @@ RULE_COLUMNS = ("rule", "audiences", "tlp", "pap", "approval", "time", "fields")
 TOLD_COLUMNS = ("audience", "findings", "rules", "fields")
 STEP_COLUMNS = ("field", "kept here", "transform", "leaves as", "leaves")
 DIFFERENCE_COLUMNS = ("title", "before", "after", "more", "less", "id")
+READER_COLUMNS = ("day", "person", "reads", "shares", "first", "last")
 WAITING_COLUMNS = ("share_id", "rule", "offered", "yes", "state", "finding")
 
 Given = Annotated[Path, Parameter(validator=validators.Path(exists=True, dir_okay=False))]
@@ -262,6 +266,24 @@ def inbox(*, everything: Switch = False, config: ConfigFile = None, output: Outp
     streams.write(rows, streams.form_for(output, sys.stdout), INBOX_COLUMNS)
     if not rows:
         print("The city has told us nothing yet.", file=sys.stderr)
+    return 0
+
+
+def readers(*, config: ConfigFile = None, output: Output = None) -> int:
+    """List who at the hub read what we shared: by day, person, and how often. The hub is asked.
+
+    Example: cityward share readers
+
+    Args:
+        config: Settings file; otherwise the first one found counts.
+        output: Form of the result: table, json, ndjson or csv; ndjson for a pipe.
+    """
+    rows = [
+        to_builtins(one) for one in asked_readers(Identity(settings_with_state(config).state_path))
+    ]
+    streams.write(rows, streams.form_for(output, sys.stdout), READER_COLUMNS)
+    if not rows:
+        print("Nobody at the hub has read what we shared.", file=sys.stderr)
     return 0
 
 

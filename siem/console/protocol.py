@@ -12,6 +12,7 @@ from siem.duties import Duties
 from siem.notify.routes import Route
 from siem.sharing.ledger import Proof as LedgerProof
 from siem.sharing.policy import Policy
+from siem.sharing.readers import Read
 from siem.store.accounts import Accounts
 from siem.store.cases import CaseStore
 from siem.store.notices import NoticeStore
@@ -161,6 +162,14 @@ class Sharing(Protocol):
 
     def proof(self) -> LedgerProof:
         """Whether everything that was sent stands as it was sent."""
+        ...
+
+    def readers(self) -> Sequence[Read]:
+        """Who at the hub read what we shared; the hub is asked now.
+
+        Raises:
+            CitywardError: no hub was joined, or it does not say it.
+        """
         ...
 
 

@@ -27,6 +27,7 @@ from siem.sharing.inbox import newest, told_row
 from siem.sharing.ledger import as_document
 from siem.sharing.policy import Policy
 from siem.sharing.preview import Shown
+from siem.sharing.readers import Read
 from siem.sharing.wire import Reason
 from siem.store.outgoing import Line, Waiting
 from siem.store.protocol import Document, Range
@@ -190,8 +191,24 @@ class Sharing:
         if form:
             self.site.exported(session, request)
             return formats.rows(form, every, len(every), {}, "inbox")
-        rows = newest(every)
-        return self._page(request, session, "sharing_inbox.html", rows=rows[:INBOX_SHOWN])
+        rows = newest(every)[:INBOX_SHOWN]
+        asked = bool(self.site.view_of(request).one("readers"))
+        reads, fault = self._readers() if asked else ((), None)
+        return self._page(
+            request,
+            session,
+            "sharing_inbox.html",
+            fault=Fault.of(fault) if fault else None,
+            rows=rows,
+            asked=asked,
+            reads=reads,
+        )
+
+    def _readers(self) -> tuple[Sequence[Read], CitywardError | None]:
+        try:
+            return self.node.sharing.readers(), None
+        except CitywardError as error:
+            return (), error
 
     # ---- What people decide
 

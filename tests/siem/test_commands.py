@@ -923,6 +923,7 @@ TESTED_ELSEWHERE = {("rule", "check"), ("rule", "test"), ("rule", "try")} | {
     ("operator", "list"),
     ("operator", "revoke"),
     ("operator", "join"),
+    ("share", "readers"),
     ("store", "init"),
     ("store", "verify"),
     ("store", "retain"),
@@ -931,6 +932,7 @@ TESTED_ELSEWHERE = {("rule", "check"), ("rule", "test"), ("rule", "try")} | {
     ("bench", "packets"),
     ("bench", "protocols"),
     ("bench", "hub"),
+    ("bench", "index"),
 }
 CMDB = "Host,Type,IP,Importance\nrtu-7,rtu,192.0.2.70,high\nrtu-7b,rtu,02-00-00-00-00-07,low\n"
 ONE_RULE = """\

@@ -39,6 +39,7 @@ from siem.console.protocol import Heard, Hearing, Sample, Samples, Usage, Why
 from siem.notify.routes import Route
 from siem.sharing.ledger import Proof as LedgerProof
 from siem.sharing.policy import Policy
+from siem.sharing.readers import Read
 from siem.store.cases import CaseStore
 from siem.store.embedded import NodeDb
 from siem.store.inventory import names_of, spoken
@@ -423,6 +424,7 @@ class FakeSharing:
         self.said: Policy | None = None
         self.fault: CitywardError | None = None
         self.proved = LedgerProof()
+        self.reads: list[Read] = []
 
     def policy(self) -> Policy | None:
         if self.fault:
@@ -431,6 +433,11 @@ class FakeSharing:
 
     def proof(self) -> LedgerProof:
         return self.proved
+
+    def readers(self) -> Sequence[Read]:
+        if self.fault:
+            raise self.fault
+        return self.reads
 
 
 class FakeNode:

@@ -16,6 +16,7 @@ from cityward.finding import Analytic, Finding, Severity
 from siem.sharing.compiler import BASELINE, compile_policy
 from siem.sharing.external import Plan
 from siem.sharing.outbox import Outbox
+from siem.sharing.readers import Read
 from siem.sharing.tokens import Hmac, Tokens
 from siem.store.outgoing import Told
 from tests.siem.console import fake
@@ -224,3 +225,17 @@ def test_sharing_is_for_analysts(
 
     assert client.get("/sharing").status_code == 403
     assert client.post("/sharing/change", data={"csrf": "x"}).status_code == 403
+
+
+def test_who_read_ours_is_asked_of_the_hub_on_demand(
+    node: fake.FakeNode, signed_in: Callable[..., TestClient]
+) -> None:
+    client = signed_in()
+    node.sharing.reads = [
+        Read(day="2026-11-12", person="c.iso", reads=3, shares=21, first=fake.NOW, last=fake.NOW)
+    ]
+
+    assert "c.iso" not in client.get("/sharing/inbox").text
+    assert "c.iso" in client.get("/sharing/inbox?readers=1").text
+    node.sharing.fault = ConfigError("this node has joined no hub yet", "hub.json", "Join one.")
+    assert "joined no hub yet" in client.get("/sharing/inbox?readers=1").text

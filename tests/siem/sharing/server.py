@@ -19,6 +19,7 @@ from siem.sharing import certificates
 from siem.sharing.certificates import Authority, common_name, key_of_request
 from siem.sharing.envelope import Signed, split
 from siem.sharing.identity import public_text
+from siem.sharing.readers import ACCESS
 from siem.sharing.wire import (
     AUTHORITY,
     ENROL,
@@ -52,6 +53,7 @@ class FakeServer:
         """It takes envelopes and hangs up without an answer."""
         self.forge: Callable[[Signed], Signed] = lambda receipt: receipt
         self.box: list[Signed] = []
+        self.reads: list[dict[str, Any]] = []
         self.asked: list[tuple[str, str, str]] = []
         """Method, path, and whose certificate was shown."""
         self.closes = False
@@ -95,6 +97,8 @@ class FakeServer:
             return msgspec.json.encode(Renewed(certificate=self._signed(asked_again.csr)))
         if path == MESSAGES:
             return self.forge(self.hub.take(split(body))).lines()
+        if path == ACCESS:
+            return b"".join(msgspec.json.encode(one) + b"\n" for one in self.reads)
         assert path.startswith(f"{INBOX}?after=")
         after = int(path.partition("=")[2])
         lines = [
