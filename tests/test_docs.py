@@ -169,6 +169,14 @@ def test_the_page_of_sharing_runs(tmp_path):
     assert "n:203.0.113.0/24" in said.stdout
 
 
+def test_the_page_of_the_exchange_runs(tmp_path):
+    said = run_page("exchange.md", tmp_path)
+
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert "cwo1." in said.stdout
+    assert "operator revoke" in said.stdout
+
+
 def test_the_page_of_architecture_runs(tmp_path):
     assert run_page("architecture.md", tmp_path).returncode == 0
 

@@ -11,6 +11,7 @@ import binascii
 import hmac
 import ssl
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -24,15 +25,15 @@ from cityward.fields import SECTORS
 from siem.city.commons import CITY, Records
 from siem.sharing import certificates
 from siem.sharing.certificates import NAME, Authority, common_name, key_of_request, write_secret
-from siem.sharing.envelope import BEGIN
+from siem.sharing.envelope import BEGIN, key_id
 from siem.sharing.identity import public_text
 from siem.sharing.wire import TOKEN_PREFIX, Enrolled, Renewed
 from siem.store.protocol import Conflict
 
 FOLDER = "exchange"
 """In the state folder: the keys of authority and receipts."""
-OPERATOR = "operator"
-"""Kind of the records of operators."""
+OPERATOR, AUTHORITY = "operator", "authority"
+"""Kinds of the records of operators, and of what the keys of the exchange are known by."""
 TOKEN_FOR = timedelta(minutes=60)
 CERTIFICATE_DAYS = 30.0
 CERTIFICATES_MAX = 2
@@ -99,12 +100,34 @@ class Operators:
         self.authority = Authority(folder, clock, "operators")
 
     def make(self) -> None:
-        """Make what is missing of authority and signing key."""
+        """Make authority and signing key, if the city has none yet.
+
+        Raises:
+            ConfigError: it has some, and they are not here: at a standby they are to be copied.
+        """
+        found = self._records.get(AUTHORITY, FOLDER)
         with self.authority.locked():
-            self.authority.make()
             path = self._folder / "signing.key"
-            if not path.exists():
-                write_secret(path, _raw(Ed25519PrivateKey.generate()))
+            if found is None or path.exists():
+                self.authority.make()
+                if not path.exists():
+                    write_secret(path, _raw(Ed25519PrivateKey.generate()))
+            is_here = path.exists() and (self._folder / "ca.pem").exists()
+        ours = {"ca": self.authority.fingerprint, "key": self._key_id} if is_here else {}
+        if found is None:
+            with suppress(Conflict):
+                self._records.put(AUTHORITY, FOLDER, ours, None)
+            found = self._records.get(AUTHORITY, FOLDER)
+        if found is not None and found.value != ours:
+            raise ConfigError(
+                "the city has an exchange already, and its keys are not here",
+                str(self._folder),
+                "Copy ca.pem, ca.key and signing.key from the other hub.",
+            )
+
+    @property
+    def _key_id(self) -> str:
+        return key_id(self.signing_key.public_key())
 
     @property
     def signing_key(self) -> Ed25519PrivateKey:

@@ -121,7 +121,7 @@ class Lease:
             return
         fence(self._records, token)
         self._token, self._since_s = token, now_s
-        log.warning("This hub is active, with fence %d.", token)
+        log.info("This hub is active, with fence %d.", token)
 
     def _highest_fence(self) -> int:
         """A lease that was given back is gone; the fences it set are not."""

@@ -328,7 +328,7 @@ class _Doors:
     async def elsewhere(self, request: Request, error: Exception) -> Response:
         """There is no such endpoint, or it is asked in another way."""
         status = error.status_code if isinstance(error, HTTPException) else 404
-        refused = Refused(status, "nothing is here", "exchange", "See docs/hub.md.")
+        refused = Refused(status, "nothing is here", "exchange", "See docs/exchange.md.")
         await run_in_threadpool(self._exchange.refuse, _address(request), refused)
         return _answer(refused)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import shutil
 import signal
 import ssl
 import subprocess
@@ -93,6 +94,20 @@ def test_a_store_in_files_has_no_standby(tmp_path):
         pass
     with alone(tmp_path / "hub.lock"):
         pass
+
+
+def test_a_standby_without_the_keys_of_the_exchange_does_not_make_others(commons, tmp_path):
+    def operators(folder: str) -> Operators:
+        return Operators(commons.records, tmp_path / folder, lambda: datetime.now(UTC))
+
+    operators("one").make()
+    operators("one").make()
+
+    with pytest.raises(ConfigError, match="its keys are not here"):
+        operators("two").make()
+    shutil.copytree(tmp_path / "one", tmp_path / "copied")
+    operators("copied").make()
+    assert not (tmp_path / "two" / "ca.key").exists()
 
 
 # ---- Real processes
