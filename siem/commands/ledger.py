@@ -9,7 +9,7 @@ from siem.commands.common import ConfigFile, Output, settings_with_state, span
 from siem.commands.person import opened
 from siem.node import now_utc
 from siem.sharing.identity import Identity
-from siem.sharing.ledger import as_document, exported, keys_of, prove
+from siem.sharing.ledger import as_document, exported, prove
 
 COLUMNS = ("seq", "sent", "type", "state", "rule", "approvers", "fields", "share")
 
@@ -56,10 +56,9 @@ def verify(*, config: ConfigFile = None) -> int:
     """
     settings = settings_with_state(config)
     identity = Identity(settings.state_path)
-    own = keys_of(identity.signing_key().public_key())
     hubs = identity.hub().keys if identity.has_joined else {}
     with opened(config) as db:
-        proof = prove(db.outgoing, settings.operator, own, hubs)
+        proof = prove(db.outgoing, settings.operator, identity.own_keys(), hubs)
     print(f"records    {proof.lines}")
     print(f"receipted  {proof.receipted}")
     if proof.lost:

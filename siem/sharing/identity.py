@@ -32,8 +32,11 @@ class Hub(msgspec.Struct, frozen=True, kw_only=True):
     """This node, as the hub knows it."""
     authority: str
     """PEM; its certificates are believed by it, and by no other."""
-    signing_keys: tuple[str, ...]
+    signing_keys: tuple[str, ...] = ()
     """Ed25519, raw, in base64; the newest last."""
+
+    own_keys: tuple[str, ...] = ()
+    """What this node signs and has signed with; the newest last."""
 
     @property
     def keys(self) -> Keys:
@@ -89,6 +92,11 @@ class Identity:
         except (ValueError, InvalidKey) as error:
             todo = "Restore it from a backup with secrets."
             raise ConfigError("no signing key", str(path), todo) from error
+
+    def own_keys(self) -> Keys:
+        """What this node signs and has signed with, for the proof of its ledger."""
+        before = self.hub().own_keys if self.has_joined else ()
+        return keys_of(self.signing_key().public_key(), *(public_key(one) for one in before))
 
     def keep_certificate(self, key: bytes, certificate: str) -> None:
         """Use another certificate from now on."""

@@ -343,16 +343,21 @@ def join(
         todo = "Check address and port; the log of the hub says why it refuses."
         raise TransientError(f"no certificate: {error}", url, todo) from error
     _go_on(store, enrolled, url, restored=restored)
-    before = identity.hub().signing_keys if identity.has_joined else ()
+    before = identity.hub() if identity.has_joined else Hub(url="", operator="", authority="")
     hub = Hub(
         url=url,
         operator=said.name,
         authority=authority,
-        signing_keys=tuple(dict.fromkeys((*before, enrolled.signing_key))),
+        signing_keys=_with(before.signing_keys, enrolled.signing_key),
+        own_keys=_with(before.own_keys, asked.signing_key),
     )
     identity.keep_certificate(key, enrolled.certificate)
     identity.keep_hub(hub)
     return hub
+
+
+def _with(keys: tuple[str, ...], newest: str) -> tuple[str, ...]:
+    return (*(one for one in keys if one != newest), newest)
 
 
 def _authority(url: str, wanted: str) -> str:

@@ -933,7 +933,7 @@ class NodeDb:
             )
             audited = self._trail.forget(db, AUDIT_MAX)
             self.notices.retain(db, now)
-            self.outgoing.retain(db)
+            self.outgoing.retain(db, now)
         return {"findings_old": old, "findings_surplus": max(0, surplus), "audit": audited}
 
 

@@ -99,7 +99,9 @@ OUTGOING_MAX = 1_000_000
 are counted."""
 LIVE = timedelta(minutes=1)
 """What changed since then goes before all that waits from an outage."""
-LEDGER_MAX = 1_000_000
+LEDGER_MAX = 2_000_000
+SHARED_FOR = timedelta(days=400)
+"""No hub holds a share for longer; then it need not be known here either."""
 INBOX_MAX = 10_000
 BEGIN = "0" * 64
 """What the first line names as the one before it."""
@@ -499,8 +501,8 @@ class OutgoingStore:
 
     # ---- Retention
 
-    def retain(self, db: sqlite3.Connection) -> None:
-        """Let the oldest lines go above a bound, within the transaction of retention."""
+    def retain(self, db: sqlite3.Connection, now: datetime) -> None:
+        """Let go of what is old, and of the oldest lines above a bound, within its transaction."""
         last = db.execute(
             "SELECT seq, hash, chain FROM ledger"
             " WHERE seq <= (SELECT max(seq) FROM ledger) - ? AND state = 'receipted'"
@@ -511,6 +513,11 @@ class OutgoingStore:
             _set_number(db, "ledger_anchor", last["seq"])
             _set_head(db, self._key, "ledger_anchor", Head(*last))
             db.execute("DELETE FROM ledger WHERE seq <= ?", (last["seq"],))
+        db.execute(
+            "DELETE FROM shared WHERE sent < ? AND finding NOT IN (SELECT id FROM findings)",
+            (micros(now - SHARED_FOR),),
+        )
+        db.execute("DELETE FROM approvals WHERE time < ?", (micros(now - SHARED_FOR),))
         db.execute("DELETE FROM inbox WHERE n <= (SELECT max(n) FROM inbox) - ?", (INBOX_MAX,))
 
 

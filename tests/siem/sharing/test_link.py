@@ -15,6 +15,7 @@ from siem.sharing import link as links
 from siem.sharing.certificates import Authority
 from siem.sharing.envelope import Signed
 from siem.sharing.identity import Identity
+from siem.sharing.ledger import prove
 from siem.sharing.link import Link, RefusalError, join
 from siem.sharing.wire import ENROL, RENEW, TOKEN_PREFIX
 from tests.siem.sharing.server import WHILE, FakeServer
@@ -138,7 +139,23 @@ def test_who_joins_again_keeps_its_signing_key(
         join(identity, node.db.outgoing, server.url, server.said, OPTION)
 
     assert identity.signing_key().private_bytes_raw() == before
-    assert len(identity.hub().signing_keys) == 1
+    assert len(identity.hub().signing_keys) == len(identity.own_keys()) == 1
+
+
+def test_a_node_whose_keys_were_lost_joins_with_new_ones_and_its_ledger_still_proves_itself(
+    node: Node, server: FakeServer, identity: Identity
+) -> None:
+    join(identity, node.db.outgoing, server.url, server.said, OPTION)
+    node.find(match(1))
+    node.send()
+    (identity.folder / "signing.key").unlink()
+    server.seq, server.prev = node.hub.seq, node.hub.hash
+
+    join(identity, node.db.outgoing, server.url, server.said, OPTION)
+
+    proof = prove(node.db.outgoing, OPERATOR, identity.own_keys(), identity.hub().keys)
+    assert len(identity.own_keys()) == 2
+    assert (proof.lines, proof.fault) == (2, "")
 
 
 # ---- Sending

@@ -9,7 +9,7 @@ import pytest
 
 from cityward import Unsafe
 from siem.sharing.envelope import BEGIN, Envelope, Signed
-from siem.sharing.share import Approval
+from siem.sharing.share import Approval, share_id
 from siem.store import outgoing
 from siem.store.protocol import Change, Range
 from tests.siem.sharing.standin import NOON, FakeHub, FakePolicy, Node, match
@@ -259,6 +259,18 @@ def test_nothing_is_taken_back_without_saying_what(node: Node) -> None:
 
     assert node.db.outgoing.withdraw("me", "error", NOON) == []
     assert node.db.outgoing.withdraw("me", "error", NOON, token="no such token") == []
+
+
+def test_what_was_shared_so_long_ago_that_no_hub_holds_it_is_forgotten(node: Node) -> None:
+    node.find(match(1), match(2))
+    node.send()
+    old, kept = (one["finding.id"] for one in node.db.search("", Range()).rows)
+    node.db.change([old], Change(status="resolved"), "me", NOON)
+
+    node.db.retain(NOON + timedelta(days=401))
+
+    assert node.db.outgoing.shared(share_id(old)) is None
+    assert node.db.outgoing.shared(share_id(kept)) is not None
 
 
 # ---- The same bytes again
