@@ -114,6 +114,7 @@ def picture(
     now: datetime,
     *,
     is_whole: bool = True,
+    threshold: int = 1,
 ) -> Picture:
     """How the city stands.
 
@@ -123,6 +124,7 @@ def picture(
         links: Operators; none for a reader who is not told how their links do.
         now: Now.
         is_whole: See `Picture`.
+        threshold: Counts of operators below it are not told.
     """
     every = [one for one in shares if _counts(one)]
     campaigns = sorted(
@@ -154,7 +156,7 @@ def picture(
         blind=list(_blind(standings, links, now)),
         links=links,
         districts=_districts(troubled),
-        headline=_headline(standings, campaigns, links, is_whole=is_whole),
+        headline=_headline(standings, campaigns, links, is_whole=is_whole, threshold=threshold),
         is_whole=is_whole,
         exercise=bool(troubled or campaigns)
         and all(one.exercise or one.state == "blind" for one in troubled)
@@ -394,6 +396,7 @@ def _headline(
     links: Sequence[Link],
     *,
     is_whole: bool,
+    threshold: int,
 ) -> str:
     parts = [
         part
@@ -405,11 +408,20 @@ def _headline(
     if campaigns:
         operators = {name for one in campaigns for name in one.operators}
         runs = "campaign runs" if len(campaigns) == 1 else "campaigns run"
-        at = f"{number_word(len(operators))} {'operator' if len(operators) == 1 else 'operators'}"
-        said.append(f"{_upper(number_word(len(campaigns)))} {runs} at {at}.")
+        said.append(
+            f"{_upper(number_word(len(campaigns)))} {runs}{_at(len(operators), threshold)}."
+        )
     if not any(one.state != "running" for one in standings):
         said.insert(0, _calm(len(standings), links, is_whole=is_whole))
     return " ".join(said)
+
+
+def _at(operators: int, threshold: int) -> str:
+    if not operators:
+        return ""
+    if operators < threshold:
+        return f" at fewer than {number_word(threshold)} operators"
+    return f" at {number_word(operators)} {'operator' if operators == 1 else 'operators'}"
 
 
 def _calm(services: int, links: Sequence[Link], *, is_whole: bool) -> str:

@@ -51,6 +51,7 @@ SHARES_MAX = 3_000
 COUNTED_FOR = timedelta(seconds=30)
 FRESH = timedelta(seconds=5)
 """How old a picture may be; it is one person's."""
+LINKS_FOR = timedelta(seconds=1)
 PICTURES_MAX = 64
 ROTATE_S = 30
 """Seconds that a page stands in a kiosk."""
@@ -68,6 +69,7 @@ class CitySite(Site):
         self.watch = Watch(node.records)
         self._pictures: OrderedDict[tuple[str, str, str], tuple[datetime, Picture]] = OrderedDict()
         self._counted: OrderedDict[str, tuple[datetime, int]] = OrderedDict()
+        self._links: tuple[datetime, Sequence[Link]] | None = None
         self._lock = threading.Lock()
 
     def counts(self, session: Session, now: datetime) -> dict[str, str]:
@@ -75,7 +77,7 @@ class CitySite(Site):
         counts: dict[str, str] = {}
         try:
             if session.may("operators"):
-                counts["operators"] = view.number(len(self.node.links()))
+                counts["operators"] = view.number(len(self.links()))
             if session.may("campaigns"):
                 found = self._campaigns(session, now)
                 counts["campaigns"] = view.number(found) if found else ""
@@ -104,7 +106,7 @@ class CitySite(Site):
         """How operators are linked; a person who may not see them is told nothing of them."""
         if not session.may("operators"):
             return {"links": None}
-        links = [one for one in self.node.links() if one.state != "revoked"]
+        links = [one for one in self.links() if one.state != "revoked"]
         silent = [one for one in links if one.state == "silent"]
         since = [one.heartbeat for one in silent if one.heartbeat]
         signed = [one.countersigned for one in links if one.countersigned]
@@ -118,6 +120,14 @@ class CitySite(Site):
             "countersigned": max(signed, default=None),
             "facts": self.node.facts(),
         }
+
+    def links(self) -> Sequence[Link]:
+        """Every operator; a page asks several times, and once is enough."""
+        now = self.node.now()
+        asked = self._links
+        if asked is None or not timedelta() <= now - asked[0] < LINKS_FOR:
+            asked = self._links = (now, self.node.links())
+        return asked[1]
 
     def reading(self, session: Session) -> Shares:
         """Shared findings as the person of a session may see them."""
@@ -134,8 +144,15 @@ class CitySite(Site):
         reading = self.reading(session)
         is_whole = sees_all(reading.rights)
         rows = self._looked_at(reading, choice.span)
-        links = self.node.links() if is_whole and session.may("operators") else ()
-        made = picture.picture(self.node.town, rows, links, now, is_whole=is_whole)
+        links = self.links() if is_whole and session.may("operators") else ()
+        made = picture.picture(
+            self.node.town,
+            rows,
+            links,
+            now,
+            is_whole=is_whole,
+            threshold=reading.rights.threshold,
+        )
         if is_whole and choice.ends_now:
             self.watch.look(made, now)
         with self._lock:

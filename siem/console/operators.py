@@ -36,7 +36,7 @@ class Operators:
         form = formats.form_of(request)
         view = self.site.view_of(request)
         words = view.one("q").lower().split()
-        every = self.node.links()
+        every = self.site.links()
         rows = [one for one in every if all(word in _text(one) for word in words)]
         rows.sort(key=lambda one: (ORDER.index(one.state), one.operator))
         if form:
@@ -63,7 +63,7 @@ class Operators:
         """One operator, as a page or as JSON."""
         session = self.site.access.enter(request, "operators")
         form = formats.form_of(request)
-        found = next((one for one in self.node.links() if one.operator == name), None)
+        found = next((one for one in self.site.links() if one.operator == name), None)
         if found is None:
             what, todo = f"no operator is called {name[:80]}", "Look in the list of operators."
             if form:

@@ -162,7 +162,7 @@ def test_an_authority_sees_only_what_its_audience_was_given(enter: Enter) -> Non
     page = client.get("/city").text
     assert "TLP:GREEN" in page
     assert "police: only what was given to this audience" in page
-    for secret in ("j:11:", "op-water", "Modbus", "Passenger signs", "heartbeat", "<3"):
+    for secret in ("j:11:", "op-water", "Modbus", "Passenger signs", "heartbeat"):
         assert secret not in page, secret
     campaign = client.get("/campaigns/c-1")
     assert "j:11:" not in campaign.text
@@ -181,11 +181,15 @@ def test_a_peer_sees_its_own_and_what_is_for_all(enter: Enter) -> None:
     assert ids(enter("p.eer"), "/shared.json") == {"s-1", "s-4", "s-6", "c-1"}
 
 
-def test_counts_below_the_threshold_are_not_told(enter: Enter) -> None:
-    page = enter("p.olice").get("/shared").text
+def test_a_count_of_operators_below_the_threshold_is_not_told(hub: FakeHub, enter: Enter) -> None:
+    both = fake_hub.evening()[-1] | {"cw.campaign.operators": ["op-grid", "op-port"]}
+    hub.commons.put([fake_hub.Write(both, 2)])
 
-    assert "<b>&lt;3</b> in this range" in page
-    assert "&lt;3" not in enter().get("/shared").text
+    police, ciso = enter("p.olice"), enter()
+    assert "One campaign runs at fewer than three operators." in police.get("/city").text
+    assert "&lt;3 operators" in police.get("/campaigns/c-1").text
+    assert "One campaign runs at two operators." in ciso.get("/city").text
+    assert "2 operators" in ciso.get("/campaigns/c-1").text
 
 
 def test_operators_that_read_it_are_told_that_they_were_read(hub: FakeHub, enter: Enter) -> None:
