@@ -357,7 +357,8 @@ def _blind(standings: Sequence[Standing], links: Sequence[Link], now: datetime) 
         else:
             yield from _lost(link.operator, link.lost)
         if link.gaps:
-            yield Blind(link.operator, f"{link.gaps:,} gaps in what it sent", link.heard)
+            gaps = "a gap" if link.gaps == 1 else f"{link.gaps:,} gaps"
+            yield Blind(link.operator, f"{gaps} in what it sent", link.heard)
         if link.lag_s > 600:
             yield Blind(
                 link.operator,

@@ -138,9 +138,10 @@ def _services(picture: Picture, district: str) -> str:
         if one.state != "running" and any(place.id == district for place in one.places)
     ]
     names = [one.service.short or one.service.name for one in found]
-    if len(found) == 1 and found[0].service.districts.get(district):
-        amount = f"{names[0]}, {found[0].service.districts[district]:,} {found[0].service.unit}"
-        return amount if len(amount) <= LINE_CHARS else names[0][:LINE_CHARS]
+    if len(found) == 1:
+        amount, unit = found[0].service.districts.get(district, 0), found[0].service.unit
+        said = f"{amount:,} {unit}" if unit in names[0] else f"{names[0]}, {amount:,} {unit}"
+        return said if unit and amount > 1 and len(said) <= LINE_CHARS else names[0][:LINE_CHARS]
     said = ", ".join(names[:NAMED])
     if len(names) > NAMED or len(said) > LINE_CHARS:
         return f"{len(names)} services"

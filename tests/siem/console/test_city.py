@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,12 +16,17 @@ from starlette.testclient import TestClient
 
 from siem.city.known import Lost
 from siem.city.town import Town
+from siem.common_store import commons_of
+from siem.config import Hub as HubSettings
+from siem.config import Settings
 from siem.console.access import Access
 from siem.console.app import make_city_app
+from siem.hub import make_keys, view_of
+from siem.store.protocol import Person
 from tests.siem.city import fake_hub
 from tests.siem.city.fake_hub import NOW, FakeHub, share
 from tests.siem.console.conftest import sign_in
-from tests.siem.console.fake import HASHER
+from tests.siem.console.fake import HASHER, PASSWORD
 
 Enter = Callable[..., TestClient]
 
@@ -358,6 +364,32 @@ def test_lost_sources_are_blind_spots(hub: FakeHub, enter: Enter) -> None:
     hub.linked[1] = fake_hub.changed(hub.linked[1], lost=(Lost("bastion", "no data"),))
 
     assert "op-grid, bastion" in enter().get("/city").text
+
+
+def test_the_pages_stand_on_the_real_hub(tmp_path: Path) -> None:
+    said = HubSettings(
+        services=str(fake_hub.DATA / "saltmere-services.yml"),
+        map=str(fake_hub.DATA / "saltmere.geojson"),
+    )
+    settings = Settings(operator="city", state_dir=str(tmp_path), hub=said)
+    make_keys(settings)
+    view = view_of(settings, lambda: NOW)
+    view.accounts.add(Person("m.tarn", ("ciso",), HASHER.hash(PASSWORD)))
+    store = commons_of(settings, lambda: NOW)
+    store.put([fake_hub.Write(one, 1) for one in fake_hub.evening()])
+    client = TestClient(make_city_app(view, Access(view, HASHER)), follow_redirects=False)
+    assert sign_in(client, "m.tarn").status_code == 303
+
+    answers = {path: client.get(path) for path in (*LISTS, "/campaigns/c-1", "/shared/s-9")}
+
+    assert {one.status_code for one in answers.values()} == {200}
+    # Nobody is enrolled, so that only what was shared is seen.
+    assert "Heating is at risk in Northbank: 4,100 homes" in answers["/city"].text
+    assert "op-grid is not enrolled" in answers["/city"].text
+    assert "No operator is enrolled" in answers["/operators"].text
+    assert "No operator was told of it yet." in answers["/campaigns/c-1"].text
+    store.close()
+    view.close()
 
 
 _ALL = fake_hub.Range()
