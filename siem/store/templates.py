@@ -203,7 +203,14 @@ def ism_policy(patterns: Sequence[str], months: int) -> dict[str, Any]:
 
 
 def put_ism_policies(cluster: Cluster, policies: Iterable[tuple[str, dict[str, Any]]]) -> bool:
-    """Write policies; False where the cluster has no Index State Management."""
+    """Write policies; False where the cluster has no Index State Management.
+
+    To Elasticsearch they go as policies of its life cycles, named by the template of their name.
+    """
+    if cluster.kind == "elasticsearch":
+        for name, body in policies:
+            _put_ilm_policy(cluster, name, body)
+        return True
     for name, body in policies:
         path = f"/_plugins/_ism/policies/{name}"
         try:
@@ -218,3 +225,25 @@ def put_ism_policies(cluster: Cluster, policies: Iterable[tuple[str, dict[str, A
                 return False
             raise
     return True
+
+
+def ilm_policy(ism: Mapping[str, Any]) -> dict[str, Any]:
+    """A policy of Index State Management as one of Elasticsearch's life cycles.
+
+    References:
+        Elasticsearch 9, Index lifecycle management, delete phase.
+    """
+    age = ism["policy"]["states"][0]["transitions"][0]["conditions"]["min_index_age"]
+    gone = {"min_age": age, "actions": {"delete": {}}}
+    return {"policy": {"phases": {"hot": {"actions": {}}, "delete": gone}}}
+
+
+def _put_ilm_policy(cluster: Cluster, name: str, ism: Mapping[str, Any]) -> None:
+    cluster.request("PUT", f"/_ilm/policy/{name}", ilm_policy(ism))
+    lifecycle = {"lifecycle": {"name": name}}
+    if made := cluster.template(name):
+        made["template"]["settings"]["index"] |= lifecycle
+        cluster.put_template(name, made)
+    for one in ism["policy"]["ism_template"]:
+        for pattern in one["index_patterns"]:
+            cluster.request("PUT", f"/{pattern}/_settings", {"index": lifecycle})

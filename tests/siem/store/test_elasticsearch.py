@@ -20,6 +20,7 @@ from cityward.errors import CitywardError, ConfigError, TransientError
 from siem.store.elasticsearch import _SERIALIZERS, ElasticsearchCluster
 from siem.store.protocol import Conflict
 from siem.store.protocol_cluster import Health, Refused, Result, Stored, Write
+from siem.store.templates import ism_policy, put_ism_policies
 
 JSON = "application/vnd.elasticsearch+json; compatible-with=9"
 LINES = "application/vnd.elasticsearch+x-ndjson; compatible-with=9"
@@ -76,6 +77,7 @@ def cluster(wire: Wire) -> Iterator[ElasticsearchCluster]:
 DOCUMENT = {"found": True, "_source": {"a": 1}, "_seq_no": 7, "_primary_term": 2}
 ABSENT = "ignore_unavailable=true&allow_no_indices=true"
 ITEMS = "filter_path=errors,items.*.status,items.*.error.type,items.*.error.reason"
+TEMPLATE = {"template": {"settings": {"index": {}}}}
 NOTHING = {"hits": {"total": {"value": 0, "relation": "eq"}, "hits": []}}
 
 GOLDEN: Mapping[
@@ -168,6 +170,20 @@ GOLDEN: Mapping[
         [(200, {"acknowledged": True})],
         [("DELETE", "/i", "", None)],
         1,
+    ),
+    "put_ism_policies": (
+        lambda one: put_ism_policies(one, [("cw-f", ism_policy(["cw-f-*"], 13))]),
+        [(200, {}),
+         (200, {"index_templates": [{"index_template": TEMPLATE}]}),
+         (200, {}), (200, {})],
+        [("PUT", "/_ilm/policy/cw-f", JSON,
+          b'{"policy":{"phases":{"hot":{"actions":{}},'
+          b'"delete":{"min_age":"434d","actions":{"delete":{}}}}}}'),
+         ("GET", "/_index_template/cw-f", "", None),
+         ("PUT", "/_index_template/cw-f", JSON,
+          b'{"template":{"settings":{"index":{"lifecycle":{"name":"cw-f"}}}}}'),
+         ("PUT", "/cw-f-*/_settings", JSON, b'{"index":{"lifecycle":{"name":"cw-f"}}}')],
+        True,
     ),
     "health": (
         lambda one: one.health(),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from cityward.finding import SEVERITIES
-from siem.store.cluster import GROUP_SORTS
+from siem.store.cluster import GROUP_SORTS, ClusterFindings
+from siem.store.dsl import Dsl
 from siem.store.embedded import NodeDb
-from siem.store.findings import SORTS
+from siem.store.findings import FINDING_FIELDS, SORTS
 from siem.store.protocol import Change, Findings, Range
+from siem.store.query import parse
 from tests.siem.store.homes import Place, copies, whole
 from tests.siem.store.test_embedded import NOON, RULE, Clock, match
 
@@ -199,11 +202,10 @@ def answers(findings: Findings, one: Asked) -> dict[str, Any]:
     }
 
 
-def agree(
-    places: Mapping[str, Place], folder: Path, stored: list[Kept], looks: list[Asked]
-) -> None:
-    clock = Clock()
-    db = NodeDb(folder / f"{uuid.uuid4()}.db", secrets.token_bytes(16), clock=clock)
+@contextmanager
+def filled(folder: Path, stored: list[Kept]) -> Iterator[tuple[NodeDb, list[str]]]:
+    """A `node.db` with findings, and their ids."""
+    db = NodeDb(folder / f"{uuid.uuid4()}.db", secrets.token_bytes(16), clock=Clock())
     matches = [
         match(
             0,
@@ -223,15 +225,40 @@ def agree(
     for finding_id, one in zip(ids, stored, strict=True):
         if one.change:
             db.change([finding_id], one.change, "anna", NOON)
-    try:
+    yield db, ids
+    db.close()
+
+
+def mirrored(place: Place, db: NodeDb, ids: list[str]) -> ClusterFindings:
+    """The same findings in a cluster, and no others."""
+    place.empty()
+    findings = place.findings(db, Clock())
+    assert findings.keep([whole(db, one) for one in ids], copies(db, ids)) == len(ids)
+    return findings
+
+
+def agree(
+    places: Mapping[str, Place], folder: Path, stored: list[Kept], looks: list[Asked]
+) -> None:
+    with filled(folder, stored) as (db, ids):
         for name, place in places.items():
-            place.empty()
-            findings = place.findings(db, clock)
-            assert findings.keep([whole(db, one) for one in ids], copies(db, ids)) == len(ids)
+            findings = mirrored(place, db, ids)
             for look in looks:
                 assert answers(findings, look) == answers(db, look), (name, look.query)
-    finally:
-        db.close()
+
+
+def agree_on_queries(place: Place, folder: Path, stored: list[Kept], texts: list[str]) -> None:
+    """One request asks all queries, so many can be tried."""
+    ids_of = {"ids": {"terms": {"field": "finding.id", "size": 100}}}
+    conditions = [Dsl(FINDING_FIELDS).query(parse(text, FINDING_FIELDS, NOON)) for text in texts]
+    asked = {str(n): {"filter": one, "aggs": ids_of} for n, one in enumerate(conditions)}
+    with filled(folder, stored) as (db, ids):
+        mirrored(place, db, ids)
+        found = place.cluster.search(place.names.findings, {"size": 0, "aggs": asked})
+        for number, text in enumerate(texts):
+            buckets = found["aggregations"][str(number)]["ids"]["buckets"]
+            expected = {row["finding.id"] for row in db.search(text, Range()).rows}
+            assert {bucket["key"] for bucket in buckets} == expected, text
 
 
 ANY = settings(
@@ -244,18 +271,38 @@ ANY = settings(
 )
 
 
-@settings(ANY, max_examples=10, phases=[Phase.explicit, Phase.generate])
-@given(st.lists(kept, min_size=4, max_size=9), st.lists(asked, min_size=8, max_size=8))
+QUICK = [Phase.explicit, Phase.generate]
+
+
+@settings(ANY, max_examples=4, phases=QUICK)
+@given(st.lists(kept, min_size=4, max_size=9), st.lists(asked, min_size=6, max_size=6))
 def test_every_home_gives_the_same_answers(
     places: Mapping[str, Place], tmp_path: Path, stored: list[Kept], looks: list[Asked]
 ) -> None:
     agree(places, tmp_path, stored, looks)
 
 
+@settings(ANY, max_examples=12, phases=QUICK)
+@given(st.lists(kept, min_size=8, max_size=12), st.lists(queries, min_size=30, max_size=40))
+def test_every_query_finds_the_same(
+    places: Mapping[str, Place], tmp_path: Path, stored: list[Kept], texts: list[str]
+) -> None:
+    agree_on_queries(places["opensearch"], tmp_path, stored, texts)
+
+
 @pytest.mark.full
-@settings(ANY, max_examples=300)
+@settings(ANY, max_examples=200)
 @given(st.lists(kept, min_size=1, max_size=9), st.lists(asked, min_size=1, max_size=12))
 def test_every_home_gives_the_same_answers_for_long(
     places: Mapping[str, Place], tmp_path: Path, stored: list[Kept], looks: list[Asked]
 ) -> None:
     agree(places, tmp_path, stored, looks)
+
+
+@pytest.mark.full
+@settings(ANY, max_examples=500)
+@given(st.lists(kept, min_size=1, max_size=12), st.lists(queries, min_size=1, max_size=60))
+def test_every_query_finds_the_same_for_long(
+    places: Mapping[str, Place], tmp_path: Path, stored: list[Kept], texts: list[str]
+) -> None:
+    agree_on_queries(places["opensearch"], tmp_path, stored, texts)
