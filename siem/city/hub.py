@@ -96,6 +96,9 @@ class Hub:
         self.exchange.listener = self.joiner
         self._access = AccessLog(commons.records, clock)
         self._drop = drop
+        self._early: set[Path] = set()
+        """Envelopes of the drop that came before the one that they follow; they are not asked for
+        again until another one was taken."""
         self._shares_for = shares_for
         self._threads = [
             threading.Thread(target=self._keep_lease, name="lease", daemon=True),
@@ -151,11 +154,18 @@ class Hub:
         for one in read_drop(self._drop):
             if self.stop.is_set():
                 break
+            if one.path in self._early:
+                continue
             try:
                 answer(one, self.exchange.take(one.operator, one.signed))
                 count += 1
             except Refused as error:
-                refuse(one, error.what)
+                if error.said.get("is_gap"):
+                    self._early.add(one.path)
+                else:
+                    refuse(one, error.what)
+        if count:
+            self._early.clear()
         return count
 
     def _keep_lease(self) -> None:

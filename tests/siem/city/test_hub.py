@@ -20,6 +20,7 @@ from siem.config import Hub as HubSettings
 from siem.config import Settings
 from siem.hub import hub_of, listen, view_of
 from siem.sharing import link as links
+from siem.sharing.drop import Drop
 from siem.sharing.envelope import split
 from siem.sharing.external import Plan
 from siem.sharing.identity import Identity
@@ -238,6 +239,30 @@ def test_a_hub_that_was_stopped_goes_on_with_the_same_campaigns(
     again.close()
     for one in two:
         one.close()
+
+
+def test_what_comes_too_early_into_the_drop_waits_for_the_one_before_it(
+    running: Running, tmp_path: Path
+) -> None:
+    one = Operator(tmp_path / "op-metro", "op-metro", running.hub, running.url)
+    one.find("203.0.113.9")
+    carrier = Drop(one.outbox, tmp_path / "carried", Identity(tmp_path), now)
+    while carrier.turn():
+        pass
+    one.close()
+    late, early = sorted((tmp_path / "carried").glob("*.cwe"))
+    drop = tmp_path / "drop"
+    drop.mkdir()
+    early.rename(drop / early.name)
+    running.hub.take_drop()
+    has_waited = (drop / early.name).exists()
+    late.rename(drop / late.name)
+
+    until(partial(is_gone, drop / early.name))
+
+    assert has_waited
+    assert not list(drop.glob("*.refused"))
+    assert len(list((drop / "answers").iterdir())) == 2
 
 
 def test_what_lies_in_the_drop_is_taken_and_joined(running: Running, tmp_path: Path) -> None:
