@@ -23,7 +23,7 @@ import msgspec
 from cityward.event import Event, LogSource, Record
 from detectors.sigma.engine import Engine
 from detectors.sigma.rule import Correlation, RuleSet
-from detectors.sigma.view import View, text_of
+from detectors.sigma.view import text_of
 from siem.city.commons import CITY
 from siem.sharing.tokens import tokens_in
 from siem.store.protocol import TIME_MIN, Document
@@ -43,6 +43,7 @@ TOKENS_MAX = 64
 """Of one share; an operator that sends more joins no more by it."""
 SEQUENCE = 3
 SEQUENCE_SPAN = timedelta(hours=2)
+MATCHING_MAX = 1_000
 BACK_MAX = 200
 """Shares that are gone back through for a sequence."""
 
@@ -152,6 +153,11 @@ class Joins:
             )
             for one in rules.correlations
         }
+        self._looked_at = sorted({name for one in rules.rules for name in one.detection.fields()})
+        self._matching: dict[tuple[str, ...], list[Correlation]] = {}
+        """By what the base rules look at: correlations that an event belongs to."""
+        self._sequences: dict[str, tuple[str, ...]] = {}
+        """Of each share: techniques in a row, and the shares that they are of."""
         self._shares: OrderedDict[str, Kept] = OrderedDict()
         self._places: dict[str, dict[Group, list[Event]]] = {}
         """Of each share: its groups, and its events in them."""
@@ -196,6 +202,7 @@ class Joins:
             return False
         self._leave(share_id, lambda group: True)
         del self._places[share_id]
+        self._sequences.pop(share_id, None)
         self._resequence(share, gone=True)
         return True
 
@@ -206,6 +213,7 @@ class Joins:
     def _forget(self, share_id: str) -> None:
         """Let go of a share without looking at what it held together."""
         share = self._shares.pop(share_id)
+        self._sequences.pop(share_id, None)
         for group in self._places.pop(share_id, {}):
             self._groups[group].pop(share_id, None)
             if not self._groups[group]:
@@ -256,11 +264,19 @@ class Joins:
             self._dirty.add(group)
 
     def _groups_of(self, event: Event) -> Iterator[Group]:
-        view = View.of(event)
-        for one in self._rules.values():
-            columns = [view.values(name) for name in one.group_by]
-            if all(columns) and any(self._engine.matches(rule, event) for rule in one.rules):
+        looked_at = tuple(str(event.fields.get(name)) for name in self._looked_at)
+        matching = self._matching.get(looked_at)
+        if matching is None:
+            matching = [one for one in self._rules.values() if self._is_of(one, event)]
+            if len(self._matching) < MATCHING_MAX:
+                self._matching[looked_at] = matching
+        for one in matching:
+            columns = [_values(event.fields.get(name)) for name in one.group_by]
+            if all(columns):
                 yield one.id, tuple(",".join(map(text_of, column)) for column in columns)
+
+    def _is_of(self, correlation: Correlation, event: Event) -> bool:
+        return any(self._engine.matches(rule, event) for rule in correlation.rules)
 
     def _resequence(self, share: Kept, *, gone: bool) -> None:
         """Techniques in a row depend on the shares before: look at those after this one anew."""
@@ -288,9 +304,13 @@ class Joins:
             if then < time - SEQUENCE_SPAN or len(last) == SEQUENCE:
                 break
             last.setdefault(technique, whose)
+        said = (*last, *last.values()) if len(last) == SEQUENCE else ()
+        if self._sequences.get(share_id, ()) == said:
+            return
         share = self._shares[share_id]
         self._leave(share_id, lambda group: self._join_of(group) == "sequence")
-        if len(last) == SEQUENCE:
+        self._sequences[share_id] = said
+        if said:
             fields = {"threat.technique.id": list(last)[::-1]}
             rests = [*dict.fromkeys(last.values())]
             self._place(share, [_event(share, "share_sequence", time, fields, rests)])
@@ -364,22 +384,20 @@ class Joins:
         ]
         if not _may_hold(rule, events):
             return ()
-        events = _newest(events)
-        engine = Engine(self._sets[rule.id])
         span = timedelta(seconds=rule.timespan_s)
-        bursts: list[Burst] = []
-        chain: list[Event] = []
-        fired: datetime | None = None
-        for event in events:
-            if chain and event.time - chain[-1].time > span:
-                bursts += _burst(group, chain, fired, span)
-                chain, fired = [], None
-            chain.append(event)
-            spoken = [one for one in engine.detect([event]) if one.analytic.id == rule.id]
-            if spoken and fired is None:
-                fired = event.time
-        bursts += _burst(group, chain, fired, span)
+        bursts = []
+        for chain in _chains(_newest(events), span):
+            if _may_hold(rule, chain) and (fired := self._first_fired(rule, chain)):
+                bursts.append(_burst(group, chain, fired, span))
         return tuple(bursts)
+
+    def _first_fired(self, rule: Correlation, chain: Sequence[Event]) -> datetime | None:
+        """When the condition held first; the engine is asked no further."""
+        engine = Engine(self._sets[rule.id])
+        for event in _thinned(rule, chain):
+            if any(one.analytic.id == rule.id for one in engine.detect([event])):
+                return event.time
+        return None
 
     def _campaigns_of(self, groups: Iterable[Group]) -> dict[str, tuple[str, list[Burst]]]:
         """Bursts that share a finding, as one; by id, with why they were joined."""
@@ -497,6 +515,10 @@ def _event(
     return Event(time, LOGSOURCE, said, Record(b"", share.operator, share.id, time))
 
 
+def _values(found: Any) -> Sequence[Any]:
+    return found if isinstance(found, (list, tuple)) else () if found is None else (found,)
+
+
 def _may_hold(rule: Correlation, events: Sequence[Event]) -> bool:
     """Whether it is worth asking the engine: most tokens are seen by one operator only."""
     if len({event.fields["cw.share.id"] for event in events}) < 2:
@@ -519,18 +541,40 @@ def _newest(events: list[Event]) -> list[Event]:
     return [events[n] for n in sorted(n for each in by_operator.values() for n in each[-most:])]
 
 
-def _burst(
-    group: Group, chain: Sequence[Event], fired: datetime | None, span: timedelta
-) -> list[Burst]:
-    if fired is None:
-        return []
+def _chains(events: Sequence[Event], span: timedelta) -> Iterator[list[Event]]:
+    """Events of which each comes within a span of the one before; no window holds two chains."""
+    chain: list[Event] = []
+    for event in events:
+        if chain and event.time - chain[-1].time > span:
+            yield chain
+            chain = []
+        chain.append(event)
+    if chain:
+        yield chain
+
+
+def _thinned(rule: Correlation, chain: Sequence[Event]) -> Iterator[Event]:
+    """First and last of each run of events that count alike: those between them change nothing."""
+    if rule.type not in ("value_count", "temporal"):
+        yield from chain
+        return
+    names = rule.field or ("cw.domain",)
+    values = [tuple(map(str, (event.fields.get(name) for name in names))) for event in chain]
+    for number, event in enumerate(chain):
+        is_first = number == 0 or values[number] != values[number - 1]
+        is_last = number + 1 == len(chain) or values[number] != values[number + 1]
+        if is_first or is_last:
+            yield event
+
+
+def _burst(group: Group, chain: Sequence[Event], fired: datetime, span: timedelta) -> Burst:
     members = frozenset(
         one
         for event in chain
         if event.time >= fired - span
         for one in event.fields["cw.share.derived_from"]
     )
-    return [Burst(group, fired, members)]
+    return Burst(group, fired, members)
 
 
 def _id(first: Burst) -> str:
