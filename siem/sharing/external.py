@@ -98,6 +98,7 @@ class Plan:
         return at > 0 and ends[at - 1] >= first
 
 
+@lru_cache(maxsize=16_384)
 def address_of(text: str) -> Address | None:
     """An address in canonical form: without scope, IPv4 within IPv6 as IPv4."""
     try:

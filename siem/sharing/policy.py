@@ -52,6 +52,7 @@ _OWN_NAMES = ("host.name", "cw.asset.asset_id", "cw.asset.zone", "phys.point", "
 _WORDS = ("finding.", "event.", "network.", "ot.", "threat.")
 """Fields of these begin hold words of the schema, which may also be somebody's name."""
 
+MORE_TOKENS = "source.token"
 _READABLE = ("keep", "template", "category")
 """Transforms whose result is still text of the finding."""
 
@@ -79,6 +80,8 @@ class Way(NamedTuple):
     to: str
     """Field in which it stands outside."""
     make: Maker
+    is_list: bool
+    """The field takes several values."""
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,18 +150,21 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         if rule is None or share is None:
             why = "no rule holds for it" if rule is None else self._why_not(rule, document, now)
             return None, [Step(name, document[name], "", "", why) for name in fields]
-        made = {step.field: step for step in self._steps(rule, document, now)}
-        made["finding.mode"] = Step(
-            "finding.mode", document.get("finding.mode"), "keep", "finding.mode", _mode(document)
-        )
-        steps = []
+        steps = [
+            step
+            if not step.to or step.to in share.payload
+            else step._replace(to="", made="it would repeat what stays here")
+            for step in self._steps(rule, document, now)
+        ]
+        mode = "finding.mode"
+        if not any(step.field == mode for step in steps):
+            steps.append(Step(mode, document.get(mode), "keep", mode, _mode(document)))
+        known = {step.field for step in steps}
         for name in fields:
-            why = str(Stays.DROPPED) if name in rule.dropped else "no rule names it"
-            step = made.get(name, Step(name, document[name], "", "", why))
-            if step.to and step.to not in share.payload:
-                step = step._replace(to="", made="it would repeat what stays here")
-            steps.append(step)
-        return share, steps
+            if name not in known:
+                why = str(Stays.DROPPED) if name in rule.dropped else "no rule names it"
+                steps.append(Step(name, document[name], "", "", why))
+        return share, sorted(steps, key=lambda step: step.field)
 
     def _why_not(self, rule: Rule, document: Mapping[str, Any], now: datetime) -> str:
         """Why nothing of a finding leaves although a rule holds."""
@@ -170,7 +176,12 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         steps = [step for step in self._steps(rule, document, now) if step.to]
         if echoes := _echoes(steps, document):
             steps = [step for step in steps if step not in echoes]
-        payload = {step.to: step.made for step in steps}
+        payload: dict[str, Any] = {}
+        for step in steps:
+            if step.to in payload:  # tokens of several values
+                payload[step.to] = list(dict.fromkeys([*payload[step.to], *step.made]))
+            else:
+                payload[step.to] = step.made
         left = {step.field for step in steps} | {"finding.mode"}
         expires = _expires(document, rule, now)
         if NEEDED not in payload or expires <= now or not document.get("finding.id"):
@@ -198,6 +209,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         shared: dict[str, Any] = {}
         for way in rule.ways:
             value = document.get(way.field)
+            made: Made
             if way.transform == "template":
                 made = transforms.filled(rule.templates[way.field], shared)
             elif _is_nothing(value):
@@ -206,9 +218,15 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
                 made = way.make(value, scene)
             if isinstance(made, Stays):
                 yield Step(way.field, value, way.transform, "", str(made))
-            else:
-                shared[way.to] = made
-                yield Step(way.field, value, way.transform, way.to, made)
+                continue
+            if way.transform == "join" and not way.is_list:
+                # A field of one value has the exact token of now, the others stand with those
+                # of addresses.
+                made, *more = made
+                if more:
+                    yield Step(way.field, value, way.transform, MORE_TOKENS, more)
+            shared[way.to] = made
+            yield Step(way.field, value, way.transform, way.to, made)
 
 
 def way(field: str, kind: str, transform: str, rule: Mapping[str, Any]) -> Way:
@@ -221,10 +239,10 @@ def way(field: str, kind: str, transform: str, rule: Mapping[str, Any]) -> Way:
         rule: `time`, `place` and `categories` of its rule.
     """
     make = _MAKERS[transform](field, rule)
-    is_tokens = field in TOKEN_FIELDS
+    is_list = field in TOKEN_FIELDS or kind.endswith("[]")
     if transform in ("local", "join", "trunc", "category"):
-        make = _each(make, is_list=is_tokens or kind.endswith("[]"))
-    return Way(field, transform, TOKEN_FIELDS.get(field, field), make)
+        make = _each(make, is_list=is_list or transform == "join")
+    return Way(field, transform, TOKEN_FIELDS.get(field, field), make, is_list)
 
 
 def _each(make: Maker, *, is_list: bool) -> Maker:
@@ -243,7 +261,7 @@ def _each(make: Maker, *, is_list: bool) -> Maker:
         found = list(dict.fromkeys(found))
         if not found:
             return why or Stays.UNREADABLE
-        return found if is_list or len(found) > 1 else found[0]
+        return found if is_list else found[0]
 
     return made
 

@@ -11,7 +11,8 @@
 | `bucket`, `category` | lower limit of a range; name of a class |
 
 An address never stays in a field for addresses: what became of it stands in `source.token` or
-`destination.token`. Everything else is replaced in place.
+`destination.token`. Everything else is replaced in place; where a field takes one value only, the
+further tokens of a joined one stand in `source.token`, too.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cityward import ConfigError
-from cityward.fields import PERSONAL
+from cityward.fields import FIELDS, PERSONAL, faults
 from siem.sharing import preview, transforms
 from siem.sharing.compiler import BASELINE, compile_policy, load_baseline
 from siem.sharing.external import Plan
@@ -139,6 +139,27 @@ def test_without_a_root_what_is_to_be_joined_stays() -> None:
     assert share is not None
     assert "source.token" not in share.payload
     assert "source.ip" in share.kept
+
+
+def test_a_payload_has_the_types_of_the_schema() -> None:
+    """Or the hub refuses it: a field of one value has one, its further tokens stand elsewhere."""
+    policy = accepted(EXAMPLE)
+    early = NOW.replace(month=3, day=10)  # in the first days of an epoch, when there are two tokens
+    odd = {"finding.first_seen": early, "finding.last_seen": early, "url.path": "/wp-login"}
+    hash_ = {"dns.question.name": "c2.evil.example", "file.hash.sha256": "ab" * 32}
+
+    share = policy.share({**ATTACK, **odd, **hash_}, early)
+
+    assert share is not None
+    payload = share.payload
+    assert len(payload["source.token"]) == 4 + 3 + 1
+    assert {token[:2] for token in payload["source.token"]} == {"j:", "p:"}
+    assert payload["dns.question.name"].startswith("j:")
+    assert payload["file.hash.sha256"].startswith("j:")
+    assert payload["url.path"] == "cms"
+    assert faults({n: v for n, v in payload.items() if n in FIELDS}) == []
+    _, steps = policy.trace({**ATTACK, **odd, **hash_}, early)
+    assert sum(step.field == "dns.question.name" for step in steps) == 2
 
 
 def test_the_hash_of_a_policy_follows_its_text() -> None:
