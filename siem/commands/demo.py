@@ -24,7 +24,7 @@ def demo(
     speed: float = 60.0,
     output: Annotated[Literal["text", "json"], Parameter(name=["--output", "-o"])] = "text",
 ) -> int:
-    """Start four operators of an invented city and play a labelled evening into them.
+    """Start four operators of an invented city and its hub, and play a labelled evening.
 
     Everything stays on this machine and is thrown away at the end. Leaves with 3 if the evening's
     promises did not hold: a finding missed, one too many, or a record lost.
@@ -43,8 +43,8 @@ def demo(
     with Exercise(seed, speed, left_out, _say) as exercise:
         _stop_on_signals(exercise.stop)
         exercise.start()
-        for node in exercise.nodes:
-            _say(f"{node.place.name:<24} {node.address}  {PERSON} / {node.password}")
+        for child in (exercise.hub, *exercise.nodes):
+            _say(f"{child.name:<24} {child.address}  {PERSON} / {child.password}")
         exercise.play()
         if exercise.stop.is_set():
             return 130

@@ -54,6 +54,10 @@ class Stage:
         self.clock = clock
         self.random = Random(f"{city.seed}:{place.operator}:{scene}")
 
+    def outsider(self, step: int, number: int = 0) -> str:
+        """An address outside that only this step of this operator uses."""
+        return self.city.outsider(self.place.operator, step, number)
+
     def around(self, every_s: float, since_s: float = 0.0) -> Iterator[float]:
         """Seconds of the evening, about so far apart."""
         at_s = since_s + every_s * self.random.random()

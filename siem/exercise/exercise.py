@@ -17,12 +17,14 @@ from cityward import InputError, TransientError
 from siem.assembly import RULES_FOLDER
 from siem.exercise import evening
 from siem.exercise.evening import Clock, Put, Stage
-from siem.exercise.nodes import Memory, OneNode
+from siem.exercise.nodes import Memory, OneHub, OneNode
 from siem.exercise.player import Player, play, write
 from siem.exercise.saltmere import City, captures_of
 from siem.exercise.steps import STEPS, Expected, Scene, Step, scenes
-from siem.exercise.stranger import Stranger, Verdict, judge
+from siem.exercise.stranger import Stranger, Verdict, Visitor, judge
 from siem.node import now_utc
+from siem.sharing.certificates import write_secret
+from siem.sharing.tokens import new_root, root_text
 from siem.store.protocol import Document
 
 READY_S = 60.0
@@ -61,9 +63,13 @@ class Exercise:
         self.first_finding_s: float | None = None
         self._memory = Memory()
         self._folder = Path(tempfile.mkdtemp(prefix="cityward-demo-"))
+        self.hub = OneHub(self._folder / "hub")
+        self._join_key = self._folder / "join.key"
         self.nodes = [
-            OneNode(place, self._folder / place.operator) for place in self.city.places.values()
+            OneNode(place, self._folder / place.operator, self.hub, self._join_key)
+            for place in self.city.places.values()
         ]
+        self._visitor = Visitor(self.hub)
         self._strangers: dict[str, Stranger] = {}
         self._players = {node.place.operator: Player(node) for node in self.nodes}
         self._expected: dict[str, list[Expected]] = {node.place.operator: [] for node in self.nodes}
@@ -82,10 +88,10 @@ class Exercise:
     def close(self) -> None:
         """End all nodes, and throw away what they kept."""
         self.stop.set()
-        for node in self.nodes:
-            node.tell_to_stop()
-        for node in self.nodes:
-            node.stop()
+        for child in (*self.nodes, self.hub):
+            child.tell_to_stop()
+        for child in (*self.nodes, self.hub):
+            child.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def start(self) -> None:
@@ -94,19 +100,28 @@ class Exercise:
         Raises:
             TransientError: a node does not start.
         """
+        write_secret(self._join_key, root_text(new_root()).encode())
+        self.hub.prepare({place.operator: place.sector for place in self.city.places.values()})
+        self.hub.start()
         before = Clock(now_utc(), self.speed)
         for node in self.nodes:
             node.prepare()
             stage = self._stage(node, before, "afternoon")
             write(self._players[node.place.operator], evening.afternoon(stage), before)
-            node.start()
         self._memory.start()
+        self.hub.wait(self.stop)
+        if self.stop.is_set():
+            return
+        for node in self.nodes:
+            node.join()
+            node.start()
         for node in self.nodes:
             node.wait(self.stop)
             if self.stop.is_set():
                 return
             stranger = self._strangers[node.place.operator] = Stranger(node)
             stranger.sign_in()
+        self._visitor.sign_in()
         self._until(self._is_ready, READY_S, "the nodes did not get ready within a minute")
 
     def play(self) -> None:
@@ -148,6 +163,7 @@ class Exercise:
     def judge(self) -> Verdict:
         """Wait until the nodes have read everything, and say what came of it."""
         self._until(self._has_read_all, SETTLE_S, "")
+        self._until(self._has_shared_all, SETTLE_S, "")
         self._memory.stop()
         rule_ids = rule_ids_of(self._expected)
         total = Verdict(
@@ -164,7 +180,30 @@ class Exercise:
                 self.says(f"{name}: {source}: {count} of {given[source]} records are not there")
             for row in false:
                 self.says(f"{name}: nobody promised: {_line(row)}")
-        return total
+        return self._with_city(total)
+
+    def _with_city(self, total: Verdict) -> Verdict:
+        """What the hub shows: what left, what stayed, and what became one picture."""
+        shared, joined = self._visitor.shared(), self._visitor.campaigns()
+        by_token = [one for one in joined if one["cw.campaign.join"] == "token"]
+        for one in joined:
+            self.says(f"city: {_line(one)}")
+        both = not {"scanner-at-the-metro", "scanner-at-the-port"} & {*self.without}
+        is_right = len(by_token) == both
+        if not is_right:
+            self.says(f"city: {len(by_token)} campaigns by token, {int(both)} was promised")
+        return msgspec.structs.replace(
+            total,
+            shared=len(shared),
+            campaigns=len(joined),
+            kept_back=total.findings - len(shared),
+            missed=total.missed + (not is_right),
+        )
+
+    def _has_shared_all(self) -> bool:
+        """All that may leave is at the hub."""
+        leaving = sum(stranger.leaving() for stranger in self._strangers.values())
+        return len(self._visitor.shared()) >= leaving
 
     def _stage(self, node: OneNode, clock: Clock, scene: str) -> Stage:
         return Stage(self.city, node.place, clock, scene)
@@ -172,9 +211,9 @@ class Exercise:
     def _until(self, done: Callable[[], bool], limit_s: float, fault: str) -> None:
         until_s = time.monotonic() + limit_s
         while not done():
-            for node in self.nodes:
-                if not node.is_running:
-                    raise node.fault("ended")
+            for child in (*self.nodes, self.hub):
+                if not child.is_running:
+                    raise child.fault("ended")
             if self.stop.wait(0.5):
                 return
             if time.monotonic() > until_s:
@@ -256,7 +295,7 @@ def _sum(one: Verdict, other: Verdict) -> Verdict:
     added = {
         name: getattr(one, name) + getattr(other, name)
         for name in Verdict.__struct_fields__
-        if name not in ("first_finding_s", "peak_rss_mb")
+        if name not in ("first_finding_s", "peak_rss_mb", "shared", "campaigns", "kept_back")
     }
     return msgspec.structs.replace(one, **added)
 

@@ -1,4 +1,4 @@
-"""The nodes of the exercise: each a process of its own, none left behind."""
+"""The nodes of the exercise and its hub: each a process of its own, none left behind."""
 
 from __future__ import annotations
 
@@ -11,17 +11,24 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from cityward import TransientError
 from siem import assembly
 from siem import config as settings_file
 from siem.assets import from_settings
+from siem.city.authority import Operators
+from siem.common_store import commons_of
+from siem.config import Settings
 from siem.console.access import password_hash
-from siem.exercise.saltmere import Place, captures_of
+from siem.exercise.saltmere import Place, captures_of, hub_settings
+from siem.hub import EXCHANGE
 from siem.node import now_utc
-from siem.store.protocol import Person
+from siem.sharing.identity import Identity
+from siem.sharing.link import join
+from siem.sharing.policy import example_for
+from siem.store.protocol import Person, Role
 
 PERSON = "demo"
 PR_SET_PDEATHSIG = 1
@@ -32,48 +39,43 @@ SAMPLE_S = 0.5
 _SAYS = "console "
 
 
-class OneNode:
-    """A node of the exercise: its folder, its process, who may sign in.
+class Child:
+    """A process of the exercise: its folder, its console, who may sign in.
 
     Args:
-        place: The operator.
-        folder: Where its settings, state and inputs are; made anew.
+        operator: Whose it is.
+        name: As people know it.
+        folder: Where its settings and its state are; made anew.
+        words: What it is started with.
     """
 
-    def __init__(self, place: Place, folder: Path) -> None:
-        self.place = place
+    def __init__(self, operator: str, name: str, folder: Path, words: Sequence[str]) -> None:
+        self.operator = operator
+        self.name = name
         self.folder = folder
+        self.file = folder / "cityward.toml"
         self.password = secrets.token_urlsafe(9)
         self.address = ""
         """Of the console; known when it answers."""
-        self.ports: dict[str, int] = {}
-        self._log = folder / "node.log"
+        self._words = words
+        self._log = folder / "process.log"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def prepare(self) -> None:
-        """Write settings, make pipes and folders, let the demo person in."""
-        self.folder.mkdir(parents=True)
-        for feed in self.place.feeds:
-            if feed.kind.startswith("syslog"):
-                self.ports[feed.id] = _free_port(feed.kind)
-            elif feed.kind == "folder":
-                (self.folder / feed.id).mkdir()
-            elif feed.kind == "tap":
-                for name in captures_of(feed)[1:]:
-                    os.mkfifo(self.folder / f"{name}.pcap", 0o600)
-        file = self.folder / "cityward.toml"
-        file.write_text(self.place.settings(self.folder, self.ports), encoding="utf-8")
-        settings = settings_file.load(file)
+    def _write(self, text: str, *roles: Role) -> Settings:
+        """Write its settings, and let the demo person in."""
+        self.file.write_text(text, encoding="utf-8")
+        settings = settings_file.load(self.file)
         db = assembly.db_of(settings, from_settings(settings), now_utc)
-        db.add_person(Person(PERSON, ("engineer", "administrator"), password_hash(self.password)))
+        db.add_person(Person(PERSON, roles, password_hash(self.password)))
         db.close()
+        return settings
 
     def start(self) -> None:
         """Start the process; it ends with us, however we end."""
-        words = [sys.executable, "-m", "siem.cli", "run", "--config"]
+        words = [sys.executable, "-m", "siem.cli", *self._words, "--config", str(self.file)]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [*words, str(self.folder / "cityward.toml")],
+                words,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -99,10 +101,10 @@ class OneNode:
         raise self.fault("did not start")
 
     def fault(self, what: str) -> TransientError:
-        """An error that says what happened to this node, with its last words."""
+        """An error that says what happened to this process, with its last words."""
         said = self._log.read_text(errors="replace") if self._log.is_file() else ""
         return TransientError(
-            f"the node of {self.place.operator} {what}",
+            f"{self.operator} {what}",
             f"its log: {said[-2_000:].strip() or 'it said nothing'}",
             "Try again; if it stays so, report it with these lines.",
         )
@@ -114,7 +116,7 @@ class OneNode:
 
     @property
     def pid(self) -> int:
-        """Of the path process; 0 before the start."""
+        """Of the process; 0 before the start."""
         return self._process.pid if self._process else 0
 
     def tell_to_stop(self) -> None:
@@ -132,6 +134,90 @@ class OneNode:
             for pid in (*below(self._process.pid), self._process.pid):
                 _kill(pid)
             self._process.wait()
+
+
+class OneHub(Child):
+    """The hub of the exercise: it admits the operators, and joins what they share.
+
+    Args:
+        folder: Where its settings and its state are; made anew.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("city", "Saltmere, the hub", folder, ["hub"])
+        self.port = _free_port("tcp")
+        self.tokens: dict[str, str] = {}
+        """By operator: admits its node, once."""
+
+    def prepare(self, sectors: Mapping[str, str]) -> None:
+        """Write settings, make keys, and a token for every operator.
+
+        Args:
+            sectors: Sector of each operator.
+        """
+        self.folder.mkdir(parents=True)
+        settings = self._write(hub_settings(self.folder, self.port), "ciso", "administrator")
+        commons = commons_of(settings, now_utc)
+        operators = Operators(commons.records, settings.state_path / EXCHANGE, now_utc)
+        operators.make()
+        self.tokens = {name: operators.add(name, sector) for name, sector in sectors.items()}
+        commons.close()
+
+    @property
+    def url(self) -> str:
+        """Where operators reach it."""
+        return f"https://127.0.0.1:{self.port}"
+
+
+class OneNode(Child):
+    """A node of the exercise.
+
+    Args:
+        place: The operator.
+        folder: Where its settings, state and inputs are; made anew.
+        hub: The hub that it joins.
+        join_key: File with the root of the join tokens, which all operators have.
+    """
+
+    def __init__(self, place: Place, folder: Path, hub: OneHub, join_key: Path) -> None:
+        super().__init__(place.operator, place.name, folder, ["run"])
+        self.place = place
+        self.ports: dict[str, int] = {}
+        self._hub = hub
+        self._join_key = join_key
+        self._settings: Settings | None = None
+
+    def prepare(self) -> None:
+        """Write settings and policy, make pipes and folders, let the demo person in."""
+        self.folder.mkdir(parents=True)
+        for feed in self.place.feeds:
+            if feed.kind.startswith("syslog"):
+                self.ports[feed.id] = _free_port(feed.kind)
+            elif feed.kind == "folder":
+                (self.folder / feed.id).mkdir()
+            elif feed.kind == "tap":
+                for name in captures_of(feed)[1:]:
+                    os.mkfifo(self.folder / f"{name}.pcap", 0o600)
+        policy = self.folder / "policy.yml"
+        policy.write_text(example_for(self.operator), encoding="utf-8")
+        sharing = {
+            "hub": self._hub.url,
+            "policy": str(policy),
+            "join_key_file": str(self._join_key),
+        }
+        text = self.place.settings(self.folder, self.ports, sharing)
+        self._settings = self._write(text, "engineer", "analyst", "administrator")
+
+    def join(self) -> None:
+        """Be admitted by the hub, which answers."""
+        settings = self._settings
+        assert settings is not None
+        db = assembly.db_of(settings, from_settings(settings), now_utc)
+        try:
+            identity = Identity(settings.state_path)
+            join(identity, db.outgoing, self._hub.url, self._hub.tokens[self.operator], "token")
+        finally:
+            db.close()
 
 
 def _die_with(parent: int) -> Callable[[], None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
 from random import Random
 from typing import Any, Literal
@@ -19,7 +19,12 @@ Kind = Literal["file", "folder", "tap", "syslog_udp", "syslog_tcp"]
 
 CAPTURES = 7
 """Captures of a tap: what it recorded in the afternoon, and one for every sixth of the evening."""
+NETS = ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")
 OUTSIDERS = 200
+STRANGERS = 60
+"""Of each operator, for its steps."""
+DATA = Path(__file__).parent / "data"
+"""Services and districts of Saltmere, for its hub."""
 SPARE = 4
 """Outside addresses that a step may use; those of two steps are never the same."""
 
@@ -94,14 +99,20 @@ class Place:
         """Add something that the node reads."""
         self.feeds.append(Feed(source, kind, collector))
 
-    def settings(self, folder: Path, ports: Mapping[str, int]) -> str:
+    def settings(
+        self, folder: Path, ports: Mapping[str, int], sharing: Mapping[str, str] | None = None
+    ) -> str:
         """The settings of its node, as TOML.
 
         Args:
             folder: Where state and inputs are.
             ports: Port of each source that listens.
+            sharing: The section that says what leaves; none: nothing does.
         """
-        return "\n".join(self._settings(folder, ports)) + "\n"
+        lines = [*self._settings(folder, ports)]
+        if sharing:
+            lines += ["", "[sharing]", *_pairs(sharing)]
+        return "\n".join(lines) + "\n"
 
     def _settings(self, folder: Path, ports: Mapping[str, int]) -> Iterator[str]:
         yield from _pairs(
@@ -138,6 +149,28 @@ def _sources(feed: Feed, folder: Path, ports: Mapping[str, int]) -> Iterator[dic
         yield {**said, "path": str(folder / f"{feed.id}.log")}
 
 
+def hub_settings(folder: Path, port: int) -> str:
+    """The settings of the city's hub, as TOML.
+
+    Args:
+        folder: Where its state is.
+        port: Of its exchange.
+    """
+    head = {
+        "operator": "city",
+        "name": "Saltmere",
+        "mode": "exercise",
+        "state_dir": str(folder / "state"),
+    }
+    hub = {
+        "listen": f"127.0.0.1:{port}",
+        "services": str(DATA / "saltmere-services.yml"),
+        "map": str(DATA / "saltmere.geojson"),
+    }
+    lines = [*_pairs(head), "", "[console]", "port = 0", "", "[hub]", *_pairs(hub)]
+    return "\n".join(lines) + "\n"
+
+
 def captures_of(feed: Feed) -> list[str]:
     """Names of the captures of a tap; that of the afternoon is the first."""
     return [f"{feed.id}-{number}" for number in range(CAPTURES)]
@@ -159,6 +192,13 @@ class City:
         self.seed = seed
         random = Random(f"{seed}:addresses")
         self._outside = _outside(random)
+        taken = {*self._outside}
+        self._strangers = {
+            operator: _strangers(net, taken, Random(f"{seed}:{operator}"))
+            for operator, net in zip(OPERATORS, (*NETS, ""), strict=True)
+        }
+        self.scanner = _ipv6(Random(f"{seed}:scanner"))
+        """The one address outside that comes to two operators."""
         networks = [f"10.{second}" for second in random.sample(range(8, 250), len(OPERATORS))]
         self.places: dict[str, Place] = {}
         for (operator, (name, sector, furnish)), network in zip(
@@ -167,9 +207,17 @@ class City:
             place = self.places[operator] = Place(operator, name, sector, network, random)
             furnish(place)
 
-    def outsider(self, step: int, number: int = 0) -> str:
-        """An address outside that nobody but this step uses; the last one is IPv6."""
-        return self._outside[step * SPARE + number]
+    def outsider(self, operator: str, step: int, number: int = 0) -> str:
+        """An address outside that nobody but this step uses; the last one is IPv6.
+
+        Those of two operators are in different networks, since a network joins too.
+
+        Args:
+            operator: Whom it comes to.
+            step: Number among the steps of that operator.
+            number: Which of its `SPARE` addresses.
+        """
+        return self._strangers[operator][step * SPARE + number]
 
     @property
     def internet(self) -> list[str]:
@@ -178,13 +226,25 @@ class City:
 
 
 def _outside(random: Random) -> list[str]:
-    nets = ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")
-    every = [str(host) for net in nets for host in ipaddress.ip_network(net).hosts()]
+    every = [str(host) for net in NETS for host in ipaddress.ip_network(net).hosts()]
     found = random.sample(every, OUTSIDERS)
     for at in range(SPARE - 1, OUTSIDERS, SPARE):
-        low = random.sample(range(0x1000, 0xFFFF), 2)
-        found[at] = f"2001:db8:{low[0]:x}::{low[1]:x}"
+        found[at] = _ipv6(random)
     return found
+
+
+def _strangers(net: str, taken: Set[str], random: Random) -> list[str]:
+    """Addresses of a network, every last of `SPARE` one of IPv6; without a network all of them."""
+    if not net:
+        return [_ipv6(random) for _ in range(STRANGERS)]
+    hosts = [str(host) for host in ipaddress.ip_network(net).hosts()]
+    free = random.sample([host for host in hosts if host not in taken], STRANGERS)
+    return [_ipv6(random) if at % SPARE == SPARE - 1 else one for at, one in enumerate(free)]
+
+
+def _ipv6(random: Random) -> str:
+    low = random.sample(range(0x1000, 0xFFFF), 2)
+    return f"2001:db8:{low[0]:x}::{low[1]:x}"
 
 
 def _metro(place: Place) -> None:

@@ -34,7 +34,7 @@ class Scene(msgspec.Struct, frozen=True):
 
 
 Plays = Callable[[Stage, float, int], Scene]
-"""From the stage, the second of the evening and the number of the step."""
+"""From the stage, the second of the evening, and the number of the step at its operator."""
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -69,7 +69,8 @@ def scenes(city: City, clock: Clock, without: Sequence[str] = ()) -> Iterator[tu
         at_s = FIRST_S + every_s * (order[number] + 0.5 * random.random())
         if step.name not in without:
             stage = Stage(city, city.places[step.operator], clock, step.name)
-            yield step, step.plays(stage, at_s, number)
+            before = sum(one.operator == step.operator for one in STEPS[:number])
+            yield step, step.plays(stage, at_s, before)
 
 
 # ---- Saltmere Metro
@@ -78,7 +79,7 @@ def scenes(city: City, clock: Clock, without: Sequence[str] = ()) -> Iterator[tu
 @_step("cabinet-login", "op-metro")
 def _cabinet_login(stage: Stage, at_s: float, step: int) -> Scene:
     """Somebody guesses the password of a signal cabinet, and gets in as admin."""
-    who, host = stage.city.outsider(step), stage.random.choice(stage.place.named("cabinet-"))
+    who, host = stage.outsider(step), stage.random.choice(stage.place.named("cabinet-"))
     puts = [
         stage.password("cabinets", at_s + 3.0 * number, host, "admin", who, fits=number == 10)
         for number in range(11)
@@ -167,7 +168,7 @@ def _open_breakers(stage: Stage, at_s: float, step: int) -> Scene:
 @_step("station-search", "op-grid")
 def _station_search(stage: Stage, at_s: float, step: int) -> Scene:
     """Somebody outside looks for substations at the firewall, address by address."""
-    who = stage.city.outsider(step)
+    who = stage.outsider(step)
     targets = stage.place.unused("substations", 26)
     puts = [
         stage.blocked("firewall", at_s + 1.5 * number, who, target, says.IEC104_PORT)
@@ -229,12 +230,36 @@ def _shared_account(stage: Stage, at_s: float, step: int) -> Scene:
             at_s + 40.0 * number,
             "gateway-1",
             user,
-            stage.city.outsider(step, 3 * number),
+            stage.outsider(step, 3 * number),
             fits=True,
         )
         for number in range(2)
     ]
     return Scene(puts, [Expected("port/one_account_from_two_addresses", "user.name", user)])
+
+
+# ---- The same stranger at two of them: neither tells the other who it was
+
+
+@_step("scanner-at-the-metro", "op-metro")
+def _scanner_at_the_metro(stage: Stage, at_s: float, step: int) -> Scene:
+    """A stranger guesses passwords of a signal cabinet, and does not get in."""
+    return _guesses(stage, at_s, "cabinets", stage.place.named("cabinet-")[0], "root")
+
+
+@_step("scanner-at-the-port", "op-port")
+def _scanner_at_the_port(stage: Stage, at_s: float, step: int) -> Scene:
+    """The same stranger guesses passwords of the port's remote access, and does not get in."""
+    return _guesses(stage, at_s, "gateway", "gateway-1", "root")
+
+
+def _guesses(stage: Stage, at_s: float, source: str, host: str, user: str) -> Scene:
+    who = stage.city.scanner
+    puts = [
+        stage.password(source, at_s + 3.0 * number, host, user, who, fits=False)
+        for number in range(11)
+    ]
+    return Scene(puts, [Expected("correlations/ssh_password_guessing", "source.ip", who)])
 
 
 # ---- City of Saltmere
@@ -255,7 +280,7 @@ def _camera_worm(stage: Stage, at_s: float, step: int) -> Scene:
 def _recorder_abroad(stage: Stage, at_s: float, step: int) -> Scene:
     """A video recorder sends something to the internet."""
     who = stage.place.of("recorder-1")
-    talk = stage.talk(who, stage.city.outsider(step), 443, at_s).open()
+    talk = stage.talk(who, stage.random.choice(stage.city.internet), 443, at_s).open()
     talk.ask(b"\x16\x03\x01\0\xc8" + stage.random.randbytes(200), stage.random.randbytes(400))
     return Scene(
         list(stage.seen(talk.close())),
@@ -285,7 +310,7 @@ def _blind_gauge(stage: Stage, at_s: float, step: int) -> Scene:
 @_step("camera-round", "op-city")
 def _camera_round(stage: Stage, at_s: float, step: int) -> Scene:
     """The account of a supplier opens nearly all cameras, one after the other."""
-    who, user = stage.city.outsider(step), "supplier"
+    who, user = stage.outsider(step), "supplier"
     cameras = stage.random.sample(stage.place.named("camera-"), 22)
     puts = [
         stage.sent(stage.accepted("devices", at_s + 4.0 * number, camera, user, who))

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from siem.exercise.nodes import PERSON, OneNode
+from siem.exercise.nodes import PERSON, Child, OneNode
 from siem.exercise.saltmere import captures_of
 from siem.exercise.steps import Expected
 from siem.store.protocol import Document
@@ -25,15 +25,15 @@ MODEL = "model."
 _TOKEN = re.compile(r'name="csrf" value="([^"]+)"')
 
 
-class Stranger:
-    """A person at the console of one node.
+class Visitor:
+    """A person at a console, of the hub or of a node.
 
     Args:
-        node: The node; its console answers.
+        child: The process; its console answers.
     """
 
-    def __init__(self, node: OneNode) -> None:
-        self.node = node
+    def __init__(self, child: Child) -> None:
+        self._child = child
         jar = urllib.request.HTTPCookieProcessor(CookieJar())
         # No proxy of the environment stands between us and our own machine.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), jar)
@@ -47,24 +47,17 @@ class Stranger:
         form = self._read("sign-in").decode()
         found = _TOKEN.search(form)
         if found is None:
-            raise self.node.fault("shows a sign-in form without a token")
-        said = {"name": PERSON, "password": self.node.password, "csrf": found[1]}
+            raise self._child.fault("shows a sign-in form without a token")
+        said = {"name": PERSON, "password": self._child.password, "csrf": found[1]}
         self._read("sign-in", urlencode(said).encode())
 
-    def sources(self) -> list[Document]:
-        """State of every source."""
-        return self._rows("health.json")
+    def shared(self) -> list[Document]:
+        """What operators have shared, at the hub."""
+        return self._rows("shared.json", {"from": "all", "limit": ROWS})
 
-    def findings(self) -> list[Document]:
-        """All single findings."""
-        return self._rows(
-            "findings.json", {"group": "none", "status": "all", "from": "all", "limit": ROWS}
-        )
-
-    def events(self, query: str) -> int:
-        """How many events match a query of the query bar."""
-        asked = {"q": query, "from": "all", "limit": 1}
-        return int(self._document("hunt.json", asked)["total"])
+    def campaigns(self) -> list[Document]:
+        """What the hub has joined."""
+        return self._rows("campaigns.json", {"from": "all", "limit": ROWS})
 
     def _rows(self, path: str, asked: Mapping[str, Any] | None = None) -> list[Document]:
         rows: list[Document] = self._document(path, asked)["rows"]
@@ -77,10 +70,43 @@ class Stranger:
 
     def _read(self, path: str, form: bytes | None = None) -> bytes:
         try:
-            with self._opener.open(self.node.address + path, form, TIMEOUT_S) as answer:
+            with self._opener.open(self._child.address + path, form, TIMEOUT_S) as answer:
                 return bytes(answer.read())
         except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-            raise self.node.fault(f"does not answer at {self.node.address}: {error}") from error
+            at = self._child.address
+            raise self._child.fault(f"does not answer at {at}: {error}") from error
+
+
+class Stranger(Visitor):
+    """A person at the console of one node.
+
+    Args:
+        node: The node; its console answers.
+    """
+
+    def __init__(self, node: OneNode) -> None:
+        super().__init__(node)
+        self.node = node
+
+    def sources(self) -> list[Document]:
+        """State of every source."""
+        return self._rows("health.json")
+
+    def findings(self) -> list[Document]:
+        """All single findings."""
+        return self._rows(
+            "findings.json", {"group": "none", "status": "all", "from": "all", "limit": ROWS}
+        )
+
+    def leaving(self) -> int:
+        """How many findings may leave, as the page Sharing shows it."""
+        rows = self._rows("sharing.json", {"since": "24h", "limit": ROWS})
+        return sum(bool(row["share_id"]) for row in rows)
+
+    def events(self, query: str) -> int:
+        """How many events match a query of the query bar."""
+        asked = {"q": query, "from": "all", "limit": 1}
+        return int(self._document("hunt.json", asked)["total"])
 
 
 def accounted(stranger: Stranger, sources: Iterable[Document]) -> Counter[str]:
@@ -120,6 +146,12 @@ class Verdict(msgspec.Struct, frozen=True):
     missed: int = 0
     false: int = 0
     lost: int = 0
+    shared: int = 0
+    """Findings that left their operator."""
+    campaigns: int = 0
+    """What the hub made of them."""
+    kept_back: int = 0
+    """Findings that stayed at home."""
     first_finding_s: float | None = None
     """Seconds from the start of the command to the first finding that was seen over HTTP."""
     peak_rss_mb: int = 0

@@ -1,4 +1,4 @@
-"""The demo as a stranger starts it: a command, four nodes, and nothing left behind."""
+"""The demo as a stranger starts it: a command, four nodes and a hub, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -37,13 +37,16 @@ KEYS = [
     "missed",
     "false",
     "lost",
+    "shared",
+    "campaigns",
+    "kept_back",
     "first_finding_s",
     "peak_rss_mb",
 ]
 OF_THE_EVENING = KEYS[:-2]
 """The last two are of the machine."""
 LEFT_OUT = "open-breakers"
-PROMISED = 36
+PROMISED = 38
 
 
 def _demo(tmp_path: Path, *words: str) -> tuple[int, dict[str, Any], str]:
@@ -75,6 +78,9 @@ def test_the_evening_keeps_its_promises(whole: tuple[int, dict[str, Any], str]) 
     assert verdict["found"] == verdict["expected"] == PROMISED, said
     assert verdict["findings"] >= PROMISED
     assert (verdict["missed"], verdict["false"], verdict["lost"]) == (0, 0, 0), said
+    assert verdict["campaigns"] == 1, said
+    assert 0 < verdict["shared"] == verdict["findings"] - verdict["kept_back"]
+    assert "2 operators (op-metro, op-port) saw the same indicator" in said
     assert 0 < verdict["first_finding_s"] <= 60
     assert 0 < verdict["peak_rss_mb"] < 4000
     assert code == 0
@@ -115,6 +121,14 @@ def test_a_step_left_out_takes_its_findings_along(
     assert LEFT_OUT not in said
 
 
+def test_different_strangers_at_two_operators_are_no_campaign(tmp_path: Path) -> None:
+    code, verdict, said = _demo(tmp_path, "--seed", "2", "--without", "scanner-at-the-port")
+
+    assert (verdict["campaigns"], verdict["missed"]) == (0, 0), said
+    assert verdict["shared"] > 0
+    assert code == 0, said
+
+
 def test_an_ordinary_evening_is_quiet(tmp_path: Path) -> None:
     code, verdict, said = _demo(tmp_path, "--seed", "3", "--ordinary")
 
@@ -141,7 +155,7 @@ def running(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[int]
             env={**os.environ, "TMPDIR": str(tmp_path)},
         )
     until_s = time.monotonic() + 60
-    while len(re.findall(r"http://\S+", said.read_text())) < 4:
+    while len(re.findall(r"http://\S+", said.read_text())) < 5:
         assert demo.poll() is None, said.read_text()
         assert time.monotonic() < until_s, said.read_text()
         time.sleep(0.2)
@@ -172,7 +186,7 @@ def test_ctrl_c_ends_all_processes_and_leaves_no_file(
     running: tuple[subprocess.Popen[bytes], list[int]], tmp_path: Path
 ) -> None:
     demo, pids = running
-    assert len(pids) >= 8
+    assert len(pids) >= 10
 
     os.killpg(demo.pid, signal.SIGINT)
 

@@ -195,7 +195,7 @@ def test_a_seed_is_a_city_and_another_seed_another_one() -> None:
     grid = [city.places["op-grid"].of("plc-1") for city in (first, again, other)]
 
     assert grid[0] == grid[1] != grid[2]
-    assert first.outsider(0) == again.outsider(0) != other.outsider(0)
+    assert first.scanner == again.scanner != other.scanner
 
 
 def test_who_is_outside_has_an_address_that_documents_may_use() -> None:
@@ -204,7 +204,12 @@ def test_who_is_outside_has_an_address_that_documents_may_use() -> None:
     nets = ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32")
     city = City(5)
 
-    outside = [city.outsider(step, number) for step in range(len(STEPS)) for number in range(4)]
+    outside = [
+        city.outsider(operator, step, number)
+        for operator in city.places
+        for step in range(sum(one.operator == operator for one in STEPS))
+        for number in range(4)
+    ]
 
     assert len(set(outside)) == 4 * len(STEPS)
     for address in outside + city.internet:
