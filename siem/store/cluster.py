@@ -60,6 +60,8 @@ Audit = Callable[[str, str, str, datetime, str, str], None]
 
 ATTEMPTS = 5
 """How often a finding is read anew and changed, if somebody else changes it at the same time."""
+AT_ONCE = 200
+"""Whole findings in one request: with copies of events each may have some 50 kB."""
 GROUPS_AT_ONCE = 500
 """Each has 24 hours: well below the 65,536 buckets that a cluster gives at once."""
 GROUPS_A_PAGE = 10_000
@@ -152,12 +154,14 @@ class ClusterFindings:
 
     def _done(self, writes: Sequence[Write]) -> list[bool]:
         """Send them; False for those that came too late."""
-        if not writes:
-            return []
-        results = self._cluster.bulk([one.lines() for one in writes], refresh=True)
-        for result in results:
-            _settled(result)
-        return [result.status != 409 for result in results]
+        done: list[bool] = []
+        for start in range(0, len(writes), AT_ONCE):
+            lines = [one.lines() for one in writes[start : start + AT_ONCE]]
+            results = self._cluster.bulk(lines, refresh=True)
+            for result in results:
+                _settled(result)
+            done += [result.status != 409 for result in results]
+        return done
 
     # ---- Reading
 
@@ -201,8 +205,8 @@ class ClusterFindings:
     def _hits(self, ids: Sequence[str]) -> dict[str, Any]:
         """Answers for these ids, with the index each stands in, whole."""
         found: dict[str, Any] = {}
-        for start in range(0, len(ids), 1_000):
-            some = list(ids[start : start + 1_000])
+        for start in range(0, len(ids), AT_ONCE):
+            some = list(ids[start : start + AT_ONCE])
             body = {"query": {"ids": {"values": some}}, "size": len(some)}
             answer = self._cluster.search(self._names.findings, body)
             found |= {hit["_id"]: hit for hit in answer["hits"]["hits"]}
