@@ -126,6 +126,8 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
             "enrol": "operator:enrol",
             "revoke": "operator:revoke",
             "join": "operator:join",
+            "request": "operator:request",
+            "admit": "operator:admit",
         },
     ),
     "ledger": (

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from cityward import InputError
+from cityward import ConfigError, InputError
 from siem import bench, output
 from siem.commands.common import ConfigFile, settings_of
 from siem.output import Form
@@ -84,6 +84,30 @@ def hub(
     settings, _ = settings_of(config)
     homes = [None, settings.cluster] if settings.cluster else [None]
     _print([row for home in homes for row in hub_bench.rows(home, seconds=seconds)], form)
+    return 0
+
+
+def index(
+    *,
+    documents: int = 20_000,
+    config: ConfigFile = None,
+    form: Annotated[Form | None, Parameter(name=["--output", "-o"])] = None,
+) -> int:
+    """Measure documents a second into the cluster of the settings, beside plain bulk requests.
+
+    It makes indices of its own there and deletes them. Example: cityward bench index
+
+    Args:
+        documents: Events in each round, and a quarter as many findings.
+        config: Settings file; otherwise the first one found counts.
+        form: Form of the result: table, json, ndjson or csv.
+    """
+    from siem import index_bench
+
+    settings, origin = settings_of(config)
+    if settings.cluster is None:
+        raise ConfigError("there is no cluster", f"[cluster] ({origin})", "See docs/opensearch.md.")
+    _print(list(index_bench.rows(settings.cluster, documents)), form)
     return 0
 
 

@@ -923,6 +923,8 @@ TESTED_ELSEWHERE = {("rule", "check"), ("rule", "test"), ("rule", "try")} | {
     ("operator", "list"),
     ("operator", "revoke"),
     ("operator", "join"),
+    ("operator", "request"),
+    ("operator", "admit"),
     ("share", "readers"),
     ("store", "init"),
     ("store", "verify"),
