@@ -159,6 +159,19 @@ def test_the_routes_of_the_page_are_accepted(tmp_path, name):
     assert routes_of(config.load(tmp_path / name).route)
 
 
+def test_the_settings_of_the_page_of_the_cluster_are_accepted(tmp_path):
+    unpack(ROOT / "docs" / "opensearch.md", tmp_path)
+
+    said = config.load(tmp_path / "cluster.toml").cluster
+
+    assert said == config.Cluster(
+        url="https://127.0.0.1:19200",
+        user="cityward",
+        secret_env="CITYWARD_CLUSTER_PASSWORD",
+        ca_file="/var/cache/cityward/opensearch-2.19.4/server/ca.pem",
+    )
+
+
 def test_the_page_of_sharing_runs(tmp_path):
     said = run_page("sharing.md", tmp_path)
 
