@@ -50,6 +50,31 @@ def enrol(name: str, *, sector: str = "", config: ConfigFile = None) -> int:
     return 0
 
 
+def admit(file: Path, *, config: ConfigFile = None) -> int:
+    """Admit an operator that cannot call this hub, by the file that its node made.
+
+    What it shares then comes through the drop.
+    Example: cityward operator admit request.json
+
+    Args:
+        file: Made by `cityward operator request` at the node.
+        config: Settings file of the hub; otherwise the first one found counts.
+    """
+    from siem.sharing.wire import Enrolling
+
+    settings = _hub_settings(config)
+    try:
+        asked = msgspec.json.decode(file.read_bytes(), type=Enrolling)
+    except (OSError, msgspec.MsgspecError) as error:
+        what = f"no request: {error}"
+        raise UsageError(what, str(file), "Make it: cityward operator request.") from error
+    with _operators(settings) as (operators, _):
+        name, enrolled = operators.enrol(asked.token, asked.csr, asked.signing_key)
+    _audit(settings, "operator admit", name)
+    print(f"{name} is admitted; envelopes up to {enrolled.seq} were taken of it.", file=sys.stderr)
+    return 0
+
+
 def list_(*, config: ConfigFile = None, output: Output = None) -> int:
     """List the operators of this hub: state, end of the certificate, last envelope, gaps.
 
@@ -108,18 +133,11 @@ def join(
             says how many records were lost.
         config: Settings file; otherwise the first one found counts.
     """
-    from siem.sharing.certificates import read_token
     from siem.sharing.identity import Identity
     from siem.sharing.link import join as join_hub
-    from siem.sharing.wire import TOKEN_PREFIX
 
     settings, _ = settings_of(config)
-    token = _token(token_env, token_file)
-    option = "--token-env" if token_env else "--token-file"
-    name = read_token(token, TOKEN_PREFIX, option).name
-    if name != settings.operator:
-        what = f"the token is for {name}, this node is {settings.operator}"
-        raise UsageError(what, option, "Ask for a token of this operator, or correct `operator`.")
+    token, option = _token(settings, token_env, token_file)
     db = assembly.db_of(settings, from_settings(settings), now_utc)
     try:
         identity = Identity(settings.state_path)
@@ -133,7 +151,51 @@ def join(
     return 0
 
 
-def _token(env: str, file: Path | None) -> str:
+def request(
+    file: Path,
+    *,
+    token_env: str = "",
+    token_file: Path | None = None,
+    config: ConfigFile = None,
+) -> int:
+    """Write the file by which a hub admits a node that cannot call it: behind a data diode.
+
+    It holds the token, this node's public key, and nothing that is secret once it was used.
+    Example: cityward operator request request.json --token-file token
+
+    Args:
+        file: Where to; somebody carries it to the hub.
+        token_env: Variable of the environment that holds the token.
+        token_file: File that holds the token; `-` is standard input.
+        config: Settings file; otherwise the first one found counts.
+    """
+    from siem.sharing.certificates import write_secret
+    from siem.sharing.identity import Identity
+    from siem.sharing.link import request_of
+
+    settings, _ = settings_of(config)
+    token, option = _token(settings, token_env, token_file)
+    _, asked = request_of(Identity(settings.state_path), token, option)
+    write_secret(file, msgspec.json.encode(asked))
+    print(f"At the hub: cityward operator admit {file.name}", file=sys.stderr)
+    return 0
+
+
+def _token(settings: Settings, env: str, file: Path | None) -> tuple[str, str]:
+    """A token for this operator, and the option that named it."""
+    from siem.sharing.certificates import read_token
+    from siem.sharing.wire import TOKEN_PREFIX
+
+    text = _secret(env, file)
+    option = "--token-env" if env else "--token-file"
+    name = read_token(text, TOKEN_PREFIX, option).name
+    if name != settings.operator:
+        what = f"the token is for {name}, this node is {settings.operator}"
+        raise UsageError(what, option, "Ask for a token of this operator, or correct `operator`.")
+    return text, option
+
+
+def _secret(env: str, file: Path | None) -> str:
     """A secret is never a word of the command line: there everybody on the machine reads it."""
     if bool(env) == (file is not None):
         what = "one place has to hold the token"

@@ -302,6 +302,17 @@ def _told(answer: bytes, hub: Hub, now: datetime) -> Iterator[Told]:
 # ---- Joining
 
 
+def request_of(identity: Identity, token: str, option: str) -> tuple[bytes, Enrolling]:
+    """A new private key, and what a hub is asked for with it.
+
+    Raises:
+        Unsafe: the token is none.
+    """
+    key, csr = new_key(read_token(token, TOKEN_PREFIX, option).name)
+    signing = public_text(identity.signing_key().public_key())
+    return key, Enrolling(token=token, csr=csr, signing_key=signing)
+
+
 def join(
     identity: Identity,
     store: OutgoingStore,
@@ -327,9 +338,7 @@ def join(
         TransientError: nobody answers.
     """
     said = read_token(token, TOKEN_PREFIX, option)
-    key, csr = new_key(said.name)
-    signing = identity.signing_key()
-    asked = Enrolling(token=token, csr=csr, signing_key=public_text(signing.public_key()))
+    key, asked = request_of(identity, token, option)
     try:
         authority = _authority(url, said.authority)
         # Only now that it is known, by the authority that the token names, anything is told.

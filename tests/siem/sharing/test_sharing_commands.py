@@ -12,7 +12,8 @@ import pytest
 
 from siem import assembly, cli, outward
 from siem.config import Settings, load
-from siem.sharing.drop import Drop
+from siem.hub import hub_of
+from siem.sharing.drop import Drop, read_drop
 from siem.sharing.identity import Identity
 from siem.sharing.link import Link
 from tests.siem.sharing.server import FakeServer
@@ -161,6 +162,32 @@ def test_a_token_of_another_operator_is_not_used(site: Site) -> None:
     assert done.code == 2
     assert f"the token is for op-port, this node is {OPERATOR}" in done.err
     assert site.server.asked == []
+
+
+def test_a_node_that_cannot_call_the_hub_is_admitted_by_a_file_and_shares_through_the_drop(
+    site: Site, tmp_path: Path
+) -> None:
+    (tmp_path / "city.toml").write_text(
+        f'operator = "city"\nstate_dir = "{tmp_path}/city"\n[hub]\n'
+    )
+    hub = ("--config", str(tmp_path / "city.toml"))
+    cli.run(["operator", "enrol", OPERATOR, *hub])
+    (tmp_path / "token").write_text(site._capsys.readouterr().out)
+    site.write(f'drop_dir = "{tmp_path}/drop"')
+    asked = site.run(
+        "operator", "request", f"{tmp_path}/r.json", "--token-file", f"{tmp_path}/token"
+    )
+    admitted = cli.run(["operator", "admit", f"{tmp_path}/r.json", *hub])
+    again = cli.run(["operator", "admit", f"{tmp_path}/r.json", *hub])
+    site.share(2)
+    city = hub_of(load(tmp_path / "city.toml"))
+    city.lease.step()
+
+    taken = [city.exchange.take(one.operator, one.signed) for one in read_drop(tmp_path / "drop")]
+
+    city.close()
+    assert (asked.code, admitted, again) == (0, 0, 6)
+    assert len(taken) == 3
 
 
 def test_doctor_says_that_a_node_has_not_joined(site: Site) -> None:
