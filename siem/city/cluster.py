@@ -10,8 +10,10 @@ import logging
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -288,6 +290,10 @@ class ClusterCommons:
         self._refused(write, why)
         return "refused"
 
+    def together(self) -> AbstractContextManager[None]:
+        """A cluster knows no transactions: each write is durable by itself."""
+        return nullcontext()
+
     def remove(self, share_ids: Sequence[str]) -> int:
         """Delete documents, gone for every reader when it returns; returns how many there were."""
         removed = 0
@@ -470,10 +476,17 @@ class ClusterRecords:
         if version is not None and not _VERSION.fullmatch(version):
             raise conflict(kind, name)
         fault("commons-record-before-commit")
-        source = {"kind": kind, "name": name, "value": value}
-        made = self._cluster.put(self._index, f"{kind}:{name}", source, version)
+        # No refresh, as `Cluster.put` asks for: `get` needs none, and `all` does it itself.
+        number, _, term = (version or "").partition(":")
+        how = f"if_seq_no={number}&if_primary_term={term}" if version else "op_type=create"
+        path = f"/{self._index}/_doc/{quote(f'{kind}:{name}', safe='')}?{how}"
+        answer = self._cluster.request("PUT", path, {"kind": kind, "name": name, "value": value})
+        if answer is None:
+            raise ConfigError(
+                f"the cluster has no index {self._index}", "commons", "Run cityward store init."
+            )
         fault("commons-record-after-commit")
-        return made
+        return f"{answer['_seq_no']}:{answer['_primary_term']}"
 
     def delete(self, kind: str, name: str, version: str) -> None:
         """Take one away; see `put`."""

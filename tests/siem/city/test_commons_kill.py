@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -17,7 +18,9 @@ import pytest
 from siem.city.commons import Commons, Rights
 from siem.city.sqlite import SqliteCommons
 from siem.store.protocol import TIME_MIN, Conflict, Range
+from tests.opensearch import Server
 from tests.siem.city import writer
+from tests.siem.city.homes import a_cluster
 
 ROOT = Path(__file__).parents[3]
 SEED = 7
@@ -121,9 +124,9 @@ def _is_whole(commons: Commons, shares: int) -> None:
     assert commons.search(ALL, "", Range(), limit=1).total == shares
 
 
-def _race(make: Callable[[], Commons], name: str, rounds: int) -> list[int]:
+def _race(home: str, name: str, rounds: int) -> list[int]:
     """Take a record in each round against another process; rounds that were won."""
-    records = make().records
+    records = writer.open_home(home).records
     won = []
     for number in range(rounds):
         while (found := records.get("lease", "race")) is None or found.value["round"] < number:
@@ -138,11 +141,11 @@ def _race(make: Callable[[], Commons], name: str, rounds: int) -> list[int]:
     return won
 
 
-def race(make: Callable[[], Commons], rounds: int) -> None:
+def race(home: str, rounds: int) -> None:
     """Two processes write over the same version; exactly one of them may win each time."""
-    records = make().records
+    records = writer.open_home(home).records
     with get_context("spawn").Pool(2) as pool:
-        runs = [pool.apply_async(_race, (make, name, rounds)) for name in ("a", "b")]
+        runs = [pool.apply_async(_race, (home, name, rounds)) for name in ("a", "b")]
         records.put("lease", "race", {"round": 0}, None)
         won = [number for run in runs for number in run.get(timeout=120)]
 
@@ -152,15 +155,38 @@ def race(make: Callable[[], Commons], rounds: int) -> None:
     assert found.value["round"] == rounds
 
 
-class _Sqlite:
-    """Opens the same file in any process."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __call__(self) -> Commons:
-        return SqliteCommons(self.path)
-
-
 def test_of_two_processes_that_write_over_one_version_exactly_one_wins(tmp_path: Path) -> None:
-    race(_Sqlite(tmp_path / "commons.db"), 200)
+    race(str(tmp_path / "commons.db"), 200)
+
+
+# ---- The same on a cluster, trimmed
+
+
+@pytest.fixture
+def there(opensearch: Server) -> Iterator[str]:
+    """A prepared cluster, as the writer takes it."""
+    with a_cluster(opensearch, "opensearch") as (_, names):
+        told = {name: getattr(opensearch, name) for name in ("url", "user", "password", "ca_file")}
+        yield json.dumps(told | {"prefix": names.prefix})
+
+
+@pytest.mark.slow
+def test_on_a_cluster_exactly_one_wins_too(there: str) -> None:
+    race(there, 30)
+
+
+@pytest.mark.slow
+def test_on_a_cluster_each_share_is_there_once_in_its_newest_revision_too(there: str) -> None:
+    oracle = Oracle(there, 1_500)
+    dice = random.Random(4)
+    points = ("commons-put-before-commit:3", "commons-put-after-commit:5")
+
+    killed = sum(oracle.run(point) for point in points)
+    killed += sum(oracle.run(after_s=dice.uniform(0.05, 0.3)) for _ in range(2))
+    commons = writer.open_home(there)
+    oracle.judge(commons)
+    oracle.run()
+
+    assert killed == 4
+    _is_whole(commons, 1_500)
+    commons.close()

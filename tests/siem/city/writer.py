@@ -1,11 +1,12 @@
 """A hub of the kill tests: puts what a seed says, and tells of each batch that is acknowledged.
 
-Run as `writer.py HOME SHARES SEED`. What was acknowledged before is not put again; the batch that
-was on its way may be.
+Run as `writer.py HOME SHARES SEED`; the home is a file, or a cluster as JSON. What was
+acknowledged before is not put again; the batch that was on its way may be.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 from collections.abc import Iterator
@@ -57,6 +58,20 @@ def batches(shares: int, seed: int) -> Iterator[list[Write]]:
         yield [write(*one) for one in sent[start : start + BATCH]]
 
 
+def open_home(home: str) -> Commons:
+    """The common store at home there."""
+    if not home.startswith("{"):
+        return SqliteCommons(Path(home))
+    from siem.city.cluster import ClusterCommons, Names
+    from siem.store.opensearch import OpenSearchCluster
+
+    told = json.loads(home)
+    cluster = OpenSearchCluster(
+        [told["url"]], user=told["user"], password=told["password"], ca=Path(told["ca_file"])
+    )
+    return ClusterCommons(cluster, names=Names(told["prefix"]))
+
+
 def run(commons: Commons, shares: int, seed: int) -> None:
     """Put everything that is not acknowledged."""
     link = commons.records.get("link", "test")
@@ -73,4 +88,4 @@ def run(commons: Commons, shares: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    run(SqliteCommons(Path(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3]))
+    run(open_home(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
