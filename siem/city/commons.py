@@ -9,6 +9,7 @@ a writer must know (compare and set), so that a hub that lost its lease cannot w
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
@@ -108,6 +109,13 @@ class Commons(Protocol):
 
         Raises:
             TransientError: the home does not answer; nothing is known of any of them.
+        """
+        ...
+
+    def together(self) -> AbstractContextManager[None]:
+        """What a thread writes within may become durable only at the end, but then in one go.
+
+        A home without transactions makes each write durable by itself, in the order given.
         """
         ...
 

@@ -12,7 +12,7 @@ import logging
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -258,23 +258,31 @@ class Exchange:
             if kept is None:
                 raise _out_of_turn(turn, taken)
             return _signed(kept.answer)
+        is_share = turn.envelope.type in ("share", "update")
         try:
-            if kept is not None and kept.hash == turn.signed.hash:
-                # The kill was between receipt and link; nobody may have heard of it yet.
-                done, answer, position = self._before(turn), _signed(kept.answer), kept.position
-            else:
-                done = self._done(turn)
-                position = taken.position + 1
-                answer = self._receipt(turn, done, position)
-                fault("exchange-receipt")
-            self._advance(turn, at, done, answer, position)
+            # What rests on a withdrawn share is mended by others, each step by itself.
+            with self._commons.together() if is_share else nullcontext():
+                done, answer, gone_on = self._in_turn(turn, at, kept)
         except Conflict as error:
             self._undo(turn)
             what = "another hub has taken over"
             raise TransientError(what, "lease", "Try the other hub.") from error
+        self._links[turn.operator.name] = gone_on
         fault("exchange-link")
         self._tell(turn, done)
         return answer
+
+    def _in_turn(self, turn: _Turn, at: _At, kept: _Kept | None) -> tuple[_Done, Signed, _At]:
+        """Document, receipt, link, in this order."""
+        if kept is not None and kept.hash == turn.signed.hash:
+            # The kill was between receipt and link; nobody may have heard of it yet.
+            done, answer, position = self._before(turn), _signed(kept.answer), kept.position
+        else:
+            done = self._done(turn)
+            position = at.taken.position + 1
+            answer = self._receipt(turn, done, position)
+            fault("exchange-receipt")
+        return done, answer, self._advance(turn, at, done, answer, position)
 
     def _link(self, operator: str, token: int) -> _At:
         """The link of an operator; what this hub remembers of it is good for one try.
@@ -350,7 +358,7 @@ class Exchange:
         done: _Done,
         answer: Signed,
         position: int,
-    ) -> None:
+    ) -> _At:
         """The link goes on by one, if no other hub has taken over meanwhile."""
         taken, name = at.taken, turn.operator.name
         said = msgspec.structs.replace(
@@ -367,7 +375,7 @@ class Exchange:
             heartbeat=done.heartbeat or taken.heartbeat,
         )
         version = self._records.put(LINK, name, msgspec.to_builtins(said), at.version)
-        self._links[name] = _At(said, version, is_ours=True)
+        return _At(said, version, is_ours=True)
 
     def _undo(self, turn: _Turn) -> None:
         """What was taken back while we were stopped must not come back through us."""

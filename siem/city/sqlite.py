@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,10 @@ class SqliteCommons:
             fault("commons-put-before-commit")
         fault("commons-put-after-commit")
         return outcomes
+
+    def together(self) -> AbstractContextManager[None]:
+        """What is written within becomes durable at the end, all of it or nothing."""
+        return self._database.together()
 
     def remove(self, share_ids: Sequence[str]) -> int:
         """Delete documents, gone for every reader when it returns; returns how many there were."""

@@ -91,6 +91,9 @@ class Database:
             TransientError: the disk is full, or another process holds the file for too long.
         """
         db = self.here
+        if getattr(self._local, "is_together", False):
+            yield db
+            return
         try:
             db.execute("BEGIN IMMEDIATE")
             yield db
@@ -103,6 +106,16 @@ class Database:
         except BaseException:
             db.rollback()
             raise
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What this thread writes within becomes durable at the end, all of it or nothing."""
+        with self.writing():
+            self._local.is_together = True
+            try:
+                yield
+            finally:
+                self._local.is_together = False
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
