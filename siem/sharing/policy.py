@@ -11,6 +11,7 @@ References:
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -44,6 +45,7 @@ MODES = ("normal", "maintenance", "exercise", "test")
 NEEDED = "finding.first_seen"
 """It names the hub's index."""
 DAY = timedelta(days=1)
+INT64 = 1 << 63
 TEXT_MAX = 1_000
 """A longer value is no word of a list; it stays."""
 ECHO_MIN = 5
@@ -238,7 +240,7 @@ def way(field: str, kind: str, transform: str, rule: Mapping[str, Any]) -> Way:
         transform: What becomes of it.
         rule: `time`, `place` and `categories` of its rule.
     """
-    make = _MAKERS[transform](field, rule)
+    make = _MAKERS[transform](field, {**rule, "kind": kind})
     is_list = field in TOKEN_FIELDS or kind.endswith("[]")
     if transform in ("local", "join", "trunc", "category"):
         make = _each(make, is_list=is_list or transform == "join")
@@ -267,17 +269,34 @@ def _each(make: Maker, *, is_list: bool) -> Maker:
 
 
 def _keep(field: str, rule: Mapping[str, Any]) -> Maker:
+    kind, is_list = rule["kind"].removesuffix("[]"), rule["kind"].endswith("[]")
+    fits = _FITS[kind]
+
     def made(value: Any, scene: Scene) -> Made:
-        several = value if isinstance(value, (list, tuple)) else (value,)
-        return value if all(map(_is_plain, several)) else Stays.UNREADABLE
+        if not is_list:
+            return value if fits(value) else Stays.UNREADABLE
+        several = list(value) if isinstance(value, (list, tuple)) else [value]
+        return several if several and all(map(fits, several)) else Stays.UNREADABLE
 
     return made
 
 
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, str):
-        return len(value) <= TEXT_MAX
-    return isinstance(value, (bool, int, float)) or is_time(value)
+def is_time(value: Any) -> TypeGuard[datetime]:
+    """Whether a value is a time with its offset."""
+    return isinstance(value, datetime) and value.tzinfo is not None
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= TEXT_MAX and value.isprintable()
+
+
+def _is_number(value: Any) -> bool:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return _is_number(value) and isinstance(value, int) and abs(value) < INT64
 
 
 def _drop(field: str, rule: Mapping[str, Any]) -> Maker:
@@ -326,8 +345,8 @@ def _round(field: str, rule: Mapping[str, Any]) -> Maker:
 
 def _bucket(field: str, rule: Mapping[str, Any]) -> Maker:
     def made(value: Any, scene: Scene) -> Made:
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        found = transforms.bucket(value) if is_number else None
+        fits = _FITS[rule["kind"]](value)
+        found = transforms.bucket(value) if fits else None
         return Stays.UNREADABLE if found is None else found
 
     return made
@@ -338,6 +357,16 @@ def _category(field: str, rule: Mapping[str, Any]) -> Maker:
     return lambda value, scene: transforms.category(value, classes)
 
 
+_FITS: dict[str, Callable[[Any], bool]] = {
+    "keyword": _is_word,
+    "geo_point": lambda value: isinstance(value, str) and transforms.is_place(value),
+    "long": _is_whole,
+    "double": _is_number,
+    "float": _is_number,
+    "boolean": lambda value: isinstance(value, bool),
+    "date": is_time,
+}
+"""Whether a value is what the type of its field says; the hub refuses a share with another."""
 _MAKERS: dict[str, Callable[[str, Mapping[str, Any]], Maker]] = {
     "keep": _keep,
     "drop": _drop,
@@ -402,11 +431,6 @@ def _mode(document: Mapping[str, Any]) -> str:
     """It always leaves: what was played is marked everywhere."""
     mode = document.get("finding.mode")
     return next((one for one in MODES if one == mode), MODES[0])
-
-
-def is_time(value: Any) -> TypeGuard[datetime]:
-    """Whether a value is a time with its offset."""
-    return isinstance(value, datetime) and value.tzinfo is not None
 
 
 def _is_nothing(value: Any) -> bool:

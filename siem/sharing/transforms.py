@@ -100,6 +100,7 @@ _M_PER_DEGREE = 111_320.0
 _PATH_MAX = 3
 _NUMBER = re.compile(r"\d+")
 _RANDOM = re.compile(r"[0-9a-f-]{16,}")
+_PLACE = re.compile(r"-?\d{1,2}(\.\d{1,12})?,-?\d{1,3}(\.\d{1,12})?")
 _HOLE = re.compile(r"\{([^{}]+)\}")
 _UTC_BEGIN = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -134,6 +135,15 @@ def grid(point: str, metres: float) -> str | None:
     wide = high / max(math.cos(math.radians(middle)), 0.01)
     east = max(-180.0, min(180.0, (math.floor(longitude / wide) + 0.5) * wide))
     return f"{middle:.5f},{east:.5f}"
+
+
+def is_place(point: str) -> bool:
+    """Whether a text is `lat,lon` on this planet."""
+    return (
+        _PLACE.fullmatch(point) is not None
+        and abs(float(point.partition(",")[0])) <= 90
+        and abs(float(point.partition(",")[2])) <= 180
+    )
 
 
 def bucket(number: float) -> float | None:

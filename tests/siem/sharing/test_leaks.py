@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from siem.city.authority import Operator
+from siem.city.intake import document_of
 from siem.sharing.compiler import BASELINE
 from siem.sharing.envelope import BEGIN, Envelope, payload_hash, sign
 from siem.sharing.policy import Policy
@@ -30,16 +32,20 @@ CANARY = "203.0.113.77"
 PERSON = "m.rossi-canary"
 
 
-def sent(share: Share) -> bytes:
-    """The bytes that leave."""
+def envelope_of(share: Share) -> Envelope:
+    """The envelope that leaves."""
     payload = json.loads(msgspec.json.encode(share.payload))
-    envelope = Envelope(
+    return Envelope(
         type="share", sent=NOW, operator="op-x", key_id="k", seq=1, prev=BEGIN,
         share_id=share.share_id, revision=share.revision, policy=share.policy, rule=share.rule,
         audiences=share.audiences, tlp=share.tlp, pap=share.pap, expires=share.expires,
         payload=payload, payload_sha256=payload_hash(payload),
     )  # fmt: skip
-    return sign(envelope, KEY).lines()
+
+
+def sent(share: Share) -> bytes:
+    """The bytes that leave."""
+    return sign(envelope_of(share), KEY).lines()
 
 
 def leaked(policy: Policy, document: dict[str, Any]) -> list[Any]:
@@ -62,6 +68,17 @@ def test_nothing_that_was_to_stay_leaves_under_any_policy_of_the_baseline(
 @given(document=findings())
 def test_nothing_that_was_to_stay_leaves_under_the_example(document: dict[str, Any]) -> None:
     assert leaked(accepted(EXAMPLE.read_text(encoding="utf-8")), document) == []
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(document=findings(), policy=policies())
+def test_the_hub_takes_whatever_a_policy_lets_out(document: dict[str, Any], policy: Policy) -> None:
+    share = policy.share(document, NOW)
+    if share is not None:
+        operator = Operator(name="op-x", sector="other", added=NOW)
+        said, passed_over = document_of(envelope_of(share), operator)
+        assert passed_over == ()
+        assert share.payload.keys() <= said.keys()
 
 
 def test_a_rule_named_after_a_person_or_a_host_does_not_tell_them() -> None:

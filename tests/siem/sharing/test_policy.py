@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import timedelta
+from math import isfinite
 from typing import Any
 
 import pytest
@@ -72,6 +73,16 @@ def refused(text: str, **options: Any) -> str:
 
 def with_fields(more: Mapping[str, str], **said: Any) -> str:
     return written([{**RULE, **said, "fields": {"finding.first_seen": "round", **more}}])
+
+
+def wrong(payload: Mapping[str, Any]) -> list[str]:
+    """What of a payload the hub would refuse."""
+    document = {name: value for name, value in payload.items() if name in FIELDS}
+    numbers = [
+        name for name, value in payload.items() if isinstance(value, float) and not isfinite(value)
+    ]
+    long = [name for name, value in payload.items() if len(str(value)) > 1_100]
+    return [*faults(document), *numbers, *long]
 
 
 # ---- what leaves
@@ -174,7 +185,7 @@ def test_values_of_a_hostile_finding_break_nothing() -> None:
         for name in KNOWN:
             if name not in ("finding.id", "finding.first_seen", "finding.revision"):
                 share = policy.share({**ATTACK, name: value}, NOW)
-                assert share is None or "x" * 1_001 not in str(share.payload)
+                assert share is None or not wrong(share.payload)
 
 
 # ---- preview
