@@ -63,6 +63,9 @@ _GONE = (
 )  # fmt: skip
 """How a connection ends that the other side closed since the last answer."""
 
+_BUSY = (http.client.REQUEST_TIMEOUT, http.client.TOO_MANY_REQUESTS)
+"""Nothing is wrong with what was sent."""
+
 log = logging.getLogger(__name__)
 
 
@@ -183,7 +186,8 @@ class Link(threading.Thread):
                 return bool(looked)
             return self._said() or bool(looked)
         except RefusalError as error:
-            self._failed("refused" if error.status < 500 else "unreachable", str(error))
+            is_busy = error.status in _BUSY or error.status >= http.client.INTERNAL_SERVER_ERROR
+            self._failed("unreachable" if is_busy else "refused", str(error))
         except (OSError, http.client.HTTPException, CitywardError, msgspec.MsgspecError) as error:
             self._failed("unreachable", str(error) or repr(error))
         except Exception as error:  # a fault of ours must not end the sharing for good

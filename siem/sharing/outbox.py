@@ -97,7 +97,7 @@ class Outbox:
             return 0
         now = self._clock()
         with self.store.desk() as desk:
-            desk.policy(policy.hash)
+            desk.policy(policy.hash, now)
             changed = desk.changes(CHANGES_AT_ONCE)
             for one in changed:
                 self._offered(desk, policy, one, now)
@@ -155,7 +155,7 @@ class Outbox:
             if line := desk.on_the_way():
                 return Signed(line.data, line.signature)
             if policy is not None:
-                desk.policy(policy.hash)
+                desk.policy(policy.hash, now)
             signed = self._made(desk, policy, health, now)
             fault("seal-before-commit")
         fault("seal-after-commit")

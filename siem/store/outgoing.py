@@ -211,6 +211,7 @@ class Tally(msgspec.Struct, frozen=True):
 
     waiting: int = 0
     oldest: datetime | None = None
+    """Since when the first of it might have been sent."""
     approval: int = 0
     """Waiting for somebody to say yes."""
     dropped: int = 0
@@ -396,7 +397,7 @@ class OutgoingStore:
         db = self._reading()
         waiting, oldest, approval = db.execute(
             "SELECT count(*) FILTER (WHERE state = 'due'),"
-            " min(offered) FILTER (WHERE state = 'due'),"
+            " min(max(offered, due)) FILTER (WHERE state = 'due'),"
             " count(*) FILTER (WHERE state = 'approval') FROM outgoing"
         ).fetchone()
         shared, withdrawn = db.execute(
@@ -541,7 +542,7 @@ class Desk:
             _set_number(self._db, CURSOR, rows[-1]["number"])
         return [row["finding"] for row in rows]
 
-    def policy(self, id: str) -> None:
+    def policy(self, id: str, now: datetime) -> None:
         """Under another policy than before all that was shared is judged anew."""
         row = self._db.execute("SELECT value FROM settings WHERE name = 'sharing_policy'")
         before = row.fetchone()
@@ -550,11 +551,12 @@ class Desk:
         self._db.execute(
             "INSERT OR REPLACE INTO settings VALUES ('sharing_policy', ?)", (id.encode(),)
         )
-        # 0: not as something new, it comes behind what is.
+        # Offered when it was sent: it is nothing new, and comes behind what is.
         self._db.execute(
             "INSERT OR IGNORE INTO outgoing (share_id, finding, kind, rank, offered, due, state)"
-            " SELECT share_id, finding, 'share', rank, 0, 0, 'due' FROM shared"
-            " WHERE state = 'shared'"
+            " SELECT share_id, finding, 'share', rank, sent, ?, 'due' FROM shared"
+            " WHERE state = 'shared'",
+            (micros(now),),
         )
         self._db.execute("UPDATE outgoing SET state = 'due'")
 

@@ -209,7 +209,7 @@ def test_what_the_hub_does_not_take_waits_and_is_said(
     server.status = 200
     drain(link)
 
-    assert state.state == ("refused" if status < 500 else "unreachable")
+    assert state.state == ("refused" if status in (400, 403, 409, 413) else "unreachable")
     assert "the hub refuses: no" in state.error
     assert len(node.hub.documents) == 1
     assert node.db.outgoing.link().state == "linked"

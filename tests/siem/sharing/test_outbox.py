@@ -156,6 +156,20 @@ def test_a_policy_that_fails_lets_nothing_out(node: Node) -> None:
     assert node.send() == []
 
 
+def test_what_is_judged_anew_is_not_late(node: Node) -> None:
+    node.find(match(1))
+    node.send()
+    node.clock.pass_(3_600)
+    node.policy = FakePolicy("p2")
+
+    node.send()
+
+    assert node.hub.taken[-1].type == "heartbeat"
+    node.clock.pass_(61)
+    node.send()
+    assert [one.payload["lag_s"] for one in node.hub.taken if one.type == "heartbeat"] == [0] * 3
+
+
 # ---- Approval
 
 
