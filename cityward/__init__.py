@@ -1,7 +1,7 @@
 """The vocabulary of cityward: what every room speaks, and what a third party imports."""
 
 from cityward.asset import Asset
-from cityward.command import Command, Target
+from cityward.command import Command, State, Target
 from cityward.errors import (
     CitywardError,
     ConfigError,
@@ -13,9 +13,10 @@ from cityward.errors import (
 )
 from cityward.event import Event, LogSource, Record, utc
 from cityward.finding import Analytic, Check, Finding, Why
-from cityward.plugin import Decoder, Detector, Session, collector, decoder
+from cityward.plugin import Actuator, Decoder, Detector, Session, actuator, collector, decoder
 
 __all__ = [
+    "Actuator",
     "Analytic",
     "Asset",
     "Check",
@@ -32,10 +33,12 @@ __all__ = [
     "Record",
     "RuleError",
     "Session",
+    "State",
     "Target",
     "TransientError",
     "Unsafe",
     "Why",
+    "actuator",
     "collector",
     "decoder",
     "utc",

@@ -7,13 +7,14 @@ Our own parts come in through the same groups as anyone's.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import entry_points
 from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
+from cityward.command import Command, State, Target
 from cityward.errors import PluginError
 from cityward.event import Event, LogSource, Record
 from cityward.finding import Finding
@@ -183,8 +184,66 @@ class Detector(Protocol):
         ...
 
 
+class Actuator(Protocol):
+    """One outside program; it looks at the world first, and plans only what is missing.
+
+    It knows nothing of queues, approvals or clocks. Made with the keyword arguments that the
+    settings of the operator give it; secrets come as values that the application has looked up.
+    """
+
+    def plan(self, verb: str, target: Target, until: datetime) -> Iterator[Command]:
+        """Commands that are missing for `verb` on `target` to hold until then; none: it holds.
+
+        Raises:
+            Unsafe: the verb or target is none of this actuator's.
+            TransientError: the program does not answer.
+        """
+        ...
+
+    def apply(self, command: Command) -> None:
+        """Make it so; the same command again changes nothing. An undo restores `command.prior`."""
+        ...
+
+    def probe(self, target: Target) -> State:
+        """What is so now; changes nothing."""
+        ...
+
+
+class ActuatorSpec(msgspec.Struct, frozen=True):
+    """What `@actuator` noted about an actuator."""
+
+    name: str
+    verbs: Mapping[str, str]
+    """OpenC2 verb to the verb that takes it back; empty for what needs no taking back."""
+    targets: tuple[str, ...]
+    """OpenC2 target types it acts on."""
+    action_class: str
+    """`A0` to `A3`: the least that a step with it has to say."""
+    rollback: str
+    """Who ends the effect: `device`, `lease`, `journal` or `none`."""
+
+
+def actuator(
+    name: str,
+    *,
+    verbs: Mapping[str, str],
+    targets: Sequence[str] = (),
+    action_class: str = "A1",
+    rollback: str = "journal",
+) -> Callable[[T], T]:
+    """Mark an actuator class (see `Actuator` and `ActuatorSpec`)."""
+
+    def mark(part: T) -> T:
+        part.cityward_spec = ActuatorSpec(  # type: ignore[attr-defined]
+            name, dict(verbs), tuple(targets), action_class, rollback
+        )
+        return part
+
+    return mark
+
+
 GROUPS = ("collectors", "decoders", "detectors", "actuators")
-_MARKED = ("collectors", "decoders")
+_MARKED = ("collectors", "decoders", "actuators")
 
 
 def load(group: str) -> dict[str, Any]:
