@@ -1,0 +1,309 @@
+"""What the parts of this room say to each other: playbook, plan, facts, check.
+
+A playbook is a graph of steps. For one finding it becomes a *plan*: the commands it would give, on
+which targets, for how long, what depends on them, and what each check of the gate says. A *run* is
+a plan that goes on; its journal is the truth about what was done.
+
+References:
+    CACAO Security Playbooks 2.0 (step types, extensions); OpenC2 Language 1.0 (verbs, targets).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from cityward import Asset, Command, Target
+
+ActionClass = Literal["A0", "A1", "A2", "A3", "A4"]
+"""A0 tells and collects; A1 is reversible and outside or at the edge; A2 is one own device or
+account; A3 a narrow conduit towards a control zone; A4 is never executed."""
+
+Stage = Literal["draft", "shadow", "approve_all", "live"]
+Rollback = Literal["device", "lease", "journal", "none"]
+"""Who ends the effect: the device by itself, a lease that is not renewed, the journal's timer."""
+StepType = Literal[
+    "start",
+    "end",
+    "action",
+    "parallel",
+    "if-condition",
+    "switch-condition",
+    "while-condition",
+    "playbook-action",
+]
+Guard = Literal["corroborated", "mode:normal", "not_peak", "redundant_peer_up"]
+
+
+class BlastLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Most that a step may touch, its dependants included."""
+
+    assets: int = 1
+    services: int = 0
+    people: int = 0
+
+
+class Verify(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is read back after an action, and by when it has to be so."""
+
+    expect: dict[str, Any]
+    within: timedelta
+
+
+class Safety(msgspec.Struct, frozen=True, kw_only=True):
+    """The safety extension of a step."""
+
+    action_class: ActionClass = "A0"
+    time_box: timedelta | None = None
+    """Longest effect; needed from A1 up."""
+    rollback: Rollback = "none"
+    verify: Verify | None = None
+    blast_limit: BlastLimit = BlastLimit()
+    requires: tuple[Guard, ...] = ()
+
+
+class Action(msgspec.Struct, frozen=True, kw_only=True):
+    """What an action step does: an OpenC2 verb on a target by an actuator, or a person's task."""
+
+    actuator: str
+    """Name of an actuator; `manual` asks a person."""
+    verb: str = ""
+    target: Mapping[str, str] = {}
+    """`type` and `value`; a value may be a variable of the run, `${finding.source.ip}`."""
+    args: Mapping[str, Any] = {}
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of a playbook."""
+
+    id: str
+    """`action--…`, as CACAO writes it; made from playbook and name, so it stays the same."""
+    name: str
+    type: StepType
+    action: Action | None = None
+    safety: Safety = Safety()
+    when: Mapping[str, Any] = {}
+    """Condition of an if or while step, over the variables of the run (`cityward/when.py`)."""
+    on_completion: str = ""
+    on_success: str = ""
+    on_failure: str = ""
+    on_true: str = ""
+    on_false: str = ""
+    cases: Mapping[str, str] = {}
+    """Of a switch: value to step."""
+    switch: str = ""
+    next_steps: tuple[str, ...] = ()
+    """Of a parallel step."""
+    playbook: str = ""
+    rounds_max: int = 0
+    """Of a while step: after so many rounds it fails."""
+    deadline: timedelta = timedelta(minutes=5)
+    """Within so long it has to end."""
+
+
+class Rate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How often a playbook may run."""
+
+    per_hour: int = 10
+    at_once: int = 3
+    cooldown: timedelta = timedelta(minutes=15)
+    """For the same asset or indicator."""
+
+
+class Playbook(msgspec.Struct, frozen=True, kw_only=True):
+    """A playbook that was checked; unknown verbs and missing failure paths are refused."""
+
+    id: str
+    """`playbook--UUID`."""
+    name: str
+    description: str
+    version: str
+    """Hash of its CACAO form."""
+    steps: Mapping[str, Step]
+    start: str
+    exception: str
+    """Step that is taken when a step without a failure path of its own fails."""
+    trigger: Mapping[str, Any] = {}
+    """Condition on the finding; none: only people start it."""
+    group_by: tuple[str, ...] = ()
+    """Fields of the finding; one run at a time for the same values."""
+    stage: Stage = "shadow"
+    rate: Rate = Rate()
+    valid_from: datetime | None = None
+    valid_until: datetime | None = None
+    signed_by: str = ""
+    """Name of the key whose signature was verified; empty: unsigned."""
+    file: str = ""
+
+
+# ---- The world, as the gate is told of it
+
+
+class Facts(Protocol):
+    """What the gate and the plan may ask; `siem` fulfils it for one moment and one operator."""
+
+    @property
+    def operator(self) -> str:
+        """Whose node this is."""
+        ...
+
+    @property
+    def now(self) -> datetime:
+        """The node's clock."""
+        ...
+
+    def stopped(self) -> Sequence[str]:
+        """Kill switches that are on: `global`, `playbook:…`, `actuator:…`; rows and a file."""
+        ...
+
+    def asset_of(self, target: Target) -> Asset | None:
+        """The inventory's asset with this address, name or id."""
+        ...
+
+    def is_confirmed(self, asset: Asset) -> bool:
+        """Whether a person confirmed it in the last 30 days."""
+        ...
+
+    def is_external(self, target: Target) -> bool:
+        """Outside the operator's own plan and the published ranges of its peers."""
+        ...
+
+    def kept(self, target: Target) -> str:
+        """Why it is on the keep list (partner, authority, shared cloud …); empty: it is not."""
+        ...
+
+    def zone_type(self, target: Target) -> str:
+        """IEC 62443 zone type; `external` for what is outside, empty if it is not known."""
+        ...
+
+    def protected(self, target: Target) -> str:
+        """Why it is a protected peer (gateway, DNS, time, broker, historian, SIEM …), or empty."""
+        ...
+
+    def dependants(self, target: Target) -> Sequence[str]:
+        """Assets that depend on it: inventory, and who talked to it in the last 24 h."""
+        ...
+
+    def zone_size(self, zone: str) -> int:
+        """Assets of a zone."""
+        ...
+
+    def redundant_peers(self, asset: Asset) -> Sequence[Asset]:
+        """The other members of its redundancy group."""
+        ...
+
+    def is_up(self, asset: Asset) -> bool:
+        """Whether it was seen in the last minutes."""
+        ...
+
+    def is_peak(self) -> bool:
+        """Whether it is a time at which the operator wants no intervention."""
+        ...
+
+    def precision(self, rule_id: str) -> float | None:
+        """Measured precision of a rule; None: nobody judged it."""
+        ...
+
+    def analytics(self, finding: Mapping[str, Any]) -> Sequence[str]:
+        """Own analytics (rule and model ids) that spoke of the same thing, this one included."""
+        ...
+
+    def runs_since(self, playbook: str, since: datetime) -> int:
+        """Runs of a playbook, for its rate."""
+        ...
+
+    def in_force(self, asset: str) -> int:
+        """Effects that hold on an asset or in a zone now."""
+        ...
+
+    def failures(self, actuator: str) -> Sequence[datetime]:
+        """Failures of an actuator in the last hour, and rollbacks by people."""
+        ...
+
+
+Outcome = Literal["allow", "needs approval", "deny"]
+
+
+class Check(msgspec.Struct, frozen=True):
+    """What one check of the gate says, with the facts it saw."""
+
+    number: int
+    name: str
+    outcome: Outcome
+    why: str
+    """A sentence for the person who decides."""
+    saw: Mapping[str, Any] = {}
+
+
+class Planned(msgspec.Struct, frozen=True, kw_only=True):
+    """One action of a plan."""
+
+    step: str
+    name: str
+    action_class: ActionClass
+    actuator: str
+    target: Target
+    commands: tuple[Command, ...]
+    """What is missing in the world as it is now; none: it is so already."""
+    prior: Mapping[str, Any] = {}
+    """State found, which undoing restores."""
+    until: datetime | None = None
+    undo: str = ""
+    """How it ends, in words."""
+    dependants: tuple[str, ...] = ()
+    checks: tuple[Check, ...] = ()
+    manual: str = ""
+    """What a person has to do, for a manual step or after a denial."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """The strictest of its checks."""
+        said = {check.outcome for check in self.checks}
+        return (
+            "deny" if "deny" in said else "needs approval" if "needs approval" in said else "allow"
+        )
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a playbook would do about a finding, in the world as it is now."""
+
+    playbook: str
+    version: str
+    finding: str
+    revision: int
+    """Of the finding that it was made for."""
+    operator: str
+    made: datetime
+    actions: tuple[Planned, ...]
+    variables: Mapping[str, Any] = {}
+
+    @property
+    def hash(self) -> str:
+        """What an approval binds to: everything but the time at which it was made."""
+        import hashlib
+
+        said = msgspec.structs.replace(self, made=datetime.min)
+        return hashlib.sha256(msgspec.json.encode(said, order="deterministic")).hexdigest()
+
+
+# ---- Runs
+
+StepState = Literal[
+    "pending",
+    "gated",
+    "waiting_approval",
+    "intended",
+    "applied",
+    "verified",
+    "rolling_back",
+    "rolled_back",
+    "done",
+    "failed",
+    "denied",
+    "expired",
+    "cancelled",
+]
+RunState = Literal["planned", "running", "waiting", "done", "failed", "denied", "cancelled"]
