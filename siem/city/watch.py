@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 
 from cityward.errors import TransientError
-from siem.city.commons import Records, Versioned
-from siem.city.picture import Picture
+from siem.city.commons import Commons, Records, Versioned
+from siem.city.known import Link
+from siem.city.picture import Picture, picture
+from siem.city.town import Town
 from siem.store.protocol import Conflict
 
 log = logging.getLogger(__name__)
 
+DAY = timedelta(days=1)
 VISIT = timedelta(minutes=30)
 """Who comes back within it is on the same visit."""
 CHANGES_MAX = 500
@@ -47,11 +50,11 @@ class Watch:
     def __init__(self, records: Records) -> None:
         self.records = records
 
-    def look(self, picture: Picture, now: datetime) -> None:
+    def look(self, shown: Picture, now: datetime) -> None:
         """Keep what is other than at the last look; of two hubs, the first to see it."""
         try:
             kept = dict(self.records.all("service"))
-            for change in _states(picture, now):
+            for change in _states(shown, now):
                 name = f"{change.kind}:{change.about}"
                 with suppress(Conflict):
                     self._keep(name, change, kept.get(name), now)
@@ -98,8 +101,25 @@ class Watch:
         return before
 
 
-def _states(picture: Picture, now: datetime) -> Iterator[Change]:
-    for one in picture.standings:
+def look_around(
+    commons: Commons, town: Town, links: Sequence[Link], now: datetime, span: timedelta = DAY
+) -> Picture:
+    """Keep what has changed when nobody looks: the hub does it every minute.
+
+    Args:
+        commons: The common store, read as the hub itself reads it.
+        town: Services and districts.
+        links: How operators are linked.
+        now: Now.
+        span: What a share's last sighting may be away to count.
+    """
+    made = picture(town, commons.scan(now - span), links, now)
+    Watch(commons.records).look(made, now)
+    return made
+
+
+def _states(shown: Picture, now: datetime) -> Iterator[Change]:
+    for one in shown.standings:
         yield Change(
             at=min(one.since or now, now),
             kind="service",
@@ -109,7 +129,7 @@ def _states(picture: Picture, now: datetime) -> Iterator[Change]:
             after=one.state,
             why=one.why,
         )
-    for link in picture.links:
+    for link in shown.links:
         since = link.heartbeat if link.state == "silent" else now
         yield Change(
             at=since or now,
@@ -119,7 +139,7 @@ def _states(picture: Picture, now: datetime) -> Iterator[Change]:
             before="linked",
             after=link.state,
         )
-    for campaign in picture.campaigns:
+    for campaign in shown.campaigns:
         yield Change(
             at=campaign.first_seen,
             kind="campaign",

@@ -9,13 +9,15 @@ from typing import Any
 import msgspec
 import pytest
 
+import siem
 from cityward.errors import ConfigError
+from siem.city.commons import Write
 from siem.city.known import Link, Lost
 from siem.city.picture import Picture, picture, told
 from siem.city.shares import SHARE_FIELDS
 from siem.city.sqlite import SqliteCommons
 from siem.city.town import Town, read
-from siem.city.watch import Watch
+from siem.city.watch import Watch, look_around
 from siem.store.query import parse
 from tests.siem.city.fake_hub import DATA, LINKS, NOW, SILENT, evening, minutes_ago, share
 
@@ -223,6 +225,19 @@ def test_a_map_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
         read(None, tmp_path / "map.json")
 
 
+def test_the_files_of_the_page_are_read(tmp_path: Path) -> None:
+    text = (Path(siem.__file__).parent.parent / "docs" / "hub.md").read_text("utf-8")
+    for name in ("services.yml", "districts.geojson"):
+        block = text.partition(f"file={name}\n")[2].partition("```")[0]
+        (tmp_path / name).write_text(block, "utf-8")
+
+    town = read(tmp_path / "services.yml", tmp_path / "districts.geojson")
+
+    assert [one.amount for one in town.services] == [7700]
+    assert [one.name for one in town.districts] == ["Northbank", "Tanners' Row"]
+    assert [one.name for one in town.waters] == ["Orle"]
+
+
 def test_without_files_there_is_a_city_without_services() -> None:
     shown = picture(read(None), evening(), HEALTHY, NOW)
 
@@ -270,6 +285,17 @@ def test_an_operator_that_falls_silent_and_a_campaign_are_changes(watch: Watch) 
     said = changed(watch)
     assert "op-city: linked → silent" in said
     assert "Edge, remote access, then OT write:  → began" in said
+
+
+def test_the_hub_keeps_changes_also_when_nobody_looks(tmp_path: Path) -> None:
+    commons = SqliteCommons(tmp_path / "commons.db", clock=lambda: NOW)
+    commons.put([Write(one, 1) for one in evening()])
+
+    look_around(commons, TOWN, HEALTHY, NOW)
+    commons.remove(["s-9"])
+    look_around(commons, TOWN, HEALTHY, NOW + timedelta(minutes=1))
+
+    assert changed(Watch(commons.records))[0] == "District heating: at risk → running"
 
 
 def test_the_changes_that_are_kept_are_bounded(watch: Watch, monkeypatch: Any) -> None:
