@@ -42,6 +42,9 @@ def run(*, config: ConfigFile = None, path_only: bool = False) -> int:
         path_only: Leave the console out; it runs elsewhere, by cityward serve.
     """
     file, settings = settings_with_file(config)
+    if settings.hub is not None:
+        what = "these are the settings of a hub"
+        raise ConfigError(what, str(file), f"Run it: cityward hub -c {file}")
     log_to(settings)
     routes = routes_of(settings.route)  # here, since the console is a child whose end nobody sees
     node = assembly.node_of(settings)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import statistics
+import subprocess
+import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -13,12 +17,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from siem.assembly import db_of
+from siem.assets import from_settings
+from siem.city.authority import Operators
 from siem.city.campaigns import TOLD
 from siem.city.commons import CITY_SOC
-from siem.city.hub import Hub
+from siem.cli import run
+from siem.common_store import commons_of
 from siem.config import Hub as HubSettings
-from siem.config import Settings
-from siem.hub import hub_of, listen, view_of
+from siem.config import Settings, load
+from siem.hub import EXCHANGE, hub_of, listen, view_of
 from siem.sharing import link as links
 from siem.sharing.drop import Drop
 from siem.sharing.envelope import split
@@ -47,12 +55,13 @@ RULE = {
     },
 }
 WAIT_S = 20.0
+ROOT_FOLDER = Path(__file__).parent.parent.parent.parent
 
 
 class Operator:
     """An operator's end: its store, its outbox under a real policy, and its link."""
 
-    def __init__(self, folder: Path, name: str, hub: Hub, url: str) -> None:
+    def __init__(self, folder: Path, name: str, operators: Operators, url: str) -> None:
         folder.mkdir()
         self.name = name
         self.db = NodeDb(folder / "node.db", name.encode())
@@ -63,7 +72,7 @@ class Operator:
         self.outbox = Outbox(
             self.db.outgoing, name, identity.signing_key(), lambda: policy, clock=now
         )
-        token = hub.operators.add(name, {"op-metro": "transport.public"}.get(name, "other"))
+        token = operators.add(name, {"op-metro": "transport.public"}.get(name, "other"))
         join(identity, self.db.outgoing, url, token, "--token-file")
         self.link = Link(self.outbox, identity, now, url)
         self.batch = 0
@@ -136,7 +145,7 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running
 @pytest.fixture
 def both(running: Running, tmp_path: Path) -> Iterator[tuple[Operator, Operator]]:
     two = tuple(
-        Operator(tmp_path / name, name, running.hub, running.url)
+        Operator(tmp_path / name, name, running.hub.operators, running.url)
         for name in ("op-metro", "op-grid")
     )
     for one in two:
@@ -222,7 +231,8 @@ def test_a_hub_that_was_stopped_goes_on_with_the_same_campaigns(
 ) -> None:
     first = Running(tmp_path)
     two = [
-        Operator(tmp_path / name, name, first.hub, first.url) for name in ("op-metro", "op-grid")
+        Operator(tmp_path / name, name, first.hub.operators, first.url)
+        for name in ("op-metro", "op-grid")
     ]
     for one in two:
         one.find("203.0.113.9")
@@ -244,7 +254,7 @@ def test_a_hub_that_was_stopped_goes_on_with_the_same_campaigns(
 def test_what_comes_too_early_into_the_drop_waits_for_the_one_before_it(
     running: Running, tmp_path: Path
 ) -> None:
-    one = Operator(tmp_path / "op-metro", "op-metro", running.hub, running.url)
+    one = Operator(tmp_path / "op-metro", "op-metro", running.hub.operators, running.url)
     one.find("203.0.113.9")
     carrier = Drop(one.outbox, tmp_path / "carried", Identity(tmp_path), now)
     while carrier.turn():
@@ -267,7 +277,7 @@ def test_what_comes_too_early_into_the_drop_waits_for_the_one_before_it(
 
 def test_what_lies_in_the_drop_is_taken_and_joined(running: Running, tmp_path: Path) -> None:
     two = [
-        Operator(tmp_path / name, name, running.hub, running.url)
+        Operator(tmp_path / name, name, running.hub.operators, running.url)
         for name in ("op-metro", "op-grid")
     ]
     (tmp_path / "drop").mkdir()
@@ -284,3 +294,117 @@ def test_what_lies_in_the_drop_is_taken_and_joined(running: Running, tmp_path: P
         one.close()
 
     until(running.campaigns)
+
+
+# ---- As a person runs it
+
+
+class Process:
+    """`cityward hub` in a folder that `cityward init --hub` made."""
+
+    def __init__(self, folder: Path) -> None:
+        words = [sys.executable, "-m", "siem.cli", "hub", "-c", str(folder / "cityward.toml")]
+        self._child = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=ROOT_FOLDER)
+        self.said: list[str] = []
+        threading.Thread(target=self._hear, daemon=True).start()
+        until(lambda: self.at("exchange") and self.at("console"))
+
+    def _hear(self) -> None:
+        assert self._child.stderr is not None
+        self.said.extend(iter(self._child.stderr.readline, ""))
+
+    def at(self, what: str) -> str:
+        """Address that it said."""
+        lines = [line.split()[1] for line in [*self.said] if line.startswith(f"{what} ")]
+        return lines[-1] if lines else ""
+
+    def end(self, how: signal.Signals) -> int:
+        self._child.send_signal(how)
+        return self._child.wait(20)
+
+
+def test_a_hub_is_made_run_killed_and_run_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "city"
+    assert run(["init", str(folder), "--hub", "--yes", "--name", "Saltmere"]) == 0
+    file = folder / "cityward.toml"
+    text = file.read_text().replace("8443", "0").replace("port = 8765", "port = 0")
+    file.write_text(text)
+    said = load(file)
+    first = Process(folder)
+    commons = commons_of(said, now)
+    operators = Operators(commons.records, said.state_path / EXCHANGE, now)
+    two = [
+        Operator(
+            tmp_path / name, name, operators, first.at("exchange").replace("127.0.0.1", "localhost")
+        )
+        for name in ("op-metro", "op-grid")
+    ]
+    for one in two:
+        one.find("203.0.113.9")
+        while one.link.turn():
+            pass
+
+    def campaigns() -> list[Document]:
+        return list(commons.search(CITY_SOC, "cw.campaign.join:*", Range()).rows)
+
+    until(campaigns)
+    before = campaigns()
+    with urllib.request.urlopen(first.at("console") + "sign-in") as answer:
+        assert answer.status == 200
+    assert first.end(signal.SIGKILL) == -signal.SIGKILL
+
+    again = Process(folder)
+    time.sleep(1)
+    assert campaigns() == before
+    assert again.end(signal.SIGTERM) == 0
+    commons.close()
+    for one in two:
+        one.close()
+
+
+def test_a_hub_and_a_node_offer_their_own_roles(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, more in (("hub", ["--hub"]), ("node", ["--sector", "other"])):
+        assert run(["init", str(tmp_path / name), "--yes", *more]) == 0
+
+    def add(where: str, name: str, *words: str) -> int:
+        file = str(tmp_path / where / "cityward.toml")
+        return run(["person", "add", name, *words, "-c", file])
+
+    assert add("hub", "a", "--role", "authority", "--audience", "police") == 0
+    assert add("hub", "b", "--role", "peer", "--audience", "op-metro") == 0
+    assert add("hub", "c") == 0
+    refused = [
+        add("hub", "d", "--role", "analyst"),
+        add("hub", "e", "--role", "authority"),
+        add("hub", "f", "--role", "authority", "--audience", "press"),
+        add("hub", "g", "--role", "ciso", "--audience", "police"),
+        add("node", "h", "--role", "ciso"),
+    ]
+    assert 0 not in refused
+    said = load(tmp_path / "hub" / "cityward.toml")
+    db = db_of(said, from_settings(said), now)
+    people = {one.name: (one.roles, one.audience) for one in db.people()}
+    db.close()
+    assert people["a"] == (("authority",), "police")
+    assert people["b"] == (("peer",), "op-metro")
+    assert people["c"] == (("ciso",), "")
+    assert sorted(len(roles) for roles, _ in people.values()) == [1, 1, 1, 2]
+
+
+def test_a_node_is_no_hub(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["init", str(tmp_path / "node"), "--yes", "--sector", "other"]) == 0
+
+    assert run(["hub", "-c", str(tmp_path / "node" / "cityward.toml")]) == 4
+    assert "these are the settings of a node" in capsys.readouterr().err
+
+
+def test_a_hub_is_no_node(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "cityward.toml"
+    file.write_text(f'operator = "city"\nstate_dir = "{tmp_path}"\n[hub]\n')
+
+    assert run(["run", "-c", str(file)]) == 4
+    assert "these are the settings of a hub" in capsys.readouterr().err
