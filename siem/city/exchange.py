@@ -50,6 +50,8 @@ RECEIPT, TOMBSTONE, ANSWER = "receipt", "tombstone", "answer"
 """Kinds of records: what was answered, what was taken back, and what an operator answered to a
 request."""
 PAGE = 500
+SAID_MAX = 300
+HEARTBEAT_MAX = 64 << 10
 LOST_MAX = 200
 """Sources that a heartbeat names as lost."""
 LOOKED_AGAIN = timedelta(days=1)
@@ -238,7 +240,7 @@ class Exchange:
         except Refused:
             raise
         except Unsafe as error:
-            raise Refused(403, error.what, error.where or where, error.todo) from error
+            raise Refused(403, error.what[:SAID_MAX], error.where or where, error.todo) from error
         now = self._clock()
         check(envelope, known, key_id(known.key), now)
         if envelope.type not in TAKEN:
@@ -460,7 +462,7 @@ class Exchange:
         try:
             said = msgspec.convert(envelope.payload, Withdrawal)
         except msgspec.ValidationError as error:
-            what = f"no withdrawal: {error}"
+            what = f"no withdrawal: {error}"[:SAID_MAX]
             raise Refused(400, what, f"share {envelope.share_id}", "Give a reason.") from error
         at = self._bury(operator, envelope.share_id, said.reason, turn.now)
         is_there = self._own(operator, envelope.share_id) is not None
@@ -474,7 +476,11 @@ class Exchange:
             said = msgspec.convert(turn.envelope.payload, Heartbeat)
         except msgspec.ValidationError as error:
             where = f"operator {turn.operator.name}"
-            raise Refused(400, f"no heartbeat: {error}", where, "Update the node.") from error
+            what = f"no heartbeat: {error}"[:SAID_MAX]
+            raise Refused(400, what, where, "Update the node.") from error
+        if len(turn.signed.data) > HEARTBEAT_MAX:
+            where = f"operator {turn.operator.name}"
+            raise Refused(413, "a heartbeat that says too much", where, "Update the node.")
         said = msgspec.structs.replace(said, lost=said.lost[:LOST_MAX])
         head = {"ledger": said.ledger, "ledger_head": said.ledger_head}
         return _Done(did={"countersigned": head}, heartbeat=said)

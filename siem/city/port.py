@@ -36,10 +36,19 @@ from siem.city.exchange import Exchange
 from siem.city.intake import Refused
 from siem.city.refusals import Rate
 from siem.sharing.envelope import BYTES_MAX, split
-from siem.sharing.wire import AUTHORITY, ENROL, INBOX, MESSAGES, RENEW, Enrolling, Renewing
+from siem.sharing.wire import (
+    ACCESS,
+    AUTHORITY,
+    ENROL,
+    INBOX,
+    MESSAGES,
+    MIRROR,
+    RENEW,
+    Enrolling,
+    Renewing,
+)
 from siem.store.protocol import Conflict
 
-MIRROR, ACCESS = "/exchange/v1/mirror", "/exchange/v1/access"
 BODY_MAX = BYTES_MAX + 1_024
 """An envelope and its signature."""
 DRAINED_MAX = 1 << 20
@@ -68,6 +77,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     connections: int = 1_000
     connections_each: int = 64
     """Of one address: operators may share one behind a translation."""
+    strangers: int = 200
+    """Connections whose TLS is not up yet."""
     handshake_s: float = 10.0
     request_s: float = 30.0
     """From its first byte until its answer was sent."""
@@ -99,6 +110,8 @@ class Port:
         self._context.sslobject_class = type("Object", (_Object,), {"port": self})
         self.open: Counter[str] = Counter()
         """Connections by address."""
+        self.strangers: dict[Channel, float] = {}
+        """Connections whose TLS is not up yet, and when they came."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ending: asyncio.Event | None = None
         self._ready = threading.Event()
@@ -145,7 +158,7 @@ class Port:
         state = ServerState()
         made = type("Made", (Channel,), {"port": self})
         server = await self._loop.create_server(
-            lambda: made(config, state, {}),
+            lambda: self._accepted(made(config, state, {})),
             sock=self._listening,
             ssl=self._context,
             ssl_handshake_timeout=self.limits.handshake_s,
@@ -158,6 +171,21 @@ class Port:
             one.shutdown()
         if state.tasks:
             await asyncio.wait(state.tasks, timeout=CLOSE_S)
+
+    def _accepted(self, channel: Channel) -> Channel:
+        """A connection begins; who never gets through TLS must not keep others out."""
+        assert self._loop is not None
+        now_s = self._loop.time()
+        for one, since_s in list(self.strangers.items()):
+            if now_s - since_s <= self.limits.handshake_s:
+                break
+            del self.strangers[one]
+        if len(self.strangers) >= self.limits.strangers:
+            what = "too many connections that do not speak"
+            self.refuse(STRANGER, Refused(503, what, "TLS", "Try again later."))
+            raise ConnectionRefusedError(what)
+        self.strangers[channel] = now_s
+        return channel
 
 
 class _Object(ssl.SSLObject):
@@ -181,6 +209,7 @@ class Channel(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """TLS is up."""
+        self.port.strangers.pop(self, None)
         super().connection_made(transport)
         self._timer: asyncio.TimerHandle | None = None
         self._who = self.client[0] if self.client else STRANGER

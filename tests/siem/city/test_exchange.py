@@ -313,6 +313,21 @@ def test_a_gap_is_counted_with_its_operator(hub, node):
     assert hub.exchange.links()[0].gaps == 1
 
 
+def test_a_heartbeat_that_is_none_or_says_too_much_is_refused(hub, node):
+    beat = node.envelope(type="heartbeat", share_id="", revision=0, payload={"waiting": "many"})
+    refused(hub, node, sign(beat, node.key))
+    long = {"version": "x" * 100_000}
+    beat = node.envelope(type="heartbeat", share_id="", revision=0, payload=long)
+
+    assert refused(hub, node, sign(beat, node.key)).status == 413
+
+
+def test_a_withdrawal_without_a_reason_is_refused(hub, node):
+    bad = node.envelope(type="withdraw", share_id=KNOWN, revision=0, payload={"reason": "mood"})
+
+    assert refused(hub, node, sign(bad, node.key)).status == 400
+
+
 def test_who_is_not_enrolled_or_was_revoked_is_refused(hub, node):
     refused(hub, Node("op-nobody"), node.share())
     hub.operators.revoke("op-grid")

@@ -515,6 +515,21 @@ def test_too_many_connections_of_one_address_are_refused(city):
     assert city.says("too many connections")
 
 
+def test_who_never_speaks_keeps_nobody_out_for_long(tmp_path):
+    city = City(tmp_path, Limits(strangers=3, handshake_s=1.0))
+    try:
+        silent = [socket.create_connection(city.port.address) for _ in range(3)]
+        with pytest.raises((ConnectionError, ssl.SSLError)):
+            city.ask("GET", "/exchange/v1/authority")
+        assert city.says("too many connections that do not speak")
+        time.sleep(1.2)
+        assert city.ask("GET", "/exchange/v1/authority").status == 200
+        for one in silent:
+            one.close()
+    finally:
+        city.port.stop()
+
+
 def test_who_asks_too_often_waits(tmp_path):
     city = City(tmp_path, Limits(operator_per_s=0.1, operator_burst=2, enrol_burst=2))
     try:
