@@ -343,7 +343,8 @@ class Joins:
             self._campaigns[id] = groups
             for group in groups:
                 self._of_group.setdefault(group, set()).add(id)
-        return News([self._found(id, *each) for id, each in found.items()], sorted(gone))
+        made = [self._found(id, *each) for id, each in found.items()]
+        return News([one for one in made if one.shares], sorted(gone))
 
     def _campaigns_left(self, touched: set[Group]) -> set[str]:
         """Campaigns that were not looked at now, since none of their groups changed."""
