@@ -108,9 +108,12 @@ class Attached:
         """Make it ready; tells what was done, a line each."""
         if self.settings.hub:
             from siem.city import cluster as city
+            from siem.city import roles
 
-            city.prepare(self.cluster, city.Names(self.said.prefix))
-            yield "templates  of the common store are there"
+            names = city.Names(self.said.prefix)
+            city.prepare(self.cluster, names)
+            yield f"templates  {', '.join(names.templates())}"
+            yield roles.told(self.cluster, names)
             return
         prepare(self.cluster, self.names)
         yield f"templates  {', '.join(self.names.templates())}"

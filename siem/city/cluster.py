@@ -143,7 +143,6 @@ class ClusterCommons:
         *,
         writer: Cluster | None = None,
         names: Names = Names(),  # noqa: B008 – it is frozen
-        refused: Callable[[Write, str], None] = lambda write, why: None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """Take up the indices.
@@ -152,13 +151,11 @@ class ClusterCommons:
             cluster: Where they are.
             writer: The same with an account that cannot read shares; None: `cluster` writes.
             names: Of the indices.
-            refused: Is told of each share that will never be taken, and why.
             clock: What now is, for relative times in queries.
         """
         self._cluster = cluster
         self._writer = writer or cluster
         self._names = names
-        self._refused = refused
         self._clock = clock
         self._dsl = Dsl(SHARE_FIELDS)
         self._made: set[str] = set()
@@ -178,7 +175,7 @@ class ClusterCommons:
         sound: dict[int, Write] = {}
         for number, write in enumerate(writes):
             if why := faults_of(write):
-                outcomes[number] = self._refuse(write, why)
+                outcomes[number] = _refuse(why)
             else:
                 sound[number] = write
         places, fresh = self._take_places(list(sound.values()))
@@ -188,14 +185,14 @@ class ClusterCommons:
             if place is None:
                 outcomes[number] = "later"
             elif place["operator"] != write.document["cw.operator"]:
-                outcomes[number] = self._refuse(write, "another operator has a share of this id")
+                outcomes[number] = _refuse("another operator has a share of this id")
             else:
                 try:
                     lines[number] = self._line(write, place["month"])
                 except UNWRITABLE as error:
-                    outcomes[number] = self._refuse(write, f"it cannot be written: {error}")
+                    outcomes[number] = _refuse(f"it cannot be written: {error}")
         fault("commons-put-before-commit")
-        outcomes |= self._send(lines, sound)
+        outcomes |= self._send(lines)
         for _ in range(TRIES):
             gone = [
                 one for one in lines if outcomes[one] == "old" and self._is_gone(lines[one], fresh)
@@ -203,7 +200,7 @@ class ClusterCommons:
             if not gone:
                 break
             time.sleep(TOMBSTONE_S)
-            outcomes |= self._send({one: lines[one] for one in gone}, sound)
+            outcomes |= self._send({one: lines[one] for one in gone})
         fault("commons-put-after-commit")
         return [outcomes[number] for number in range(len(writes))]
 
@@ -251,7 +248,7 @@ class ClusterCommons:
         source = encoded(document, SHARE_FIELDS, texts(document))
         return Line(index, document["cw.share.id"], msgspec.json.encode(source), write.revision)
 
-    def _send(self, lines: Mapping[int, Line], writes: Mapping[int, Write]) -> dict[int, Outcome]:
+    def _send(self, lines: Mapping[int, Line]) -> dict[int, Outcome]:
         if not lines:
             return {}
         for index in {line.index for line in lines.values()} - self._made:
@@ -262,7 +259,7 @@ class ClusterCommons:
         for (number, line), result in zip(lines.items(), results, strict=True):
             if result.status == 404:
                 self._made.discard(line.index)
-            outcomes[number] = self._outcome(writes[number], result)
+            outcomes[number] = _outcome(result)
         return outcomes
 
     def _bulk(self, lines: Sequence[bytes]) -> Sequence[Result]:
@@ -275,20 +272,6 @@ class ClusterCommons:
                     "Give the account the role of the exchange.",
                 )
         return results
-
-    def _outcome(self, write: Write, result: Result) -> Outcome:
-        if result.status in (200, 201):
-            return "written"
-        if result.status == 409:
-            return "old"
-        if result.status in _BUSY or result.status >= 500:
-            return "later"
-        return self._refuse(write, f"{result.error} {result.reason}")
-
-    def _refuse(self, write: Write, why: str) -> Outcome:
-        log.warning("A share was refused: %s.", why)
-        self._refused(write, why)
-        return "refused"
 
     def together(self) -> AbstractContextManager[None]:
         """A cluster knows no transactions: each write is durable by itself."""
@@ -326,9 +309,9 @@ class ClusterCommons:
         return len(gone)
 
     def purge(self) -> None:
-        """Let nothing of what was removed stay in the segments; called daily."""
-        path = f"/{self._names.shared}/_forcemerge?only_expunge_deletes=true"
-        self._cluster.request("POST", path)
+        """Let nothing of what was removed stay in a segment; the cluster does it by itself."""
+        how = "only_expunge_deletes=true&wait_for_completion=false"
+        self._cluster.request("POST", f"/{self._names.shared}/_forcemerge?{how}")
 
     def refresh(self) -> None:
         """Let searches see what was put; by itself that takes a second."""
@@ -434,6 +417,21 @@ def _allowed(rights: Rights) -> list[Query]:
     if rights.operators is not None:
         allowed.append({"terms": {"cw.operator": list(rights.operators)}})
     return allowed
+
+
+def _outcome(result: Result) -> Outcome:
+    if result.status in (200, 201):
+        return "written"
+    if result.status == 409:
+        return "old"
+    if result.status in _BUSY or result.status >= 500:
+        return "later"
+    return _refuse(f"{result.error} {result.reason}")
+
+
+def _refuse(why: str) -> Outcome:
+    log.warning("A share was refused: %s.", why)
+    return "refused"
 
 
 def _deleted(results: Sequence[Result]) -> int:

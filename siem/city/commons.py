@@ -55,7 +55,7 @@ class Write(msgspec.Struct, frozen=True):
 
 Outcome = Literal["written", "old", "refused", "later"]
 """`old`: a newer or the same revision is there; `refused`: the home will never take this document
-(it is in the dead letters); `later`: the home is busy, and trying again may help."""
+(the log says why); `later`: the home is busy, and trying again may help."""
 
 
 class Versioned(msgspec.Struct, frozen=True):
@@ -151,6 +151,10 @@ class Commons(Protocol):
 
     def retain(self, before: datetime) -> int:
         """Delete whole months that ended before then; returns how many."""
+        ...
+
+    def purge(self) -> None:
+        """Let nothing of what was removed stay on a disk."""
         ...
 
     def close(self) -> None:

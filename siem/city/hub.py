@@ -186,6 +186,7 @@ class Hub:
     def _retain(self) -> None:
         now = self.clock()
         self.commons.retain(now - self._shares_for)
+        self.commons.purge()
         self._access.forget(now - ACCESS_FOR)
 
 

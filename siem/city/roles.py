@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cityward.errors import ConfigError
 from siem.city.cluster import Names
 from siem.store.protocol_cluster import Cluster, Refused
 
@@ -24,6 +25,7 @@ _SEARCHED = (
     "indices:data/read/point_in_time/create",
     "indices:data/read/point_in_time/delete",
 )
+_PREPARING = ("indices:admin/index_template/get", "indices:admin/index_template/put")
 _SEARCHING = ("cluster_composite_ops_ro", "indices:data/read/point_in_time/delete")
 
 
@@ -42,10 +44,10 @@ def roles(names: Names) -> dict[str, dict[str, Any]]:
             },
         ),
         f"{names.prefix}-joins": _role(
-            ("cluster_composite_ops", *_SEARCHING),
+            ("cluster_composite_ops", "cluster_monitor", *_SEARCHING, *_PREPARING),
             {
                 names.shared: (*_SEARCHED, "write", "create_index", "indices:admin/delete"),
-                names.hub: (*_SEARCHED, "crud", "indices:data/write/delete/byquery"),
+                names.hub: (*_SEARCHED, "crud", "create_index"),
             },
         ),
         f"{names.prefix}-console": _role(
@@ -63,6 +65,17 @@ def _role(of_cluster: Sequence[str], of: Mapping[str, Sequence[str]]) -> dict[st
             for pattern, actions in of.items()
         ],
     }
+
+
+def told(cluster: Cluster, names: Names) -> str:
+    """Write the roles if this account may, and say what became of it."""
+    try:
+        there = put_roles(cluster, names)
+    except ConfigError:
+        return "roles      are not made: this account may not, an administrator of the cluster may"
+    if not there:
+        return "roles      are not made: the cluster has no Security plugin"
+    return f"roles      {', '.join(roles(names))}"
 
 
 def put_roles(cluster: Cluster, names: Names = Names()) -> bool:  # noqa: B008 – it is frozen

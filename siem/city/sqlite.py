@@ -137,7 +137,7 @@ class SqliteCommons:
         return int(months)
 
     def purge(self) -> None:
-        """Let nothing of what was removed stay on the disk; called daily."""
+        """Let nothing of what was removed stay in the file, nor in the log beside it."""
         self._database.purge()
 
     # ---- The hub's own reading

@@ -346,7 +346,54 @@ def test_a_name_that_not_every_home_takes_is_refused(commons: Commons) -> None:
             commons.records.put(kind, name, {}, None)
 
 
+# ---- Faults of a cluster
+
+
+@pytest.mark.parametrize("cluster", HOMES[1:], indirect=True)
+def test_a_cluster_that_is_blocked_is_asked_later(
+    cluster: tuple[Cluster, Names], commons: Commons
+) -> None:
+    home, names = cluster
+    commons.put([share("s1")])
+    index = f"/{names.index('op-metro', '2026.03')}"
+
+    home.request("PUT", f"{index}/_settings", {"index.blocks.write": True})
+    blocked = commons.put([share("s1", 2), share("s2", cw__operator="op-port")])
+    home.request("PUT", f"{index}/_settings", {"index.blocks.write": None})
+    after = commons.put([share("s1", 2), share("s2", cw__operator="op-port")])
+
+    assert list(blocked) == ["later", "written"]
+    assert list(after) == ["written", "old"]
+
+
+@pytest.mark.parametrize("cluster", HOMES[1:], indirect=True)
+def test_an_index_that_somebody_deleted_is_made_again(
+    cluster: tuple[Cluster, Names], commons: Commons
+) -> None:
+    commons.put([share("s1")])
+    cluster[0].delete_indices([cluster[1].index("op-metro", "2026.03")])
+
+    first = commons.put([share("s1", 2)])
+    second = commons.put([share("s1", 2)])
+
+    assert (list(first), list(second)) == (["later"], ["written"])
+    assert ids(commons) == ["s1"]
+
+
 # ---- The file
+
+
+def test_what_was_removed_is_not_on_the_disk_once_it_is_purged(tmp_path: Path) -> None:
+    home = SqliteCommons(tmp_path / "commons.db")
+    home.put([share(f"s{number}", finding__title=f"CANARY {number}") for number in range(50)])
+    home.remove([f"s{number}" for number in range(50)])
+
+    home.purge()
+
+    files = list(tmp_path.iterdir())
+    assert len(files) == 3
+    assert not [one for one in files if b"CANARY" in one.read_bytes().upper()]
+    home.close()
 
 
 def test_a_file_of_a_newer_format_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from cityward.errors import ConfigError
 from siem.city.cluster import ClusterCommons, Names, prepare
 from siem.city.commons import CITY_SOC
-from siem.city.roles import put_roles, roles
+from siem.city.roles import put_roles, roles, told
 from siem.store.opensearch import OpenSearchCluster
 from siem.store.protocol import TIME_MIN, Range
 from tests.opensearch import Server
@@ -86,7 +86,9 @@ def test_who_takes_shares_in_cannot_read_them_and_who_shows_them_cannot_write(
 
 def test_the_joins_withdraw_and_keep_the_hubs_memory(as_: As, index_prefix: str) -> None:
     names = Names(index_prefix)
-    hub = ClusterCommons(as_("joins"), writer=as_("exchange"), names=names)
+    joins = as_("joins")
+    prepare(joins, names)
+    hub = ClusterCommons(joins, writer=as_("exchange"), names=names)
     hub.put([write(number, 1) for number in range(8)])
 
     assert hub.remove(["share-0", "share-1"]) == 2
@@ -104,3 +106,12 @@ def test_a_cluster_without_the_plugin_has_no_roles(
     monkeypatch.setattr("siem.city.roles.API", "/_plugins/_nothing/roles")
 
     assert not put_roles(admin)
+    assert "no Security plugin" in told(admin, Names())
+    admin.close()
+
+
+def test_an_account_that_may_not_make_roles_is_told_so(opensearch: Server) -> None:
+    someone = client(opensearch, opensearch.user, opensearch.password)
+
+    assert "this account may not" in told(someone, Names())
+    someone.close()
