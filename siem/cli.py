@@ -132,7 +132,13 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "ledger": (
         "Ledger: what was sent to the city, and proof of it.",
-        {"search": "ledger:search", "verify": "ledger:verify", "export": "ledger:export"},
+        {
+            "search": "ledger:search",
+            "verify": "ledger:verify",
+            "export": "ledger:export",
+            "mirror": "ledger:mirror",
+            "access": "ledger:access",
+        },
     ),
     "store": (
         "Store: the search cluster of a node or a hub.",

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from siem import output as streams
 from siem.commands.common import ConfigFile, Output, settings_with_state, span
 from siem.commands.person import opened
 from siem.node import now_utc
 from siem.sharing.identity import Identity
-from siem.sharing.ledger import as_document, exported, prove
+from siem.sharing.ledger import as_document, compared, exported, prove
+from siem.sharing.wire import ACCESS, MIRROR, Held
 
 COLUMNS = ("seq", "sent", "type", "state", "rule", "approvers", "fields", "share")
+ACCESS_COLUMNS = ("day", "person", "reads", "shares", "first", "last")
 
 
 def search(
@@ -68,6 +71,44 @@ def verify(*, config: ConfigFile = None) -> int:
     if proof.fault:
         print("Keep a copy of the state folder before anything else.", file=sys.stderr)
     return 3 if proof.fault else 0
+
+
+def mirror(*, config: ConfigFile = None, output: Output = None) -> int:
+    """Ask the hub what it holds of this operator, and compare it with the ledger.
+
+    Leaves with 3 if they differ.
+    Example: cityward ledger mirror
+
+    Args:
+        config: Settings file; otherwise the first one found counts.
+        output: Form of the result: table, json, ndjson or csv; ndjson for a pipe.
+    """
+    from siem.sharing.link import listed
+
+    held = listed(Identity(settings_with_state(config).state_path), MIRROR, Held)
+    with opened(config) as db:
+        rows = list(compared(db.outgoing, held))
+    streams.write(rows, streams.form_for(output, sys.stdout), ("share", "what"))
+    print(f"{len(held):,} shares are at the hub, {len(rows):,} differ.", file=sys.stderr)
+    return 3 if rows else 0
+
+
+def access(*, config: ConfigFile = None, output: Output = None) -> int:
+    """Ask the hub who read what this operator shared, by day.
+
+    Example: cityward ledger access
+
+    Args:
+        config: Settings file; otherwise the first one found counts.
+        output: Form of the result: table, json, ndjson or csv; ndjson for a pipe.
+    """
+    from siem.sharing.link import listed
+
+    rows = listed(Identity(settings_with_state(config).state_path), ACCESS, dict[str, Any])
+    streams.write(rows, streams.form_for(output, sys.stdout), ACCESS_COLUMNS)
+    if not rows:
+        print("Nobody has read anything yet.", file=sys.stderr)
+    return 0
 
 
 def export(*, config: ConfigFile = None, output: Output = None) -> int:

@@ -9,7 +9,7 @@ who also has the operator's keys cannot make one that passes the last.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cityward import Unsafe
 from siem.sharing.envelope import Envelope, Signed, key_id, verified
 from siem.sharing.outbox import check_receipt, receipt_of
+from siem.sharing.wire import Held
 from siem.store.outgoing import Head, Line, OutgoingStore
 
 Keys = Mapping[str, Ed25519PublicKey]
@@ -140,6 +141,23 @@ def _lost_receipt(open_: Line | None, line: Line) -> str:
     if open_ is None or line.state == "not receipted":
         return ""
     return f"record {open_.seq} lost its receipt"
+
+
+def compared(store: OutgoingStore, held: Iterable[Held]) -> Iterator[dict[str, str]]:
+    """In what the hub's copies and this ledger differ; what is under way is not compared."""
+    there = {one.share_id: one for one in held}
+    for ours, is_answered in store.all_shared():
+        theirs = there.pop(ours.share_id, None)
+        if not is_answered:
+            continue
+        if theirs and ours.state == "withdrawn":
+            yield {"share": ours.share_id, "what": "was taken back, and is there"}
+        elif theirs and theirs.payload_sha256 != ours.payload_sha256:
+            yield {"share": ours.share_id, "what": "is there with another content"}
+        elif not theirs and ours.state == "shared":
+            yield {"share": ours.share_id, "what": "is not there: it expired, or was not kept"}
+    for one in there.values():
+        yield {"share": one.share_id, "what": "is there, and was not sent from here"}
 
 
 def as_document(line: Line, *, whole: bool = False) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -54,6 +55,8 @@ STATE_EVERY_S = 10.0
 RETRY_S, RETRY_MAX_S = 1.0, 60.0
 STOP_S = 3.0
 ANSWER_MAX_BYTES = 4 << 20
+LIST_MAX_BYTES = 256 << 20
+"""A list of all that the hub holds of an operator."""
 GZIP_MIN_BYTES = 1_024
 NOT_THE_HUB = "who answers is not the hub that made the token"
 NOTHING_TOLD = "Check the address, and the clock here; nothing was told to it."
@@ -65,6 +68,8 @@ _GONE = (
 
 _BUSY = (http.client.REQUEST_TIMEOUT, http.client.TOO_MANY_REQUESTS)
 """Nothing is wrong with what was sent."""
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +99,14 @@ class Channel:
         self._context = context
         self._open: http.client.HTTPSConnection | None = None
 
-    def ask(self, method: str, path: str, body: bytes = b"", kind: str = "") -> bytes:
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        kind: str = "",
+        most: int = ANSWER_MAX_BYTES,
+    ) -> bytes:
         """What the hub answers.
 
         Raises:
@@ -107,14 +119,16 @@ class Channel:
             headers["Content-Encoding"] = "gzip"
         was_open = self._open is not None
         try:
-            return self._asked(method, path, body, headers)
+            return self._asked(method, path, body, headers, most)
         except _GONE:
             if not was_open:
                 raise
             # It was closed while nobody spoke; all requests may be repeated.
-            return self._asked(method, path, body, headers)
+            return self._asked(method, path, body, headers, most)
 
-    def _asked(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> bytes:
+    def _asked(
+        self, method: str, path: str, body: bytes, headers: dict[str, str], most: int
+    ) -> bytes:
         if self._open is None:
             self._open = http.client.HTTPSConnection(
                 self._host, self._port, timeout=TALK_S, context=self._context()
@@ -122,11 +136,11 @@ class Channel:
         try:
             self._open.request(method, path, body or None, headers)
             answer = self._open.getresponse()
-            said = answer.read(ANSWER_MAX_BYTES + 1)
+            said = answer.read(most + 1)
         except BaseException:
             self.close()
             raise
-        if len(said) > ANSWER_MAX_BYTES:
+        if len(said) > most:
             self.close()
             raise Unsafe("an answer that does not end", f"{self.url}{path}", "Ask the hub.")
         if answer.will_close:
@@ -301,6 +315,26 @@ def _told(answer: bytes, hub: Hub, now: datetime) -> Iterator[Told]:
             raise Unsafe("no signature", f"inbox {line.n}", "Ask the hub.") from error
         said = verified(signed, hub.key)
         yield Told(line.n, now, said.type, said.share_id, signed.data, signed.signature)
+
+
+def listed(identity: Identity, path: str, kind: type[T]) -> list[T]:
+    """What the hub tells an operator about its own shares: `MIRROR` or `ACCESS`.
+
+    Raises:
+        ConfigError: this node has joined no hub.
+        RefusalError: the hub does not tell.
+        TransientError: it does not answer.
+    """
+    hub = identity.hub()
+    channel = Channel(hub.url, lambda: identity.context(hub.authority))
+    try:
+        answer = channel.ask("GET", path, most=LIST_MAX_BYTES)
+        return [msgspec.json.decode(line, type=kind) for line in answer.splitlines()]
+    except (OSError, http.client.HTTPException, msgspec.MsgspecError) as error:
+        todo = "Try again; cityward doctor says how it stands with the hub."
+        raise TransientError(f"no answer: {error}", hub.url, todo) from error
+    finally:
+        channel.close()
 
 
 # ---- Joining

@@ -18,6 +18,10 @@ AUTHORITY = "/exchange/v1/authority"
 """The authority's certificate (PEM), for who has a token and compares it with its fingerprint."""
 MESSAGES = "/exchange/v1/messages"
 INBOX = "/exchange/v1/inbox"
+MIRROR = "/exchange/v1/mirror"
+"""What the hub holds of the asker."""
+ACCESS = "/exchange/v1/access"
+"""Who read what the asker shared."""
 
 TOKEN_PREFIX = "cwo1."
 """How the token of an operator begins."""
@@ -100,6 +104,14 @@ class Withdrawal(msgspec.Struct, frozen=True, kw_only=True):
 
     reason: Reason
     note: str = ""
+
+
+class Held(msgspec.Struct, frozen=True):
+    """One line of the mirror: a share of the asker, as the hub holds it."""
+
+    share_id: str
+    revision: int
+    payload_sha256: str
 
 
 class InboxLine(msgspec.Struct, frozen=True):

@@ -419,6 +419,18 @@ class OutgoingStore:
         found = row.fetchone()
         return _shared(found) if found else None
 
+    def all_shared(self) -> Iterator[tuple[Shared, bool]]:
+        """What was shared last under every id, and whether the hub has answered all of it."""
+        for row in self._reading().execute(
+            "SELECT *, NOT EXISTS (SELECT 1 FROM ledger WHERE ledger.share_id = shared.share_id"
+            " AND ledger.state <> 'receipted') AND NOT EXISTS (SELECT 1 FROM outgoing"
+            " WHERE outgoing.share_id = shared.share_id AND kind = 'withdraw') AS answered"
+            " FROM shared ORDER BY share_id"
+        ):
+            said = dict(row)
+            is_answered = bool(said.pop("answered"))
+            yield Shared(**{**said, "sent": from_micros(said["sent"])}), is_answered
+
     def ledger(
         self, words: str = "", span: Range | None = None, limit: int = 100, offset: int = 0
     ) -> list[Line]:

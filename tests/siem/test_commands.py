@@ -925,6 +925,8 @@ TESTED_ELSEWHERE = {("rule", "check"), ("rule", "test"), ("rule", "try")} | {
     ("operator", "join"),
     ("operator", "request"),
     ("operator", "admit"),
+    ("ledger", "mirror"),
+    ("ledger", "access"),
     ("share", "readers"),
     ("store", "init"),
     ("store", "verify"),

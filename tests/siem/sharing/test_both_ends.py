@@ -7,17 +7,22 @@ import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from siem.city.commons import CITY_SOC
 from siem.city.port import Port
+from siem.city.reading import AccessLog, Reading
 from siem.sharing import link as links
 from siem.sharing.drop import Drop, answer, read_drop
 from siem.sharing.identity import Hub as HubFile
 from siem.sharing.identity import Identity, public_text
-from siem.sharing.ledger import as_document, keys_of, prove
-from siem.sharing.link import Link, RefusalError, join
+from siem.sharing.ledger import as_document, compared, keys_of, prove
+from siem.sharing.link import Link, RefusalError, join, listed
+from siem.sharing.wire import ACCESS, MIRROR, Held
 from siem.store.embedded import NodeDb
+from siem.store.protocol import Range
 from tests.siem.city.city import Hub
 from tests.siem.sharing.standin import KEY, OPERATOR, FakePolicy, Node, match
 from tests.siem.sharing.test_link import drain
@@ -211,6 +216,45 @@ def test_the_certificate_is_renewed(
 
     assert Identity(tmp_path).certificate().serial_number != before.serial_number
     assert kept(hub) == {id: 1}
+
+
+def test_the_hub_holds_what_the_ledger_says_and_every_difference_is_named(
+    node: Node, hub: Hub, link: Link, tmp_path: Path
+) -> None:
+    a, b, c = node.find(match(1), match(2), match(3))
+    drain(link)
+    identity = Identity(tmp_path)
+    same = list(compared(node.db.outgoing, listed(identity, MIRROR, Held)))
+    node.db.outgoing.withdraw("me", "error", node.clock(), share_id=a)
+    under_way = list(compared(node.db.outgoing, listed(identity, MIRROR, Held)))
+    drain(link)
+    held = listed(identity, MIRROR, Held)
+    done = list(compared(node.db.outgoing, held))
+    wrong = [Held(a, 1, "x"), Held(b, 1, "x"), Held("else", 1, "x")]
+    differ = list(compared(node.db.outgoing, wrong))
+
+    assert same == under_way == done == []
+    assert sorted(one.share_id for one in held) == sorted([b, c])
+    assert {one["share"]: one["what"] for one in differ} == {
+        a: "was taken back, and is there",
+        b: "is there with another content",
+        c: "is not there: it expired, or was not kept",
+        "else": "is there, and was not sent from here",
+    }
+
+
+def test_an_operator_hears_who_read_what_it_shared(
+    node: Node, hub: Hub, link: Link, tmp_path: Path
+) -> None:
+    node.find(match(1))
+    drain(link)
+    told = AccessLog(hub.commons.records, hub.clock).of("m.rossi")
+    reading = Reading(hub.commons, CITY_SOC, told, hub.clock)
+    assert reading.search("", Range()).total == 1
+
+    read = listed(Identity(tmp_path), ACCESS, dict[str, Any])
+
+    assert [(one["person"], one["shares"]) for one in read] == [("m.rossi", 1)]
 
 
 def test_a_letter_of_the_hub_comes_into_the_inbox(node: Node, hub: Hub, link: Link) -> None:
