@@ -20,7 +20,7 @@ from cityward import Analytic, ConfigError, Event, Finding, RuleError, documents
 from siem.store.cases import Incident
 from siem.store.protocol import Document
 
-SHIPPED = Path(__file__).parent / "data" / "deadlines.yml"
+SHIPPED = Path(__file__).parent.parent / "data" / "deadlines.yml"
 WARN_AT = (0.5, 0.8, 0.95, 1.0)
 """Shares of the time at which people are told."""
 LOOK_EVERY = timedelta(seconds=30)
