@@ -27,6 +27,7 @@ from siem.city.intake import Refused
 from siem.city.known import Duty, Link, Told
 from siem.city.lease import Lease
 from siem.city.links import links
+from siem.city.people import People
 from siem.city.port import Port
 from siem.city.reading import AccessLog, Reading, rights_of
 from siem.city.town import Town
@@ -39,6 +40,7 @@ from siem.store.trail import Audited, Proof
 EXPIRE_EVERY_S = 30.0
 LOOK_EVERY_S = 10.0
 DROP_EVERY_S = 1.0
+PEOPLE_EVERY_S = 5.0
 RETAIN_EVERY_S = 3_600.0
 ACCESS_FOR = timedelta(days=400)
 WORDS = {
@@ -110,6 +112,12 @@ class Hub:
             ),
         ]
         self._port: Port | None = None
+        self._holder = holder
+        self._people = None if alone else self._people_of(db, commons)
+
+    def _people_of(self, db: NodeDb, commons: Commons) -> People:
+        key = self.operators.signing_key.private_bytes_raw()
+        return People(db.accounts, commons.records, key)
 
     def start(self, listening: socket.socket, names: Sequence[str]) -> None:
         """Take the lease if it is free, and answer operators."""
@@ -129,8 +137,13 @@ class Hub:
         if self._drop is not None:
             rounds.append((DROP_EVERY_S, self.take_drop))
         threads = [threading.Thread(target=self._again, args=one, daemon=True) for one in rounds]
+        if self._people is not None:
+            # A standby, too, has to know who may sign in.
+            args = (PEOPLE_EVERY_S, self._people.step, lambda: True)
+            threads.append(threading.Thread(target=self._again, args=args, daemon=True))
         for each in threads:
             each.start()
+        self._threads += threads
         self.stop.wait()
         self.close()
 
@@ -172,11 +185,17 @@ class Hub:
         while not self.stop.wait(self.lease.every_s):
             self.lease.step()
 
-    def _again(self, every_s: float, what: Callable[[], object]) -> None:
-        """Do something again and again; what fails is tried the next time."""
+    def _again(
+        self,
+        every_s: float,
+        what: Callable[[], object],
+        is_due: Callable[[], bool] | None = None,
+    ) -> None:
+        """Do something again and again while this hub is active; what fails is tried again."""
+        is_due = is_due or (lambda: self.lease.is_active)
         while not self.stop.wait(every_s):
             try:
-                if self.lease.is_active:
+                if is_due():
                     what()
             except CitywardError as error:
                 log.warning("It comes later: %s.", error.what)
@@ -188,6 +207,8 @@ class Hub:
         self.commons.retain(now - self._shares_for)
         self.commons.purge()
         self._access.forget(now - ACCESS_FOR)
+        if self._people is not None:
+            self._people.leave_head(self._holder.partition(",")[0], self.db.audit_proof())
 
 
 class HubView:
