@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -33,6 +34,8 @@ CHUNK_WRITES = 2_000
 """A request is no larger; twice as much was no faster, and takes the cluster's memory."""
 BACKOFF_S, BACKOFF_MAX_S = 0.25, 30.0
 MEANWHILE_S = 1.0
+QUIET_S = 60.0
+"""The same trouble is not logged more often."""
 FAULTS_MOST = 20
 """So often an item may break the cluster (500) before it is put aside."""
 
@@ -94,6 +97,8 @@ class BulkWriter:
         self._backoff_s = backoff_s
         self._chance = chance
         self._lock = threading.Lock()
+        self._quiet_until_s = 0.0
+        self._told = False
         self._air = threading.BoundedSemaphore(flights)
 
     def flow(
@@ -245,17 +250,22 @@ class BulkWriter:
     # ---- What people are told
 
     def _trouble(self, why: str) -> None:
+        now_s = time.monotonic()
         with self._lock:
-            is_new = not self.tally.trouble
             self.tally.trouble = " ".join(why.split())[:300]
+            # A busy cluster takes some and refuses some, many times a second.
+            is_new = now_s >= self._quiet_until_s
+            if is_new:
+                self._quiet_until_s, self._told = now_s + QUIET_S, True
         if is_new:
-            log.warning("The cluster takes nothing now, it is tried again: %s.", why)
+            log.warning("The cluster does not take all, it is tried again: %s.", why)
 
     def _well(self) -> None:
         with self._lock:
-            was, self.tally.trouble = self.tally.trouble, ""
-        if was:
-            log.warning("The cluster takes documents again.")
+            self.tally.trouble = ""
+            told, self._told = self._told, False
+        if told:
+            log.info("The cluster takes documents again.")
 
 
 def _awaited(future: Future[bool], meanwhile: Callable[[], None]) -> bool:

@@ -159,7 +159,8 @@ class Mirror:
         self._events: Iterator[Chunk[int | None]] | None = None
         self._said = ""
         self._due = {"say": 0.0, "retain": 0.0, "alive": 0.0}
-        self.state = State(url=url)
+        before = state_of(db) or State()
+        self.state = State(before.cluster, before.findings, before.events, url)
 
     def start(self) -> None:
         """Begin."""
@@ -187,7 +188,7 @@ class Mirror:
                 self._stop.wait(LOOK_S)
         try:
             self._say(now=True)
-        except CitywardError:
+        except Exception:  # the node may be gone already
             log.warning("How far the copying has come was not kept; some is sent again.")
 
     def copy(self) -> bool:
@@ -214,12 +215,11 @@ class Mirror:
         uuid = self._cluster.request("GET", "/")["cluster_uuid"]
         prepare(self._cluster, self._names)
         put_ism_policies(self._cluster, policies(self._names, self._kept))
-        said = self._db.setting(STATE)
-        before = msgspec.json.decode(said, type=State) if said else State()
-        if before.cluster == uuid:
-            self.state.findings, self.state.events = before.findings, before.events
+        # Another cluster begins anew; so do other events than those of before.
+        if self.state.cluster != uuid:
+            self.state.findings = self.state.events = 0
         if self.state.events > self._last_batch():
-            self.state.events = 0  # other events than those of before: ids keep them apart
+            self.state.events = 0
         self.state.cluster, self.state.version = uuid, version
         log.info("Findings and events are copied to %s, %s.", self.state.url, version)
 

@@ -34,7 +34,7 @@ class _Item(msgspec.Struct, gc=False):
 
 class _Bulk(msgspec.Struct):
     items: list[dict[str, _Item]] = []
-    errors: bool = False
+    errors: bool = True
 
 
 _bulk_answer = msgspec.json.Decoder(_Bulk).decode

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from cityward import TransientError
 from siem.store.archive import archives
 from siem.store.bulk import BulkWriter
 from siem.store.cluster import ClusterFindings
@@ -85,6 +86,8 @@ class Place:
 
 class Taking:
     """A cluster that takes everything, for what needs no server."""
+
+    kind = "opensearch"
 
     def __init__(self) -> None:
         self.writes: list[bytes] = []
@@ -341,3 +344,30 @@ def test_an_event_is_created_under_its_own_id_in_the_month_it_was_taken_in() -> 
         }
     }
     assert msgspec.json.decode(source)["@timestamp"] == "1999-01-01T00:00:00Z"
+
+
+def test_a_cluster_that_is_away_at_the_start_is_not_given_everything_again(
+    place: Place, taking: Taking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.db.keep([match(0)], checkpoint=1, now=NOON)
+    place.events.append([event(1)], {})
+    place.copied()
+    taking.writes.clear()
+
+    def away() -> Any:
+        raise TransientError("nobody there")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(taking, "health", away)
+        again = place.mirrored()
+        again.start()
+        waited = threading.Event()
+        while not again.state.trouble:
+            waited.wait(0.02)
+        again.stop()
+        away_state = state_of(place.db)
+    place.copied(place.mirrored())
+
+    assert away_state is not None
+    assert away_state.trouble == "nobody there"
+    assert taking.ids == []
