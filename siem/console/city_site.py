@@ -53,6 +53,7 @@ FRESH = timedelta(seconds=5)
 """How old a picture may be; it is one person's."""
 LINKS_FOR = timedelta(seconds=1)
 PICTURES_MAX = 64
+HINT = "Query shared findings, for example  cw.sector:energy.* and finding.severity:critical"
 ROTATE_S = 30
 """Seconds that a page stands in a kiosk."""
 KIOSK = ("/city", "/campaigns")
@@ -153,7 +154,8 @@ class CitySite(Site):
             is_whole=is_whole,
             threshold=reading.rights.threshold,
         )
-        if is_whole and choice.ends_now:
+        # A shorter range leaves out what is still so, and would make changes that are none.
+        if is_whole and (choice.since_word, choice.until_word) == timespan.DEFAULT:
             self.watch.look(made, now)
         with self._lock:
             self._pictures[key] = (now, made)
@@ -201,6 +203,7 @@ class CitySite(Site):
         tlp = marking(rights, shown)
         asked = self.view_of(request)
         is_kiosk = asked.one("kiosk") == "1"
+        context.setdefault("query_hint", HINT)
         response = self.page(
             request,
             session,

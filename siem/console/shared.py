@@ -18,7 +18,7 @@ from siem.console.city_site import CitySite
 from siem.console.findings import added_chip
 from siem.console.site import PAGE_MAX, ROWS_MAX, Fault, number_in, see_other
 from siem.console.timespan import Choice, choose, word
-from siem.console.view import PAGE_ROWS, View, path_of, plain, query_of, quoted
+from siem.console.view import PAGE_ROWS, View, path_of, plain, query_of, quoted, shown
 from siem.store.protocol import Document, Page, Range
 
 FACETS: tuple[tuple[str, str, int], ...] = (
@@ -139,8 +139,6 @@ class Shared:
             is_campaign=is_campaign,
             is_exercise=is_exercise,
             link_of=link_of,
-            query_hint="Query shared findings, for example  "
-            "cw.sector:energy.* and finding.severity:critical",
             **({"facets": (), "empty": None} | context),
         )
 
@@ -213,14 +211,15 @@ def link_of(share: Document) -> str:
     return path_of(part, str(share.get("cw.share.id", "")))
 
 
-def _fields(share: Document, *, about: bool) -> list[tuple[str, list[Any]]]:
-    """Fields with their values, each a handle."""
+def _fields(share: Document, *, about: bool) -> list[tuple[str, list[tuple[Any, str]]]]:
+    """Fields with their values, as the query bar and as people read them."""
     made = []
     for name, value in sorted(share.items()):
         if name.startswith(ABOUT) is not about or name == "finding.title":
             continue
         values = value if isinstance(value, list | tuple) else [value]
-        made.append((name, [one if isinstance(one, dict) else plain(one) for one in values]))
+        read = [(one if isinstance(one, dict) else plain(one), shown(one)) for one in values]
+        made.append((name, read))
     return made
 
 

@@ -286,6 +286,17 @@ def test_since_the_last_visit(hub: FakeHub, enter: Enter) -> None:
     assert "Northbank" not in since
 
 
+def test_a_shorter_range_makes_no_change_of_it(hub: FakeHub, enter: Enter) -> None:
+    client = enter()
+    client.get("/city")
+
+    assert "One service is degraded" not in client.get("/city?from=now-15m").text
+    assert client.get("/city.json?from=now-15m").json()["counts"]["at risk"] == 1
+
+    kept = [one.value["after"] for _, one in hub.records.all("change")]
+    assert "running" not in kept
+
+
 def test_a_kiosk_goes_on_by_itself(reader: TestClient) -> None:
     client = reader
 
