@@ -97,7 +97,7 @@ def test_a_kill_at_a_named_point_loses_and_doubles_nothing(tmp_path: Path, point
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("shares", "kills"), [(20_000, 6), pytest.param(200_000, 40, marks=pytest.mark.full)]
+    ("shares", "kills"), [(20_000, 5), pytest.param(200_000, 40, marks=pytest.mark.full)]
 )
 def test_each_share_is_there_once_in_its_newest_revision_however_often_it_was_put(
     tmp_path: Path, shares: int, kills: int
@@ -156,7 +156,7 @@ def race(home: str, rounds: int) -> None:
 
 
 def test_of_two_processes_that_write_over_one_version_exactly_one_wins(tmp_path: Path) -> None:
-    race(str(tmp_path / "commons.db"), 200)
+    race(str(tmp_path / "commons.db"), 100)
 
 
 # ---- The same on a cluster, trimmed
@@ -172,12 +172,12 @@ def there(opensearch: Server) -> Iterator[str]:
 
 @pytest.mark.slow
 def test_on_a_cluster_exactly_one_wins_too(there: str) -> None:
-    race(there, 30)
+    race(there, 20)
 
 
 @pytest.mark.slow
 def test_on_a_cluster_each_share_is_there_once_in_its_newest_revision_too(there: str) -> None:
-    oracle = Oracle(there, 1_500)
+    oracle = Oracle(there, 1_000)
     dice = random.Random(4)
     points = ("commons-put-before-commit:3", "commons-put-after-commit:5")
 
@@ -188,5 +188,5 @@ def test_on_a_cluster_each_share_is_there_once_in_its_newest_revision_too(there:
     oracle.run()
 
     assert killed == 4
-    _is_whole(commons, 1_500)
+    _is_whole(commons, 1_000)
     commons.close()

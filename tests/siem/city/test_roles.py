@@ -13,6 +13,7 @@ from siem.city.commons import CITY_SOC
 from siem.city.roles import put_roles, roles, told
 from siem.store.opensearch import OpenSearchCluster
 from siem.store.protocol import TIME_MIN, Range
+from siem.store.templates import differences
 from tests.opensearch import Server
 from tests.siem.city.homes import client
 from tests.siem.city.writer import BEGIN, write
@@ -84,13 +85,15 @@ def test_who_takes_shares_in_cannot_read_them_and_who_shows_them_cannot_write(
     assert shown.get(CITY_SOC, "share-0") == write(0, 2).document
 
 
-def test_the_joins_withdraw_and_keep_the_hubs_memory(as_: As, index_prefix: str) -> None:
+def test_the_role_of_the_joins_is_enough_for_a_whole_hub(as_: As, index_prefix: str) -> None:
     names = Names(index_prefix)
     joins = as_("joins")
     prepare(joins, names)
-    hub = ClusterCommons(joins, writer=as_("exchange"), names=names)
+    hub = ClusterCommons(joins, names=names)
     hub.put([write(number, 1) for number in range(8)])
 
+    assert joins.health().version == "opensearch 2.19.4"
+    assert differences(joins, names.templates()) == []
     assert hub.remove(["share-0", "share-1"]) == 2
     assert len(list(hub.scan(TIME_MIN))) == 6
     version = hub.records.put("link", "op-metro", {"seq": 1}, None)
