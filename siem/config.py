@@ -225,6 +225,9 @@ class Sharing(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     policy: str = ""
     """File with the sharing policy; empty: nothing leaves."""
+    baseline: str = ""
+    """File with what the operators of the city agreed on, which the policy may only narrow; empty:
+    the one that ships."""
     hub: str = ""
     """Address of the city's hub, `https://hub.city.example:8443`; empty: no link."""
     drop_dir: str = ""

@@ -11,7 +11,7 @@ from pathlib import Path
 from cityward import Asset, CitywardError, ConfigError
 from siem.assembly import secret_of
 from siem.config import Settings
-from siem.sharing.compiler import compile_policy
+from siem.sharing.compiler import BASELINE, compile_policy, load_baseline
 from siem.sharing.external import Plan, address_of
 from siem.sharing.identity import Identity
 from siem.sharing.ledger import Proof, keys_of, prove
@@ -63,7 +63,13 @@ def policy_of(
         plan=plan_of(settings, assets),
         tokens=tokens_of(settings, environment),
         operator=settings.operator,
+        baseline=load_baseline(_baseline_path(settings)),
     )
+
+
+def _baseline_path(settings: Settings) -> Path:
+    named = settings.sharing.baseline
+    return Path(named).expanduser() if named else BASELINE
 
 
 def plan_of(settings: Settings, assets: Iterable[Asset] | None = None) -> Plan:
@@ -142,7 +148,11 @@ class Current:
             return None
 
     def _state(self) -> Sequence[object]:
-        paths = (Path(self._settings.sharing.policy).expanduser(), join_key_path(self._settings))
+        paths = (
+            Path(self._settings.sharing.policy).expanduser(),
+            _baseline_path(self._settings),
+            join_key_path(self._settings),
+        )
         # Now and then anyway: people approve assets, whose addresses are ours from then on.
         return [int(time.monotonic() // AGAIN_S), *map(_stamp, paths)]
 

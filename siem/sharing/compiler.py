@@ -182,7 +182,11 @@ def load_baseline(path: Path = BASELINE) -> Baseline:
     Raises:
         ConfigError: it cannot be read.
     """
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        what = f"the baseline cannot be read: {error.strerror}"
+        raise ConfigError(what, str(path), "Check sharing.baseline in the settings.") from error
     said = _Reader(_parsed(data, str(path)))
     said.only(BASELINE_KEYS)
     limits = _limits(said, ())

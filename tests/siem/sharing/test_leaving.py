@@ -10,6 +10,7 @@ import pytest
 from cityward import Asset, ConfigError
 from siem.config import Settings, Sharing, Zone
 from siem.leaving import Current, join_root, plan_of, policy_of
+from siem.sharing.compiler import BASELINE
 from siem.sharing.external import address_of
 from siem.sharing.policy import example_for
 from siem.sharing.tokens import root_text
@@ -101,3 +102,17 @@ def test_the_policy_of_another_operator_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="it is not for op-metro"):
         policy_of(made)
+
+
+def test_the_city_may_have_a_baseline_of_its_own(tmp_path: Path) -> None:
+    narrow = tmp_path / "baseline.yml"
+    text = BASELINE.read_text().replace("  source.ip: [join, local, trunc]\n", "")
+    narrow.write_text(text)
+
+    with pytest.raises(ConfigError, match=r"join of source\.ip is wider than the baseline"):
+        policy_of(settings(tmp_path, baseline=str(narrow)))
+    narrow.write_text(text.replace("rule.id: [keep]", "rule.idd: [keep]"))
+    with pytest.raises(ConfigError, match=r"rule\.idd is no field"):
+        policy_of(settings(tmp_path, baseline=str(narrow)))
+    with pytest.raises(ConfigError, match="the baseline cannot be read"):
+        policy_of(settings(tmp_path, baseline=str(tmp_path / "none")))
