@@ -8,12 +8,14 @@ between, everything arrives, and once.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -34,6 +36,7 @@ from siem.store.templates import (
     retain,
 )
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 STATE = "mirror"
@@ -54,6 +57,7 @@ IDLE_SAY_S = 30.0
 AHEAD = timedelta(days=2)
 """How far a clock may be ahead of the node's."""
 LONG_LINE = 30_000
+_MONTH = re.compile(r"\d{4}\.(0\d|1[0-2])", re.ASCII)
 VENDOR_TEXT = 8_000
 """Characters of a text in `cw.vendor`: as one term it may not have more than 32,766 bytes."""
 
@@ -78,6 +82,8 @@ class State(msgspec.Struct):
     """Dead letters for which there was no room."""
     skipped: int = 0
     """Findings of months that are not kept there."""
+    unreadable: int = 0
+    """What stands in the node's files and is no finding or event any more."""
     missed: int = 0
     """Batches of events that the node's own retention took first."""
     trouble: str = ""
@@ -181,7 +187,8 @@ class Mirror:
                 self._trouble(error.what)
                 idle = True
             except Exception as error:  # copying must not stop the node
-                log.exception("Copying to the cluster failed; it is tried again.")
+                if not self.state.trouble:
+                    log.exception("Copying to the cluster failed; it is tried again.")
                 self._trouble(repr(error))
                 idle = True
             if idle:
@@ -241,8 +248,18 @@ class Mirror:
         while changes := self._db.changes_after(number, FINDINGS_AT_ONCE):
             for change, finding in changes:
                 document = self._db.get(finding)
-                yield change, self._finding_write(document) if document else b""
+                yield change, self._made(self._finding_write, document) if document else b""
             number = changes[-1][0]
+
+    def _made(self, make: Callable[[T], bytes], of: T) -> bytes:
+        """A write; nothing for what cannot be made one, so that what follows is not held up."""
+        try:
+            return make(of)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if not self.state.unreadable:
+                log.error("What was kept cannot be copied: %r, %.200s", error, of)
+            self.state.unreadable += 1
+            return b""
 
     def _finding_write(self, document: Document) -> bytes:
         """A finding as a write; nothing if its month is not kept there."""
@@ -283,8 +300,9 @@ class Mirror:
         return moved
 
     def _event_writes(self, number: int) -> Iterator[tuple[int | None, bytes]]:
+        write = partial(event_write, names=self._names)
         for told, line in self._tail.after(number):
-            yield told, event_write(line, self._names) if line else b""
+            yield told, self._made(write, line) if line else b""
 
     # ---- What people are told
 
@@ -340,15 +358,20 @@ def policies(names: Names, kept: Kept) -> list[tuple[str, dict[str, Any]]]:
 
 
 def event_write(line: bytes, names: Names) -> bytes:
-    """A stored event as a write: created once under its id, in the month it was taken in."""
+    """A stored event as a write: created once under its id, in the month it was taken in.
+
+    Raises:
+        ValueError: it is no event.
+    """
     head = head_of(line)
     id = event_id(head.operator, head.source, head.place, head.number)
     at = head.ingested or head.time
     if len(line) > LONG_LINE:
         line = _encoded(_indexable(msgspec.json.decode(line)))
-    action = msgspec.json.encode(
-        {"create": {"_index": names.events_in(f"{at[:4]}.{at[5:7]}"), "_id": id}}
-    )
+    month = f"{at[:4]}.{at[5:7]}"
+    if not _MONTH.fullmatch(month):
+        raise ValueError(f"{at!r} is no time")
+    action = msgspec.json.encode({"create": {"_index": names.events_in(month), "_id": id}})
     return b'%s\n{"event.id":"%s",%s\n' % (action, id.encode(), line[1:])
 
 
@@ -397,6 +420,7 @@ def in_words(state: State | None, now: datetime) -> tuple[bool, str]:
         (state.dead, "documents were refused"),
         (state.dropped, "refused ones had no room"),
         (state.skipped, "findings are of months not kept there"),
+        (state.unreadable, "cannot be read here"),
         (state.missed, "batches were gone before they were copied"),
     ):
         if count:

@@ -371,3 +371,18 @@ def test_a_cluster_that_is_away_at_the_start_is_not_given_everything_again(
     assert away_state is not None
     assert away_state.trouble == "nobody there"
     assert taking.ids == []
+
+
+def test_a_line_that_is_no_event_holds_up_nothing(place: Place, taking: Taking) -> None:
+    broken = (
+        b'{"@timestamp":5}',
+        b'{"@timestamp":"2026-03-01T12:00:00Z","cw.record.number":"x"}',
+        b'{"@timestamp":"tomorrow"}',
+        b'{"@timestamp":"2026-03-01T12:00:00Z"',
+    )
+    place.events.append([*broken, event(1)], {})
+
+    place.copied()
+
+    assert len(taking.ids) == 1
+    assert place.mirror.state.unreadable == 4
