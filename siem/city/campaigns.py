@@ -35,6 +35,7 @@ CONCERNED_TLP = (*OPEN_TLP, "amber")
 PAP = ("clear", "green", "amber", "red")
 MEMBERS_MAX, TOKENS_MAX, TECHNIQUES_MAX = 500, 50, 20
 TITLE_MAX = 120
+ABSENT_MAX = 100_000
 WRITES = 100
 """Documents that are written at once."""
 COARSE = 0.75
@@ -101,6 +102,8 @@ class Campaigns:
         self._send = send
         self._clock = clock
         self._threshold = threshold
+        self._absent: set[str] = set()
+        """What is known not to be there, so that it need not be removed."""
 
     def take(self, news: News, joins: Joins) -> dict[str, int]:
         """Write what has changed, and tell those concerned; the same news twice change nothing.
@@ -128,7 +131,10 @@ class Campaigns:
                 else:
                     removed.append(id)
         self._put(writes)
-        self._commons.remove(removed)
+        self._absent -= {one.document["cw.share.id"] for one in writes}
+        if stale := [one for one in removed if one not in self._absent]:
+            self._commons.remove(stale)
+            self._absent.update(stale if len(self._absent) < ABSENT_MAX else ())
         for operator, campaign in left:
             self._tell_end(operator, campaign)
         for found in news.found:

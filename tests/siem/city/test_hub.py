@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import statistics
 import subprocess
@@ -24,8 +25,8 @@ from siem.city.campaigns import TOLD
 from siem.city.commons import CITY_SOC
 from siem.cli import run
 from siem.common_store import commons_of
+from siem.config import Cluster, Settings, load
 from siem.config import Hub as HubSettings
-from siem.config import Settings, load
 from siem.hub import EXCHANGE, hub_of, listen, view_of
 from siem.sharing import link as links
 from siem.sharing.drop import Drop
@@ -37,6 +38,7 @@ from siem.sharing.outbox import Outbox
 from siem.sharing.tokens import Hmac, Tokens
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Document, Person, Range
+from tests.opensearch import Server
 from tests.siem.sharing.findings import accepted, written
 from tests.siem.sharing.standin import match
 
@@ -106,16 +108,16 @@ def until(what: Callable[[], object]) -> float:
     return time.monotonic() - begin
 
 
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path, cluster: Cluster | None = None) -> Settings:
     said = HubSettings(listen="127.0.0.1:0", drop_dir=str(tmp_path / "drop"))
-    return Settings(operator="city", state_dir=str(tmp_path / "hub"), hub=said)
+    return Settings(operator="city", state_dir=str(tmp_path / "hub"), hub=said, cluster=cluster)
 
 
 class Running:
     """A hub that runs in this process."""
 
-    def __init__(self, tmp_path: Path) -> None:
-        said = settings(tmp_path)
+    def __init__(self, tmp_path: Path, cluster: Cluster | None = None) -> None:
+        said = settings(tmp_path, cluster)
         assert said.hub is not None
         self.hub = hub_of(said)
         listening = listen(said)
@@ -209,12 +211,46 @@ def one_of(operator: Operator, share_id: str) -> bool:
     return any(one.share_id == share_id for one in operator.db.outgoing.lines())
 
 
+@pytest.mark.slow
+def test_a_hub_on_a_cluster_does_the_same_and_its_standby_takes_over(
+    opensearch: Server, index_prefix: str, tmp_path: Path
+) -> None:
+    secret = tmp_path / "password"
+    secret.write_text(opensearch.password)
+    cluster = Cluster(
+        url=opensearch.url, user=opensearch.user, secret_file=str(secret),
+        ca_file=str(opensearch.ca_file), prefix=index_prefix,
+    )  # fmt: skip
+    first = Running(tmp_path, cluster)
+    until(lambda: first.hub.lease.is_active)
+    two = [
+        Operator(tmp_path / name, name, first.hub.operators, first.url)
+        for name in ("op-metro", "op-grid")
+    ]
+    for one in two:
+        one.find("203.0.113.9")
+        while one.link.turn():
+            pass
+    until(first.campaigns)
+    before = first.campaigns()
+    shutil.copytree(tmp_path / "hub" / EXCHANGE, tmp_path / "other" / "hub" / EXCHANGE)
+    standby = Running(tmp_path / "other", cluster)
+    assert not standby.hub.lease.is_active
+
+    first.close()
+    until(lambda: standby.hub.lease.is_active and len(standby.hub.joiner) == 2)
+    assert standby.campaigns() == before
+    standby.close()
+    for one in two:
+        one.close()
+
+
 def test_from_a_finding_at_a_node_to_the_campaign(
     running: Running, both: tuple[Operator, Operator]
 ) -> None:
     metro, grid = both
     took = []
-    for number in range(12):
+    for number in range(6):
         address = f"45.{number}.7.9"
         metro.find(address)
         until(partial(has, running, shares=2 * number + 1))
