@@ -18,7 +18,7 @@ compared is written beside the document, under `cw.index`, just as `node.db` kee
 
 | beside the document | type | what |
 | --- | --- | --- |
-| `cw.index.text` | `wildcard` | folded texts, for bare words |
+| `cw.index.text` | `wildcard` | folded texts, for bare words, without the characters of a pattern |
 | `cw.index.fold.NAME` | `wildcard` | folded text of each `text` field |
 | `cw.index.time.NAME` | `long` | microseconds since 1970 of each `date` field |
 | `cw.index.has` | `keyword` | names of the fields that are there, also `cw.vendor.KEY` |
@@ -32,7 +32,6 @@ compared is written beside the document, under `cw.index`, just as `node.db` kee
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -169,7 +168,7 @@ def decoded(source: Document, types: Mapping[str, str]) -> Document:
 def _folded(value: Any) -> Any:
     if isinstance(value, list):
         return [_folded(one) for one in value]
-    return fold(str(value)).replace(BETWEEN_TEXTS, " ")
+    return fold(str(value)).replace(BETWEEN_TEXTS, " ").translate(_STAND_IN)
 
 
 def _parts(value: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -220,7 +219,7 @@ class Dsl:
     def _leaf(self, test: Test) -> Query:
         match test:
             case Says():
-                return wild(f"{INDEX}.text", test.pattern)
+                return _folded_wild(f"{INDEX}.text", test.pattern)
             case Has():
                 return {"term": {f"{INDEX}.has": test.field}}
             case Between():
@@ -228,7 +227,7 @@ class Dsl:
             case Within():
                 return _within(test)
             case Like(folded=True):
-                return wild(f"{INDEX}.fold.{test.field}", test.pattern)
+                return _folded_wild(f"{INDEX}.fold.{test.field}", test.pattern)
         if test.kind == "object" or self._types.get(test.field) == "geo_point":
             if isinstance(test, Is):
                 return {"term": {f"{INDEX}.pairs": f"{test.field}={test.value}"}}
@@ -278,20 +277,23 @@ def _inwards(condition: Condition, *, is_not: bool) -> Condition:
 
 
 def wild(field: str, pattern: Sequence[str]) -> Query:
-    """A pattern of the query bar on a `keyword` or `wildcard` field."""
+    """A pattern of the query bar on a `keyword` field."""
     if len(pattern) == 2 and pattern[1] == STAR and pattern[0] not in (ONE, STAR):
         return {"prefix": {field: pattern[0]}}
-    if any("\\" in piece for piece in pattern):
-        # A `wildcard` field of OpenSearch 2.19 never finds an escaped backslash.
-        made = {STAR: ".*", ONE: "."}
-        text = "".join(made.get(piece) or _SPECIAL.sub(r"\\\g<0>", piece) for piece in pattern)
-        return {"regexp": {field: {"value": text, "flags": "NONE"}}}
     made = {STAR: "*", ONE: "?"}
     text = "".join(made.get(piece) or _escaped(piece) for piece in pattern)
     return {"wildcard": {field: {"value": text}}}
 
 
-_SPECIAL = re.compile(r"[.?+*|{}\[\]()\"\\#@&<>~^$-]")
+_STAND_IN = str.maketrans("\\*?", "\ue000\ue001\ue002")
+"""`wildcard` fields of OpenSearch 2.19 do not find what is escaped: there others stand for it."""
+
+
+def _folded_wild(field: str, pattern: Sequence[str]) -> Query:
+    """A folded pattern on a `wildcard` field."""
+    made = {STAR: "*", ONE: "?"}
+    text = "".join(made.get(piece) or piece.translate(_STAND_IN) for piece in pattern)
+    return {"wildcard": {field: {"value": text}}}
 
 
 def _escaped(text: str) -> str:

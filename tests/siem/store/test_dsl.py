@@ -25,7 +25,9 @@ GOLDEN: dict[str, dict[str, Any]] = {
     "": {"match_all": {}},
     "not *": {"match_none": {}},
     "Scan": wild("cw.index.text", "*scan*"),
-    "100%*\\*?": wild("cw.index.text", "*100%*\\*?*"),
+    "100%*\\*?": wild("cw.index.text", "*100%*\ue001?*"),
+    '"a\\\\b?"': wild("cw.index.text", "*a\ue000b\ue002*"),
+    "user.name:a\\\\*\\*": wild("user.name", "a\\\\*\\*"),
     '"ΜΕΓΑΣ İ"': wild("cw.index.text", "*μεγασ i*"),
     "finding.title:Jump": wild("cw.index.fold.finding.title", "*jump*"),
     "user.name:Anna": {"term": {"user.name": "Anna"}},
@@ -116,10 +118,10 @@ DOCUMENT = {
 
 
 def test_what_is_compared_stands_beside_the_document() -> None:
-    made = encoded(DOCUMENT, FINDING_FIELDS, ["Jump Host", "a\x1eB"])
+    made = encoded(DOCUMENT, FINDING_FIELDS, ["Jump Host", "a\x1eB*\\"])
 
     assert made["cw.index"] == {
-        "text": ["jump host", "a b"],
+        "text": ["jump host", "a b\ue001\ue000"],
         "fold": {"finding.title": "jump host"},
         "time": {"finding.last_seen": NOON_MICROS + 1},
         "has": [
