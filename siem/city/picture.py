@@ -101,6 +101,8 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
     """The reader sees all shares and links, so that what is not touched is known to run."""
     exercise: bool
     """All that is said rests on an exercise or a test."""
+    joined: Mapping[str, Document]
+    """Shares that campaigns rest on, by id, as far as they were looked at."""
 
     def of(self, state: str) -> list[Standing]:
         """Services of one state."""
@@ -161,7 +163,13 @@ def picture(
         exercise=bool(troubled or campaigns)
         and all(one.exercise or one.state == "blind" for one in troubled)
         and all(one.exercise for one in campaigns),
+        joined=_joined(every, campaigns),
     )
+
+
+def _joined(shares: Sequence[Document], campaigns: Sequence[Campaign]) -> dict[str, Document]:
+    wanted = {share for one in campaigns for share in one.derived_from}
+    return {one["cw.share.id"]: one for one in shares if one.get("cw.share.id") in wanted}
 
 
 def is_campaign(share: Document) -> bool:

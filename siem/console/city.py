@@ -62,7 +62,9 @@ class City:
             return formats.rows(form, listed, len(listed), head(shown), "city")
         reading = self.site.reading(session)
         first = shown.campaigns[0] if shown.campaigns else None
-        joined = self.site.shares_of(reading, first.derived_from, DRAWN) if first else []
+        joined = (
+            self.site.shares_of(reading, first.derived_from, DRAWN, shown.joined) if first else []
+        )
         told = self.node.told(first.id) if first and sees_all(reading.rights) else ()
         return self.site.hub_page(
             request,

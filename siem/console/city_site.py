@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 from starlette.requests import Request
@@ -173,10 +174,23 @@ class CitySite(Site):
             rows += [one for one in severe if one.get("cw.share.id") not in there]
         return rows
 
-    def shares_of(self, reading: Shares, ids: Sequence[str], limit: int = 200) -> list[Document]:
-        """Shares by their ids, the newest first; one that is gone or not to be seen is left out."""
-        wanted = list(dict.fromkeys(ids))
-        found = [share for one in wanted[:limit] if (share := reading.get(one)) is not None]
+    def shares_of(
+        self,
+        reading: Shares,
+        ids: Sequence[str],
+        limit: int = 200,
+        known: Mapping[str, Document] = MappingProxyType({}),
+    ) -> list[Document]:
+        """Shares by their ids, the newest first; one that is gone or not to be seen is left out.
+
+        Args:
+            reading: Of who asks.
+            ids: Which ones.
+            limit: How many at most.
+            known: Those that were read for this person already.
+        """
+        wanted = list(dict.fromkeys(ids))[:limit]
+        found = [share for one in wanted if (share := known.get(one) or reading.get(one))]
         return sorted(found, key=lambda one: one["finding.last_seen"], reverse=True)
 
     def hub_page(
