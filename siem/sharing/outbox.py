@@ -200,8 +200,13 @@ class Outbox:
             desk.hold(share.share_id, share.policy, share.rule)
             return None
         desk.drop(share.share_id)
-        if before is not None and before.payload_sha256 == payload_hash(share.payload):
-            return None
+        if before is not None:
+            content = (payload_hash(share.payload), _marks(share))
+            if (before.payload_sha256, before.marks) == content:
+                return None
+            # The hub keeps what is newer, also where only its marks are other ones.
+            newer = max(share.revision, before.revision + 1)
+            share = msgspec.structs.replace(share, revision=newer)
         rank = SEVERITIES.index(document["finding.severity"])
         try:
             return self._sealed(
@@ -258,7 +263,8 @@ class Outbox:
                 Shared(
                     share_id=share.share_id, finding=share.finding, state="shared",
                     policy=share.policy, rule=share.rule, rank=rank,
-                    payload_sha256=envelope.payload_sha256, seq=envelope.seq, sent=now,
+                    payload_sha256=envelope.payload_sha256, marks=_marks(share),
+                    revision=share.revision, seq=envelope.seq, sent=now,
                 )
             )  # fmt: skip
         return signed
@@ -335,6 +341,11 @@ def _judged(policy: Policy, document: Document, now: datetime) -> Share | None:
     except Exception:
         log.exception("The policy failed on finding %s; it stays here.", document["finding.id"])
         return None
+
+
+def _marks(share: Share) -> str:
+    said = (share.audiences, share.tlp, share.pap, share.expires)
+    return msgspec.json.encode(said).decode()
 
 
 def _plain(said: Heartbeat | Withdrawal) -> dict[str, Any]:

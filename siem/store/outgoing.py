@@ -52,6 +52,8 @@ CREATE TABLE shared (
     rule TEXT NOT NULL,
     rank INTEGER NOT NULL,
     payload_sha256 TEXT NOT NULL,
+    marks TEXT NOT NULL,
+    revision INTEGER NOT NULL,
     seq INTEGER NOT NULL,
     sent INTEGER NOT NULL
 ) WITHOUT ROWID;
@@ -143,6 +145,10 @@ class Shared(msgspec.Struct, frozen=True, kw_only=True):
     rule: str
     rank: int
     payload_sha256: str
+    marks: str
+    """Audiences, TLP, PAP and end, as they were sent."""
+    revision: int
+    """As it was sent: grows where the finding is the same and its marks are others."""
     seq: int
     sent: datetime
 
@@ -637,7 +643,7 @@ class Desk:
     def set_shared(self, one: Shared) -> None:
         """Note what was shared last under an id."""
         self._db.execute(
-            "INSERT OR REPLACE INTO shared VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO shared VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (*msgspec.structs.astuple(one)[:-1], micros(one.sent)),
         )
 
@@ -658,7 +664,8 @@ class Desk:
         self.set_shared(
             Shared(
                 share_id=one.share_id, finding=one.finding, state="withdrawn", policy=one.policy,
-                rule=one.rule, rank=one.rank, payload_sha256="", seq=0, sent=now,
+                rule=one.rule, rank=one.rank, payload_sha256="", marks="", revision=0, seq=0,
+                sent=now,
             )
         )  # fmt: skip
 

@@ -54,9 +54,11 @@ class FakePolicy:
         hash: str = "p1",
         *,
         approval: Approval = "auto",
+        audiences: tuple[str, ...] = ("city-soc",),
         lets_out: Callable[[Document], bool] = lambda document: True,
         names: tuple[str, ...] = ("finding.severity", "finding.first_seen", "finding.count"),
     ) -> None:
+        self.audiences = audiences
         self.hash, self.approval, self.lets_out, self.names = hash, approval, lets_out, names
 
     def share(self, document: Document, now: datetime) -> Share | None:
@@ -68,10 +70,10 @@ class FakePolicy:
             revision=document["finding.revision"],
             policy=self.hash,
             rule="all",
-            audiences=("city-soc",),
-            tlp="amber+strict",
+            audiences=self.audiences,
+            tlp="green",
             pap="amber",
-            expires=now + timedelta(days=90),
+            expires=document["finding.last_seen"] + timedelta(days=900),
             payload={name: document[name] for name in self.names},
             kept=(),
             approval=self.approval,

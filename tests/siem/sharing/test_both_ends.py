@@ -120,6 +120,27 @@ def test_what_the_hub_may_not_keep_does_not_stop_the_channel(
     assert fault(node, tmp_path) == ""
 
 
+def test_a_policy_that_opens_less_takes_effect_on_what_was_shared(
+    node: Node, hub: Hub, link: Link
+) -> None:
+    node.policy = FakePolicy("wide", audiences=("city-soc", "peers"))
+    [id] = node.find(match(1))
+    drain(link)
+    wide = hub.everything()[0]
+    node.policy = FakePolicy("narrow", audiences=("city-soc",))
+    node.clock.pass_(61)
+    drain(link)
+    narrow = hub.everything()[0]
+    node.find(match(1))
+    node.clock.pass_(61)
+    drain(link)
+
+    assert wide["cw.share.audiences"] == ["city-soc", "peers"]
+    assert narrow["cw.share.audiences"] == ["city-soc"]
+    assert hub.everything()[0]["finding.count"] == 2
+    assert kept(hub) == {id: 3}
+
+
 def test_an_answer_that_got_lost_changes_nothing(
     node: Node, hub: Hub, link: Link, tmp_path: Path
 ) -> None:
