@@ -275,15 +275,18 @@ def _cluster(settings: Settings) -> Iterator[Check]:
     cluster = connect(settings.cluster, timeout_s=CLUSTER_S)
     try:
         health = cluster.health()
+    except CitywardError as error:
+        yield _wrong("cluster", error)
+    else:
+        well = health.status != "red"
+        yield Check(
+            "cluster",
+            "ok" if well else "wrong",
+            f"{health.version} is {health.status}",
+            "" if well else "Shards are missing: look at its log.",
+        )
     finally:
         cluster.close()
-    well = health.status != "red"
-    yield Check(
-        "cluster",
-        "ok" if well else "wrong",
-        f"{health.version} is {health.status}",
-        "" if well else "Shards are missing: look at its log.",
-    )
     if settings.hub or not (settings.state_path / "node.db").is_file():
         return
     db = assembly.db_of(settings, from_settings(settings), now_utc)
