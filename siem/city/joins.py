@@ -5,8 +5,8 @@ and each event stands in the group of a correlation. When a group changes, its e
 the engine anew, in order of time: so what is joined follows from the shares that are there, not
 from the order in which they came, and it is the same after a restart or a withdrawal.
 
-Where the engine speaks, the events around form a *burst*; bursts of tokens that share a finding are
-one campaign: the same attacker has a token for its address and one for the network around.
+Where the engine speaks, the events around form a *burst*; bursts of one rule that share a finding
+are one campaign: the same attacker has a token for its address and one for the network around.
 """
 
 from __future__ import annotations
@@ -44,6 +44,11 @@ TOKENS_MAX = 64
 SEQUENCE = 3
 SEQUENCE_SPAN = timedelta(hours=2)
 MATCHING_MAX = 1_000
+MERGED = ("token", "sequence")
+"""Joins of which those that share a finding are one campaign: an address and the network around it,
+the first three steps of a hand and its next three."""
+WITHIN_MAX = 50
+"""Groups of a campaign that are looked at again for those who may know only some of its shares."""
 BACK_MAX = 200
 """Shares that are gone back through for a sequence."""
 
@@ -409,7 +414,7 @@ class Joins:
             for start in self._bursts.get(group, ()):
                 if start in seen:
                     continue
-                linked = self._component(start) if join == "token" else [start]
+                linked = self._component(start) if join in MERGED else [start]
                 seen.update(linked)
                 first = min(linked, key=lambda one: one.rank)
                 id = _id(first)
@@ -443,7 +448,7 @@ class Joins:
             return None
         bursts = [
             burst
-            for group in sorted({one.group for one in found.bursts})
+            for group in [*dict.fromkeys(one.group for one in found.bursts)][:WITHIN_MAX]
             for burst in self._bursts_of(group, ids.__contains__)
         ]
         return self._found(found.id, found.join, bursts) if bursts else None

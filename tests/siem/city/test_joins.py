@@ -232,6 +232,17 @@ def test_the_same_techniques_in_a_row_in_two_sectors_are_one_campaign(city: City
     assert city.found() == []
 
 
+def test_a_playbook_of_many_steps_is_one_campaign(city: City) -> None:
+    for operator, start in (("op-metro", 110), ("op-grid", 60)):
+        for number, step in enumerate(("T0846", "T0888", "T0855", "T0831", "T0836")):
+            one = share(f"{operator}-{number}", operator, start - 5 * number)
+            city.take({**one, "threat.technique.id": [step]})
+
+    (found,) = city.found()
+    assert len(found["cw.share.derived_from"]) == 10
+    assert "T0846, T0888, T0855 in this order" in found["finding.description"]
+
+
 def test_cyber_and_physical_findings_in_one_cell_are_one_campaign(city: City) -> None:
     cell: dict[str, Any] = {"phys.location": "50.1234,4.5678"}
     city.take(
