@@ -121,6 +121,9 @@ class Database:
     def reading(self) -> Iterator[sqlite3.Connection]:
         """What stands in the file at one moment."""
         db = self.here
+        if db.in_transaction:  # see `together`
+            yield db
+            return
         db.execute("BEGIN")
         try:
             yield db

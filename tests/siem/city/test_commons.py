@@ -346,6 +346,37 @@ def test_a_name_that_not_every_home_takes_is_refused(commons: Commons) -> None:
             commons.records.put(kind, name, {}, None)
 
 
+def test_what_is_written_together_can_be_read_within(commons: Commons) -> None:
+    with commons.together():
+        commons.put([share("s1")])
+        version = commons.records.put("link", "op-metro", {"seq": 1}, None)
+        within = ids(commons), commons.get(EVERYBODY, "s1"), commons.remove(["no such"])
+        commons.records.put("link", "op-metro", {"seq": 2}, version)
+
+    assert within == (["s1"], share("s1").document, 0)
+    found = commons.records.get("link", "op-metro")
+    assert found is not None
+    assert found.value == {"seq": 2}
+
+
+def test_what_is_written_together_in_the_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    home = SqliteCommons(tmp_path / "commons.db")
+    home.records.put("link", "op-metro", {"seq": 1}, None)
+
+    def too_late() -> None:
+        with home.together():
+            home.put([share("s1")])
+            home.records.put("link", "op-metro", {"seq": 2}, None)
+
+    with pytest.raises(Conflict):
+        too_late()
+
+    assert ids(home) == []
+    home.put([share("s1")])
+    assert ids(home) == ["s1"]
+    home.close()
+
+
 # ---- Faults of a cluster
 
 
