@@ -20,8 +20,10 @@ from tests.fake_elasticsearch import fake_elasticsearch
 from tests.opensearch import Server, forget
 from tests.siem.store.test_embedded import Clock
 
-CLUSTERS = ("opensearch", "fake_elasticsearch")
-HOMES = ("sqlite", *CLUSTERS)
+CLUSTERS = [
+    pytest.param(name, marks=pytest.mark.slow) for name in ("opensearch", "fake_elasticsearch")
+]
+HOMES = ["sqlite", *CLUSTERS]
 
 
 class Place:

@@ -25,6 +25,8 @@ from siem.store.query import parse
 from tests.siem.store.homes import Place, copies, whole
 from tests.siem.store.test_embedded import NOON, RULE, Clock, match
 
+pytestmark = pytest.mark.slow
+
 LETTERS = "aAbBσΣİ.*?%_\\'\"[ ]/:-1=\u001f🚋"
 words = st.text(LETTERS, min_size=1, max_size=5)
 addresses = st.sampled_from(
