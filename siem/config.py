@@ -12,7 +12,8 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
@@ -33,6 +34,12 @@ ReaderKind = Literal[
     "sensors",
 ]
 
+_Outer = Literal["enterprise", "dmz", "iot", "physical_security", "remote_access", "external"]
+_Inner = Literal["supervisory", "control", "field"]
+ZoneType = Literal[_Outer, _Inner, "safety"]
+"""Kinds of zones; only a zone of the first kinds may be acted in, and to the second ones a flow may
+be cut. Nothing acts on safety."""
+
 PORT_MAX = 65_535
 DAYS_MAX = 36_500
 MONTHS_MAX = 1_200
@@ -45,6 +52,14 @@ _HUB = re.compile(r"https://([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:\d{1
 _CLUSTER = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:\d{1,5})?/?")
 _LOOPBACK = re.compile(r"http://(localhost|127\.[0-9.]+|\[::1\])(:|/|$)")
 _PREFIX = re.compile(r"[a-z][a-z0-9-]{0,31}")
+_REDIS = re.compile(r"(rediss?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:\d{1,5})?(/\d{1,2})?|unix:///\S+)")
+_DOMAIN = re.compile(r"([a-z0-9_-]{1,63}\.)+(?!\d+$)[a-z0-9-]{2,63}")
+_CLOCK = r"([01]\d|2[0-3]):[0-5]\d"
+_DAY = "(mo|tu|we|th|fr|sa|su)"
+PEAK = re.compile(rf"({_DAY}(-{_DAY})? )?{_CLOCK}-{_CLOCK}")
+"""A span of peak hours."""
+_SECRETS = {"secret", "password", "token", "key"}
+"""Last words of the names of settings that would hold a secret."""
 
 NEEDED = {
     "interface": "interface",
@@ -113,18 +128,7 @@ class Zone(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     id: str
     """Name of the zone."""
-    type: Literal[
-        "enterprise",
-        "dmz",
-        "supervisory",
-        "control",
-        "safety",
-        "field",
-        "iot",
-        "physical_security",
-        "remote_access",
-        "external",
-    ]
+    type: ZoneType
     """What kind of zone it is."""
     networks: tuple[str, ...] = ()
     """Networks that belong to it, in CIDR form; the narrowest wins."""
@@ -230,6 +234,8 @@ class Sharing(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     the one that ships."""
     hub: str = ""
     """Address of the city's hub, `https://hub.city.example:8443`; empty: no link."""
+    clocks: bool = False
+    """Tell the city which legal clocks run here: duty and due time, nothing of the incident."""
     drop_dir: str = ""
     """Folder in which signed envelopes are left for a data diode or a carrier; empty: none."""
     join_key_env: str = ""
@@ -294,6 +300,85 @@ class Cluster(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return tuple(one.strip() for one in self.url.split(","))
 
 
+class Flow(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Traffic that a person says the process can do without; only such may a playbook cut."""
+
+    source: str
+    """Zone, asset or network that starts it."""
+    destination: str
+    """Zone, asset or network that it goes to."""
+    port: int = 0
+    """Port it goes to; 0: any."""
+    why: str
+    """Why nothing needs it, for those who approve."""
+
+
+class Zones(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """In which types of zones the steps of each action class may act; in `safety` none may."""
+
+    A1: tuple[Literal[_Outer, _Inner], ...] = get_args(_Outer)
+    """Reversible, outside or at the edge."""
+    A2: tuple[Literal[_Outer, _Inner], ...] = get_args(_Outer)
+    """Reversible, one own device or account."""
+    A3: tuple[Literal[_Outer, _Inner], ...] = (*get_args(_Outer), *get_args(_Inner))
+    """One flow that is listed as not essential; the zones of both its ends count."""
+
+    def allow(self, action_class: str, zone_type: str) -> bool:
+        """Whether a class may act in a zone of a type."""
+        return zone_type in getattr(self, action_class, ())
+
+
+class Response(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What playbooks may do here; without `on` they only plan."""
+
+    on: bool = False
+    """Run playbooks; their safety gate and the people who approve still decide each step."""
+    shipped: bool = True
+    """Use the playbooks that come with cityward."""
+    folders: tuple[str, ...] = ()
+    """Folders with own playbooks."""
+    keys: tuple[str, ...] = ()
+    """Files with the public keys whose signatures on playbooks count; names are those of the
+    files."""
+    actuators: dict[str, dict[str, Any]] = {}
+    """Outside programs that commands go to: one table by the name of each, with what it needs to
+    be told. Secrets are named: `secret_env`, `password_file`."""
+    alone: bool = False
+    """Start steps of class A1 without a person, if the finding is corroborated and the playbook is
+    `live`."""
+    keep: dict[str, str] = {}
+    """Addresses, networks and domains that are never blocked, and why: partners, authorities,
+    suppliers, shared clouds."""
+    protected: dict[str, str] = {}
+    """Addresses, networks, names and assets that are never acted on, and what they are: gateways,
+    name servers, nodes of cityward."""
+    protected_roles: tuple[str, ...] = (
+        *("gateway", "dns", "time", "broker", "historian", "siem", "remote_hands"),
+        "emergency",
+    )
+    """Assets with one of these roles are never acted on."""
+    peak_hours: tuple[str, ...] = ()
+    """When nobody should intervene: `06:30-09:00`, `mo-fr 16:00-19:00`."""
+    time_zone: str = "UTC"
+    """Time zone of the peak hours: `Europe/Paris`."""
+    zones: Zones = Zones()
+    nonessential: tuple[Flow, ...] = ()
+    """Traffic that a step of class A3 may cut, one table a flow."""
+    blast_share: float = 0.1
+    """Most of the assets of a zone that a step may affect, its dependants included."""
+    actuator_per_hour: int = 20
+    """Commands that one actuator is given in an hour, at most; undoing is never limited."""
+    zone_in_force: int = 5
+    """Effects that may hold in one zone at a time; blocks of what is external do not count."""
+    redis: str = ""
+    """Address of the Redis that wakes workers, `rediss://redis.example:6379/0`; empty: the node
+    runs playbooks itself."""
+    redis_secret_env: str = ""
+    """Variable of the environment that holds its password."""
+    stop_file: str = ""
+    """While this file is there nothing is applied; empty: `STOP` in the state folder."""
+
+
 class Settings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All settings of a node."""
 
@@ -321,6 +406,7 @@ class Settings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sharing: Sharing = Sharing()
     hub: Hub | None = None
     cluster: Cluster | None = None
+    response: Response = Response()
     source: tuple[Source, ...] = ()
     """What is read, one table a source."""
     zone: tuple[Zone, ...] = ()
@@ -440,6 +526,7 @@ def _impossible(settings: Settings) -> Iterator[tuple[str, str]]:
         yield from _wrong_hub(settings, settings.hub)
     if settings.cluster:
         yield from (("cluster." + key, what) for key, what in _wrong_cluster(settings.cluster))
+    yield from (("response." + key, what) for key, what in _wrong_response(settings.response))
     yield from wrong_routes(settings.route)
     for number, entry in enumerate(settings.calendar):
         if entry.since.tzinfo is None or entry.until.tzinfo is None:
@@ -490,6 +577,43 @@ def _wrong_cluster(cluster: Cluster) -> Iterator[tuple[str, str]]:
         yield "prefix", f"{cluster.prefix!r} begins no index: lower case, digits, -"
     if not (1 <= cluster.months <= MONTHS_MAX and 1 <= cluster.events_months <= MONTHS_MAX):
         yield "months", f"things are kept for 1 to {MONTHS_MAX} months"
+
+
+def _wrong_response(response: Response) -> Iterator[tuple[str, str]]:
+    for name, told in response.actuators.items():
+        if not NAME.fullmatch(name):
+            yield "actuators", f"{name!r} is no name of an actuator"
+        for key in told:
+            if key.rpartition("_")[2] in _SECRETS:
+                yield f"actuators.{name}.{key}", f"a secret is named, not written: {key}_env"
+    for key in response.keep:
+        if _network(key) is None and not _DOMAIN.fullmatch(key.lower()):
+            yield "keep", f"{key!r} is no address, network or domain"
+    for span in response.peak_hours:
+        if not PEAK.fullmatch(span):
+            yield "peak_hours", f"{span!r} is no span; write mo-fr 06:30-09:00"
+    try:
+        ZoneInfo(response.time_zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        yield "time_zone", f"{response.time_zone!r} is no time zone"
+    for number, flow in enumerate(response.nonessential):
+        if not 0 <= flow.port <= PORT_MAX:
+            yield f"nonessential[{number}].port", f"{flow.port} is no port"
+        if not (flow.source and flow.destination and flow.why):
+            yield f"nonessential[{number}]", "a flow has two ends and a reason"
+    if not 0 < response.blast_share <= 1:
+        yield "blast_share", f"{response.blast_share} is no share: more than 0, at most 1"
+    if response.actuator_per_hour < 0 or response.zone_in_force < 0:
+        yield "actuator_per_hour", "limits are no less than 0"
+    if response.redis and not _REDIS.fullmatch(response.redis):
+        yield "redis", f"{response.redis!r} is no rediss://name:port/0"
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        return None
 
 
 def _is_address(text: str) -> bool:

@@ -24,6 +24,8 @@ def test_every_default_is_safe_for_a_control_network():
     assert settings.console.host == "127.0.0.1"
     assert settings.source == ()
     assert settings.mode == "normal"
+    assert not settings.response.on
+    assert not settings.response.alone
     assert settings.rules.folders == ()
     assert config.Source(id="x", reader="syslog_udp").listen == "127.0.0.1:5514"
 
@@ -119,6 +121,46 @@ def test_a_whole_file_is_read(tmp_path):
             "retention.disk_quota_gb",
         ),
         ("[console]\nport = 65_536", "65536 is no port", "console.port"),
+        (
+            "[response.zones]\nA1 = ['safety']",
+            "Invalid enum value 'safety'",
+            "response.zones.A1[0]",
+        ),
+        (
+            "[response.actuators.nftables]\nssh_password = 'x'",
+            "a secret is named, not written: ssh_password_env",
+            "response.actuators.nftables.ssh_password",
+        ),
+        (
+            "[response]\nkeep = {'192.0.2.300' = 'partner'}",
+            "'192.0.2.300' is no address, network or domain",
+            "response.keep",
+        ),
+        (
+            "[response]\npeak_hours = ['all day']",
+            "'all day' is no span; write mo-fr 06:30-09:00",
+            "response.peak_hours",
+        ),
+        (
+            "[response]\ntime_zone = 'Europe/Atlantis'",
+            "'Europe/Atlantis' is no time zone",
+            "response.time_zone",
+        ),
+        (
+            "[response]\nblast_share = 1.5",
+            "1.5 is no share: more than 0, at most 1",
+            "response.blast_share",
+        ),
+        (
+            "[response]\nredis = 'redis'",
+            "'redis' is no rediss://name:port/0",
+            "response.redis",
+        ),
+        (
+            "[[response.nonessential]]\nsource = 'it'\ndestination = ''\nwhy = 'x'",
+            "a flow has two ends and a reason",
+            "response.nonessential[0]",
+        ),
         (
             "[[source]]\nid = 'a'\nreader = 'syslog_udp'\nlisten = '5514'",
             "'5514' is no address:port",
