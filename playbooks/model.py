@@ -69,7 +69,9 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     """What an action step does: an OpenC2 verb on a target by an actuator, or a person's task."""
 
     actuator: str
-    """Name of an actuator; `manual` asks a person."""
+    """Name of an actuator; `manual` asks a person: `args` has `text` and the `role` it is for."""
+    type: str = "cityward-actuator"
+    """Command type of CACAO: `cityward-actuator`, `manual`, `http-api`, `openc2-http`, `ssh`."""
     verb: str = ""
     target: Mapping[str, str] = {}
     """`type` and `value`; a value may be a variable of the run, `${finding.source.ip}`."""
@@ -83,6 +85,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     """`action--…`, as CACAO writes it; made from playbook and name, so it stays the same."""
     name: str
     type: StepType
+    description: str = ""
     action: Action | None = None
     safety: Safety = Safety()
     when: Mapping[str, Any] = {}
@@ -113,6 +116,23 @@ class Rate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """For the same asset or indicator."""
 
 
+class About(msgspec.Struct, frozen=True, kw_only=True):
+    """What CACAO says of a playbook beside what it does."""
+
+    created_by: str = ""
+    """Name of who wrote it."""
+    created: datetime | None = None
+    modified: datetime | None = None
+    types: tuple[str, ...] = ()
+    activities: tuple[str, ...] = ()
+    sectors: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    severity: int | None = None
+    """0 to 100, of what it responds to."""
+    impact: int | None = None
+    """0 to 100, of what it does itself."""
+
+
 class Playbook(msgspec.Struct, frozen=True, kw_only=True):
     """A playbook that was checked; unknown verbs and missing failure paths are refused."""
 
@@ -137,6 +157,7 @@ class Playbook(msgspec.Struct, frozen=True, kw_only=True):
     signed_by: str = ""
     """Name of the key whose signature was verified; empty: unsigned."""
     file: str = ""
+    about: About = About()
 
 
 # ---- The world, as the gate is told of it
