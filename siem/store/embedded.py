@@ -77,6 +77,8 @@ from siem.store.query import (
     sqlite_functions,
     steps,
 )
+from siem.store.runs import SCHEMA as RUNS_SCHEMA
+from siem.store.runs import RunStore
 from siem.store.trail import SCHEMA as TRAIL_SCHEMA
 from siem.store.trail import Audited, Proof, Trail, digest
 
@@ -224,7 +226,7 @@ INSERT INTO changes SELECT id, row_number() OVER (ORDER BY last_seen, id) FROM f
 _STEPS = (
     _SCHEMA,
     INVENTORY_SCHEMA + ACCOUNTS_SCHEMA + TRAIL_SCHEMA + NOTICES_SCHEMA,
-    _CHANGES_SCHEMA + AUDIENCE_SCHEMA + OUTGOING_SCHEMA + CASES_SCHEMA,
+    _CHANGES_SCHEMA + AUDIENCE_SCHEMA + OUTGOING_SCHEMA + CASES_SCHEMA + RUNS_SCHEMA,
 )
 """What each format has more than the one before it; a new file takes all steps."""
 
@@ -269,6 +271,8 @@ class NodeDb:
             self._writing, lambda: self._db, self.get, operator_key, self._trail
         )
         self.cases = CaseStore(self._writing, lambda: self._db, self._mark_case, self._trail)
+        turns = path.parent / "turns"
+        self.runs = RunStore(self._writing, lambda: self._db, self._trail, clock, turns)
         self._prepare()
 
     # ---- Connections
@@ -934,6 +938,7 @@ class NodeDb:
             audited = self._trail.forget(db, AUDIT_MAX)
             self.notices.retain(db, now)
             self.outgoing.retain(db, now)
+            self.runs.retain(db, now)
         return {"findings_old": old, "findings_surplus": max(0, surplus), "audit": audited}
 
 
