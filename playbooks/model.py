@@ -10,6 +10,7 @@ References:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol
@@ -17,6 +18,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from cityward import Asset, Command, Target
+from cityward.plugin import ActuatorSpec
 
 ActionClass = Literal["A0", "A1", "A2", "A3", "A4"]
 """A0 tells and collects; A1 is reversible and outside or at the edge; A2 is one own device or
@@ -163,6 +165,19 @@ class Playbook(msgspec.Struct, frozen=True, kw_only=True):
 # ---- The world, as the gate is told of it
 
 
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What the operator's settings allow."""
+
+    zones: Mapping[str, frozenset[str]] = {}
+    """Action class to the types of zones in which it may act."""
+    blast_share: float = 0.1
+    """Most of the assets of a zone that a step may affect; one is always allowed."""
+    actuator_per_hour: int = 20
+    zone_in_force: int = 5
+    alone: bool = False
+    """A corroborated A1 step of a live playbook needs no person."""
+
+
 class Facts(Protocol):
     """What the gate and the plan may ask; `siem` fulfils it for one moment and one operator."""
 
@@ -178,6 +193,23 @@ class Facts(Protocol):
 
     def stopped(self) -> Sequence[str]:
         """Kill switches that are on: `global`, `playbook:…`, `actuator:…`; rows and a file."""
+        ...
+
+    @property
+    def limits(self) -> Limits:
+        """What the settings allow."""
+        ...
+
+    def actuator(self, name: str) -> ActuatorSpec | None:
+        """What an actuator of this operator says of itself; None: this node has no such one."""
+        ...
+
+    def owner_of(self, target: Target) -> str:
+        """Operator whose it is; `peer`: of one that is not known; empty: nobody's we know."""
+        ...
+
+    def assets_in(self, target: Target) -> Sequence[Asset]:
+        """Every asset that a target meets: all in a network, both ends, the sender first."""
         ...
 
     def asset_of(self, target: Target) -> Asset | None:
@@ -204,8 +236,16 @@ class Facts(Protocol):
         """Why it is a protected peer (gateway, DNS, time, broker, historian, SIEM …), or empty."""
         ...
 
+    def nonessential(self, target: Target) -> str:
+        """Why a person says that the process can do without this connection; empty: nobody did."""
+        ...
+
+    def mode(self, target: Target) -> str:
+        """What is going on at the place of a target now: `normal`, `maintenance` and so on."""
+        ...
+
     def dependants(self, target: Target) -> Sequence[str]:
-        """Assets that depend on it: inventory, and who talked to it in the last 24 h."""
+        """What depends on it: by the inventory, and who began to talk to it in the last 24 h."""
         ...
 
     def zone_size(self, zone: str) -> int:
@@ -233,15 +273,31 @@ class Facts(Protocol):
         ...
 
     def runs_since(self, playbook: str, since: datetime) -> int:
-        """Runs of a playbook, for its rate."""
+        """Runs of a playbook that began since; the one that asks is not counted."""
         ...
 
-    def in_force(self, asset: str) -> int:
-        """Effects that hold on an asset or in a zone now."""
+    def running(self, playbook: str) -> int:
+        """Runs of a playbook that are not over; the one that asks is not counted."""
+        ...
+
+    def last_run(self, playbook: str, target: Target) -> datetime | None:
+        """When a playbook last gave a command on a target; the run that asks is not counted."""
+        ...
+
+    def commands_since(self, actuator: str, since: datetime) -> int:
+        """Commands that an actuator was given, undoing left out."""
+        ...
+
+    def in_force(self, place: str) -> int:
+        """Effects that hold on an asset, or in a zone, now."""
         ...
 
     def failures(self, actuator: str) -> Sequence[datetime]:
-        """Failures of an actuator in the last hour, and rollbacks by people."""
+        """Failures of an actuator since a person last closed its circuit breaker."""
+        ...
+
+    def rollbacks(self, actuator: str) -> Sequence[datetime]:
+        """When people took back what an actuator did, since its breaker was last closed."""
         ...
 
 
@@ -303,11 +359,26 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def hash(self) -> str:
-        """What an approval binds to: everything but the time at which it was made."""
-        import hashlib
+        """What an approval binds to: what would be done, to what, for how long, what the gate says.
 
-        said = msgspec.structs.replace(self, made=datetime.min)
+        Neither its words, nor the moment at which it was made.
+        """
+        said = (
+            *(self.playbook, self.version, self.finding, self.operator),
+            [_done(action, self.made) for action in self.actions],
+        )
         return hashlib.sha256(msgspec.json.encode(said, order="deterministic")).hexdigest()
+
+
+def _done(action: Planned, made: datetime) -> Any:
+    commands = [
+        (one.verb, one.target, one.undo, one.args, one.prior, one.until - made)
+        for one in action.commands
+    ]
+    lasts = action.until and action.until - made
+    checks = [(check.number, check.outcome) for check in action.checks]
+    how = (action.step, action.action_class, action.actuator, action.target, lasts)
+    return (*how, action.prior, commands, checks, bool(action.manual))
 
 
 # ---- Runs
