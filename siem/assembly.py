@@ -141,8 +141,9 @@ def db_of(settings: Settings, inventory: Inventory, clock: Clock) -> NodeDb:
     """Everything else in the state folder."""
     state = settings.state_path
     key = secret_of(state, "operator.key")
-    db = NodeDb(state / "node.db", key, asset_of=inventory.find, clock=clock)
-    db.accounts.offers = HUB_ROLES if settings.hub else NODE_ROLES
+    is_hub = settings.hub is not None
+    db = NodeDb(state / "node.db", key, asset_of=inventory.find, clock=clock, is_hub=is_hub)
+    db.accounts.offers = HUB_ROLES if is_hub else NODE_ROLES
     return db
 
 

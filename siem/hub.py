@@ -41,6 +41,7 @@ def hub_of(settings: Settings, clock: Clock = now_utc) -> Hub:
         threshold=said.threshold,
         drop=_path(said.drop_dir),
         shares_for=timedelta(days=said.shares_days),
+        town=read(_path(said.services), _path(said.map)),
         clock=clock,
     )
 
@@ -57,6 +58,7 @@ def view_of(settings: Settings, clock: Clock = now_utc) -> HubView:
         assembly.secret_of(state, "session.key"),
         threshold=said.threshold,
         store=settings.cluster.kind if settings.cluster else FILE,
+        deadlines=assembly.deadlines_of(settings),
         clock=clock,
     )
 

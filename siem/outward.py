@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 from cityward import ConfigError
+from siem.assembly import deadlines_of
 from siem.config import Settings
+from siem.duties import Clock, Duties, clocks
 from siem.leaving import Current
 from siem.node import Node
 from siem.register import known
@@ -16,7 +18,10 @@ from siem.sharing.drop import Drop
 from siem.sharing.identity import Identity
 from siem.sharing.link import Link
 from siem.sharing.outbox import Outbox
-from siem.sharing.wire import Heartbeat, LostSource
+from siem.sharing.wire import Heartbeat, LostSource, RunningClock
+
+CLOCKS_MAX = 50
+"""Legal clocks of which a heartbeat tells, those that are due first."""
 
 
 def carrier_of(settings: Settings, node: Node) -> Link | Drop | None:
@@ -48,6 +53,7 @@ def carrier_of(settings: Settings, node: Node) -> Link | Drop | None:
 def health_of(settings: Settings, node: Node) -> Callable[[], Heartbeat]:
     """What a heartbeat says of a node: whether it sees, and with which rules."""
     program = version("cityward")
+    deadlines = deadlines_of(settings)
 
     def health() -> Heartbeat:
         sources, states = [one.state for one in node.sources], node.db.rules()
@@ -63,6 +69,27 @@ def health_of(settings: Settings, node: Node) -> Callable[[], Heartbeat]:
                 for one in sources
                 if one.state == "failed"
             ),
+            clocks=tuple(_running(node, deadlines)) if settings.sharing.clocks else (),
         )
 
     return health
+
+
+def _running(node: Node, deadlines: Duties) -> Iterator[RunningClock]:
+    """The clocks of open incidents that nobody has submitted, those that are due first first."""
+    now = node.clock()
+    found: list[tuple[str, Clock]] = []
+    for case in node.db.cases.all(open_only=True):
+        known_ = [row for row in map(node.db.get, case.findings) if row is not None]
+        found += [(case.id, clock) for clock in clocks(case, deadlines, now, known_)]
+    open_ = [(id, one) for id, one in found if one.state in ("runs", "overdue")]
+    for id, one in sorted(open_, key=lambda pair: pair[1].due or now)[:CLOCKS_MAX]:
+        assert one.begin is not None
+        assert one.due is not None
+        yield RunningClock(
+            incident=id,
+            duty=f"{one.duty.name}, {one.duty.within}",
+            began=one.begin,
+            due=one.due,
+            draft=f"{one.filled} of {len(one.duty.fields)} fields",
+        )

@@ -54,6 +54,8 @@ SAID_MAX = 300
 HEARTBEAT_MAX = 64 << 10
 LOST_MAX = 200
 """Sources that a heartbeat names as lost."""
+CLOCKS_MAX = 50
+"""Legal clocks of which a heartbeat tells."""
 LOOKED_AGAIN = timedelta(days=1)
 """So long after a withdrawal it is made sure that nothing of it came back."""
 TAKEN: tuple[Kind, ...] = (
@@ -481,7 +483,9 @@ class Exchange:
         if len(turn.signed.data) > HEARTBEAT_MAX:
             where = f"operator {turn.operator.name}"
             raise Refused(413, "a heartbeat that says too much", where, "Update the node.")
-        said = msgspec.structs.replace(said, lost=said.lost[:LOST_MAX])
+        said = msgspec.structs.replace(
+            said, lost=said.lost[:LOST_MAX], clocks=said.clocks[:CLOCKS_MAX]
+        )
         head = {"ledger": said.ledger, "ledger_head": said.ledger_head}
         return _Done(did={"countersigned": head}, heartbeat=said)
 

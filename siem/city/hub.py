@@ -21,7 +21,7 @@ from detectors.sigma.rule import RuleSet
 from siem.city import joiner
 from siem.city.authority import Operators
 from siem.city.campaigns import Campaigns, told
-from siem.city.commons import CITY, Commons, Records
+from siem.city.commons import CITY, CITY_SOC, Commons, Records
 from siem.city.exchange import Exchange
 from siem.city.intake import Refused
 from siem.city.known import Duty, Link, Told
@@ -31,14 +31,18 @@ from siem.city.people import People
 from siem.city.port import Port
 from siem.city.reading import AccessLog, Reading, rights_of
 from siem.city.town import Town
+from siem.city.watch import look_around
+from siem.duties import Duties, clocks
 from siem.sharing.drop import answer, read_drop, refuse
 from siem.store.accounts import Accounts
+from siem.store.cases import CaseStore
 from siem.store.embedded import NodeDb
-from siem.store.protocol import Person, Range
+from siem.store.protocol import Document, Person, Range
 from siem.store.trail import Audited, Proof
 
 EXPIRE_EVERY_S = 30.0
 LOOK_EVERY_S = 10.0
+AROUND_EVERY_S = 60.0
 DROP_EVERY_S = 1.0
 PEOPLE_EVERY_S = 5.0
 RETAIN_EVERY_S = 3_600.0
@@ -68,6 +72,7 @@ class Hub:
         threshold: Counts of operators below it are told to the city only.
         drop: Folder in which envelopes arrive as files; None: none do.
         shares_for: Shares are kept at most so long.
+        town: Services and districts, whose changes are kept also while nobody looks.
         clock: The hub's time.
     """
 
@@ -83,9 +88,11 @@ class Hub:
         threshold: int,
         drop: Path | None,
         shares_for: timedelta,
+        town: Town,
         clock: Clock,
     ) -> None:
         self.commons = commons
+        self._town = town
         self.db = db
         self.clock = clock
         self.stop = threading.Event()
@@ -132,6 +139,7 @@ class Hub:
         rounds: list[tuple[float, Callable[[], object]]] = [
             (EXPIRE_EVERY_S, lambda: self.exchange.expire(self.clock())),
             (LOOK_EVERY_S, self.joiner.look),
+            (AROUND_EVERY_S, self._look_around),
             (RETAIN_EVERY_S, self._retain),
         ]
         if self._drop is not None:
@@ -202,6 +210,9 @@ class Hub:
             except Exception:  # a fault of ours must not end what comes round for good
                 log.exception("What comes round failed.")
 
+    def _look_around(self) -> None:
+        look_around(self.commons, self._town, self.exchange.links(), self.clock())
+
     def _retain(self) -> None:
         now = self.clock()
         self.commons.retain(now - self._shares_for)
@@ -222,6 +233,7 @@ class HubView:
         secret: Signs sessions.
         threshold: Peers and authorities are told no count below it.
         store: What the common store is, in words.
+        deadlines: Legal duties that an incident of the city may have.
         clock: The hub's time.
     """
 
@@ -238,8 +250,10 @@ class HubView:
         *,
         threshold: int,
         store: str,
+        deadlines: Duties,
         clock: Clock,
     ) -> None:
+        self.deadlines = deadlines
         self._commons = commons
         self._db = db
         self._folder = folder
@@ -297,9 +311,36 @@ class HubView:
         ]
         return sorted(found, key=lambda one: one.at, reverse=True)
 
-    def duties(self, person: Person) -> Sequence[Duty] | None:
-        """Clocks of open cases: they are kept by the operators."""
-        return None
+    @property
+    def cases(self) -> CaseStore:
+        """The city's own incidents."""
+        return self._db.cases
+
+    def case_findings(self, ids: Sequence[str]) -> Sequence[Document]:
+        """The shares and campaigns of an incident that are there, oldest first."""
+        found = [one for id in ids if (one := self._commons.get(CITY_SOC, id)) is not None]
+        return sorted(found, key=lambda one: one["finding.first_seen"])
+
+    def duties(self, person: Person) -> Sequence[Duty]:
+        """Clocks that run: those that operators told of, and those of the city's own incidents."""
+        if "city-soc" not in rights_of(person, self._threshold).audiences:
+            return ()
+        now = self._clock()
+        told = [one for link in self.links() for one in link.clocks]
+        own = [
+            Duty(
+                incident=one.id,
+                operator=CITY,
+                duty=f"{clock.duty.name}, {clock.duty.within}",
+                began=clock.begin,
+                due=clock.due,
+                draft=f"{clock.filled} of {len(clock.duty.fields)} fields",
+            )
+            for one in self.cases.all(open_only=True)
+            for clock in clocks(one, self.deadlines, now, self.case_findings(one.findings))
+            if clock.state in ("runs", "overdue") and clock.begin and clock.due
+        ]
+        return sorted([*told, *own], key=lambda one: one.due)
 
     def facts(self) -> Mapping[str, str]:
         """What hub and store say of themselves."""

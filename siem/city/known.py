@@ -26,6 +26,21 @@ class Lost(msgspec.Struct, frozen=True):
     """It still sends, but late; otherwise nothing of it is seen."""
 
 
+class Duty(msgspec.Struct, frozen=True, kw_only=True):
+    """A clock that the law has started."""
+
+    incident: str
+    operator: str
+    duty: str
+    """In words: `NIS2 early warning, 24 h`."""
+    began: datetime
+    due: datetime
+    draft: str = ""
+    """State of the draft in words."""
+    done: datetime | None = None
+    by: str = ""
+
+
 class Link(msgspec.Struct, frozen=True, kw_only=True):
     """An enrolled operator, as the hub knows it from envelopes, heartbeats and its records."""
 
@@ -63,6 +78,8 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
     lost: Sequence[Lost] = ()
     mode: str = "normal"
     """What is going on there, as its heartbeat says."""
+    clocks: Sequence[Duty] = ()
+    """Legal clocks that it tells of."""
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -74,21 +91,6 @@ class Told(msgspec.Struct, frozen=True):
     answer: str = ""
     """Empty: none yet."""
     answered: datetime | None = None
-
-
-class Duty(msgspec.Struct, frozen=True, kw_only=True):
-    """A clock that the law has started."""
-
-    incident: str
-    operator: str
-    duty: str
-    """In words: `NIS2 early warning, 24 h`."""
-    began: datetime
-    due: datetime
-    draft: str = ""
-    """State of the draft in words."""
-    done: datetime | None = None
-    by: str = ""
 
 
 class Shares(Protocol):

@@ -8,7 +8,7 @@ import msgspec
 
 from siem.city.authority import Operator, Operators
 from siem.city.commons import Records
-from siem.city.known import Link, LinkState, Lost
+from siem.city.known import Duty, Link, LinkState, Lost
 from siem.city.lease import LINK
 from siem.sharing.envelope import BEGIN
 from siem.sharing.wire import Heartbeat
@@ -68,6 +68,17 @@ def _link(operator: Operator, taken: Taken, now: datetime) -> Link:
         certificate_until=operator.valid_until,
         ledger_head=said.ledger_head,
         countersigned=taken.beat,
+        clocks=[
+            Duty(
+                incident=one.incident,
+                operator=operator.name,
+                duty=one.duty,
+                began=one.began,
+                due=one.due,
+                draft=one.draft,
+            )
+            for one in said.clocks
+        ],
         lost=[
             Lost(one.source, one.what, one.since, one.what.startswith("late")) for one in said.lost
         ],

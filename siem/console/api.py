@@ -83,6 +83,7 @@ LISTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "/shared": ("shared", ("q", "f", "from", "to", "sort", "limit", "offset")),
     "/shared/{share_id}": ("shared", ()),
     "/operators": ("operators", ("q",)),
+    "/duties": ("duties", ("q",)),
     "/operators/{name}": ("operators", ()),
     "/api/openapi": ("self", ()),
     "/metrics": ("metrics", ()),

@@ -28,6 +28,7 @@ from siem.console.city import City
 from siem.console.city_protocol import CityConsole
 from siem.console.city_site import CitySite
 from siem.console.door import Door
+from siem.console.duties import Duties
 from siem.console.findings import Findings
 from siem.console.first import First
 from siem.console.health import Health
@@ -195,7 +196,8 @@ def _node_routes(app: FastAPI, site: NodeSite) -> None:
 
 
 def _city_routes(app: FastAPI, site: CitySite) -> None:
-    city, campaigns = City(site), Campaigns(site)
+    _case_routes(app, site, site.node, "shared")
+    city, campaigns, duties = City(site), Campaigns(site), Duties(site)
     shared, operators = Shared(site), Operators(site)
     add = partial(_add, app)
     _add_lists(
@@ -205,6 +207,7 @@ def _city_routes(app: FastAPI, site: CitySite) -> None:
             "/campaigns": campaigns.listing,
             "/shared": shared.listing,
             "/operators": operators.listing,
+            "/duties": duties.listing,
         },
     )
     for ending in (".json", ""):

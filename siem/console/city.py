@@ -156,10 +156,8 @@ class Clock:
     """Class of the bar: grey below 50 %, amber, from 80 % red."""
 
 
-def clocks(duties: Sequence[Duty] | None, now: datetime) -> list[Clock] | None:
-    """Open duties, soonest first; None if cases are not kept here."""
-    if duties is None:
-        return None
+def clocks(duties: Sequence[Duty], now: datetime) -> list[Clock]:
+    """Open duties, soonest first."""
     made = []
     for one in sorted(duties, key=lambda one: one.due):
         whole = max((one.due - one.began).total_seconds(), 1.0)

@@ -8,11 +8,11 @@ from typing import Protocol
 from siem.city.commons import Records
 from siem.city.known import Duty, Link, Shares, Told
 from siem.city.town import Town
-from siem.console.protocol import Home
+from siem.console.protocol import Cased
 from siem.store.protocol import Person
 
 
-class CityConsole(Home, Protocol):
+class CityConsole(Cased, Protocol):
     """A hub as its console sees it; `operator` is `city`, `sector` is empty."""
 
     @property
@@ -37,8 +37,8 @@ class CityConsole(Home, Protocol):
         """What operators were told of a campaign (its share id), newest first."""
         ...
 
-    def duties(self, person: Person) -> Sequence[Duty] | None:
-        """Clocks of all open cases, soonest first; None: cases are not kept here yet."""
+    def duties(self, person: Person) -> Sequence[Duty]:
+        """Clocks of all open cases that are told of, soonest first."""
         ...
 
     def facts(self) -> Mapping[str, str]:

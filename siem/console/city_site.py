@@ -32,6 +32,8 @@ HUB_SHELL = Shell(
         Entry("city", "/city", "City", "c"),
         Entry("campaigns", "/campaigns", "Campaigns", "m", "in 24 h"),
         Entry("shared", "/shared", "Findings", "f", icon="findings"),
+        Entry("incidents", "/incidents", "Incidents", "i", "open"),
+        Entry("duties", "/duties", "Duties", "d", "open"),
         Entry("operators", "/operators", "Operators", "o"),
         Entry("people", "/people", "People", "p"),
         Entry("audit", "/audit", "Audit", "u"),
@@ -80,6 +82,12 @@ class CitySite(Site):
         try:
             if session.may("operators"):
                 counts["operators"] = view.number(len(self.links()))
+            if session.may("duties"):
+                running = len(self.node.duties(session.person))
+                counts["duties"] = view.number(running) if running else ""
+            if session.may("incidents"):
+                cases = len(self.node.cases.all(open_only=True))
+                counts["incidents"] = view.number(cases) if cases else ""
             if session.may("campaigns"):
                 found = self._campaigns(session, now)
                 counts["campaigns"] = view.number(found) if found else ""

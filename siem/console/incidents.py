@@ -209,9 +209,8 @@ class Incidents:
         findings = [str(one) for one in form.getlist("finding") if str(one)]
         match act:
             case "open":
-                return opened(
-                    self.node, text(form, "title"), by, now, findings, **_changes(form, now)
-                )
+                said = _changes(form, now)
+                return opened(self.node, said.pop("title", ""), by, now, findings, **said)
             case "change":
                 seen = number_in(text(form, "revision"), 0, 0, 1_000_000_000) or None
                 said = _changes(form, now)

@@ -166,9 +166,8 @@ def opened(
         key=SEVERITIES.index,
         default="medium",
     )
-    usual_ = {"severity": worst, "duties": usual(node.deadlines), **said}
-    usual_.pop("title", None)
-    return node.cases.open(node.operator, title, by, now, findings=findings, **usual_)
+    said = {"severity": worst, "duties": usual(node.deadlines), **said}
+    return node.cases.open(node.operator, title, by, now, findings=findings, **said)
 
 
 def text(form: FormData, name: str) -> str:

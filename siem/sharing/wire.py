@@ -74,6 +74,19 @@ class LostSource(msgspec.Struct, frozen=True):
     since: datetime | None = None
 
 
+class RunningClock(msgspec.Struct, frozen=True, kw_only=True):
+    """A legal clock of an incident: which duty and by when, nothing of the case."""
+
+    incident: str
+    """Its number at the operator."""
+    duty: str
+    """In words: `NIS2 early warning, 24h`."""
+    began: datetime
+    due: datetime
+    draft: str = ""
+    """In words: `4 of 6 fields`."""
+
+
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     """The payload of a `heartbeat`; the receipt countersigns the ledger's head."""
 
@@ -87,6 +100,8 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     running: int = 0
     """Sources that run."""
     lost: tuple[LostSource, ...] = ()
+    clocks: tuple[RunningClock, ...] = ()
+    """Where the operator's settings tell the city of its legal clocks."""
     waiting: int = 0
     """Findings in the outbox."""
     lag_s: float = 0.0

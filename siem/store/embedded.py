@@ -241,6 +241,7 @@ class NodeDb:
         *,
         asset_of: Callable[[str], Asset | None] = lambda name: None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        is_hub: bool = False,
     ) -> None:
         """Open, or make, the file.
 
@@ -249,6 +250,7 @@ class NodeDb:
             operator_key: Secret of this operator; fingerprints depend on it.
             asset_of: The inventory, for what the affected asset is and how critical.
             clock: What now is, for `grows` and relative times in queries.
+            is_hub: It is a hub's: what its incidents name are shares, which stand elsewhere.
 
         Raises:
             ConfigError: the file was written by a newer cityward, or is no database.
@@ -270,7 +272,8 @@ class NodeDb:
         self.outgoing = OutgoingStore(
             self._writing, lambda: self._db, self.get, operator_key, self._trail
         )
-        self.cases = CaseStore(self._writing, lambda: self._db, self._mark_case, self._trail)
+        mark = _every if is_hub else self._mark_case
+        self.cases = CaseStore(self._writing, lambda: self._db, mark, self._trail)
         turns = path.parent / "turns"
         self.runs = RunStore(self._writing, lambda: self._db, self._trail, clock, turns)
         self._prepare()
@@ -1003,6 +1006,12 @@ _KEPT = (
     "cw.incident_id",
 )
 """What a stored finding keeps when it matches again; the rest is said by the newest match."""
+
+
+def _every(
+    db: sqlite3.Connection, ids: Sequence[str], incident: str, by: str, now: datetime
+) -> list[str]:
+    return list(dict.fromkeys(ids))
 
 
 def _first(document: Document) -> Document:

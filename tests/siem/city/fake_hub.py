@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 import siem
-from siem.city.commons import Write
+from siem import duties as legal
+from siem.city.commons import CITY_SOC, Write
 from siem.city.known import Duty, Link, Lost, Told
 from siem.city.reading import AccessLog, Reading, rights_of
 from siem.city.sqlite import SqliteCommons
@@ -154,7 +155,7 @@ class FakeHub:
         self.clock = NOW
         self._folder = tempfile.TemporaryDirectory(prefix="cityward-hub-", dir=MEMORY)
         folder = Path(self._folder.name)
-        self.db = NodeDb(folder / "node.db", b"city", clock=self.now)
+        self.db = NodeDb(folder / "node.db", b"city", clock=self.now, is_hub=True)
         self.accounts = self.db.accounts
         self.accounts.offers = HUB_ROLES
         for name, (roles, audience) in PEOPLE.items():
@@ -165,7 +166,9 @@ class FakeHub:
         self.town = town or read(DATA / "saltmere-services.yml", DATA / "saltmere.geojson")
         self.linked: list[Link] = []
         self.answers: list[Told] = []
-        self.clocks: list[Duty] | None = None
+        self.clocks: list[Duty] = []
+        self.deadlines = legal.load()
+        self.cases = self.db.cases
         self.put(shares)
 
     def put(self, shares: Sequence[Document]) -> None:
@@ -202,8 +205,11 @@ class FakeHub:
     def told(self, campaign_id: str) -> list[Told]:
         return self.answers
 
-    def duties(self, person: Person) -> list[Duty] | None:
+    def duties(self, person: Person) -> list[Duty]:
         return self.clocks
+
+    def case_findings(self, ids: Sequence[str]) -> list[Document]:
+        return [one for id in ids if (one := self.commons.get(CITY_SOC, id)) is not None]
 
     def facts(self) -> Mapping[str, str]:
         return {"disk": "118 days", "store": "commons.db"}

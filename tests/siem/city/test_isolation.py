@@ -22,6 +22,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
+from siem import duties
 from siem.city.cluster import ClusterCommons, Names, prepare
 from siem.city.commons import Commons, Write
 from siem.city.hub import HubView
@@ -58,6 +59,11 @@ RIGHTS: dict[str, tuple[tuple[str, ...], str]] = {
     "GET /shared/{share_id}": (READERS, "read"),
     "GET /operators": (("ciso", "administrator"), "read"),
     "GET /operators/{name}": (("ciso", "administrator"), "read"),
+    "GET /duties": (("ciso",), "read"),
+    "GET /incidents": (("ciso",), "read"),
+    "GET /incidents/{incident_id}": (("ciso",), "read"),
+    "GET /incidents/{incident_id}/draft/{duty_id}": (("ciso",), "read"),
+    "POST /incidents/change": (("ciso",), "triage"),
     "GET /views": (ALL, "read"),
     "GET /keys": (ALL, "read"),
     "GET /password": (ALL, "read"),
@@ -226,7 +232,7 @@ def view_of(folder: Path, commons: Commons) -> HubView:
             db.accounts.add_token(digest, token, "administrator", NOW)
     return HubView(
         commons, db, folder, Town(), b"of a test, and long enough for it", threshold=3,
-        store="a store", clock=lambda: NOW,
+        store="a store", deadlines=duties.load(), clock=lambda: NOW,
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from siem.hub import make_keys, view_of
 from siem.store.protocol import Person
 from tests.siem.city import fake_hub
 from tests.siem.city.fake_hub import NOW, FakeHub, share
-from tests.siem.console.conftest import sign_in
+from tests.siem.console.conftest import csrf_of, sign_in
 from tests.siem.console.fake import HASHER, PASSWORD
 
 Enter = Callable[..., TestClient]
@@ -120,7 +120,7 @@ def test_the_city_in_a_minute(reader: TestClient) -> None:
         "3 operators",
         "confidence 0.86",
         "2 of 3 answered, op-metro not yet.",
-        "Cases and their clocks are not kept at this hub yet",
+        "No clock runs, or none is told of",
         "no heartbeat",
         "4</b> of 5 operators linked",
         "op-water silent <b>41 min</b>",
@@ -312,7 +312,38 @@ def test_duties_show_their_clocks(hub: FakeHub, enter: Enter) -> None:
     assert "5 h 12 min <small>left</small>" in text
     assert 'class="fill hot"' in text
     hub.clocks = []
-    assert "No duty is open." in enter().get("/city").text
+    assert "No clock runs, or none is told of" in enter().get("/city").text
+
+
+def test_every_duty_stands_in_a_list(hub: FakeHub, enter: Enter) -> None:
+    client = enter()
+    assert "No clock runs, or none is told of" in client.get("/duties").text
+
+    hub.clocks = fake_hub.duties()
+
+    assert "NIS2 incident notification, 72 h" in client.get("/duties").text
+    rows = client.get("/duties.json?q=metro").json()["rows"]
+    assert [row["operator"] for row in rows] == ["op-metro"]
+
+
+def test_a_campaign_becomes_an_incident_of_the_city(hub: FakeHub, enter: Enter) -> None:
+    client = enter()
+    (campaign, *_) = client.get("/campaigns.json?from=all").json()["rows"]
+    page = client.get(f"/campaigns/{campaign['cw.share.id']}").text
+    assert "Open an incident" in page
+
+    said = {
+        "csrf": csrf_of(page),
+        "act": "open",
+        "title": "Edge",
+        "finding": campaign["cw.share.id"],
+    }
+    answer = client.post("/incidents/change", data=said)
+
+    (made,) = hub.cases.all()
+    assert answer.headers["location"].startswith(f"/incidents/{made.id}")
+    assert made.findings == (campaign["cw.share.id"],)
+    assert campaign["finding.title"][:20] in client.get(f"/incidents/{made.id}").text
 
 
 def test_a_hub_without_anything_says_so(hub: FakeHub) -> None:

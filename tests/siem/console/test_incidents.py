@@ -55,6 +55,16 @@ def test_findings_become_an_incident_whose_severity_is_their_worst(
     assert "nis2-early-warning" in made.duties
 
 
+def test_an_incident_is_opened_on_the_board(client: TestClient, node: fake.FakeNode) -> None:
+    answer = post(
+        client, "/incidents/change", act="open", title="Card readers flap", severity="low"
+    )
+
+    (made,) = node.cases.all()
+    assert answer.headers["location"].startswith(f"/incidents/{made.id}")
+    assert (made.title, made.severity, made.opened_by) == ("Card readers flap", "low", "i.vasko")
+
+
 def test_a_finding_can_join_an_incident_that_is_open(
     client: TestClient, node: fake.FakeNode
 ) -> None:
