@@ -176,6 +176,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     zone_in_force: int = 5
     alone: bool = False
     """A corroborated A1 step of a live playbook needs no person."""
+    exercises: bool = False
+    """The actuators are simulators: act on findings of an exercise, and on no others."""
 
 
 class Facts(Protocol):
@@ -202,6 +204,10 @@ class Facts(Protocol):
 
     def actuator(self, name: str) -> ActuatorSpec | None:
         """What an actuator of this operator says of itself; None: this node has no such one."""
+        ...
+
+    def trusts(self, key: str) -> bool:
+        """Whether the signatures of a key, by its name, still count."""
         ...
 
     def owner_of(self, target: Target) -> str:

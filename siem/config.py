@@ -346,6 +346,8 @@ class Response(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     alone: bool = False
     """Start steps of class A1 without a person, if the finding is corroborated and the playbook is
     `live`."""
+    exercises: bool = False
+    """The actuators are simulators: act on findings of an exercise or a test, and on no others."""
     keep: dict[str, str] = {}
     """Addresses, networks and domains that are never blocked, and why: partners, authorities,
     suppliers, shared clouds."""
