@@ -1,0 +1,1 @@
+"""Actuators, one outside program a file: they look first, and do only what is missing."""

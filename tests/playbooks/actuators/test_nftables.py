@@ -1,0 +1,273 @@
+"""nftables at a gateway between two namespaces: TCP before, during and after a block."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from cityward import Command, ConfigError, Target, TransientError, Unsafe
+from playbooks.actuators.nftables import Nftables
+from playbooks.targets import target_of
+from tests.playbooks.namespaces import (
+    NEIGHBOUR,
+    PARTNER,
+    PORT,
+    SERVER,
+    STRANGER,
+    STRANGER_6,
+    City,
+    speaks,
+)
+
+HOUR = timedelta(hours=1)
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        os.geteuid() != 0 or not shutil.which("ip"), reason="needs root, ip and nft"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def city() -> Iterator[City]:
+    made = City()
+    try:
+        made.build()
+        yield made
+    finally:
+        made.tear_down()
+
+
+@pytest.fixture
+def gateway(city) -> Iterator[Nftables]:
+    yield Nftables(program=city.nft, keep=[PARTNER])
+    nft(city, "delete", "table", "inet", "cityward")
+
+
+def nft(city: City, *words: str) -> bytes:
+    return subprocess.run([*city.nft, *words], check=False, capture_output=True).stdout
+
+
+def soon(**named: float) -> datetime:
+    return datetime.now(UTC) + timedelta(**named)
+
+
+def address(value: str = STRANGER) -> Target:
+    return target_of("ipv4_net", value)
+
+
+def planned(gateway: Nftables, target: Target, until: datetime) -> Command:
+    (command,) = gateway.plan("deny", target, until)
+    return command
+
+
+def undone(command: Command) -> Command:
+    return Command(command.undo, command.target, "deny", command.until, prior=command.prior)
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        (STRANGER, target_of("ipv4_net", STRANGER)),
+        (STRANGER, target_of("ipv4_net", "203.0.113.0/28")),
+        (STRANGER_6, target_of("ipv6_net", STRANGER_6)),
+        (STRANGER_6, target_of("ipv6_net", "2001:db8:1::/64")),
+    ],
+)
+def test_an_address_is_reached_before_and_after_a_block_and_not_during_it(
+    city, gateway, source, target
+):
+    assert city.reaches(source)
+    command = planned(gateway, target, soon(hours=1))
+    assert city.reaches(source)
+
+    gateway.apply(command)
+
+    assert not city.reaches(source)
+    assert city.reaches(PARTNER)
+    state = gateway.probe(target)
+    assert state.is_applied
+    assert abs(state.until - command.until) <= timedelta(seconds=2)
+
+    gateway.apply(undone(command))
+
+    assert city.reaches(source)
+    assert not gateway.probe(target).is_applied
+
+
+def test_an_established_session_is_cut_and_goes_on_after_the_undo(city, gateway):
+    with city.connect() as session, city.connect(PARTNER) as partners:
+        assert speaks(session)
+        command = planned(gateway, address(), soon(hours=1))
+
+        gateway.apply(command)
+
+        assert not speaks(session)
+        assert speaks(partners)
+
+
+def test_a_block_ends_although_every_process_of_ours_was_killed(city, gateway):
+    script = f"""
+import os, signal
+from datetime import UTC, datetime, timedelta
+from cityward import Target
+from playbooks.actuators.nftables import Nftables
+gateway = Nftables(program={city.nft!r})
+until = datetime.now(UTC) + timedelta(seconds=2)
+for command in gateway.plan("deny", Target("ipv4_net", {STRANGER!r}), until):
+    gateway.apply(command)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+    done = subprocess.run([sys.executable, "-c", script], check=False)
+    killed = time.monotonic()
+
+    assert done.returncode == -9
+    assert not city.reaches()
+    assert city.reaches(PARTNER)
+    while not city.reaches(wait_s=0.2):
+        assert time.monotonic() < killed + 8
+    assert not gateway.probe(address()).is_applied
+
+
+def test_a_connection_is_cut_in_both_directions_and_its_neighbours_go_on(city, gateway):
+    flow = target_of(
+        "ipv4_connection", {"src_addr": STRANGER, "dst_addr": SERVER, "dst_port": PORT}
+    )
+    with city.connect() as session:
+        assert speaks(session)
+
+        gateway.apply(planned(gateway, flow, soon(hours=1)))
+
+        assert not speaks(session)
+        assert not city.reaches()
+        assert city.reaches(port=PORT + 1)
+        assert city.reaches(NEIGHBOUR)
+
+
+def test_a_connection_without_a_port_is_every_one_of_its_protocol(city, gateway):
+    flow = target_of("ipv4_connection", {"src_addr": STRANGER, "dst_addr": SERVER})
+
+    gateway.apply(planned(gateway, flow, soon(hours=1)))
+
+    assert not city.reaches()
+    assert not city.reaches(port=PORT + 1)
+    assert city.reaches(NEIGHBOUR)
+
+
+def test_what_holds_long_enough_needs_no_command_and_a_longer_one_renews_it(gateway):
+    first = planned(gateway, address(), soon(minutes=10))
+    gateway.apply(first)
+
+    assert list(gateway.plan("deny", address(), first.until)) == []
+    longer = planned(gateway, address(), soon(hours=1))
+    gateway.apply(longer)
+
+    assert gateway.probe(address()).until > soon(minutes=59)
+    assert list(gateway.plan("deny", address(), first.until)) == []
+
+
+def test_undoing_brings_back_the_block_that_was_there_with_the_time_it_had_left(city, gateway):
+    earlier = planned(gateway, address(), soon(minutes=10))
+    gateway.apply(earlier)
+    longer = planned(gateway, address(), soon(hours=1))
+    gateway.apply(longer)
+
+    gateway.apply(undone(longer))
+
+    state = gateway.probe(address())
+    assert state.is_applied
+    assert abs(state.until - earlier.until) <= timedelta(seconds=3)
+
+
+def test_a_block_within_a_wider_one_is_undone_alone(city, gateway):
+    one = planned(gateway, address(), soon(hours=1))
+    gateway.apply(one)
+    wide = planned(gateway, address("203.0.113.0/28"), soon(hours=1))
+    gateway.apply(wide)
+
+    gateway.apply(undone(wide))
+
+    assert not city.reaches()
+    assert city.reaches(NEIGHBOUR)
+
+
+def test_a_set_whose_rules_somebody_took_away_does_not_count_as_a_block(city, gateway):
+    command = planned(gateway, address(), soon(hours=1))
+    gateway.apply(command)
+    nft(city, "flush", "chain", "inet", "cityward", "in")
+
+    assert not gateway.probe(address()).is_applied
+    gateway.apply(planned(gateway, address(), command.until))
+
+    assert not city.reaches()
+
+
+def test_planning_and_looking_leave_the_gateway_as_it_was(city, gateway):
+    before = nft(city, "list", "ruleset")
+
+    planned(gateway, address(), soon(hours=1))
+    gateway.probe(address())
+    gateway.apply(Command("allow", address(), "deny", soon(hours=1), prior={"denied": False}))
+
+    assert nft(city, "list", "ruleset") == before
+
+
+@pytest.mark.parametrize(
+    ("type", "value"),
+    [
+        ("ipv4_net", PARTNER),
+        ("ipv4_net", "203.0.113.0/24"),
+        ("ipv4_net", "127.0.0.1"),
+        ("ipv4_net", "224.0.0.1"),
+        ("ipv4_net", "0.0.0.0"),
+        ("ipv4_net", "10.0.0.0/8"),
+        ("ipv4_net", "203.0.113.7; drop"),
+        ("ipv6_net", "::1"),
+        ("ipv6_net", "fe80::1%eth0"),
+        ("domain_name", "a.example"),
+        ("ipv4_connection", f'{{"src_addr":"{PARTNER}","dst_addr":"{SERVER}","dst_port":1}}'),
+        ("ipv4_connection", '{"src_addr":"203.0.113.0/28","dst_addr":"10.77.0.2"}'),
+        ("ipv4_connection", "a > b"),
+    ],
+)
+def test_what_must_not_be_touched_is_refused_also_when_it_is_already_a_command(
+    gateway, type, value
+):
+    target = Target(type, value)
+
+    with pytest.raises(Unsafe):
+        list(gateway.plan("deny", target, soon(hours=1)))
+    for verb in ("deny", "allow"):
+        with pytest.raises(Unsafe):
+            gateway.apply(Command(verb, target, "", soon(hours=1)))
+    with pytest.raises(Unsafe):
+        gateway.probe(target)
+
+
+@pytest.mark.parametrize("after", [timedelta(), timedelta(seconds=-1), timedelta(days=400)])
+def test_a_block_that_is_over_or_has_no_end_in_sight_is_refused(gateway, after):
+    with pytest.raises(Unsafe):
+        gateway.apply(Command("deny", address(), "allow", datetime.now(UTC) + after))
+
+
+def test_a_gateway_that_does_not_answer_is_asked_again_later():
+    for program in (("/nowhere/nft",), ("false",), ("echo", "no JSON")):
+        with pytest.raises(TransientError):
+            Nftables(program=program).probe(address())
+
+
+def test_settings_that_make_no_sense_are_refused():
+    with pytest.raises(ConfigError):
+        Nftables(table="filter; flush ruleset")
+    with pytest.raises(ConfigError):
+        Nftables(keep=["everybody"])
