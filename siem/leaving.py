@@ -14,7 +14,7 @@ from siem.config import Settings
 from siem.sharing.compiler import BASELINE, compile_policy, load_baseline
 from siem.sharing.external import Plan, address_of
 from siem.sharing.identity import Identity
-from siem.sharing.ledger import Proof, keys_of, prove
+from siem.sharing.ledger import Proof, prove
 from siem.sharing.policy import Policy
 from siem.sharing.readers import Read, readers
 from siem.sharing.tokens import Hmac, Tokens, root_of
@@ -186,9 +186,8 @@ class SharingDesk:
     def proof(self) -> Proof:
         """Whether everything that was sent stands as it was sent."""
         identity = Identity(self._settings.state_path)
-        own = keys_of(identity.signing_key().public_key())
         hubs = identity.hub().keys if identity.has_joined else {}
-        return prove(self.store, self._settings.operator, own, hubs)
+        return prove(self.store, self._settings.operator, identity.own_keys(), hubs)
 
     def readers(self) -> Sequence[Read]:
         """Who at the hub read what we shared; the hub is asked now.

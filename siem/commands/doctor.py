@@ -343,6 +343,8 @@ def _sharing(settings: Settings) -> Iterator[Check]:
     what = f"{tally.shared:,} shared, {tally.waiting:,} wait, {tally.approval:,} want a yes"
     if tally.dropped:
         what += f", {tally.dropped:,} were never sent since the outbox was full"
+    if tally.refused:
+        what += f", {tally.refused:,} were refused and sealed anew"
     if link.error and _is_running(settings):
         since = f"{link.since:%Y-%m-%d %H:%MZ}" if link.since else "-"
         yield Check("hub", "wrong", f"{link.error}, since {since}; {what}", HUB_TODO)

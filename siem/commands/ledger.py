@@ -66,6 +66,8 @@ def verify(*, config: ConfigFile = None) -> int:
     print(f"receipted  {proof.receipted}")
     if proof.lost:
         print(f"lost       {proof.lost} with an older state")
+    if proof.refused:
+        print(f"refused    {proof.refused} by the hub, for good; others have their numbers")
     print(f"head       {proof.head or '-'}")
     print(f"state      {proof.fault or 'whole'}")
     if proof.fault:

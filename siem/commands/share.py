@@ -38,7 +38,7 @@ from siem.sharing.readers import readers as asked_readers
 from siem.sharing.tokens import fingerprint, new_root, root_of, root_text
 from siem.sharing.wire import Reason
 from siem.store.embedded import NodeDb
-from siem.store.outgoing import Waiting
+from siem.store.outgoing import TERMINAL, Waiting
 from siem.store.protocol import Document, Range
 
 FINDINGS_MAX = 10_000
@@ -297,6 +297,7 @@ def approve(
 ) -> int:
     """Say yes or no to what waits for a person before it leaves; without an id list it.
 
+    Where a rule wants two persons, only who signed in to the console counts.
     Example: cityward share approve
 
     Args:
@@ -313,7 +314,7 @@ def approve(
                 todo = "Say why, in a sentence."
                 raise UsageError("a decision needs its reason", "--reason", todo)
             now = now_utc()
-            if not db.outgoing.approve(id, who(), now, yes=not refuse):
+            if not db.outgoing.approve(id, who() + TERMINAL, now, yes=not refuse):
                 todo = "cityward share approve lists what waits."
                 raise UsageError(f"nothing waits under {id}", "id", todo)
             db.audit(who(), "sharing: reason", f"{id}: {reason}", now)

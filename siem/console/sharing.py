@@ -44,6 +44,7 @@ STATES = {
     "receipted": ("Receipted", "running"),
     "sent": ("On its way", "degraded"),
     "not receipted": ("Not receipted", "blind"),
+    "refused": ("Refused, sealed anew", "degraded"),
 }
 """Word and sign of what the hub said of an envelope."""
 DONE = {"approve": "said yes to", "refuse": "said no to", "withdraw": "taken back"}

@@ -34,6 +34,8 @@ class Proof(msgspec.Struct, frozen=True):
     """Hash of the chain up to the last line; heartbeats carry it to the hub, which signs it."""
     lost: int = 0
     """Records that were lost with an older state, as was said when the node joined again."""
+    refused: int = 0
+    """Envelopes that the hub would never take; another one has their number."""
     fault: str = ""
     """What does not fit, and at which record; empty if all fits."""
 
@@ -54,7 +56,7 @@ def prove(store: OutgoingStore, operator: str, own: Keys, hubs: Keys) -> Proof:
     """
     before = store.anchor()
     fault = "" if store.is_sealed("ledger_anchor", before) else "the seal of its begin was changed"
-    lines = receipted = lost = 0
+    lines = receipted = lost = refused = 0
     open_: Line | None = None
     gaps = store.gaps()
     for line in store.lines():
@@ -66,7 +68,11 @@ def prove(store: OutgoingStore, operator: str, own: Keys, hubs: Keys) -> Proof:
         fault = fault or _lost_receipt(open_, line) or _wrong(store, line, before, operator, own)
         fault = fault or _wrong_receipt(line, operator, hubs)
         open_ = line if line.state == "sent" else None
-        before = Head(line.seq, line.hash, line.chain)
+        if line.state == "refused":
+            refused += 1
+            before = Head(before.seq, before.hash, line.chain)
+        else:
+            before = Head(line.seq, line.hash, line.chain)
     if gap := gaps.get(before.seq):
         lost += gap.seq - before.seq
         before = Head(gap.seq, gap.hash, before.chain)
@@ -77,7 +83,7 @@ def prove(store: OutgoingStore, operator: str, own: Keys, hubs: Keys) -> Proof:
         fault = f"record {before.seq + 1} is missing: there were {head.seq}"
     if not fault and (head.seq, head.chain) != (before.seq, before.chain):
         fault = f"the last record is {before.seq}, its seal names {head.seq}"
-    return Proof(lines, receipted, before.chain if lines else "", lost, fault)
+    return Proof(lines, receipted, before.chain if lines else "", lost, refused, fault)
 
 
 def _wrong(store: OutgoingStore, line: Line, before: Head, operator: str, own: Keys) -> str:

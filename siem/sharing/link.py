@@ -69,6 +69,9 @@ _GONE = (
 _BUSY = (http.client.REQUEST_TIMEOUT, http.client.TOO_MANY_REQUESTS)
 """Nothing is wrong with what was sent."""
 
+_NEVER = (http.client.BAD_REQUEST, http.client.FORBIDDEN)
+"""These very bytes may never be taken."""
+
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -218,7 +221,9 @@ class Link(threading.Thread):
             self._renew()
         signed = self._outbox.next()
         if signed is not None:
-            answer = self._channel.ask("POST", MESSAGES, signed.lines(), "application/x-cityward")
+            answer = self._asked(signed)
+            if answer is None:
+                return True
             self._outbox.receipted(split(answer), self._hub().key)
             self._well()
         if now_s >= self._inbox_s:
@@ -226,6 +231,15 @@ class Link(threading.Thread):
             fetch_inbox(self._channel, self._store, self._hub(), self._clock())
             self._well()
         return signed is not None
+
+    def _asked(self, signed: Signed) -> bytes | None:
+        """The receipt of an envelope; None if it was refused for good, and is sealed anew."""
+        try:
+            return self._channel.ask("POST", MESSAGES, signed.lines(), "application/x-cityward")
+        except RefusalError as error:
+            if error.status in _NEVER and self._outbox.again():
+                return None
+            raise
 
     def _hub(self) -> Hub:
         """The hub that was joined; a node may join while this thread runs."""
@@ -431,7 +445,11 @@ def _go_on(store: OutgoingStore, enrolled: Enrolled, url: str, *, restored: bool
         head = desk.head()
         is_behind = head.seq < enrolled.seq
         is_behind |= head.seq == enrolled.seq > 0 and head.hash != enrolled.prev
-        if not head.seq and enrolled.seq:
+        if (head.seq, head.hash) == (enrolled.seq, enrolled.prev):
+            # The hub has what is on its way; it need not be asked for a receipt that it would not
+            # give to who signs with another key now.
+            desk.set_dropped(head.seq)
+        elif not head.seq and enrolled.seq:
             desk.go_on(enrolled.seq, enrolled.prev)
         elif is_behind and restored:
             desk.resume(enrolled.seq, enrolled.prev)

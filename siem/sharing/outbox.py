@@ -22,7 +22,7 @@ from siem.sharing.envelope import verified as opened
 from siem.sharing.share import Share, share_id
 from siem.sharing.wire import Heartbeat, Withdrawal
 from siem.store.faults import fault
-from siem.store.outgoing import Desk, Line, OutgoingStore, Shared, Waiting
+from siem.store.outgoing import TERMINAL, Desk, Line, OutgoingStore, Shared, Waiting
 from siem.store.protocol import Document
 
 CHANGES_AT_ONCE = 50
@@ -196,7 +196,7 @@ class Outbox:
             self._not_any_more(desk, waits.share_id, before, now)
             return None
         approvers = desk.approvers(share.share_id, share.policy, share.rule)
-        if len(approvers) < PERSONS[share.approval]:
+        if not _is_approved(share, approvers):
             desk.hold(share.share_id, share.policy, share.rule)
             return None
         desk.drop(share.share_id)
@@ -290,6 +290,24 @@ class Outbox:
             log.error("The hub does not keep share %s: %s.", said.share_id, why)
         return said
 
+    def again(self) -> bool:
+        """What the hub refused is sealed anew, if that may help; False: its bytes stay as they are.
+
+        It helps where they were signed with a key that was lost since, or by a clock that was ahead
+        and was put right. The line stays in the ledger as refused, and what follows has its number.
+        """
+        now = self._clock()
+        with self.store.desk() as desk:
+            line = desk.on_the_way()
+            if line is None:
+                return False
+            said = msgspec.json.decode(line.data, type=Envelope)
+            if said.key_id == self._key_id and line.sent <= now:
+                return False
+            desk.set_aside(line, said.prev, _waiting_again(desk, line, said, now))
+        log.warning("Envelope %d was refused for good, and is sealed anew.", line.seq)
+        return True
+
     # ---- heartbeats
 
     def _is_beat_due(self, now: datetime) -> bool:
@@ -341,6 +359,30 @@ def _judged(policy: Policy, document: Document, now: datetime) -> Share | None:
     except Exception:
         log.exception("The policy failed on finding %s; it stays here.", document["finding.id"])
         return None
+
+
+def _waiting_again(desk: Desk, line: Line, said: Envelope, now: datetime) -> Waiting | None:
+    """What a refused envelope carried; a heartbeat is made anew anyway."""
+    before = desk.shared(line.share_id)
+    if before is None:
+        return None
+    waits = Waiting(
+        share_id=line.share_id, finding=line.finding, rank=before.rank, offered=now, due=now,
+        policy=line.policy, rule=line.rule,
+    )  # fmt: skip
+    if line.type != "withdraw":
+        return waits
+    taken_back = msgspec.convert(said.payload, Withdrawal)
+    return msgspec.structs.replace(
+        waits, kind="withdraw", reason=taken_back.reason, note=taken_back.note
+    )
+
+
+def _is_approved(share: Share, approvers: tuple[str, ...]) -> bool:
+    """Whether enough said yes; two persons are two who signed in."""
+    needed = PERSONS[share.approval]
+    counted = [one for one in approvers if needed < 2 or not one.endswith(TERMINAL)]
+    return len(counted) >= needed
 
 
 def _marks(share: Share) -> str:

@@ -58,7 +58,8 @@ CREATE TABLE shared (
     sent INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE ledger (
-    seq INTEGER PRIMARY KEY,
+    n INTEGER PRIMARY KEY,
+    seq INTEGER NOT NULL,
     type TEXT NOT NULL,
     share_id TEXT NOT NULL,
     finding TEXT NOT NULL,
@@ -76,9 +77,10 @@ CREATE TABLE ledger (
     receipt BLOB,
     receipt_signature BLOB
 );
+CREATE UNIQUE INDEX ledger_by_seq ON ledger (seq) WHERE state <> 'refused';
 CREATE INDEX ledger_by_share ON ledger (share_id, seq);
 CREATE INDEX ledger_open ON ledger (state) WHERE state = 'sent';
-CREATE TRIGGER ledger_unchanged BEFORE UPDATE OF seq, type, share_id, finding, policy, rule,
+CREATE TRIGGER ledger_unchanged BEFORE UPDATE OF n, seq, type, share_id, finding, policy, rule,
     approvers, fields, sent, data, signature, hash, chain ON ledger BEGIN
     SELECT RAISE(ABORT, 'lines of the ledger are never changed');
 END;
@@ -99,6 +101,8 @@ CREATE TABLE inbox (
 OUTGOING_MAX = 1_000_000
 """More than a day of ten findings a second; of more, the oldest of the least severe go first, and
 are counted."""
+LATEST = timedelta(minutes=2)
+"""Nothing waits for longer; what is due later than that was offered by a clock that was ahead."""
 LIVE = timedelta(minutes=1)
 """What changed since then goes before all that waits from an outage."""
 LEDGER_MAX = 2_000_000
@@ -108,14 +112,17 @@ INBOX_MAX = 10_000
 BEGIN = "0" * 64
 """What the first line names as the one before it."""
 CURSOR = "changes_outbox"
-DROPPED = "outgoing_dropped"
+DROPPED, REFUSED = "outgoing_dropped", "outgoing_refused"
 NOTE_MAX = 500
+TERMINAL = " (terminal)"
+"""Behind the account of who said yes there: it may be the one of who signed in, by another name."""
 
 Kind = Literal["share", "withdraw"]
 State = Literal["due", "approval", "refused"]
 """`approval`: somebody has to say yes; `refused`: somebody said no."""
-Sent = Literal["sent", "receipted", "not receipted"]
-"""`sent`: on its way; `not receipted`: left in a drop, from where no answer has come."""
+Sent = Literal["sent", "receipted", "not receipted", "refused"]
+"""`sent`: on its way; `not receipted`: left in a drop, from where no answer has come; `refused`:
+the hub will never take these bytes, so what follows has their number."""
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
@@ -221,6 +228,8 @@ class Tally(msgspec.Struct, frozen=True):
     approval: int = 0
     """Waiting for somebody to say yes."""
     dropped: int = 0
+    refused: int = 0
+    """Envelopes that the hub would never take, and that were sealed anew."""
     shared: int = 0
     withdrawn: int = 0
 
@@ -287,8 +296,8 @@ class OutgoingStore:
         """Whether something is on its way, or may be sent now."""
         found = self._reading().execute(
             "SELECT EXISTS (SELECT 1 FROM ledger INDEXED BY ledger_open WHERE state = 'sent')"
-            " OR EXISTS (SELECT 1 FROM outgoing WHERE state = 'due' AND due <= ?)",
-            (micros(now),),
+            f" OR EXISTS (SELECT 1 FROM outgoing WHERE state = 'due' AND {_DUE})",
+            _due(now),
         )
         return bool(found.fetchone()[0])
 
@@ -309,8 +318,9 @@ class OutgoingStore:
     def approve(self, share_id: str, by: str, now: datetime, *, yes: bool = True) -> bool:
         """Say yes, or no, to a share that waits for it; False if it does not wait.
 
-        Two persons are needed where the rule says so; the same person counts once. It holds for
-        this share as long as policy and rule are the same.
+        Two persons are needed where the rule says so; the same person counts once, and only who
+        signed in is known to be one. It holds for this share as long as policy and rule are the
+        same.
         """
         by = harmless(by)
         with self._writing() as db:
@@ -370,7 +380,10 @@ class OutgoingStore:
         unsent = (where, list(values)) if not token and not sent else ("FALSE", [])
         where += " AND state = 'shared'"
         if token:
-            where += " AND seq IN (SELECT seq FROM ledger WHERE instr(data, ?) > 0)"
+            where += (
+                " AND seq IN (SELECT seq FROM ledger WHERE instr(data, ?) > 0"
+                " AND state <> 'refused')"
+            )
             values.append(msgspec.json.encode(token))
         if sent:
             where += (
@@ -415,6 +428,7 @@ class OutgoingStore:
             from_micros(oldest) if oldest is not None else None,
             approval,
             _number(db, DROPPED),
+            _number(db, REFUSED),
             shared,
             withdrawn,
         )
@@ -429,7 +443,7 @@ class OutgoingStore:
         """What was shared last under every id, and whether the hub has answered all of it."""
         for row in self._reading().execute(
             "SELECT *, NOT EXISTS (SELECT 1 FROM ledger WHERE ledger.share_id = shared.share_id"
-            " AND ledger.state <> 'receipted') AND NOT EXISTS (SELECT 1 FROM outgoing"
+            " AND ledger.state IN ('sent', 'not receipted')) AND NOT EXISTS (SELECT 1 FROM outgoing"
             " WHERE outgoing.share_id = shared.share_id AND kind = 'withdraw') AS answered"
             " FROM shared ORDER BY share_id"
         ):
@@ -451,7 +465,7 @@ class OutgoingStore:
             )
             values += [word, word]
         rows = self._reading().execute(
-            f"SELECT * FROM ledger WHERE {where} ORDER BY seq DESC LIMIT ? OFFSET ?",
+            f"SELECT * FROM ledger WHERE {where} ORDER BY n DESC LIMIT ? OFFSET ?",
             (*values, limit, offset),
         )
         return [_line(row) for row in rows]
@@ -459,7 +473,7 @@ class OutgoingStore:
     def lines(self, after: int = 0) -> Iterator[Line]:
         """All lines behind a number, the oldest first."""
         for row in self._reading().execute(
-            "SELECT * FROM ledger WHERE seq > ? ORDER BY seq", (after,)
+            "SELECT * FROM ledger WHERE seq > ? ORDER BY n", (after,)
         ):
             yield _line(row)
 
@@ -614,16 +628,16 @@ class Desk:
 
     def next(self, now: datetime) -> Waiting | None:
         """What goes next: withdrawals, what is new, then the most severe; the newest first."""
-        at, live = micros(now), micros(now - LIVE)
+        live = micros(now - LIVE)
         for where, order, values in (
             ("kind = 'withdraw'", "offered", ()),
             ("kind = 'share' AND offered > ?", "offered DESC", (live,)),
             ("kind = 'share'", "rank DESC, offered DESC", ()),
         ):
             row = self._db.execute(
-                f"SELECT * FROM outgoing WHERE state = 'due' AND due <= ? AND {where}"
+                f"SELECT * FROM outgoing WHERE state = 'due' AND {_DUE} AND {where}"
                 f" ORDER BY {order} LIMIT 1",
-                (at, *values),
+                (*_due(now), *values),
             ).fetchone()
             if row is not None:
                 return _waiting(row)
@@ -703,7 +717,7 @@ class Desk:
         """Add a line behind the head; its chain is made here."""
         line = msgspec.structs.replace(line, chain=_chained(self._key, line, self.head().chain))
         self._db.execute(
-            "INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO ledger VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 line.seq, line.type, line.share_id, line.finding, line.policy, line.rule,
                 msgspec.json.encode(line.approvers).decode(),
@@ -716,8 +730,30 @@ class Desk:
 
     def line(self, seq: int) -> Line | None:
         """One line of the ledger."""
-        row = self._db.execute("SELECT * FROM ledger WHERE seq = ?", (seq,)).fetchone()
+        row = self._db.execute(
+            "SELECT * FROM ledger WHERE seq = ? AND state <> 'refused'", (seq,)
+        ).fetchone()
         return _line(row) if row else None
+
+    def set_aside(self, line: Line, prev: str, again: Waiting | None) -> None:
+        """The hub will never take these bytes: they stay here, and what follows has their number.
+
+        Args:
+            line: Of the envelope; it is on its way.
+            prev: The envelope before it.
+            again: What it carried, which waits once more; None: nothing.
+        """
+        self._db.execute(
+            "UPDATE ledger SET state = 'refused' WHERE seq = ? AND state = 'sent'", (line.seq,)
+        )
+        _set_head(self._db, self._key, "ledger_head", Head(line.seq - 1, prev, line.chain))
+        _set_number(self._db, REFUSED, _number(self._db, REFUSED) + 1)
+        if again is not None:
+            self.offer(again)
+            # The hub has nothing of it, or what was before.
+            self._db.execute(
+                "UPDATE shared SET payload_sha256 = '' WHERE share_id = ?", (again.share_id,)
+            )
 
     def set_dropped(self, seq: int) -> None:
         """It was left in a drop."""
@@ -729,7 +765,7 @@ class Desk:
         """Keep the receipt of a line that has none yet."""
         self._db.execute(
             "UPDATE ledger SET state = 'receipted', received = ?, receipt = ?,"
-            " receipt_signature = ? WHERE seq = ? AND receipt IS NULL",
+            " receipt_signature = ? WHERE seq = ? AND state <> 'refused' AND receipt IS NULL",
             (micros(now), data, signature, seq),
         )
 
@@ -739,6 +775,13 @@ class Desk:
             "INSERT OR IGNORE INTO inbox VALUES (?, ?, ?, ?, ?, ?)",
             (told.n, micros(told.received), told.type, told.share_id, told.data, told.signature),
         )
+
+
+_DUE = "(due <= ? OR due > ?)"
+
+
+def _due(now: datetime) -> tuple[int, int]:
+    return micros(now), micros(now + LATEST)
 
 
 def _chained(key: bytes, line: Line, chain: str) -> str:
@@ -820,6 +863,7 @@ def _shared(row: sqlite3.Row) -> Shared:
 def _line(row: sqlite3.Row) -> Line:
     """A line as it stands there; what somebody wrote over it must not keep it from being named."""
     said = dict(row)
+    del said["n"]
     said |= {name: _words(row[name]) for name in ("approvers", "fields")}
     said |= {name: _time(row[name]) for name in ("sent", "received")}
     said["sent"] = said["sent"] or from_micros(0)

@@ -303,3 +303,70 @@ def test_the_hub_takes_a_drop_as_it_takes_the_link(node: Node, hub: Hub, tmp_pat
     assert kept(hub) == dict.fromkeys(ids, 1)
     assert {line.state for line in node.db.outgoing.lines()} == {"receipted"}
     assert fault(node, tmp_path) == ""
+
+
+def test_what_was_sealed_by_a_clock_that_was_ahead_goes_anew_when_the_clock_is_right(
+    node: Node, hub: Hub, link: Link, tmp_path: Path
+) -> None:
+    drain(link)
+    node.clock.pass_(3 * 86_400)
+    a, b = node.find(match(1, at=hub.now), match(2, at=hub.now))
+    drain(link)
+    state, wrong = node.db.outgoing.link(), kept(hub)
+    node.clock.now = hub.now
+    drain(link)
+
+    assert (state.state, wrong) == ("refused", {})
+    assert "more than a day in the future" in state.error
+    assert kept(hub).keys() == {a, b}
+    assert fault(node, tmp_path) == ""
+    assert [line.seq for line in node.db.outgoing.lines()] == [1, 2, 2, 3, 4]
+    assert node.db.outgoing.tally().refused == 1
+    assert all(one["what"] != "is not there" for one in differences(node, tmp_path))
+
+
+def test_a_withdrawal_that_a_wrong_clock_had_sealed_is_not_lost(
+    node: Node, hub: Hub, link: Link, tmp_path: Path
+) -> None:
+    [id] = node.find(match(1))
+    drain(link)
+    node.clock.pass_(3 * 86_400)
+    node.db.outgoing.withdraw("me", "legal", node.clock(), share_id=id, note="by order")
+    link._outbox._beat = node.clock()
+    drain(link)
+    there = kept(hub)
+    node.clock.now = hub.now
+    drain(link)
+
+    assert there.keys() == {id}
+    assert kept(hub) == {}
+    assert fault(node, tmp_path) == ""
+
+
+@pytest.mark.parametrize("was_taken", [False, True])
+def test_a_signing_key_that_was_lost_with_an_envelope_on_its_way_blocks_nothing(
+    node: Node, hub: Hub, link: Link, url: str, tmp_path: Path, was_taken: bool
+) -> None:
+    drain(link)
+    [id] = node.find(match(1))
+    node.outbox.offer()
+    signed = node.outbox.next()
+    assert signed is not None
+    if was_taken:
+        hub.exchange.take(OPERATOR, signed)
+    identity = Identity(tmp_path)
+    (identity.folder / "signing.key").unlink()
+    join(identity, node.db.outgoing, url, hub.operators.add(OPERATOR), "--token-file")
+    node.key = identity.signing_key()
+    again = Link(node.again(), identity, node.clock, url)
+    [other] = node.find(match(2))
+    drain(again)
+
+    assert kept(hub).keys() == {id, other}
+    own, hubs = identity.own_keys(), identity.hub().keys
+    assert prove(node.db.outgoing, OPERATOR, own, hubs).fault == ""
+    assert node.db.outgoing.tally().refused == (not was_taken)
+
+
+def differences(node: Node, tmp_path: Path) -> list[dict[str, str]]:
+    return list(compared(node.db.outgoing, listed(Identity(tmp_path), MIRROR, Held)))

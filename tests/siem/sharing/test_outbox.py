@@ -11,6 +11,7 @@ from cityward import Unsafe
 from siem.sharing.envelope import BEGIN, Envelope, Signed
 from siem.sharing.share import Approval, share_id
 from siem.store import outgoing
+from siem.store.outgoing import TERMINAL
 from siem.store.protocol import Change, Range
 from tests.siem.sharing.standin import NOON, FakeHub, FakePolicy, Node, match
 
@@ -202,6 +203,19 @@ def test_the_same_person_twice_is_one_person(tmp_path: Path) -> None:
         node.db.outgoing.approve(id, "a.one", node.clock())
 
     assert node.send() == []
+
+
+def test_an_account_of_the_machine_is_no_second_person(tmp_path: Path) -> None:
+    node = Node(tmp_path, FakePolicy(approval="two_person"))
+    [id] = node.find(match(1))
+    node.send()
+    for name in ("a.one", f"root{TERMINAL}", f"a.one{TERMINAL}"):
+        node.db.outgoing.approve(id, name, node.clock())
+    alone = node.send()
+    node.db.outgoing.approve(id, "b.two", node.clock())
+
+    assert alone == []
+    assert ids(node.send()) == [id]
 
 
 def test_a_no_holds_for_later_revisions(tmp_path: Path) -> None:
