@@ -17,7 +17,7 @@ import os
 import shutil
 import sqlite3
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -39,8 +39,14 @@ MANIFEST_MAX_BYTES = 64 * 1024 * 1024
 CHUNK_BYTES = 1024 * 1024
 STAGED = ".backup"
 """Folder in the state in which the files of a backup are linked while it is written."""
-OWN = ("events", "node.db", "node.db-wal", "node.db-shm", STAGED)
-"""Parts of the state that are taken in their own way, or not at all."""
+DATABASES: dict[str, tuple[str, ...]] = {"node.db": ("tokens", "people"), "commons.db": ()}
+"""Copied whole while others write; the tables that hold secrets. A hub has the second one too."""
+OWN = (
+    *("events", "ring", STAGED),
+    *(name + end for name in DATABASES for end in ("", "-wal", "-shm")),
+)
+"""Parts of the state that are taken in their own way, or not at all: a ring of packets is full of
+what nobody asked for, and new every hour."""
 PASSING = (".lock", ".tmp", ".part")
 
 
@@ -151,8 +157,9 @@ def stage(state: Path, settings: Path | None, staged: Path, *, secrets: bool) ->
     (state / "events").mkdir(exist_ok=True)
     # A compaction that runs is waited for; the next one finds the lock taken and comes later.
     with _alone(state / "events" / "compact.lock", wait=True):
-        if (state / "node.db").exists():
-            _copy_db(state / "node.db", kept / "node.db", secrets=secrets)
+        for db, secret in DATABASES.items():
+            if (state / db).exists():
+                _copy_db(state / db, kept / db, () if secrets else secret)
         fault("backup-between")
         _link_events(state / "events", kept / "events")
     for path in sorted(state.rglob("*")):
@@ -165,7 +172,8 @@ def stage(state: Path, settings: Path | None, staged: Path, *, secrets: bool) ->
         shutil.copyfile(path, kept / name)
 
 
-def _copy_db(source: Path, target: Path, *, secrets: bool) -> None:
+def _copy_db(source: Path, target: Path, left_out: Sequence[str]) -> None:
+    """A whole copy of a database, without the rows of some tables."""
     fault("backup-db")
     with (
         closing(sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True)) as old,
@@ -173,9 +181,9 @@ def _copy_db(source: Path, target: Path, *, secrets: bool) -> None:
     ):
         old.backup(new)  # in one step: a copy in several would begin anew at each write
         new.execute("PRAGMA journal_mode = DELETE")
-        if not secrets:
+        if left_out:
             new.execute("PRAGMA secure_delete = ON")
-            for table in ("tokens", "people"):
+            for table in left_out:
                 new.execute(f"DELETE FROM {table}")
             new.commit()
 

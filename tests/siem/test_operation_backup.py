@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from siem import assembly
+from siem.city.sqlite import SqliteCommons
 from siem.config import load
 from siem.store import backup as store
 from tests.siem.test_node import (
@@ -307,3 +308,26 @@ def test_a_folder_that_is_not_empty_and_a_file_that_is_there_are_left_alone(
     assert full.returncode == 6
     assert "not empty" in full.stderr
     assert [one.name for one in (tmp_path / "new").iterdir()] == ["mine"]
+
+
+def test_a_hub_is_backed_up_with_what_was_shared(tmp_path: Path) -> None:
+    assert _cityward("init", "--hub", tmp_path / "hub", "--yes").returncode == 0
+    commons = SqliteCommons(tmp_path / "hub" / "state" / "commons.db")
+    commons.records.put("tombstone", "one", {"at": 1}, None)
+    # The last write is in the log beside the file only: a plain copy would not have it.
+    backup = tmp_path / "hub.tar"
+
+    done = _cityward("backup", backup, "--config", tmp_path / "hub" / "cityward.toml")
+
+    commons.close()
+    assert done.returncode == 0, done.stderr
+    assert _cityward("restore", backup, tmp_path / "again").returncode == 0
+    again = SqliteCommons(tmp_path / "again" / "state" / "commons.db")
+    found = again.records.get("tombstone", "one")
+    again.close()
+    assert found is not None
+    assert found.value == {"at": 1}
+    keys = tmp_path / "again" / "state" / "exchange"
+    assert (keys / "ca.key").read_bytes() == (
+        tmp_path / "hub" / "state" / "exchange" / "ca.key"
+    ).read_bytes()
