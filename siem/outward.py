@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,7 +20,11 @@ from siem.sharing.identity import Identity
 from siem.sharing.link import Link
 from siem.sharing.outbox import Outbox
 from siem.sharing.wire import Heartbeat, LostSource, RunningClock
+from siem.store.protocol import SourceState
 
+SILENT_AFTER = timedelta(minutes=15)
+"""Without a record for so long a source is silent, as on the page Health."""
+LATE_AFTER_S = 60.0
 CLOCKS_MAX = 50
 """Legal clocks of which a heartbeat tells, those that are due first."""
 
@@ -54,6 +59,8 @@ def health_of(settings: Settings, node: Node) -> Callable[[], Heartbeat]:
     """What a heartbeat says of a node: whether it sees, and with which rules."""
     program = version("cityward")
     deadlines = deadlines_of(settings)
+    quiet = {one.id for one in settings.source if one.quiet_ok}
+    began = node.clock()
 
     def health() -> Heartbeat:
         sources, states = [one.state for one in node.sources], node.db.rules()
@@ -63,16 +70,26 @@ def health_of(settings: Settings, node: Node) -> Callable[[], Heartbeat]:
             rules=rules.hexdigest()[:16] if states else "",
             mode=settings.mode,
             running=sum(one.state == "running" for one in sources),
-            lost=tuple(
-                # Not its error: that may name files and addresses.
-                LostSource(one.source, "failed", one.last_received)
-                for one in sources
-                if one.state == "failed"
-            ),
+            lost=tuple(_lost(sources, quiet, began, node.clock())),
             clocks=tuple(_running(node, deadlines)) if settings.sharing.clocks else (),
         )
 
     return health
+
+
+def _lost(
+    sources: Sequence[SourceState], quiet: set[str], began: datetime, now: datetime
+) -> Iterator[LostSource]:
+    """Where this node is blind, or sees late; not the error: that may name files and addresses."""
+    for one in sources:
+        last = one.last_received
+        is_silent = now - (last or began) > SILENT_AFTER and one.source not in quiet
+        if one.state == "failed":
+            yield LostSource(one.source, "failed", last)
+        elif one.state in ("running", "waiting") and is_silent:
+            yield LostSource(one.source, "no data", last)
+        elif one.state == "running" and one.lag_s > LATE_AFTER_S:
+            yield LostSource(one.source, f"late by {one.lag_s / 60:.0f} min", last)
 
 
 def _running(node: Node, deadlines: Duties) -> Iterator[RunningClock]:
