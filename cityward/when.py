@@ -20,8 +20,10 @@ from cityward.errors import ConfigError
 Test = Callable[[Any], bool]
 When = Callable[[Mapping[str, Any]], bool]
 
-_LIMIT = re.compile(r"(>=|<=|>|<)\s*(-?\d+(?:\.\d+)?)$")
-_RANGE = re.compile(r"(-?\d+(?:\.\d+)?)\.\.(-?\d+(?:\.\d+)?)$")
+LIMIT = re.compile(r"(>=|<=|>|<)\s*(-?\d+(?:\.\d+)?)$")
+"""A bound of a number."""
+RANGE = re.compile(r"(-?\d+(?:\.\d+)?)\.\.(-?\d+(?:\.\d+)?)$")
+"""A range of numbers."""
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
     ">=": lambda a, b: a >= b,
     "<=": lambda a, b: a <= b,
@@ -66,10 +68,10 @@ def _test(wanted: Any, where: str) -> Test:
 def _string_test(wanted: str) -> Test:
     if wanted == "*":
         return lambda value: value is not None
-    if limit := _LIMIT.match(wanted):
+    if limit := LIMIT.match(wanted):
         compare, bound = _COMPARE[limit[1]], float(limit[2])
         return lambda value: _is_number(value) and compare(float(value), bound)
-    if span := _RANGE.match(wanted):
+    if span := RANGE.match(wanted):
         low, high = float(span[1]), float(span[2])
         return lambda value: _is_number(value) and low <= float(value) <= high
     return lambda value: _equal(value, wanted)

@@ -1,0 +1,132 @@
+"""A playbook's file becomes a checked `Playbook`, or is refused with line and reason.
+
+The keys are those of CACAO, with names of steps instead of ids, ISO 8601 durations, and the keys
+of the safety extension directly at step and playbook. A playbook that was built to CACAO JSON is
+read through the same checks; a foreign one is refused here, `playbooks/cacao.py` shows it.
+
+References:
+    CACAO Security Playbooks 2.0, sections 3 (playbook), 4 (workflow), 5 (commands).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from cityward import RuleError, documents, plugin
+from cityward.plugin import ActuatorSpec
+from playbooks import cacao
+from playbooks.model import Playbook
+from playbooks.source import Source, Specs
+
+MAX_BYTES = 262_144
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """What became of a folder."""
+
+    playbooks: tuple[Playbook, ...]
+    refused: tuple[RuleError, ...]
+
+
+def specs() -> dict[str, ActuatorSpec]:
+    """Every actuator that is installed, by name."""
+    return {name: part.cityward_spec for name, part in plugin.load("actuators").items()}
+
+
+def read(path: Path, known: Specs) -> Playbook:
+    """Read a playbook's file, YAML or built JSON.
+
+    Raises:
+        RuleError: it is refused; for all reasons at once see `examine`.
+    """
+    return parse(read_bytes(path), str(path), known)
+
+
+def parse(data: bytes, file: str, known: Specs) -> Playbook:
+    """Read a playbook from bytes; the same checks and errors as `read`."""
+    playbook, errors = examine(data, file, known)
+    if errors or playbook is None:
+        raise errors[0]
+    return playbook
+
+
+def read_bytes(path: Path) -> bytes:
+    """What stands in a file, as far as it is not too large to be a playbook."""
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise RuleError(f"not read: {error.strerror}", str(path), "Check the path.") from error
+
+
+def examine(data: bytes, file: str, known: Specs) -> tuple[Playbook | None, list[RuleError]]:
+    """Read a playbook and say all that is wrong with it; None if something is."""
+    try:
+        if len(data) > MAX_BYTES:
+            raise RuleError(f"larger than {MAX_BYTES} bytes", file, "No playbook is so long.")
+        if data.lstrip()[:1] == b"{":
+            return _examine_built(data, file, known)
+        found = documents.parse(data, file)
+        if len(found) != 1:
+            raise RuleError(f"{len(found)} documents", file, "Write one playbook a file.")
+    except RuleError as error:
+        return None, [error]
+    return Source(found[0], known).result()
+
+
+def _examine_built(data: bytes, file: str, known: Specs) -> tuple[Playbook | None, list[RuleError]]:
+    """Read what `cacao.build` wrote: built again it has to be the same."""
+    given = cacao.decode(data, file)
+    source = cacao.source_of(given, file)
+    playbook, errors = Source(documents.Document(source, file, {}), known).result()
+    said = cacao.canonical(cacao.without_signatures(given))
+    if playbook is not None and cacao.canonical(cacao.build(playbook)) != said:
+        errors.append(RuleError("it says more than cityward would run", file, "Build it anew."))
+    return (None if errors else playbook), errors
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Playbooks below a folder, or the file itself; cases and signatures beside them are none."""
+    if folder.is_file():
+        return [folder]
+    found = (path for kind in ("*.yml", "*.yaml", "*.json") for path in folder.rglob(kind))
+    return sorted(path for path in found if ".cases." not in path.name)
+
+
+def read_folder(folder: Path, known: Specs) -> Loaded:
+    """Read all playbooks below a folder; what is refused keeps none of the others out."""
+    playbooks: dict[str, Playbook] = {}
+    refused: list[RuleError] = []
+    for path in files_of(folder):
+        try:
+            one = read(path, known)
+        except RuleError as error:
+            refused.append(error)
+            continue
+        if one.id in playbooks:
+            there = playbooks[one.id].file
+            refused.append(RuleError(f"{one.name} is in {there}, too", str(path), "Rename one."))
+        else:
+            playbooks[one.id] = one
+    refused += _unknown_calls(playbooks)
+    calling = {error.where for error in refused}
+    return Loaded(
+        tuple(one for one in playbooks.values() if one.file not in calling), tuple(refused)
+    )
+
+
+def _unknown_calls(playbooks: Mapping[str, Playbook]) -> Iterator[RuleError]:
+    """Playbooks that call one that is not there, or each other in a circle."""
+    calls = {
+        one.id: {step.playbook for step in one.steps.values() if step.playbook}
+        for one in playbooks.values()
+    }
+    fine: set[str] = set()
+    while more := {one for one, called in calls.items() if one not in fine and called <= fine}:
+        fine |= more
+    for one in calls.keys() - fine:
+        what = "it calls a playbook that is not there, or one that calls it again"
+        yield RuleError(what, playbooks[one].file, "Calls lead to other playbooks beside it.")
