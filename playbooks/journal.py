@@ -291,13 +291,18 @@ def wake_at(run: Run) -> datetime | None:
     """The next timer of a run: deadlines, ends of effects, renewals, new tries."""
     if run.state in RUN_ENDS:
         return None
-    times = [run.made + 2 * (run.deadline - run.made)]
+    times = [give_up_at(run)] if not any(one.kind == "cancel" for one in run.orders) else []
     for row in run.steps:
-        if not row.went:
+        if not row.went and (row.state != "gated" or row.planned is not None):
             times += [row.again or row.deadline, row.deadline]
     for one in run.effects:
         if one.state == "applied":
             times += [time for time in (one.until, one.renew) if time]
         elif one.state == "rolling_back" and one.again:
             times.append(one.again)
-    return min(times)
+    return min(times, default=None)
+
+
+def give_up_at(run: Run) -> datetime:
+    """When a run that has not ended asks a person."""
+    return run.made + 2 * (run.deadline - run.made)

@@ -1,0 +1,695 @@
+"""The runner: claims a run, makes one transition, lets it go.
+
+It may be killed at any moment, started many times over, and called twice at once: what it intends
+is in the journal before it acts, and the one after it asks the device before acting again. It
+knows nothing of queues; `tasks.py` and the node's own thread call `advance`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+import msgspec
+
+from cityward import Actuator, Command, State, TransientError, Unsafe
+from playbooks.flow import after, decide, go_on, is_cancelled, join, state_of
+from playbooks.journal import (
+    APPROVAL_LIVES,
+    LEASE,
+    PAGED_AFTER,
+    RUN_ENDS,
+    Change,
+    Effect,
+    Entry,
+    EntryKind,
+    Journal,
+    Overtaken,
+    Run,
+    StepRow,
+    action_key,
+    give_up_at,
+    wake_at,
+)
+from playbooks.model import Check, Plan, Planned, Step, StepState
+
+log = logging.getLogger(__name__)
+
+AGAIN = timedelta(seconds=1)
+AGAIN_MAX = timedelta(minutes=1)
+"""Between tries at something that does not answer; it doubles."""
+VERIFY_WITHIN = timedelta(seconds=30)
+"""For a step that does not say by when its effect has to be seen."""
+DEVICE_LEASE, RENEW_EVERY = timedelta(minutes=10), timedelta(minutes=3)
+"""A device that is told of a leased effect forgets it after so long without a renewal."""
+SLACK = timedelta(seconds=5)
+"""A device that counts in seconds may end so much before what it was told."""
+MANUAL = "manual"
+
+
+class Planner(Protocol):
+    """What an action step would do in the world as it is now."""
+
+    def __call__(self, run: Run, step: Step) -> Planned:
+        """Commands that are missing, the state found, dependants.
+
+        Raises:
+            TransientError: the actuator's program does not answer.
+            Unsafe: the actuator has no such verb or target.
+        """
+        ...
+
+
+class Gate(Protocol):
+    """The twelve checks, for the world as it is now."""
+
+    def __call__(self, run: Run, planned: Planned) -> Sequence[Check]:
+        """Each says allow, needs approval or deny, with the facts it saw."""
+        ...
+
+
+class Runner:
+    """One transition at a time over a journal.
+
+    Args:
+        journal: The truth.
+        actuators: By name.
+        plan: What a step would do now.
+        gate: What may be done now.
+        call: Starts the playbook of a `playbook-action` step; returns the id of its run.
+        lease: A run is claimed for so long.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        actuators: Mapping[str, Actuator],
+        plan: Planner,
+        gate: Gate,
+        *,
+        call: Callable[[Run, Step], str] | None = None,
+        lease: timedelta = LEASE,
+    ) -> None:
+        self._journal = journal
+        self._actuators = actuators
+        self._plan = plan
+        self._gate = gate
+        self._call = call
+        self._lease = lease
+
+    def advance(self, run_id: str) -> datetime | None:
+        """Make one transition of a run.
+
+        Returns:
+            When to look at it again; None: it is over, or somebody else has it.
+        """
+        run = self._journal.claim(run_id, self._journal.now(), self._lease)
+        if run is None:
+            return None
+        try:
+            change = self._finished(run, self._next(run, self._journal.now()))
+            self._journal.record(change)
+        except Overtaken as error:
+            log.info("Run %s was overtaken: %s.", run_id, error.what)
+            return None
+        return change.wake
+
+    def reaper(self, limit: int = 100) -> Sequence[str]:
+        """Runs whose time has come: a lease that ran out, a timer that is due."""
+        return self._journal.due(self._journal.now(), limit)
+
+    def _next(self, run: Run, now: datetime) -> Change:
+        """The transition that is due, the end of effects before all else."""
+        looks: tuple[Callable[[Run, datetime], Change | None], ...] = (
+            self._cancelled,
+            self._undo_due,
+            self._ends_due,
+            self._given_up,
+            self._steps_due,
+            self._joined,
+        )
+        for look in looks:
+            if (change := look(run, now)) is not None:
+                return change
+        return Change(run=run)
+
+    def _finished(self, run: Run, change: Change) -> Change:
+        """The transition with the state of the run that follows from it, and its next timer."""
+        now = self._journal.now()
+        then = after(change)
+        state = state_of(then)
+        entries = change.entries
+        if state != run.state:
+            entries = (*entries, _entry("state", "", f"run {state}", now))
+        then = msgspec.structs.replace(then, state=state)
+        wake = None if state in RUN_ENDS else now
+        if wake and not _goes_on(change):
+            wake = max(wake_at(then) or now, now + AGAIN)
+        return msgspec.structs.replace(change, state=state, entries=entries, wake=wake)
+
+    # ---- Ends
+
+    def _cancelled(self, run: Run, now: datetime) -> Change | None:
+        """A person wants it to end, or its time is over: nothing begins, all is undone."""
+        if not is_cancelled(run):
+            return None
+        rows, effects = [], _undone(run, lambda effect: True)
+        touched = {one.step for one in effects}
+        for row in run.steps:
+            if row.went and row.id not in touched:
+                continue
+            if row.id in touched:
+                rows.append(_moved(row, "rolling_back", row.note, went=row.went or "failure"))
+            elif row.state in _BEFORE and not any(
+                one.step == row.id and one.is_in_force for one in run.effects
+            ):
+                rows.append(_moved(row, "cancelled", "the run was cancelled", went="failure"))
+        if not rows and not effects:
+            return None
+        return Change(run=run, steps=tuple(rows), effects=effects, entries=_states(rows, now))
+
+    def _ends_due(self, run: Run, now: datetime) -> Change | None:
+        """Effects whose time is over, or that a person wants undone."""
+        wanted = [one for one in run.orders if one.kind == "undo"]
+
+        def is_due(effect: Effect) -> bool:
+            began = effect.began or run.made
+            by_person = any(one.about in ("", effect.key) and one.time >= began for one in wanted)
+            is_over = effect.state == "applied" and effect.until is not None and effect.until <= now
+            return by_person or is_over
+
+        effects = _undone(run, is_due)
+        if not effects:
+            return None
+        rows = []
+        for row in run.steps:
+            if row.id in {one.step for one in effects} and row.state != "rolling_back":
+                back = _moved(row, "rolling_back", row.note)
+                rows += (
+                    [back] if row.went else list(go_on(run, _noted(back, "undone"), "failure", now))
+                )
+        return Change(run=run, steps=tuple(rows), effects=effects, entries=_states(rows, now))
+
+    def _undo_due(self, run: Run, now: datetime) -> Change | None:
+        """Take one effect back, until it is seen to be gone; renew one that would end too early."""
+        for effect in run.effects:
+            if effect.state == "rolling_back" and (effect.again is None or effect.again <= now):
+                return self._undo(run, effect, now)
+            is_worn = effect.renew is not None and effect.renew <= now
+            if effect.state == "applied" and is_worn and (not effect.until or now < effect.until):
+                return self._renew(run, effect, now)
+        return None
+
+    def _given_up(self, run: Run, now: datetime) -> Change | None:
+        if is_cancelled(run) or now < give_up_at(run):
+            return None
+        what = "it has not ended within twice its time; what it did is undone. Look at its steps."
+        entries = (_entry("page", "", what, now), _entry("cancel", "", what, now))
+        return Change(run=run, entries=entries)
+
+    def _joined(self, run: Run, now: datetime) -> Change | None:
+        for row in run.steps:
+            is_open = row.state == "gated" and row.planned is None and not row.went
+            if is_open and (rows := join(run, row, now)):
+                return Change(run=run, steps=rows, entries=_states(rows, now))
+        return None
+
+    # ---- Steps
+
+    def _steps_due(self, run: Run, now: datetime) -> Change | None:
+        looks: Mapping[StepState, Callable[[Run, StepRow, Step, datetime], Change | None]] = {
+            "intended": self._intended,
+            "applied": self._applied,
+            "gated": self._gated,
+            "waiting_approval": self._waiting,
+            "pending": self._pending,
+        }
+        for state, look in looks.items():
+            for row in run.steps:
+                is_due = row.again is None or row.again <= now
+                if row.state == state and not row.went and is_due:
+                    step = run.playbook.steps[row.step]
+                    if (change := look(run, row, step, now)) is not None:
+                        return change
+        return None
+
+    def _pending(self, run: Run, row: StepRow, step: Step, now: datetime) -> Change:
+        """A step that decides is decided; an action is planned in the world as it is now."""
+        if step.type == "playbook-action":
+            return self._other(run, row, step, now)
+        if step.type != "action":
+            rows = decide(run, row, now)
+            return Change(run=run, steps=rows, entries=_states(rows, now))
+        try:
+            planned = self._plan(run, step)
+        except TransientError as error:
+            return self._later(run, row, error, now)
+        except Unsafe as error:
+            return self._left(run, row, "denied", f"{error.what}. {error.todo}", now)
+        except Exception as error:  # whatever an actuator of a stranger does
+            log.exception("Step %s of run %s could not be planned.", step.name, run.id)
+            return self._left(run, row, "failed", f"{type(error).__name__}: {error}", now)
+        gated = msgspec.structs.replace(_moved(row, "gated", ""), planned=planned, since=now)
+        gated = msgspec.structs.replace(gated, attempt=0, again=None)
+        return Change(run=run, steps=(gated,), entries=_states((gated,), now))
+
+    def _other(self, run: Run, row: StepRow, step: Step, now: datetime) -> Change:
+        if self._call is None:
+            return self._left(run, row, "failed", "another playbook is not started from here", now)
+        try:
+            started = self._call(run, step)
+        except Unsafe as error:
+            return self._left(run, row, "denied", error.what, now)
+        return self._left(run, row, "done", f"run {started}", now)
+
+    def _gated(self, run: Run, row: StepRow, step: Step, now: datetime) -> Change | None:
+        """The gate decides; what is allowed is intended, and nothing was done yet."""
+        if (planned := row.planned) is None:
+            return None  # it waits for the steps within it
+        if run.stage == "draft" or (run.stage == "shadow" and planned.action_class != "A0"):
+            return self._left(run, row, "done", f"held back: {run.stage}", now)
+        if _is_new(run.plan, planned):
+            # The world has changed the plan: what people said yes to is another one.
+            run_now = msgspec.structs.replace(run, approvals=())
+            planned = msgspec.structs.replace(planned, checks=self._checks(run_now, planned))
+            plan = _plan_with(run.plan, planned, row.since)
+        else:
+            planned = msgspec.structs.replace(planned, checks=self._checks(run, planned))
+            plan = None
+        row = msgspec.structs.replace(row, planned=planned)
+        change = self._gate_said(run, row, step, planned, plan or run.plan, now)
+        return msgspec.structs.replace(change, plan=plan)
+
+    def _gate_said(
+        self, run: Run, row: StepRow, step: Step, planned: Planned, plan: Plan, now: datetime
+    ) -> Change:
+        if planned.outcome == "deny":
+            return self._denied(run, row, planned, now)
+        if planned.outcome == "needs approval":
+            return self._asks(run, row, planned, plan, now)
+        if planned.actuator == MANUAL:
+            row = _moved(row, "intended", "")
+            deadline = max(row.deadline, now + step.deadline)
+            row = msgspec.structs.replace(row, deadline=deadline, since=now)
+            page = _entry("page", row.id, planned.manual or planned.name, now)
+            return Change(run=run, steps=(row,), entries=(*_states((row,), now), page))
+        if not planned.commands:
+            return self._left(run, row, "done", "it is so already", now)
+        row = msgspec.structs.replace(_moved(row, "intended", ""), since=now)
+        effects = tuple(self._effects(run, row, step, planned, now))
+        return Change(run=run, steps=(row,), effects=effects, entries=_states((row,), now))
+
+    def _asks(self, run: Run, row: StepRow, planned: Planned, plan: Plan, now: datetime) -> Change:
+        """It waits for a yes to this plan; the yeses that are there were not enough."""
+        waits = msgspec.structs.replace(
+            _moved(row, "waiting_approval", _reasons(planned, "needs approval")),
+            attempt=_yeses(run, plan),
+            deadline=max(row.deadline, now + APPROVAL_LIVES),
+        )
+        return Change(run=run, steps=(waits,), entries=_states((waits,), now))
+
+    def _waiting(self, run: Run, row: StepRow, step: Step, now: datetime) -> Change | None:
+        if _yeses(run, run.plan) > row.attempt:
+            # Planned anew: what was approved must still be what would be done.
+            try:
+                planned = self._plan(run, step)
+            except TransientError as error:
+                return self._later(run, row, error, now)
+            again = msgspec.structs.replace(_moved(row, "gated", ""), planned=planned, since=now)
+            return Change(run=run, steps=(again,), entries=_states((again,), now))
+        if now >= row.deadline:
+            return self._left(run, row, "expired", "nobody approved it in time", now)
+        return None
+
+    def _intended(self, run: Run, row: StepRow, step: Step, now: datetime) -> Change | None:
+        planned = row.planned
+        assert planned is not None  # what is intended was planned
+        if planned.actuator == MANUAL:
+            return self._answered(run, row, now)
+        effect = next((e for e in run.effects if e.step == row.id and e.state == "intended"), None)
+        if effect is None:
+            return self._all_applied(run, row, (), now)
+        try:
+            done = self._act(run, planned, effect)
+        except TransientError as error:
+            return self._later(run, row, error, now)
+        except Unsafe as error:
+            return self._breaks_off(run, row, "denied", error.what, now)
+        except Exception as error:  # whatever an actuator of a stranger does
+            log.exception("Effect %s of run %s failed.", effect.key, run.id)
+            return self._breaks_off(run, row, "failed", f"{type(error).__name__}: {error}", now)
+        open_ = [e for e in run.effects if e.step == row.id and e.state == "intended"]
+        if len(open_) > 1:
+            return Change(run=run, effects=(done,))
+        return self._all_applied(run, row, (done,), now)
+
+    def _all_applied(
+        self, run: Run, row: StepRow, effects: tuple[Effect, ...], now: datetime
+    ) -> Change:
+        then = {one.key: one for one in (*run.effects, *effects) if one.step == row.id}
+        if all(one.state == "done" for one in then.values()):
+            change = self._left(run, row, "done", "", now)
+            return msgspec.structs.replace(change, effects=effects)
+        row = msgspec.structs.replace(_moved(row, "applied", ""), since=now, attempt=0, again=None)
+        return Change(run=run, steps=(row,), effects=effects, entries=_states((row,), now))
+
+    def _answered(self, run: Run, row: StepRow, now: datetime) -> Change | None:
+        """A person's answer to a manual step, or that there was none in time."""
+        said = [one for one in run.orders if one.kind == "answer" and one.about == row.id]
+        if said:
+            state: StepState = "failed" if said[-1].what.startswith("failed") else "done"
+            return self._left(run, row, state, said[-1].what, now)
+        if now < row.deadline:
+            return None
+        change = self._left(run, row, "expired", "nobody did it in time", now)
+        planned = row.planned
+        what = f"not done in time: {planned.manual or planned.name if planned else row.step}"
+        page = _entry("page", row.id, what, now)
+        return msgspec.structs.replace(change, entries=(*change.entries, page))
+
+    def _applied(self, run: Run, row: StepRow, step: Step, now: datetime) -> Change | None:
+        """Read back: it is as it should be, will be soon, or is taken back."""
+        verify = step.safety.verify
+        try:
+            is_so = all(
+                self._is_so(effect, verify.expect if verify else {})
+                for effect in run.effects
+                if effect.step == row.id and effect.state == "applied"
+            )
+        except Exception as error:
+            log.warning("Step %s of run %s cannot be read back: %s.", step.name, run.id, error)
+            is_so = False
+        if is_so:
+            rows = go_on(run, _moved(row, "verified", ""), "success", now)
+            return Change(run=run, steps=rows, entries=_states(rows, now))
+        if now < row.since + (verify.within if verify else VERIFY_WITHIN):
+            later = _tried(row, now)
+            return Change(run=run, steps=(later,))
+        return self._breaks_off(run, row, "failed", "its effect was not seen", now)
+
+    # ---- The world
+
+    def _act(self, run: Run, planned: Planned, effect: Effect) -> Effect:
+        """Make it so, unless it is; then look.
+
+        Raises:
+            TransientError: the program does not answer, or it is not so yet.
+            Unsafe: the gate has changed its mind.
+        """
+        command = msgspec.structs.replace(effect.command, token=run.token)
+        actuator = self._actuator(effect.actuator)
+        with self._journal.turn(effect.actuator, command.target, run.token):
+            if not command.undo:
+                self._ask_again(run, planned)
+                actuator.apply(command)
+                return _moved_effect(effect, "done", self._journal.now(), command)
+            if not _holds(actuator.probe(command.target), command):
+                self._ask_again(run, planned)
+                actuator.apply(command)
+                if not actuator.probe(command.target).is_applied:
+                    raise TransientError("the device does not show it yet", effect.actuator)
+        return _moved_effect(effect, "applied", self._journal.now(), command)
+
+    def _ask_again(self, run: Run, planned: Planned) -> None:
+        checks = self._checks(run, planned)
+        refused = [one for one in checks if one.outcome != "allow"]
+        if refused:
+            raise Unsafe("; ".join(one.why for one in refused), planned.name)
+
+    def _checks(self, run: Run, planned: Planned) -> tuple[Check, ...]:
+        """What the gate says; the kill switch is looked at here, whatever gate was handed in."""
+        names = {"global", f"playbook:{run.playbook.id}", f"actuator:{planned.actuator}"}
+        if on := names & set(self._journal.stopped()):
+            return (Check(1, "kill switch", "deny", f"stopped: {', '.join(sorted(on))}"),)
+        return tuple(self._gate(run, planned))
+
+    def _is_so(self, effect: Effect, expect: Mapping[str, Any]) -> bool:
+        state = self._actuator(effect.actuator).probe(effect.command.target)
+        seen = {"is_applied": state.is_applied, **state.found}
+        return all(seen.get(name) == value for name, value in (expect or _APPLIED).items())
+
+    def _undo(self, run: Run, effect: Effect, now: datetime) -> Change:
+        """Take an effect back and see that it is gone; after some failures a person is asked."""
+        command = effect.command
+        try:
+            actuator = self._actuator(effect.actuator)
+            with self._journal.turn(effect.actuator, command.target, run.token):
+                if other := self._other_holder(run, effect):
+                    return self._is_undone(run, effect, f"it goes on for run {other}", now)
+                if actuator.probe(command.target).is_applied:
+                    actuator.apply(_undoing(run, effect))
+                    if actuator.probe(command.target).is_applied:
+                        raise TransientError("the device still shows it", effect.actuator)
+        except Overtaken:
+            raise
+        except Exception as error:  # it is tried again, whatever it was
+            return self._not_undone(run, effect, error, now)
+        return self._is_undone(run, effect, "", self._journal.now())
+
+    def _other_holder(self, run: Run, effect: Effect) -> str:
+        """Another run that wants the same to go on; it has taken over the state found before."""
+        for other, one in self._journal.holds(effect.actuator, effect.command.target):
+            if (
+                other != run.id
+                and one.state == "applied"
+                and one.command.verb == (effect.command.verb)
+            ):
+                return other
+        return ""
+
+    def _is_undone(self, run: Run, effect: Effect, note: str, now: datetime) -> Change:
+        gone = msgspec.structs.replace(
+            effect, state="rolled_back", ended=now, again=None, note=note or effect.note
+        )
+        row = next(row for row in run.steps if row.id == effect.step)
+        others = [e for e in run.effects if e.step == row.id and e.key != effect.key]
+        rows: tuple[StepRow, ...] = ()
+        if not any(one.is_in_force for one in others) and row.state == "rolling_back":
+            rows = (_moved(row, "rolled_back", row.note),)
+        return Change(run=run, steps=rows, effects=(gone,), entries=_states(rows, now))
+
+    def _not_undone(self, run: Run, effect: Effect, error: Exception, now: datetime) -> Change:
+        failures = effect.failures + 1
+        log.warning("Effect %s could not be undone, try %d: %s.", effect.key, failures, error)
+        tried = msgspec.structs.replace(
+            effect, failures=failures, again=now + _pause(failures), note=str(error)[:500]
+        )
+        page = (
+            (_entry("page", effect.key, by_hand(effect), now),) if failures == PAGED_AFTER else ()
+        )
+        return Change(run=run, effects=(tried,), entries=page)
+
+    def _renew(self, run: Run, effect: Effect, now: datetime) -> Change:
+        """Tell the device for a little longer; if that fails the effect ends by itself."""
+        assert effect.until is not None  # a lease has an end
+        until = min(now + DEVICE_LEASE, effect.until)
+        command = msgspec.structs.replace(effect.command, until=until, token=run.token)
+        try:
+            with self._journal.turn(effect.actuator, command.target, run.token):
+                self._actuator(effect.actuator).apply(command)
+        except Overtaken:
+            raise
+        except Exception as error:
+            log.warning("Effect %s could not be renewed: %s.", effect.key, error)
+            return Change(run=run, effects=(_renewed(effect, effect.command, now + AGAIN),))
+        return Change(run=run, effects=(_renewed(effect, command, now + RENEW_EVERY),))
+
+    def _effects(
+        self, run: Run, row: StepRow, step: Step, planned: Planned, now: datetime
+    ) -> Iterator[Effect]:
+        """What is intended, with the state to restore: that from before any effect of ours."""
+        box, is_lease = step.safety.time_box, step.safety.rollback == "lease"
+        for number, command in enumerate(planned.commands):
+            ends = planned.until or (now + box if box else command.until)
+            until = ends if command.undo else None
+            told = (min(until, now + DEVICE_LEASE) if is_lease else until) if until else now
+            holders = self._journal.holds(planned.actuator, command.target)
+            prior = holders[0][1].command.prior if holders else planned.prior or command.prior
+            yield Effect(
+                key=action_key(run.id, row.id, command.target, f"{number} {command.verb}"),
+                step=row.id,
+                actuator=planned.actuator,
+                until=until,
+                lease=is_lease and until is not None,
+                began=now,
+                renew=now + RENEW_EVERY if is_lease and until else None,
+                command=msgspec.structs.replace(
+                    command,
+                    until=told if until else command.until,
+                    key=action_key(run.id, row.id, command.target, f"{number} {command.verb}"),
+                    token=run.token,
+                    prior=prior,
+                ),
+            )
+
+    def _actuator(self, name: str) -> Actuator:
+        if name not in self._actuators:
+            raise Unsafe(f"there is no actuator {name} here", "response.actuators", "Set it up.")
+        return self._actuators[name]
+
+    # ---- Ways out of a step
+
+    def _later(self, run: Run, row: StepRow, error: TransientError, now: datetime) -> Change:
+        """Something outside did not answer: again in a while, until the step's time is over."""
+        if now >= row.deadline:
+            return self._breaks_off(run, row, "failed", f"until its deadline: {error.what}", now)
+        if isinstance(error, Overtaken):
+            return Change(run=run)
+        later = msgspec.structs.replace(_tried(row, now), note=error.what)
+        return Change(run=run, steps=(later,))
+
+    def _left(self, run: Run, row: StepRow, state: StepState, note: str, now: datetime) -> Change:
+        went = "success" if state == "done" else "failure"
+        rows = go_on(run, _moved(row, state, note), went, now)  # type: ignore[arg-type]
+        return Change(run=run, steps=rows, entries=_states(rows, now))
+
+    def _denied(self, run: Run, row: StepRow, planned: Planned, now: datetime) -> Change:
+        why = _reasons(planned, "deny")
+        change = self._left(run, row, "denied", why, now)
+        refused = _entry("refused", row.id, f"{planned.name}: {why}", now)
+        return msgspec.structs.replace(change, entries=(*change.entries, refused))
+
+    def _breaks_off(
+        self, run: Run, row: StepRow, state: StepState, why: str, now: datetime
+    ) -> Change:
+        """A step that has perhaps changed the world is taken back before it has failed."""
+        mine = [one for one in run.effects if one.step == row.id]
+        back = tuple(
+            msgspec.structs.replace(one, state="rolling_back", again=None)
+            for one in mine
+            if one.command.undo and one.state in ("intended", "applied")
+        )
+        unsent = tuple(
+            msgspec.structs.replace(one, state="failed", ended=now)
+            for one in mine
+            if not one.command.undo and one.state == "intended"
+        )
+        change = self._left(run, row, "rolling_back" if back else state, why, now)
+        refused = (_entry("refused", row.id, why, now),) if state == "denied" else ()
+        return msgspec.structs.replace(
+            change, effects=(*back, *unsent), entries=(*change.entries, *refused)
+        )
+
+
+_APPLIED: Mapping[str, Any] = {"is_applied": True}
+_BEFORE = ("pending", "gated", "waiting_approval", "intended")
+
+
+def by_hand(effect: Effect) -> str:
+    """The exact steps for a person who has to undo an effect."""
+    command = effect.command
+    found = msgspec.json.encode(command.prior, order="deterministic").decode()
+    return (
+        f"{effect.actuator} could not undo {command.verb} of {command.target.type}"
+        f" {command.target.value} ({effect.note}). 1. Look whether it still holds at"
+        f" {effect.actuator}. 2. {command.undo.capitalize()} {command.target.value} there, so that"
+        f" it is again as it was found: {found}. 3. Answer here that it is done."
+    )
+
+
+def _undoing(run: Run, effect: Effect) -> Command:
+    command = effect.command
+    key = action_key(run.id, effect.step, command.target, f"undo {effect.key}")
+    return msgspec.structs.replace(
+        command, verb=command.undo, undo=command.verb, key=key, token=run.token
+    )
+
+
+def _undone(run: Run, is_due: Callable[[Effect], bool]) -> tuple[Effect, ...]:
+    """Effects that are to be taken back now."""
+    return tuple(
+        msgspec.structs.replace(one, state="rolling_back", again=None)
+        for one in run.effects
+        if one.state in ("intended", "applied") and one.command.undo and is_due(one)
+    )
+
+
+def _holds(state: State, command: Command) -> bool:
+    """Whether what a command asks for is so, for as long as it asks."""
+    return state.is_applied and (state.until is None or state.until >= command.until - SLACK)
+
+
+def _is_new(plan: Plan, planned: Planned) -> bool:
+    """Whether a plan said something else of an action, or nothing."""
+    said = next((one for one in plan.actions if one.step == planned.step), None)
+    return said is None or _what(said) != _what(planned)
+
+
+def _plan_with(plan: Plan, planned: Planned, now: datetime) -> Plan:
+    """The plan with one action as it is now."""
+    said = [one.step for one in plan.actions]
+    place = said.index(planned.step) if planned.step in said else len(said)
+    # As if it had been planned with the others: the plan's hash counts from when that was made.
+    then = _shifted(planned, plan.made - now)
+    actions = (*plan.actions[:place], then, *plan.actions[place + 1 :])
+    return msgspec.structs.replace(plan, actions=actions)
+
+
+def _what(planned: Planned) -> Any:
+    commands = [(one.verb, one.target, one.undo, one.args, one.prior) for one in planned.commands]
+    what = (planned.action_class, planned.actuator, planned.target, planned.prior)
+    return what, commands
+
+
+def _shifted(planned: Planned, by: timedelta) -> Planned:
+    commands = tuple(msgspec.structs.replace(one, until=one.until + by) for one in planned.commands)
+    until = planned.until + by if planned.until else None
+    return msgspec.structs.replace(planned, commands=commands, until=until)
+
+
+def _yeses(run: Run, plan: Plan) -> int:
+    return sum(one.plan_hash == plan.hash for one in run.approvals)
+
+
+def _reasons(planned: Planned, outcome: str) -> str:
+    return "; ".join(one.why for one in planned.checks if one.outcome == outcome)
+
+
+def _renewed(effect: Effect, command: Command, renew: datetime) -> Effect:
+    return msgspec.structs.replace(effect, command=command, renew=renew)
+
+
+def _moved(row: StepRow, state: StepState, note: str, *, went: str | None = None) -> StepRow:
+    left = {} if went is None else {"went": went}
+    return msgspec.structs.replace(row, state=state, note=note, **left)
+
+
+def _noted(row: StepRow, note: str) -> StepRow:
+    return msgspec.structs.replace(row, note=note)
+
+
+def _moved_effect(effect: Effect, state: str, now: datetime, command: Command) -> Effect:
+    ended = now if state == "done" else None
+    return msgspec.structs.replace(effect, state=state, began=now, ended=ended, command=command)
+
+
+def _tried(row: StepRow, now: datetime) -> StepRow:
+    return msgspec.structs.replace(row, attempt=row.attempt + 1, again=now + _pause(row.attempt))
+
+
+def _pause(attempt: int) -> timedelta:
+    return min(AGAIN_MAX, AGAIN * (1 << min(attempt, 10)))
+
+
+def _goes_on(change: Change) -> bool:
+    """Whether another transition may be due at once: something has moved."""
+    before = {row.id: row.state for row in change.run.steps}
+    effects = {one.key: one.state for one in change.run.effects}
+    return (
+        any(before.get(row.id) != row.state or row.went for row in change.steps)
+        or any(effects.get(one.key) != one.state for one in change.effects)
+        or any(one.kind == "cancel" for one in change.entries)
+    )
+
+
+def _entry(kind: EntryKind, about: str, what: str, now: datetime) -> Entry:
+    return Entry(kind=kind, about=about, what=what, time=now)
+
+
+def _states(rows: Sequence[StepRow], now: datetime) -> tuple[Entry, ...]:
+    return tuple(
+        _entry("state", row.id, f"{row.state}: {row.note}" if row.note else row.state, now)
+        for row in rows
+    )
