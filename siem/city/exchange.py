@@ -282,7 +282,7 @@ class Exchange:
             # The kill was between receipt and link; nobody may have heard of it yet.
             done, answer, position = self._before(turn), _signed(kept.answer), kept.position
         else:
-            done = self._done(turn)
+            done = self._done_or_not(turn)
             position = at.taken.position + 1
             answer = self._receipt(turn, done, position)
             fault("exchange-receipt")
@@ -398,10 +398,18 @@ class Exchange:
 
     # ---- what becomes of an envelope, by its type
 
+    def _done_or_not(self, turn: _Turn) -> _Done:
+        """What may not be kept is receipted as refused: the channel must not stop at it."""
+        try:
+            return self._done(turn)
+        except Refused as error:
+            self.refuse(turn.operator.name, error)
+            return _Done(did={"refused": error.what, "todo": error.todo})
+
     def _done(self, turn: _Turn) -> _Done:
         match turn.envelope.type:
             case "share" | "update":
-                return self._share_or_not(turn)
+                return self._share(turn)
             case "withdraw":
                 return self._withdraw(turn)
             case "heartbeat":
@@ -416,18 +424,10 @@ class Exchange:
         there = self._own(turn.operator.name, turn.envelope.share_id)
         return _Done(counted="shares" if there else "", document=there)
 
-    def _share_or_not(self, turn: _Turn) -> _Done:
-        """A share that may not be kept is receipted as refused: the channel must not stop at it."""
-        try:
-            return self._share(turn)
-        except Refused as error:
-            self.refuse(turn.operator.name, error)
-            return _Done(did={"refused": error.what, "todo": error.todo})
-
     def _share(self, turn: _Turn) -> _Done:
         envelope, operator = turn.envelope, turn.operator.name
         where = f"share {envelope.share_id} of operator {operator}"
-        document, passed_over = document_of(envelope, turn.operator)
+        document, passed_over = document_of(envelope, turn.operator, turn.now)
         if tomb := self._tombstone(operator, envelope.share_id):
             if tomb.reason != "expired" or envelope.revision <= tomb.revision:
                 raise Refused(403, "a share that was taken back", where, "It stays taken back.")

@@ -28,8 +28,11 @@ TYPES: dict[str, str] = {
     name: one.type for table in (FIELDS, FINDING_FIELDS) for name, one in table.items()
 } | {"source.token": "keyword[]", "destination.token": "keyword[]"}
 """What a payload may hold."""
-NEEDED = "finding.first_seen"
+NEEDED, LAST = "finding.first_seen", "finding.last_seen"
 """It names the index."""
+OLDEST = timedelta(days=400)
+"""What was first seen before is refused: every month of an operator is an index of its own, and a
+clock that is wrong would make hundreds of them."""
 KEPT_FOR = timedelta(days=90)
 """A share that does not say when it expires."""
 TEXT_MAX, LIST_MAX = 8_000, 500
@@ -103,7 +106,9 @@ def check(envelope: Envelope, operator: Operator, key_id: str, now: datetime) ->
         raise Refused(403, "a campaign is the hub's to say", where, "Share findings.")
 
 
-def document_of(envelope: Envelope, operator: Operator) -> tuple[Document, tuple[str, ...]]:
+def document_of(
+    envelope: Envelope, operator: Operator, now: datetime
+) -> tuple[Document, tuple[str, ...]]:
     """The document that a share becomes, and the names that were passed over.
 
     A newer node may know fields that this hub does not; they are not kept, and the receipt says so.
@@ -124,6 +129,9 @@ def document_of(envelope: Envelope, operator: Operator) -> tuple[Document, tuple
             raise Refused(400, "a field that no share has", where, "Send names of the schema.")
     if NEEDED not in made:
         raise Refused(400, f"{NEEDED} is missing", where, "The policy has to let it out.")
+    if not now - OLDEST < made[NEEDED] < now + AHEAD_MAX or made.get(LAST, now) > now + AHEAD_MAX:
+        what = f"a time that cannot be: first seen {made[NEEDED]:%Y-%m-%d}"
+        raise Refused(400, what, where, "Set the clock of the node, or of what it reads.")
     said = {
         "cw.operator": operator.name,
         "cw.marking.tlp": envelope.tlp,

@@ -76,7 +76,7 @@ def test_the_hub_takes_whatever_a_policy_lets_out(document: dict[str, Any], poli
     share = policy.share(document, NOW)
     if share is not None:
         operator = Operator(name="op-x", sector="other", added=NOW)
-        said, passed_over = document_of(envelope_of(share), operator)
+        said, passed_over = document_of(envelope_of(share), operator, NOW)
         assert passed_over == ()
         assert share.payload.keys() <= said.keys()
 
