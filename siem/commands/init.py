@@ -145,8 +145,8 @@ def init(
         source: What is read: a file, a folder, a capture, or syslog_udp:127.0.0.1:5514; may be
             given several times.
         account: Name of the first account; your account's name otherwise.
-        role: Its role: engineer, analyst or administrator, at a hub ciso or administrator; it
-            administers the node or hub in any case.
+        role: Its role: engineer, analyst, approver or administrator, at a hub ciso or
+            administrator; it administers the node or hub in any case.
         hub: Make the hub of a city instead.
         tls: Make a self-signed certificate, and serve the console over HTTPS with it.
         yes: Do not ask; take the defaults for what is not given.

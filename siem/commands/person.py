@@ -49,8 +49,8 @@ def add(name: str, *, role: Roles = None, audience: str = "", config: ConfigFile
 
     Args:
         name: Under which they sign in.
-        role: engineer, analyst or administrator, at a hub ciso, peer, authority or administrator;
-            once for each. If none is given: analyst, at a hub ciso.
+        role: engineer, analyst, approver or administrator, at a hub ciso, peer, authority or
+            administrator; once for each. If none is given: analyst, at a hub ciso.
         audience: Of an authority: prefecture, police, civil-protection or csirt; of a peer: the
             operator it belongs to.
         config: Settings file; otherwise the first one found counts.

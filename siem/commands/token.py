@@ -14,7 +14,7 @@ from siem.commands.person import opened
 from siem.node import now_utc
 
 COLUMNS = ("id", "name", "person", "scopes", "created", "expires", "used", "revoked")
-Scope = Literal["read", "triage", "tune", "admin"]
+Scope = Literal["read", "triage", "respond", "tune", "admin"]
 
 
 def list_(*, config: ConfigFile = None, output: Output = None) -> int:
@@ -49,8 +49,8 @@ def add(
     Args:
         name: What it is for.
         person: Whose rights it has, as far as its scopes go.
-        scope: read, triage, tune (assets and rules) or admin (people, tokens, audit trail); once
-            for each, read if none is given.
+        scope: read, triage, respond, tune (assets and rules) or admin (people, tokens, audit
+            trail); once for each, read if none is given.
         days: After so many days it ends; 0: not by itself.
         config: Settings file; otherwise the first one found counts.
     """

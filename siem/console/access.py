@@ -33,7 +33,13 @@ PASSWORD_LEAST = 12
 _ANALYST = frozenset(
     (
         *("findings", "triage", "incidents", "cases", "hunt", "rules", "assets", "health"),
-        *("metrics", "routes", "self"),
+        *("metrics", "routes", "self", "playbooks", "approvals", "halt"),
+    )
+)
+_APPROVER = frozenset(
+    (
+        *("approvals", "approve", "playbooks", "halt"),
+        *("findings", "incidents", "assets", "health", "self"),
     )
 )
 _PEER = frozenset(("city", "campaigns", "shared", "self"))
@@ -42,21 +48,24 @@ RIGHTS: dict[str, frozenset[str]] = {
     "administrator": frozenset(
         ("health", "metrics", "routes", "self", "people", "audit", "send", "operators")
     ),
-    "analyst": _ANALYST | {"sharing", "share"},
-    "engineer": _ANALYST | {"inventory", "switch"},
+    "analyst": _ANALYST | {"sharing", "share", "plan", "approve"},
+    "engineer": _ANALYST | {"inventory", "switch", "stage"},
+    "approver": _APPROVER,
     "ciso": _CISO,
     "peer": _PEER,
     "authority": _PEER,
 }
 """Parts of the console by role; `triage` changes findings, `inventory` assets, `switch` rules;
-`send` tests a route; `share` decides what leaves and takes it back. What of the shared findings a
-person sees there says `siem/city/reading.py`.
+`send` tests a route; `share` decides what leaves and takes it back; `plan` starts a playbook,
+`approve` says yes or no to it, `halt` undoes and stops, `stage` says how far it may go. What of
+the shared findings a person sees there says `siem/city/reading.py`.
 """
 
 OPENS: dict[str, frozenset[str]] = {
-    "read": (_ANALYST | _CISO | {"sharing"}) - {"triage", "cases"},
+    "read": (_ANALYST | _CISO | {"sharing"}) - {"triage", "cases", "halt"},
     "triage": frozenset({"triage", "cases"}),
-    "tune": frozenset({"inventory", "switch"}),
+    "respond": frozenset({"plan", "approve", "halt"}),
+    "tune": frozenset({"inventory", "switch", "stage"}),
     "admin": frozenset({"people", "audit", "send"}),
 }
 """Parts that a token opens by its scopes, as far as its person may."""
@@ -65,6 +74,7 @@ LANDS_ON = {
     "administrator": "/health",
     "analyst": "/findings",
     "engineer": "/findings",
+    "approver": "/approvals",
     "ciso": "/city",
     "peer": "/city",
     "authority": "/city",

@@ -35,8 +35,9 @@ ACTS = {
 
 ROLE_WORDS = {
     "ciso": "City, Campaigns, Operators, Incidents, Duties",
-    "engineer": "Findings, Hunt, Rules, Assets; changes findings, assets and rules",
-    "analyst": "Findings, Hunt, Rules, Assets; changes findings",
+    "engineer": "Findings, Hunt, Rules, Assets; changes findings, assets, rules, playbooks",
+    "analyst": "Findings, Hunt, Rules, Assets; changes findings, plans and approves responses",
+    "approver": "Approvals, Playbooks, Findings, Assets; approves responses to the process",
     "peer": "what one operator has shared, and what is for all operators",
     "authority": "what its audience was given, and nothing else",
     "administrator": "Health, People, Audit; no findings unless also another",
@@ -44,6 +45,7 @@ ROLE_WORDS = {
 SCOPE_WORDS = {
     "read": "read findings, events, rules, assets and health",
     "triage": "change findings",
+    "respond": "start, approve, refuse and undo responses, stop playbooks",
     "tune": "change assets and switch rules",
     "admin": "people, tokens and the audit trail",
 }

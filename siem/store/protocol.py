@@ -154,17 +154,22 @@ class Findings(Protocol):
         ...
 
 
-Role = Literal["ciso", "engineer", "analyst", "peer", "authority", "administrator"]
-ROLES: tuple[Role, ...] = ("ciso", "engineer", "analyst", "peer", "authority", "administrator")
+Role = Literal["ciso", "engineer", "analyst", "approver", "peer", "authority", "administrator"]
+ROLES: tuple[Role, ...] = (
+    *("ciso", "engineer", "analyst", "approver"),
+    *("peer", "authority", "administrator"),
+)
 """The one that sees most of what happens comes first: there a person with several begins."""
-NODE_ROLES: tuple[Role, ...] = ("engineer", "analyst", "administrator")
+NODE_ROLES: tuple[Role, ...] = ("engineer", "analyst", "approver", "administrator")
+"""`approver`: a process owner, who says yes or no to what playbooks would do."""
 HUB_ROLES: tuple[Role, ...] = ("ciso", "peer", "authority", "administrator")
 """`peer`: somebody of an operator, who sees what it has shared and what is for all operators."""
 AUTHORITIES = ("prefecture", "police", "civil-protection", "csirt")
 """Audiences of those with the role `authority`."""
 
-SCOPES = ("read", "triage", "tune", "admin")
-"""What a token may do: read lists, change findings, change assets and rules, people and tokens."""
+SCOPES = ("read", "triage", "respond", "tune", "admin")
+"""What a token may do: read lists, change findings, start, approve and undo responses, change
+assets and rules, people and tokens."""
 
 
 class Person(msgspec.Struct, frozen=True):

@@ -397,6 +397,7 @@ PEOPLE: dict[str, tuple[Role, ...]] = {
     "a.admin": ("administrator",),
     "i.vasko": ("analyst",),
     "e.ngineer": ("engineer",),
+    "t.lindqvar": ("approver",),
     "b.oth": ("engineer", "administrator"),
 }
 HEARD = Hearing(

@@ -18,16 +18,19 @@ from tests.siem.console.conftest import csrf_of, sign_in
 ROLES = {
     "analyst": "i.vasko",
     "engineer": "e.ngineer",
+    "approver": "t.lindqvar",
     "administrator": "a.admin",
 }
 PEOPLE = ("analyst", "engineer")
-ALL = (*PEOPLE, "administrator")
+READERS = (*PEOPLE, "approver")
+KEEPERS = (*PEOPLE, "administrator")
+ALL = (*READERS, "administrator")
 RIGHTS: dict[str, tuple[tuple[str, ...], str]] = {
-    "GET /findings": (PEOPLE, "read"),
-    "GET /findings/{finding_id}": (PEOPLE, "read"),
-    "GET /incidents": (PEOPLE, "read"),
-    "GET /incidents/{incident_id}": (PEOPLE, "read"),
-    "GET /incidents/{incident_id}/draft/{duty_id}": (PEOPLE, "read"),
+    "GET /findings": (READERS, "read"),
+    "GET /findings/{finding_id}": (READERS, "read"),
+    "GET /incidents": (READERS, "read"),
+    "GET /incidents/{incident_id}": (READERS, "read"),
+    "GET /incidents/{incident_id}/draft/{duty_id}": (READERS, "read"),
     "POST /incidents/change": (PEOPLE, "triage"),
     "GET /sharing": (("analyst",), "read"),
     "GET /sharing/waiting": (("analyst",), "read"),
@@ -38,13 +41,13 @@ RIGHTS: dict[str, tuple[tuple[str, ...], str]] = {
     "GET /hunt/{event_id}": (PEOPLE, "read"),
     "GET /rules": (PEOPLE, "read"),
     "GET /rules/{rule_id}": (PEOPLE, "read"),
-    "GET /assets": (PEOPLE, "read"),
-    "GET /assets/{asset_id}": (PEOPLE, "read"),
+    "GET /assets": (READERS, "read"),
+    "GET /assets/{asset_id}": (READERS, "read"),
     "GET /health": (ALL, "read"),
-    "GET /metrics": (ALL, "read"),
+    "GET /metrics": (KEEPERS, "read"),
     "GET /start": (ALL, "read"),
-    "GET /routes": (ALL, "read"),
-    "GET /deliveries": (ALL, "read"),
+    "GET /routes": (KEEPERS, "read"),
+    "GET /deliveries": (KEEPERS, "read"),
     "GET /views": (ALL, "read"),
     "GET /keys": (ALL, "read"),
     "GET /password": (ALL, "read"),
@@ -67,7 +70,7 @@ RIGHTS: dict[str, tuple[tuple[str, ...], str]] = {
 """Roles that may, and the scope that a token needs for it; none: no token may."""
 OPEN = {"GET /", "GET /sign-in", "POST /sign-in", "POST /sign-out"}
 """Routes for whoever comes; the tests of access have them."""
-SCOPES = ("read", "triage", "tune", "admin")
+SCOPES = ("read", "triage", "respond", "tune", "admin")
 IDS = {"{asset_id}": "RTU-0", "{name}": "i.vasko"}
 
 
