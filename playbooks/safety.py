@@ -21,11 +21,11 @@ from typing import Any
 
 import msgspec
 
-from cityward import Asset, Target
+from cityward import Asset, Target, Unsafe
 from cityward.plugin import ActuatorSpec
-from playbooks import targets
+from playbooks import targets, variables
 from playbooks.journal import APPROVAL_LIVES, Approval
-from playbooks.model import Check, Facts, Outcome, Planned, Playbook, Step
+from playbooks.model import Check, Facts, Outcome, Plan, Planned, Playbook, Step
 
 CONTROLLERS = frozenset(
     {
@@ -57,8 +57,8 @@ log = logging.getLogger(__name__)
 class Consent(msgspec.Struct, frozen=True, kw_only=True):
     """Who has said yes to what; before an effect."""
 
-    plan_hash: str
-    """Of the plan as it would be done now."""
+    plan: Plan
+    """What they were shown."""
     approvals: tuple[Approval, ...] = ()
     asked_by: str = ""
     """Who started the run; nobody approves their own request."""
@@ -233,6 +233,13 @@ def _not_of_playbook(question: Question) -> Iterator[str]:
         yield f"{question.playbook.name} has no such step."
         return
     verbs = {one.verb for one in planned.commands}
+    try:
+        target = variables.target_for(step.action, question.finding)
+    except Unsafe as error:
+        yield f"{error.what}."
+        return
+    if any(one != target for one in question.targets):
+        yield f"The plan acts on something else than step {step.name} says."
     if step.action.actuator != planned.actuator or verbs - {step.action.verb}:
         yield f"The plan does something else than step {step.name} says."
     if question.tells:
@@ -297,7 +304,7 @@ def actuator(question: Question) -> Said:
         return _deny(f"{spec.name} knows no verb {', '.join(sorted(wrong))}.")
     if spec.targets and any(one.type not in spec.targets for one in question.targets):
         return _deny(f"{spec.name} does not act on a target of type {planned.target.type}.")
-    if not all(targets.is_spelled(one) for one in question.targets):
+    if not all(_is_spelled(one, question) for one in question.targets):
         return _deny("The target is not spelled as its type is.")
     if question.tells:
         return _allow(f"{spec.name} is {facts.operator}'s. {_TELLS}")
@@ -306,6 +313,10 @@ def actuator(question: Question) -> Said:
         if owner not in ("", facts.operator):
             return _deny(f"{name} belongs to another operator.", owner=owners)
     return _allow(f"{spec.name} and the target are {facts.operator}'s, or nobody's.", owner=owners)
+
+
+def _is_spelled(target: Target, question: Question) -> bool:
+    return targets.is_spelled(target) or (question.tells and target == targets.NOWHERE)
 
 
 # ---- 4 Known, or external
@@ -449,7 +460,8 @@ def blast_radius(question: Question) -> Said:
         return _deny(f"{len(services)} services would be affected, {limit.services} may be.", **saw)
     for why in (*_zones_full(affected, facts), *_last_of_group(question, own)):
         return _deny(why, **saw)
-    hurt = [one for one in affected.values() if any(_untouchable(one)) or one.essential_function]
+    others = [one for one in affected.values() if one.id not in own]
+    hurt = [one for one in others if any(_untouchable(one)) or one.essential_function]
     if own and hurt:
         return _deny(f"{_name(hurt[0])} depends on it, which must not be hurt.", **saw)
     return _allow(_how_many(affected, services), **saw)
@@ -640,12 +652,26 @@ def _may_start_alone(question: Question) -> bool:
 
 
 def _good(question: Question, consent: Consent) -> Iterator[Approval]:
-    now = question.facts.now
+    """Approvals that count; none if what would be done now is not what people were shown."""
+    if not any(_is_same(one, question.planned) for one in consent.plan.actions):
+        return
+    now, shown = question.facts.now, consent.plan.hash
     for one in consent.approvals:
         is_fresh = now - APPROVAL_LIVES < one.time <= now + SKEW
-        is_of_this = bool(consent.plan_hash) and one.plan_hash == consent.plan_hash
-        if is_fresh and is_of_this and one.by and one.by != consent.asked_by:
+        if is_fresh and one.plan_hash == shown and one.by and one.by != consent.asked_by:
             yield one
+
+
+def _is_same(shown: Planned, now: Planned) -> bool:
+    """Whether two plans of an action do the same, the time at which they begin apart."""
+    return _doing(shown) == _doing(now)
+
+
+def _doing(planned: Planned) -> tuple[Any, ...]:
+    commands = [(one.verb, one.target, one.undo, one.args, one.prior) for one in planned.commands]
+    what = (planned.step, planned.action_class, planned.actuator, planned.target)
+    # Through JSON, as the journal keeps it: a tuple is a list there.
+    return *what, msgspec.json.encode((planned.prior, commands), order="deterministic")
 
 
 def _are_two(good: Sequence[Approval]) -> bool:

@@ -39,6 +39,10 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
+NOWHERE = Target("", "")
+"""Of what has no target: a mail, a ticket."""
+
+
 class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
     """Value of an `ipv4_connection` or `ipv6_connection`, in OpenC2's words."""
 
@@ -88,6 +92,9 @@ def network_of(value: str) -> Network:
             raise _refused("address", value, "has a scope")
         if address.ipv4_mapped is not None:
             network = ipaddress.ip_network(address.ipv4_mapped)
+    first, last = network.network_address, network.broadcast_address
+    if any(_is_nobodys(one) for one in (first, last)):
+        raise _refused("address", value, "is nobody's own address")
     if network.prefixlen < PREFIX_LEAST[network.version]:
         raise _refused("address", value, f"is wider than /{PREFIX_LEAST[network.version]}")
     return network
@@ -154,6 +161,13 @@ def _connection(type: str, said: Mapping[str, Any] | str) -> Target:
         raise _refused(type, port, "is no port")
     made = Connection(_spelled(ends[0]), _spelled(ends[1]), protocol, int(port))
     return Target(f"ipv{ends[0].version}_connection", msgspec.json.encode(made).decode())
+
+
+def _is_nobodys(address: Address) -> bool:
+    """Loopback, link-local, multicast, unspecified and broadcast addresses are no device."""
+    if address.is_loopback or address.is_link_local or address.is_multicast:
+        return True
+    return address.is_unspecified or (address.version == 4 and address.is_reserved)
 
 
 def _spelled(network: Network) -> str:
