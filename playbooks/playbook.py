@@ -10,22 +10,28 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
 
 from cityward import RuleError, documents, plugin
 from cityward.plugin import ActuatorSpec
-from playbooks import cacao
+from playbooks import cacao, sign
 from playbooks.model import Playbook
 from playbooks.source import Source, Specs
 
+LIBRARY = Path(__file__).parent / "library"
+"""The playbooks that come with cityward."""
+SHIPPED_BY = "cityward, as shipped"
+"""Whose word those have. Who can change these files can change the code that would check them, so a
+signature on them would prove nothing; the release as a whole is signed."""
 MAX_BYTES = 262_144
 
 
 class Loaded(msgspec.Struct, frozen=True):
-    """What became of a folder."""
+    """What became of some folders."""
 
     playbooks: tuple[Playbook, ...]
     refused: tuple[RuleError, ...]
@@ -96,13 +102,37 @@ def files_of(folder: Path) -> list[Path]:
     return sorted(path for path in found if ".cases." not in path.name)
 
 
-def read_folder(folder: Path, known: Specs) -> Loaded:
-    """Read all playbooks below a folder; what is refused keeps none of the others out."""
+def read_signed(
+    path: Path, known: Specs, keys: Sequence[sign.PublicKey], now: datetime
+) -> Playbook:
+    """Read a playbook and who signed it; without a signature `signed_by` is empty.
+
+    Raises:
+        RuleError: it is refused, or its signature is none that counts, which is worse than none.
+    """
+    data, signature = read_bytes(path), sign.beside(path)
+    playbook = parse(data, str(path), known)
+    if LIBRARY in path.resolve().parents:
+        return msgspec.structs.replace(playbook, signed_by=SHIPPED_BY)
+    if not signature.exists():
+        return playbook
+    try:
+        name = sign.verify(data, read_bytes(signature), keys, now)
+    except ValueError as error:
+        todo = "Look at what was changed, and sign it again."
+        raise RuleError(str(error), str(path), todo) from error
+    return msgspec.structs.replace(playbook, signed_by=name)
+
+
+def read_folders(
+    folders: Sequence[Path], known: Specs, keys: Sequence[sign.PublicKey], now: datetime
+) -> Loaded:
+    """Read all playbooks below folders; what is refused keeps none of the others out."""
     playbooks: dict[str, Playbook] = {}
     refused: list[RuleError] = []
-    for path in files_of(folder):
+    for path in (path for folder in folders for path in files_of(folder)):
         try:
-            one = read(path, known)
+            one = read_signed(path, known, keys, now)
         except RuleError as error:
             refused.append(error)
             continue
