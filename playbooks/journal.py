@@ -79,9 +79,15 @@ APPROVAL_LIVES = timedelta(minutes=15)
 PAGED_AFTER = 5
 """So many failures to undo, and a person is given the exact steps."""
 
+Queue = Literal["control", "actuate", "enrich", "notify", "rollback"]
+QUEUES: tuple[Queue, ...] = ("control", "actuate", "enrich", "notify", "rollback")
+"""Where the bell is rung for a run, by what its next transition does; what undoes has a worker of
+its own that nothing else can fill."""
 Went = Literal["", "success", "failure"]
 OrderKind = Literal["cancel", "undo", "answer"]
 EntryKind = Literal["state", "refused", "page", "cancel", "undo", "answer", "approved", "note"]
+EVIDENCE = "evidence"
+_DECIDED = frozenset({"pending", "gated", "waiting_approval", "intended", "applied"})
 ORDERS: tuple[OrderKind, ...] = ("cancel", "undo", "answer")
 
 
@@ -192,6 +198,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     entries: tuple[Entry, ...] = ()
     wake: datetime | None = None
     """When to look at it again; None: never, it is over."""
+    queue: Queue = "control"
+    """What kind of work is next."""
 
 
 class Overtaken(TransientError):  # noqa: N818 – an order of things, not a fault
@@ -210,7 +218,7 @@ class Journal(Protocol):
         ...
 
     def claim(self, run: str, now: datetime, lease: timedelta = LEASE) -> Run | None:
-        """Take a run for one transition; None if it is over or somebody has it."""
+        """Take a run for one transition; None if none is due or somebody has it."""
         ...
 
     def record(self, change: Change) -> None:
@@ -235,7 +243,7 @@ class Journal(Protocol):
         """What is in force on a target, with its run."""
         ...
 
-    def due(self, now: datetime, limit: int = 100) -> Sequence[str]:
+    def due(self, now: datetime, limit: int = 100) -> Mapping[str, Queue]:
         """Runs that nobody has and whose time has come, the longest overdue first."""
         ...
 
@@ -301,6 +309,21 @@ def wake_at(run: Run) -> datetime | None:
         elif one.state == "rolling_back" and one.again:
             times.append(one.again)
     return min(times, default=None)
+
+
+def queue_of(run: Run) -> Queue:
+    """What kind of work the next transition of a run is."""
+    states = {one.state for one in run.effects}
+    if "rolling_back" in states:
+        return "rollback"
+    if "intended" in states:
+        acts = next(one for one in run.effects if one.state == "intended")
+        if acts.command.undo:
+            return "actuate"
+        return "enrich" if acts.actuator == EVIDENCE else "notify"
+    if "applied" in states and not any(row.state in _DECIDED for row in run.steps):
+        return "rollback"
+    return "control"
 
 
 def give_up_at(run: Run) -> datetime:

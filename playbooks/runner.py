@@ -27,10 +27,12 @@ from playbooks.journal import (
     EntryKind,
     Journal,
     Overtaken,
+    Queue,
     Run,
     StepRow,
     action_key,
     give_up_at,
+    queue_of,
     wake_at,
 )
 from playbooks.model import Check, Plan, Planned, Step, StepState
@@ -99,11 +101,11 @@ class Runner:
         self._call = call
         self._lease = lease
 
-    def advance(self, run_id: str) -> datetime | None:
+    def advance(self, run_id: str) -> Change | None:
         """Make one transition of a run.
 
         Returns:
-            When to look at it again; None: it is over, or somebody else has it.
+            It, with when to look again and for what; None: it is over, or somebody else has it.
         """
         run = self._journal.claim(run_id, self._journal.now(), self._lease)
         if run is None:
@@ -114,11 +116,15 @@ class Runner:
         except Overtaken as error:
             log.info("Run %s was overtaken: %s.", run_id, error.what)
             return None
-        return change.wake
+        return change
 
-    def reaper(self, limit: int = 100) -> Sequence[str]:
-        """Runs whose time has come: a lease that ran out, a timer that is due."""
-        return self._journal.due(self._journal.now(), limit)
+    def now(self) -> datetime:
+        """The time of the journal."""
+        return self._journal.now()
+
+    def reaper(self, limit: int = 100, late: timedelta = timedelta()) -> Mapping[str, Queue]:
+        """Runs whose time has come, so long ago: a lease that ran out, a timer that is due."""
+        return self._journal.due(self._journal.now() - late, limit)
 
     def _next(self, run: Run, now: datetime) -> Change:
         """The transition that is due, the end of effects before all else."""
@@ -147,7 +153,9 @@ class Runner:
         wake = None if state in RUN_ENDS else now
         if wake and not _goes_on(change):
             wake = max(wake_at(then) or now, now + AGAIN)
-        return msgspec.structs.replace(change, state=state, entries=entries, wake=wake)
+        return msgspec.structs.replace(
+            change, state=state, entries=entries, wake=wake, queue=queue_of(then)
+        )
 
     # ---- Ends
 

@@ -37,6 +37,8 @@ OUTSIDE: dict[str, str | tuple[str, ...]] = {
     "google": "collectors/transport/",
     "cyclopts": ("siem/cli", "siem/commands/"),
     "structlog": "siem/cli",
+    "celery": "playbooks/tasks.py",
+    "redis": "playbooks/tasks.py",
 }
 """Each outside library meets cityward in one folder, the command's in two."""
 

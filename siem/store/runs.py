@@ -10,9 +10,10 @@ import fcntl
 import hashlib
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,7 @@ from playbooks.journal import (
     Entry,
     OrderKind,
     Overtaken,
+    Queue,
     Run,
     StepRow,
     check_change,
@@ -43,6 +45,7 @@ CREATE TABLE runs (
     id TEXT PRIMARY KEY, playbook TEXT NOT NULL, finding TEXT NOT NULL, grp TEXT NOT NULL,
     state TEXT NOT NULL, is_open INTEGER NOT NULL, made INTEGER NOT NULL, ended INTEGER,
     token INTEGER NOT NULL DEFAULT 0, lease_until INTEGER NOT NULL DEFAULT 0, wake INTEGER,
+    queue TEXT NOT NULL DEFAULT 'control',
     plan_hash TEXT NOT NULL, plan BLOB NOT NULL, document BLOB NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX runs_due ON runs (wake) WHERE is_open = 1;
@@ -192,6 +195,20 @@ class RunStore:
             _write_anchor(db, made)
         return made
 
+    @contextmanager
+    def _unsynced(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that outlives every process, but perhaps not a loss of power.
+
+        Claims and tokens are for runners; after a loss of power there is none to be told apart.
+        """
+        connection = self._reading()
+        connection.execute("PRAGMA synchronous = NORMAL")
+        try:
+            with self._writing() as db:
+                yield db
+        finally:
+            connection.execute("PRAGMA synchronous = FULL")
+
     # ---- The runner
 
     def start(self, run: Run) -> bool:
@@ -223,13 +240,13 @@ class RunStore:
         return bool(made)
 
     def claim(self, run: str, now: datetime, lease: timedelta = LEASE) -> Run | None:
-        """Take a run for one transition; None if it is over or somebody has it."""
+        """Take a run for one transition; None if none is due or somebody has it."""
         # A lease that ends later than any can is of a clock that was set back since.
-        free = "id = ? AND is_open = 1 AND (lease_until <= ? OR lease_until > ?)"
-        at = (run, micros(now), micros(now + lease))
+        free = "id = ? AND is_open = 1 AND wake <= ? AND (lease_until <= ? OR lease_until > ?)"
+        at = (run, micros(now), micros(now), micros(now + lease))
         if not _one(self._reading(), f"SELECT 1 FROM runs WHERE {free}", *at):
             return None
-        with self._writing() as db:
+        with self._unsynced() as db:
             db.execute(
                 f"INSERT INTO numbers VALUES ('{_TOKEN}', 1)"
                 " ON CONFLICT (name) DO UPDATE SET value = value + 1"
@@ -257,11 +274,11 @@ class RunStore:
         fault(f"run-before-{_edge(change)}")
         with self._writing() as db:
             taken = db.execute(
-                "UPDATE runs SET lease_until = 0, state = ?, is_open = ?, wake = ?, ended = ?"
-                " WHERE id = ? AND token = ? AND is_open = 1",
+                "UPDATE runs SET lease_until = 0, state = ?, is_open = ?, wake = ?, ended = ?,"
+                " queue = ? WHERE id = ? AND token = ? AND is_open = 1",
                 (
                     state, not is_over, micros(change.wake) if change.wake else None,
-                    now if is_over else None, run.id, run.token,
+                    now if is_over else None, change.queue, run.id, run.token,
                 ),
             ).rowcount  # fmt: skip
             if not taken:
@@ -296,7 +313,7 @@ class RunStore:
         # A lock of the system: it goes with the process that has it, however that ends.
         with open(self._folder / str(number), "ab") as file:
             _lock(file.fileno(), name)
-            with self._writing() as db:
+            with self._unsynced() as db:
                 seen = _one(db, "SELECT token FROM run_targets WHERE target = ?", name)
                 if seen and seen["token"] > token:
                     raise Overtaken(f"token {seen['token']} was at {name}, {token} is old")
@@ -314,14 +331,14 @@ class RunStore:
         )
         return [(row["run"], msgspec.json.decode(row["document"], type=Effect)) for row in rows]
 
-    def due(self, now: datetime, limit: int = 100) -> Sequence[str]:
+    def due(self, now: datetime, limit: int = 100) -> Mapping[str, Queue]:
         """Runs that nobody has and whose time has come, the longest overdue first."""
         rows = self._reading().execute(
-            "SELECT id FROM runs WHERE is_open = 1 AND wake <= ?"
+            "SELECT id, queue FROM runs WHERE is_open = 1 AND wake <= ?"
             " AND (lease_until <= ? OR lease_until > ?) ORDER BY wake LIMIT ?",
             (micros(now), micros(now), micros(now + LEASE), limit),
         )
-        return [row["id"] for row in rows]
+        return {row["id"]: row["queue"] for row in rows}
 
     def next_due(self) -> datetime | None:
         """When the next run has to be looked at."""
@@ -648,8 +665,12 @@ def _lock(file: int, name: str) -> None:
 
 def _ticks() -> tuple[str, int]:
     """Which start of the machine this is, and nanoseconds since then, suspension included."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip(), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    return _boot(), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+@cache
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def _anchor(db: sqlite3.Connection) -> _Anchor | None:
