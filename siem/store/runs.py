@@ -354,13 +354,13 @@ class RunStore:
 
     # ---- People
 
-    def approve(self, run: str, by: str, role: str, plan_hash: str) -> bool:
+    def approve(self, run: str, by: str, role: str, plan_hash: str, why: str = "") -> bool:
         """Say yes to the plan of a run; False if it is over or its plan is another.
 
         Raises:
             InputError: it is their own request.
         """
-        by, now = harmless(by), self.now()
+        by, why, now = harmless(by), harmless(why[:TEXT_MAX]), self.now()
         with self._writing() as db:
             found = _run(db, run)
             if found is None or found.state in RUN_ENDS or found.plan.hash != plan_hash:
@@ -371,8 +371,8 @@ class RunStore:
                 "INSERT OR REPLACE INTO run_approvals VALUES (?, ?, ?, ?, ?)",
                 (run, plan_hash, by, role, micros(now)),
             )
-            said = Entry(kind="approved", what=f"plan {plan_hash[:12]}, as {role}", by=by, time=now)
-            self._order(db, run, said)
+            what = f"plan {plan_hash[:12]}, as {role}{why and f': {why}'}"
+            self._order(db, run, Entry(kind="approved", what=what, by=by, time=now))
         return True
 
     def order(self, run: str, kind: OrderKind, by: str, what: str, about: str = "") -> bool:
@@ -508,6 +508,16 @@ class RunStore:
         """When the last run of a group began."""
         row = _one(self._reading(), "SELECT max(made) AS made FROM runs WHERE grp = ?", group)
         return from_micros(row["made"]) if row and row["made"] is not None else None
+
+    def waiting(self) -> int:
+        """How many open runs wait for somebody's yes."""
+        row = _one(
+            self._reading(),
+            "SELECT count(DISTINCT run_steps.run) AS count FROM run_steps JOIN runs"
+            " ON runs.id = run_steps.run"
+            " WHERE runs.is_open = 1 AND run_steps.state = 'waiting_approval'",
+        )
+        return int(row["count"]) if row else 0
 
     def counts(self) -> dict[str, int]:
         """Runs by state."""
