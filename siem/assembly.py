@@ -41,6 +41,8 @@ FOLDER_SAMPLE = 20
 """How many files of a folder are looked at to recognise them."""
 
 SECRET_BYTES = 32
+RINGS = "ring"
+"""Folder of the packets that interfaces keep, one below it a source."""
 
 SWITCHED = "switched off by"
 
@@ -396,6 +398,16 @@ def _say_guess(one: config.Source, why: str) -> None:
     log.warning("%s is read as syslog: %s; name the collector of source %s.", one.path, why, one.id)
 
 
+def _ring(one: config.Source, settings: Settings) -> Any:
+    """Where the packets of an interface are kept, if they are."""
+    from collectors.packets.ring import GB, HOURS, Ring
+
+    if not (one.ring_hours or one.ring_gb):
+        return None
+    folder = settings.state_path / RINGS / one.id
+    return Ring(folder, hours=one.ring_hours or HOURS, gb=one.ring_gb or GB)
+
+
 def _reader(one: config.Source, framing: Any, clock: Clock, settings: Settings) -> Reader:
     if framing == "packets" and one.reader == "folder":
         raise ConfigError(
@@ -416,7 +428,7 @@ def _reader(one: config.Source, framing: Any, clock: Clock, settings: Settings) 
     if one.reader == "interface":
         from collectors.packets.interface import InterfaceReader
 
-        return InterfaceReader(one.interface, one.id, clock=clock)
+        return InterfaceReader(one.interface, one.id, ring=_ring(one, settings), clock=clock)
     if one.reader == "http":
         from collectors.readers.poll import HttpPoll
 

@@ -45,6 +45,7 @@ DAYS_MAX = 36_500
 MONTHS_MAX = 1_200
 QUOTA_MAX_GB = 1e9
 EVERY_MIN_S = 1.0
+RING_HOURS_MAX = 168
 HUB_OPERATOR = "city"
 """Operator id of a hub: what it concludes itself is under it."""
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
@@ -92,6 +93,11 @@ class Source(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Address and port on which syslog, datagrams or what sensors ship are received."""
     interface: str = ""
     """Network interface to listen on."""
+    ring_hours: float = 0.0
+    """Keep the packets of an interface for so long, as evidence (docs/evidence.md); 0: no ring, or
+    1 h if `ring_gb` is set."""
+    ring_gb: float = 0.0
+    """Most disk that its packets take; 0: no ring, or 2 GB if `ring_hours` is set."""
     url: str = ""
     """Address that is asked (`http`), or of a broker: `mqtts://broker.example`, `mqtt://…:1883`."""
     every_s: float = 60.0
@@ -508,6 +514,8 @@ def _impossible(settings: Settings) -> Iterator[tuple[str, str]]:
             yield f"source[{number}].{key}", f"a {source.reader} source needs {key}"
         if not source.every_s >= EVERY_MIN_S:
             yield f"source[{number}].every_s", f"a question every {source.every_s} s is too many"
+        if source.ring_hours or source.ring_gb:
+            yield from ((f"source[{number}].{key}", what) for key, what in _wrong_ring(source))
         if key == "listen" and not _is_address(source.listen):
             yield f"source[{number}].listen", f"{source.listen!r} is no address:port"
     if (node := settings.sensor.node) and (not _is_address(node) or int(node.split(":")[-1]) == 0):
@@ -535,6 +543,17 @@ def _impossible(settings: Settings) -> Iterator[tuple[str, str]]:
             yield f"calendar[{number}]", "a time needs its offset, e.g. Z"
         elif entry.until <= entry.since:
             yield f"calendar[{number}].until", "the end is not after the begin"
+
+
+def _wrong_ring(source: Source) -> Iterator[tuple[str, str]]:
+    if source.reader != "interface":
+        yield "ring_hours", "only an interface keeps a ring of packets"
+    if not 0 <= source.ring_hours <= RING_HOURS_MAX:
+        yield "ring_hours", f"packets are kept for at most {RING_HOURS_MAX} h"
+    if not 0 <= source.ring_gb <= QUOTA_MAX_GB:
+        yield "ring_gb", f"{source.ring_gb} is no size"
+    if not NAME.fullmatch(source.id):
+        yield "id", f"{source.id!r} is no name of a folder: lower case, digits, - _ ."
 
 
 def _wrong_hub(settings: Settings, hub: Hub) -> Iterator[tuple[str, str]]:

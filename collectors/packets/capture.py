@@ -56,7 +56,7 @@ class Columns(NamedTuple):
     link: Links
     """LINKTYPE_ number."""
 
-    def some(self, rows: slice) -> Columns:
+    def some(self, rows: slice | Ints) -> Columns:
         """A part of the packets."""
         starts, caplen, wirelen, time_ns, link = self
         return Columns(starts[rows], caplen[rows], wirelen[rows], time_ns[rows], link[rows])

@@ -22,6 +22,7 @@ from cityward.errors import InputError
 from cityward.plugin import Framing
 from collectors.packets.capture import MAX_PACKETS, Chunk, Columns
 from collectors.packets.gather import PAD, gather
+from collectors.packets.ring import Ring
 from collectors.readers import Batch, Clock
 from collectors.readers.batch import PAUSE_S, utc_now
 
@@ -55,7 +56,13 @@ class InterfaceReader:
     framing: Framing = "packets"
 
     def __init__(
-        self, name: str, source: str, *, promiscuous: bool = True, clock: Clock = utc_now
+        self,
+        name: str,
+        source: str,
+        *,
+        promiscuous: bool = True,
+        ring: Ring | None = None,
+        clock: Clock = utc_now,
     ) -> None:
         """Read an interface.
 
@@ -63,9 +70,11 @@ class InterfaceReader:
             name: As `ip link` shows it.
             source: Source id.
             promiscuous: See also what is addressed to others.
+            ring: Keeps the last packets as they are.
             clock: Gives the time of receipt.
         """
         self.name, self.source, self.promiscuous, self.clock = name, source, promiscuous, clock
+        self.ring = ring
 
     def read(self, place: Any | None, stop: threading.Event) -> Iterator[Batch]:
         """Yield chunks promptly; frames are numbered on from `place`.
@@ -81,6 +90,8 @@ class InterfaceReader:
                     yield from self._batches(sock, ring, frame, stop)
                 finally:
                     ring.close()
+                    if self.ring is not None:
+                        self.ring.close()
         except OSError as error:
             todo = "Check the name with `ip link`; the process needs CAP_NET_RAW."
             raise InputError(f"{error.strerror or error}", self.name, todo) from error
@@ -134,8 +145,12 @@ class InterfaceReader:
             for data, columns in _chunks(parts, link):
                 chunk = Chunk(self.source, data, columns, frame, self.clock(), live=True)
                 frame += len(chunk)
+                if self.ring is not None and len(chunk):
+                    self.ring.write(data, columns, chunk.received)
                 yield Batch(self.source, chunk, {"frames": frame - 1}, lost=_dropped(sock))
             if chunk is None:
+                if self.ring is not None:
+                    self.ring.rest(self.clock())
                 yield Batch(self.source, [], {"frames": frame - 1}, lost=_dropped(sock))
 
 

@@ -89,6 +89,16 @@ def test_a_whole_file_is_read(tmp_path):
         ("sector = 'moon'", "'moon' is no sector", "sector"),
         ("[[source]]\nid = 'a'\nreader = 'file'", "a file source needs path", "source[0].path"),
         (
+            "[[source]]\nid = 'a'\nreader = 'file'\npath = 'x'\nring_gb = 1",
+            "only an interface keeps a ring of packets",
+            "source[0].ring_hours",
+        ),
+        (
+            "[[source]]\nid = '../a'\nreader = 'interface'\ninterface = 'x'\nring_gb = 1",
+            "'../a' is no name of a folder",
+            "source[0].id",
+        ),
+        (
             "[[source]]\nid = 'a'\nreader = 'interface'",
             "a interface source needs interface",
             "source[0].interface",
