@@ -1,0 +1,460 @@
+"""Many runs while everything is killed: workers, their trees, the runner, Redis; clocks step.
+
+Drivers: `node` (a process that calls `advance` itself), `celery` (workers on a real redis-server),
+`naive` (Celery alone: no journal, a countdown for the end of an effect), which has to fail.
+A process of its own each, so that SIGKILL means it:
+
+    python -m tests.playbooks.storm work FOLDER DRIVER URL
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from celery import Celery
+
+from cityward import Actuator, Command, Target
+from playbooks import tasks
+from playbooks.journal import RUN_ENDS
+from playbooks.model import Playbook
+from playbooks.runner import Runner
+from siem.store.embedded import NodeDb
+from siem.store.query import micros
+from tests.playbooks.kit import Planner, allows, db_at, deny, playbook, run_of
+from tests.playbooks.recorder import Recorder
+
+LEASE = timedelta(seconds=3)
+STEPS = ("one", "two", "three")
+LATE_S = 30.0
+"""An effect is undone so long after its end at the latest, with everything being killed."""
+EDGES = (
+    *("run-claimed", "run-turn", "run-acted"),
+    *(
+        f"run-{side}-{state}"
+        for side in ("before", "after")
+        for state in ("gated", "intended", "applied", "verified", "rolling_back", "rolled_back")
+    ),
+)
+"""Fault points at every edge that a step passes."""
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a storm."""
+
+    runs: int
+    kills: int
+    seconds: float
+    lost: int
+    """Runs that were neither ended nor in the hands of a person."""
+    twice: int
+    """Effects that the device was told of more than once."""
+    missing: int
+    """Effects that never came about, although their run says so."""
+    late: int
+    """Effects that were undone later than `LATE_S` after their end, or never."""
+    late_runs: int
+    """Runs that went on for more than twice their time."""
+    states: dict[str, int] = {}
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the promise was kept."""
+        return not (self.lost or self.twice or self.missing or self.late or self.late_runs)
+
+
+def clock_of(folder: Path) -> Any:
+    """The wall clock, stepped by as much as stands in a file."""
+    file = folder / "step"
+
+    def clock() -> datetime:
+        try:
+            step_s = float(file.read_text() or 0)
+        except (OSError, ValueError):
+            step_s = 0.0
+        return datetime.now(UTC) + timedelta(seconds=step_s)
+
+    return clock
+
+
+def journal_at(folder: Path) -> NodeDb:
+    """The journal, with a clock that may step."""
+    db = db_at(folder, clock_of(folder))
+    db.runs.is_steady = True
+    return db
+
+
+def runner_at(folder: Path) -> Runner:
+    """A runner over the journal and the device of a folder."""
+    db = journal_at(folder)
+    actuators: dict[str, Actuator] = {"recorder": Recorder(folder / "device")}
+    return Runner(db.runs, actuators, Planner(actuators, db.runs.now), allows, lease=LEASE)
+
+
+def book(box_s: float) -> Playbook:
+    """Three steps, each with an effect of its own."""
+    box = timedelta(seconds=box_s)
+    return playbook(
+        deny("one", "two", box=box), deny("two", "three", box=box), deny("three", box=box)
+    )
+
+
+# ---- Processes
+
+
+def work(folder: Path, driver: str, url: str) -> None:
+    """Be a runner, or a worker, until killed."""
+    if driver == "node":
+        runner = runner_at(folder)
+        while True:
+            due = list(runner.reaper(50))
+            for run in random.sample(due, len(due)):
+                runner.advance(run)
+            time.sleep(0 if due else 0.1)
+    queues = ["rollback"] if driver == "rollback" else [*tasks.QUEUES]
+    tasks.REAP_EVERY_S = 2.0
+    app = (
+        naive_app(folder, url)
+        if driver == "naive"
+        else tasks.app_of(url, lambda: runner_at(folder))
+    )
+    app.conf.beat_schedule = {
+        name: {**one, "schedule": 2.0} for name, one in (app.conf.beat_schedule or {}).items()
+    }
+    tasks.work(app, queues=queues, processes=2, reaps=driver == "celery")
+
+
+def naive_app(folder: Path, url: str) -> Celery:
+    """Celery trusted alone: the queue is the truth, `countdown` the timer."""
+    app = tasks.app_of(url)
+    app.conf.beat_schedule = {}
+    app.conf.task_routes = {}
+    device = Recorder(folder / "device")
+
+    @app.task(name="naive.apply")
+    def apply(run: str, number: int, box_s: float) -> None:
+        target = Target("ipv4_net", f"{run}/{STEPS[number]}")
+        key = f"{run} {number}"
+        device.apply(Command("deny", target, "allow", datetime.now(UTC), key=key))
+        app.send_task("naive.undo", args=[run, number], countdown=box_s)
+        if number + 1 < len(STEPS):
+            app.send_task("naive.apply", args=[run, number + 1, box_s])
+
+    @app.task(name="naive.undo")
+    def undo(run: str, number: int) -> None:
+        target = Target("ipv4_net", f"{run}/{STEPS[number]}")
+        key = f"undo {run} {number}"
+        device.apply(Command("allow", target, "deny", datetime.now(UTC), key=key))
+
+    return app
+
+
+@contextmanager
+def redis_at(folder: Path) -> Iterator[Redis]:
+    """A redis-server of our own on a free port."""
+    server = Redis(folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+class Redis:
+    """A redis-server that can be killed, with or without its data."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "redis"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with closing(socket.create_server(("127.0.0.1", 0))) as free:
+            self.port = free.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it listens."""
+        words = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1"]
+        words += ["--dir", str(self.folder), "--appendonly", "yes", "--save", ""]
+        words += ["--maxmemory-policy", "noeviction"]
+        self.process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+        for _ in range(200):
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection(("127.0.0.1", self.port), timeout=1),
+            ):
+                return
+            time.sleep(0.05)
+        raise RuntimeError("redis-server does not listen")
+
+    def kill(self, *, data: bool = False) -> None:
+        """Kill it, and perhaps take its data away."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+        if data:
+            shutil.rmtree(self.folder)
+            self.folder.mkdir()
+
+
+class Workers:
+    """The processes of a driver; each is started again when it is gone."""
+
+    def __init__(self, folder: Path, driver: str, url: str, count: int) -> None:
+        self.folder = folder
+        self.url = url
+        self.drivers = [driver] * count
+        if driver == "celery":
+            self.drivers[-1] = "rollback" if count > 1 else "celery"
+        self.processes: list[subprocess.Popen[bytes] | None] = [None] * count
+
+    def tend(self, fault: str = "") -> int:
+        """Start what is gone; says how many were."""
+        gone = 0
+        for place, process in enumerate(self.processes):
+            if process is None or process.poll() is not None:
+                gone += process is not None
+                self.processes[place] = self._start(self.drivers[place], fault)
+                fault = ""
+        return gone
+
+    def _start(self, driver: str, fault: str) -> subprocess.Popen[bytes]:
+        words = [sys.executable, "-m", "tests.playbooks.storm", "work", str(self.folder)]
+        with open(self.folder / "log", "ab") as log:
+            return subprocess.Popen(
+                [*words, driver, self.url],
+                env=os.environ | {"CITYWARD_FAULT": fault, "C_FORCE_ROOT": "1"},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd=Path(__file__).parents[2],
+            )
+
+    def kill_tree(self, place: int) -> None:
+        """Kill a process and all its children."""
+        process = self.processes[place]
+        if process is not None and process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def kill_child(self, chance: random.Random) -> bool:
+        """Kill one child of a worker."""
+        children = [child for one in self.processes if one for child in _children(one.pid)]
+        if not children:
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(chance.choice(children), signal.SIGKILL)
+        return True
+
+    def end(self) -> None:
+        """Kill all."""
+        for place in range(len(self.processes)):
+            self.kill_tree(place)
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+# ---- The storm
+
+
+def storm(
+    folder: Path,
+    driver: str,
+    *,
+    runs: int,
+    kills: int,
+    box_s: float = 20.0,
+    within_s: float = 120.0,
+    workers: int = 2,
+    seed: int = 1,
+) -> Outcome:
+    """Start runs, kill until so many kills were made, wait for the end, count.
+
+    Args:
+        folder: Of the journal, the device, Redis.
+        driver: `node`, `celery` or `naive`.
+        runs: How many, three steps each.
+        kills: How many, spread over the time in which runs are open.
+        box_s: How long an effect lasts.
+        within_s: After so long it is looked at whatever is open.
+        workers: Processes.
+        seed: Of the order of kills.
+    """
+    chance = random.Random(seed)
+    began_s = time.monotonic()
+    device = Recorder(folder / "device")
+    db = journal_at(folder)
+    made = 0
+    with contextlib.ExitStack() as stack:
+        stack.callback(db.close)
+        redis = stack.enter_context(redis_at(folder)) if driver != "node" else None
+        url = redis.url if redis else "-"
+        crew = Workers(folder, driver, url, workers)
+        stack.callback(crew.end)
+        crew.tend()
+        app = tasks.app_of(url) if redis else None
+        _start(db, app, driver, runs, box_s)
+        edges = list(EDGES)
+        chance.shuffle(edges)
+        gap_s = max(0.15, min(1.0, box_s / kills)) if kills else 1.0
+        while time.monotonic() - began_s < within_s:
+            if made < kills:
+                made += _strike(made, crew, redis, folder, edges, chance)
+                _repeat(db, app, driver, chance)
+            else:
+                crew.tend()
+                (folder / "step").unlink(missing_ok=True)
+                if _is_over(db, device, driver, runs):
+                    break
+            time.sleep(gap_s)
+        seconds = time.monotonic() - began_s
+        return _count(db, device, driver, runs, made, seconds, box_s)
+
+
+def _start(db: NodeDb, app: Celery | None, driver: str, runs: int, box_s: float) -> None:
+    steps = book(box_s)
+    for number in range(runs):
+        id = f"run-{number}"
+        if driver == "naive" and app is not None:
+            app.send_task("naive.apply", args=[id, 0, box_s])
+            continue
+        db.runs.start(run_of(steps, id, db.runs.now()))
+    if app is not None and driver == "celery":
+        tasks.ring(app, [(f"run-{number}", "control") for number in range(runs)])
+
+
+def _strike(
+    number: int,
+    crew: Workers,
+    redis: Redis | None,
+    folder: Path,
+    edges: list[str],
+    chance: random.Random,
+) -> int:
+    """One kill, of the next kind; says how many processes died of it."""
+    kind = number % 5
+    if kind == 0 or (kind == 3 and redis is None):  # at the next edge of the state machine
+        edge = edges[number % len(edges)]
+        crew.kill_tree(chance.randrange(len(crew.processes)))
+        crew.tend(f"{edge}:{chance.randint(1, 5)}")
+        return 1
+    if kind == 1:
+        return int(crew.kill_child(chance)) or _killed_tree(crew, chance)
+    if kind == 2:
+        return _killed_tree(crew, chance)
+    if kind == 3 and redis is not None:
+        redis.kill(data=number % 10 == 3)
+        redis.start()
+        return 1
+    (folder / "step").write_text(str(chance.choice([-3600, 0, 3600])))
+    crew.tend()
+    return _killed_tree(crew, chance)
+
+
+def _killed_tree(crew: Workers, chance: random.Random) -> int:
+    crew.kill_tree(chance.randrange(len(crew.processes)))
+    crew.tend()
+    return 1
+
+
+def _repeat(db: NodeDb, app: Celery | None, driver: str, chance: random.Random) -> None:
+    """Deliver the message of a run five times."""
+    if app is not None and driver == "celery":
+        open_ = list(db.runs.due(db.runs.now(), 20))
+        if open_:
+            tasks.ring(app, [(chance.choice(open_), "control")] * 5)
+
+
+def _is_over(db: NodeDb, device: Recorder, driver: str, runs: int) -> bool:
+    if driver == "naive":
+        return False  # nothing says when
+    counts = db.runs.counts()
+    return sum(counts.get(state, 0) for state in RUN_ENDS) == runs
+
+
+def _count(
+    db: NodeDb, device: Recorder, driver: str, runs: int, kills: int, seconds: float, box_s: float
+) -> Outcome:
+    told: Counter[str] = Counter()
+    times: dict[tuple[str, str], float] = {}
+    with closing(device._open()) as file:
+        for verb, target, key, time_s in file.execute(
+            "SELECT verb, target, key, time FROM calls ORDER BY number"
+        ):
+            told[f"{verb} {key}"] += 1
+            times[verb, target] = time_s
+    twice = sum(count > 1 for count in told.values())
+    all_ = [f"run-{number}" for number in range(runs)]
+    targets = [f"{run}/{step}" for run in all_ for step in STEPS]
+    late = sum(
+        ("deny", one) in times
+        and times.get(("allow", one), 1e12) > times["deny", one] + box_s + LATE_S
+        for one in targets
+    )
+    states = db.runs.counts()
+    if driver == "naive":
+        missing = sum(("deny", one) not in times for one in targets)
+        return Outcome(runs=runs, kills=kills, seconds=seconds, lost=0, twice=twice,
+                       missing=missing, late=late, late_runs=0)  # fmt: skip
+    lost = missing = late_runs = 0
+    for id in all_:
+        run = db.runs.get(id)
+        history = db.runs.history(id)
+        asks = any(one.kind == "page" for one in history)
+        lost += run is None or (run.state not in RUN_ENDS and not asks)
+        if run is None:
+            continue
+        missing += sum(
+            one.state in ("applied", "rolled_back")
+            and not one.note
+            and ("deny", one.command.target.value) not in times
+            and any(row.id == one.step and row.went == "success" for row in run.steps)
+            for one in run.effects
+        )
+        ended = max((micros(one.time) for one in history), default=0)
+        limit = micros(run.made + 2 * (run.deadline - run.made))
+        late_runs += ended > limit and not asks
+    return Outcome(
+        runs=runs, kills=kills, seconds=round(seconds, 1), lost=lost, twice=twice,
+        missing=missing, late=late, late_runs=late_runs, states=states,
+    )  # fmt: skip
+
+
+def main(words: Sequence[str]) -> None:
+    """`work FOLDER DRIVER URL`, or `storm DRIVER RUNS KILLS BOX_S WITHIN_S WORKERS`."""
+    if words[0] == "work":
+        work(Path(words[1]), words[2], words[3])
+        return
+    import tempfile
+
+    folder = Path(tempfile.mkdtemp(prefix="storm-"))
+    numbers = [float(word) for word in words[2:]]
+    found = storm(
+        folder, words[1], runs=int(numbers[0]), kills=int(numbers[1]), box_s=numbers[2],
+        within_s=numbers[3], workers=int(numbers[4]),
+    )  # fmt: skip
+    print(json.dumps(msgspec.to_builtins(found)), folder)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
