@@ -128,14 +128,15 @@ class Smtp:
     def _connected(self) -> smtplib.SMTP:
         # The default asks the name service, which may not answer for long.
         name = socket.gethostname()
+        if self._transport == "plain":
+            return smtplib.SMTP(*self._place, local_hostname=name, timeout=STEP_S)
         context = ssl.create_default_context(cafile=self._ca_file or None)
         if self._transport == "tls":
             return smtplib.SMTP_SSL(
                 *self._place, local_hostname=name, timeout=STEP_S, context=context
             )
         smtp = smtplib.SMTP(*self._place, local_hostname=name, timeout=STEP_S)
-        if self._transport == "starttls":
-            smtp.starttls(context=context)
+        smtp.starttls(context=context)
         return smtp
 
     def _failed(self, code: int, said: bytes | str) -> TransientError | Unsafe:

@@ -70,7 +70,10 @@ class Webhook:
         """Post it."""
         url, key = self._place(command.verb, command.target), key_of(command)
         said = {"format": FORMAT, "delivery": key, "said": dict(command.args)}
-        body = msgspec.json.encode(said)
+        try:
+            body = msgspec.json.encode(said)
+        except (TypeError, ValueError) as error:
+            raise Unsafe(f"no JSON: {type(error).__name__}", "args", "Say it in text.") from None
         headers = {
             "Content-Type": "application/json",
             "X-Cityward-Delivery": key,
