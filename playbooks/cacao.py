@@ -145,8 +145,8 @@ def _times(playbook: Playbook) -> Document:
 
 
 def _about(playbook: Playbook) -> Document:
-    said = msgspec.to_builtins(playbook.about)
-    return {key: said[name] for key, name in ABOUT.items() if said[name] not in ((), [], None)}
+    said = msgspec.json.decode(msgspec.json.encode(playbook.about))
+    return {key: said[name] for key, name in ABOUT.items() if said[name] not in ([], None)}
 
 
 def _playbook_extension(playbook: Playbook) -> Document:

@@ -404,7 +404,7 @@ class Source:
         return Action(actuator=agent, type=kind, verb=verb, target=target, args=args)
 
     def _target(self, target: dict[str, Any], spec: ActuatorSpec, *place: Place) -> dict[str, str]:
-        if not target and not spec.targets:
+        if not target and (not spec.targets or spec.action_class == "A0"):
             return {}
         if len(target) != 1:
             todo = f"Types: {', '.join(spec.targets)}."

@@ -119,6 +119,16 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
             "add": "rule:add",
         },
     ),
+    "playbook": (
+        "Playbooks: what would be done about a finding, by whom, for how long.",
+        {
+            "list": "playbook:list_",
+            "show": "playbook:show",
+            "check": "playbook:check",
+            "build": "playbook:build",
+            "sign": "playbook:sign_",
+        },
+    ),
     "operator": (
         "Operators: who shares with the city.",
         {
