@@ -8,7 +8,6 @@ letter that says which of its own shares are meant.
 
 from __future__ import annotations
 
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -21,7 +20,7 @@ from cityward.fields import SCHEMA_VERSION
 from cityward.finding import SEVERITIES, severity_rank
 from detectors.sigma.sentence import timespan
 from siem.city.commons import CITY, TLP, Commons, Records, Rights, Write
-from siem.city.joins import NAMESPACE, Found, Joins, Kept, News
+from siem.city.joins import Found, Joins, Kept, News, id_of
 from siem.city.reading import OPEN_TLP
 from siem.sharing.envelope import Kind, payload_hash
 from siem.store.protocol import AUTHORITIES, Document
@@ -380,7 +379,7 @@ def _seen(found: Found, audience: str, joins: Joins) -> Found | None:
 
 def variant(campaign: str, audience: str) -> str:
     """Id of what an audience gets of a campaign."""
-    return str(uuid.uuid5(NAMESPACE, f"{campaign} {audience}"))
+    return id_of(f"{campaign} {audience}")
 
 
 def _is_for(share: Kept, audience: str) -> bool:

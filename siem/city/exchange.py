@@ -56,8 +56,8 @@ LOST_MAX = 200
 """Sources that a heartbeat names as lost."""
 CLOCKS_MAX = 50
 """Legal clocks of which a heartbeat tells."""
-LOOKED_AGAIN = timedelta(days=1)
-"""So long after a withdrawal it is made sure that nothing of it came back."""
+LOOKED_AGAIN, LOOKED_AT = timedelta(days=1), 500
+"""So long after a withdrawal it is made sure that nothing of it came back, of so many at once."""
 TAKEN: tuple[Kind, ...] = (
     "share", "update", "withdraw", "heartbeat", "evidence_answer", "proposal_answer",
 )  # fmt: skip
@@ -126,6 +126,10 @@ class Tombstone(msgspec.Struct, frozen=True, kw_only=True):
     revision: int = 0
     """Of an expired share: what is newer may come again."""
 
+    def holds(self, revision: int) -> bool:
+        """Whether a revision of the share may not come again."""
+        return self.reason != "expired" or revision <= self.revision
+
 
 class _Turn(NamedTuple):
     """An envelope whose turn it is."""
@@ -185,6 +189,8 @@ class Exchange:
         self._key_id = key_id(self._key.public_key())
         self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._links: dict[str, _At] = {}
+        self._buried: dict[tuple[str, str], datetime] | None = None
+        """When what was taken back lately; None: not read yet since this hub is active."""
         self.letters = Letters(self._records, lease, self._key, clock)
 
     # ---- what operators send
@@ -383,8 +389,9 @@ class Exchange:
 
     def _undo(self, turn: _Turn) -> None:
         """What was taken back while we were stopped must not come back through us."""
-        if self._tombstone(turn.operator.name, turn.envelope.share_id):
-            self._commons.remove([turn.envelope.share_id])
+        operator, share_id = turn.operator.name, turn.envelope.share_id
+        if self._tombstone(operator, share_id) and self._own(operator, share_id):
+            self._commons.remove([share_id])
 
     def _tell(self, turn: _Turn, done: _Done) -> None:
         """What is durable is durable, whatever becomes of who hears of it."""
@@ -429,7 +436,7 @@ class Exchange:
         where = f"share {envelope.share_id} of operator {operator}"
         document, passed_over = document_of(envelope, turn.operator, turn.now)
         if tomb := self._tombstone(operator, envelope.share_id):
-            if tomb.reason != "expired" or envelope.revision <= tomb.revision:
+            if tomb.holds(envelope.revision):
                 raise Refused(403, "a share that was taken back", where, "It stays taken back.")
             self._open_tombstone(operator, envelope.share_id)
         write = Write(document, envelope.revision)
@@ -467,10 +474,13 @@ class Exchange:
             what = f"no withdrawal: {error}"[:SAID_MAX]
             raise Refused(400, what, f"share {envelope.share_id}", "Give a reason.") from error
         at = self._bury(operator, envelope.share_id, said.reason, turn.now)
-        is_there = self._own(operator, envelope.share_id) is not None
-        removed = self._commons.remove([envelope.share_id]) if is_there else 0
+        there = self._commons.get(ALL, envelope.share_id)
+        is_ours = there is not None and there["cw.operator"] == operator
+        removed = self._commons.remove([envelope.share_id]) if is_ours else 0
         fault("exchange-remove")
-        did = self.listener.withdrawn(operator, [envelope.share_id])
+        # What another has shared under this id is answered like what nobody has.
+        is_told = is_ours or there is None
+        did = self.listener.withdrawn(operator, [envelope.share_id]) if is_told else {}
         return _Done(did={"removed": removed, "withdrawn": at, **did}, counted="withdrawals")
 
     def _beat(self, turn: _Turn) -> _Done:
@@ -519,6 +529,8 @@ class Exchange:
             return there.at
         made = msgspec.to_builtins(Tombstone(reason=reason, at=now, revision=revision))
         self._records.put(TOMBSTONE, name, made, found.version if found else None)
+        if self._buried is not None:
+            self._buried[operator, share_id] = now
         return now
 
     def _open_tombstone(self, operator: str, share_id: str) -> None:
@@ -533,29 +545,52 @@ class Exchange:
         taking it, and killed before it saw that another one is active, may have left it.
         """
         if not self._lease.is_active:
+            self._buried = None
             return 0
-        recent = [
-            name.partition("/")[2]
-            for name, one in self._records.all(TOMBSTONE)
-            if now - msgspec.convert(one.value, Tombstone).at < LOOKED_AGAIN
-        ]
-        for at in range(0, len(recent), PAGE):
-            self._commons.remove(recent[at : at + PAGE])
+        self._look_again(now)
         count, query = 0, f'cw.share.expires:<"{now.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"'
         while rows := self._commons.search(ALL, query, Range(), limit=PAGE).rows:
             by_operator: defaultdict[str, list[str]] = defaultdict(list)
             for one in rows:
-                operator, share_id = one["cw.operator"], one["cw.share.id"]
-                self._bury(operator, share_id, "expired", now, one["cw.share.revision"])
-                by_operator[operator].append(share_id)
-            removed = 0
-            for operator, share_ids in by_operator.items():
-                removed += self._commons.remove(share_ids)
-                self.listener.withdrawn(operator, share_ids)
+                by_operator[one["cw.operator"]].append(one["cw.share.id"])
+            removed = sum(self._expired(*one, now) for one in by_operator.items())
             count += removed
             if not removed:
                 break
         return count
+
+    def _expired(self, operator: str, share_ids: Sequence[str], now: datetime) -> int:
+        """Withdraw what is past its time; a newer revision that came meanwhile is not."""
+        with self._turns[operator]:
+            gone = []
+            for share_id in share_ids:
+                there = self._own(operator, share_id)
+                if there is not None and there["cw.share.expires"] < now:
+                    self._bury(operator, share_id, "expired", now, there["cw.share.revision"])
+                    gone.append(share_id)
+            removed = self._commons.remove(gone)
+            self.listener.withdrawn(operator, gone)
+        return removed
+
+    def _look_again(self, now: datetime) -> None:
+        """Remove what was taken back lately and is there all the same, of its operator alone."""
+        if self._buried is None:
+            self._buried = {}
+            for name, one in self._records.all(TOMBSTONE):
+                operator, _, share_id = name.partition("/")
+                at = msgspec.convert(one.value, Tombstone).at
+                self._buried[operator, share_id] = at
+        for key, at in list(self._buried.items()):
+            if now - at >= LOOKED_AGAIN:
+                self._buried.pop(key, None)
+        for operator, share_id in list(self._buried)[:LOOKED_AT]:
+            with self._turns[operator]:
+                there = self._own(operator, share_id)
+                tomb = self._tombstone(operator, share_id) if there else None
+                if there and tomb and tomb.holds(there["cw.share.revision"]):
+                    self._commons.remove([share_id])
+            # It comes again behind the others.
+            self._buried[operator, share_id] = self._buried.pop((operator, share_id))
 
     # ---- what is asked of the exchange
 

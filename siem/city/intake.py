@@ -20,6 +20,7 @@ from cityward import Unsafe
 from cityward.fields import FIELDS, FINDING_FIELDS, SCHEMA_VERSION, SECTORS
 from cityward.finding import SEVERITIES
 from siem.city.authority import Operator
+from siem.city.joins import OURS_VERSION
 from siem.sharing.envelope import AHEAD_MAX, VERSION, Envelope, Signed
 from siem.sharing.policy import CLOSEST_TLP, PAP, TLP
 from siem.store.protocol import Document
@@ -189,9 +190,10 @@ def _value(name: str, value: Any, where: str) -> Any:
 
 def _is_id(text: str) -> bool:
     try:
-        return str(uuid.UUID(text)) == text
+        made = uuid.UUID(text)
     except ValueError:
         return False
+    return str(made) == text and made.version != OURS_VERSION
 
 
 # ---- Readers of values, by type

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,7 +18,7 @@ from cityward.fields import SCHEMA_VERSION
 from detectors.sigma.rule import RuleSet
 from siem.city.campaigns import OURS, Campaigns
 from siem.city.commons import CITY, CITY_SOC, Commons, Write
-from siem.city.joins import HORIZON, NAMESPACE, Joins, News
+from siem.city.joins import HORIZON, Joins, News, id_of
 from siem.city.known import Link
 from siem.sharing.wire import Heartbeat
 from siem.store.protocol import Document, Range
@@ -90,7 +89,8 @@ class Joiner:
             for at in range(0, len(share_ids), SEARCHED):
                 self._recall(share_ids[at : at + SEARCHED])
             for one in share_ids:
-                self._joins.remove(one)
+                if self._joins.whose(one) == operator:
+                    self._joins.remove(one)
             return self._settle()
 
     def heard(self, operator: str, heartbeat: Heartbeat) -> None:
@@ -212,7 +212,7 @@ def _quoted(id: str) -> str:
 
 def _loss(link: Link, since: datetime) -> Document:
     """That an operator fell silent."""
-    id = str(uuid.uuid5(NAMESPACE, f"heartbeat {link.operator} {since.isoformat()}"))
+    id = id_of(f"heartbeat {link.operator} {since.isoformat()}")
     return {
         "cw.schema": SCHEMA_VERSION,
         "cw.share.id": id,

@@ -82,6 +82,10 @@ _KEPT = (
 )
 """What is kept of a share in memory, with its tokens."""
 
+OURS_VERSION = 8
+"""Of the UUIDs that the hub makes; what operators send has none of it, so nobody can take the id of
+a campaign before it is there."""
+
 Group = tuple[str, tuple[str, ...]]
 """A correlation and the values that it groups by."""
 
@@ -199,6 +203,11 @@ class Joins:
         self._resequence(share, gone=False)
         while len(self._shares) > SHARES_MAX:
             self._forget(next(iter(self._shares)))
+
+    def whose(self, share_id: str) -> str:
+        """Operator of a share; empty: it is not here."""
+        share = self._shares.get(share_id)
+        return share.operator if share else ""
 
     def remove(self, share_id: str) -> bool:
         """Take a share out; what it held together is looked at anew. False: it is not here."""
@@ -585,4 +594,11 @@ def _burst(group: Group, chain: Sequence[Event], fired: datetime, span: timedelt
 
 def _id(first: Burst) -> str:
     rule, key = first.group
-    return str(uuid.uuid5(NAMESPACE, f"{rule} {' '.join(key)} {first.fired:%Y-%m-%d}"))
+    return id_of(f"{rule} {' '.join(key)} {first.fired:%Y-%m-%d}")
+
+
+def id_of(name: str) -> str:
+    """Id of something that the hub says itself (RFC 9562, version 8)."""
+    made = bytearray(uuid.uuid5(NAMESPACE, name).bytes)
+    made[6] = made[6] & 0x0F | OURS_VERSION << 4
+    return str(uuid.UUID(bytes=bytes(made)))

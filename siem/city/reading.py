@@ -45,6 +45,8 @@ def rights_of(person: Person, threshold: int = 3) -> Rights:
     if "peer" in person.roles:
         # What other operators shared with peers reaches them as campaigns, never by itself.
         own = person.audience
+        if own == CITY:  # what is the city's own is not a peer's
+            return NOTHING
         return Rights(("peers",), OPEN_TLP, own, (CITY, own), threshold)
     return NOTHING
 

@@ -11,6 +11,7 @@ import pytest
 
 from cityward import TransientError
 from siem.city.intake import Refused
+from siem.city.joins import id_of
 from siem.sharing import envelope as envelopes
 from siem.sharing.envelope import Envelope, Receipt, Signed, payload_hash, sign
 from siem.store.protocol import Conflict
@@ -292,6 +293,42 @@ def test_an_id_that_another_operator_has_is_refused(hub, node):
     hub.exchange.take("op-port", other.share(share_id=KNOWN))
 
     not_kept(hub, node, node.share(share_id=KNOWN, revision=2))
+
+
+def test_who_takes_back_what_another_has_shared_changes_nothing_there(hub, node):
+    other = hub.enrolled("op-port")
+    hub.exchange.take("op-port", other.share(share_id=KNOWN))
+    did = receipt(hub.exchange.take("op-grid", node.withdraw(KNOWN)), hub).did
+    hub.exchange.expire(hub.now)
+    hub.another().exchange.expire(hub.now)
+
+    assert did["removed"] == 0
+    assert [one["cw.operator"] for one in hub.everything()] == ["op-port"]
+
+
+def test_nobody_takes_an_id_that_is_the_hubs_to_give(hub, node):
+    campaign = id_of("a rule and a token that an operator knows")
+
+    assert refused(hub, node, node.share(share_id=campaign)).status == 400
+    assert refused(hub, node, node.withdraw(campaign)).status == 400
+
+
+def test_what_is_prolonged_while_it_expires_stays(hub, node, monkeypatch):
+    hub.exchange.take("op-grid", node.share(share_id=KNOWN, expires=NOW + timedelta(hours=1)))
+    hub.now = NOW + timedelta(hours=2)
+    found = hub.commons.search
+
+    def meanwhile(*args, **named):
+        page = found(*args, **named)
+        monkeypatch.undo()
+        newer = node.share(share_id=KNOWN, revision=2, expires=NOW + timedelta(days=9))
+        hub.exchange.take("op-grid", newer)
+        return page
+
+    monkeypatch.setattr(hub.commons, "search", meanwhile)
+    hub.exchange.expire(hub.now)
+
+    assert [one["cw.share.revision"] for one in hub.everything()] == [2]
 
 
 def test_a_node_that_was_set_back_or_cloned_is_refused_and_told_what_is_expected(hub, node):
