@@ -140,7 +140,7 @@ class Incidents:
             others=[one for one in self.node.cases.all(open_only=True) if one.id != found.id],
             people=[one.name for one in self.node.accounts.people() if not one.disabled],
             may_change=session.may("cases") and not found.merged_into,
-            saved=self.site.view_of(request).one("done"),
+            done=self.site.view_of(request).one("done"),
         )
 
     def draft(self, request: Request, incident_id: str, duty_id: str) -> Response:
@@ -168,7 +168,7 @@ class Incidents:
             sent=next((one for one in found.submissions if one.duty == duty.id), None),
             home=path_of("incidents", found.id),
             may_change=session.may("cases") and not found.merged_into,
-            saved=self.site.view_of(request).one("done"),
+            done=self.site.view_of(request).one("done"),
         )
 
     def _unknown(self, request: Request, session: Session, what: str) -> Response:

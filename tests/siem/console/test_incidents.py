@@ -124,6 +124,7 @@ def test_a_person_changes_the_case_and_the_clock_starts(
     )
 
     assert answer.status_code == 303
+    assert "Kept." in client.get(answer.headers["location"]).text
     kept = _get(node, made.id)
     assert (kept.stage, kept.cause, kept.owner) == ("contained", "malicious", "i.vasko")
     assert kept.services == ("District heating", "Street charging")
