@@ -38,18 +38,24 @@ ABSENT_MAX = 100_000
 WRITES = 100
 """Documents that are written at once."""
 COARSE = 0.75
-"""Share of the confidence that is left where only networks or registered domains are the same."""
+"""Share of the confidence that is left where for some only network or registered domain are the
+same: behind those of a large provider are many who have nothing to do with each other."""
 OURS = Rights(audiences=(), tlp=(), own=CITY, operators=(CITY,))
 _SAME = ("cw.share.revision", "finding.modified")
 """What may differ in two documents that say the same."""
 
 WHY = {
-    "token": "{operators} saw the same indicator within {span}",
+    "token": "{operators} saw the same {indicator} within {span}",
     "sequence": "{operators} saw {techniques} in this order within {span}",
     "place": "cyber and physical findings of {operators} came from {place} within {span}",
     "heartbeat": "{operators} fell silent within {span}",
 }
 """Why a campaign was joined."""
+EXACT = "indicator"
+SOME = "network or domain, some of them the same address,"
+NONE = "network or domain, not the same address,"
+"""What is the same, if not one indicator for all of them."""
+COARSE_NAME = "Same network or domain at several operators"
 
 
 class Send(Protocol):
@@ -237,7 +243,7 @@ def whole(found: Found) -> Document:
     count = len(found.shares)
     return {
         **_shared_part(found, found.id, names),
-        "finding.title": _titled(found.rule.analytic.name, common),
+        "finding.title": _titled(_name(found), common),
         "finding.description": f"{_why(found, names, _place(found))} It rests on {count} shares.",
         "finding.first_seen": found.shares[0].first,
         "finding.last_seen": max(one.last for one in found.shares),
@@ -284,7 +290,7 @@ def _open_part(found: Found, id: str, threshold: int) -> Document:
     names = f"{count} operators" if is_told else f"<{threshold} operators"
     return {
         **_shared_part(found, id, names),
-        "finding.title": found.rule.analytic.name,
+        "finding.title": _name(found),
         "finding.description": _why(found, names, "one place"),
         **({"cw.campaign.sectors": sectors_of(found.shares)} if is_told else {}),
     }
@@ -320,7 +326,11 @@ def _shared_part(found: Found, id: str, names: str) -> Document:
 def _why(found: Found, names: str, place: str) -> str:
     techniques = found.bursts[0].group[1][0].replace(",", ", ")
     said = WHY[found.join].format(
-        operators=names, span=timespan(found.rule.timespan_s), techniques=techniques, place=place
+        operators=names,
+        span=timespan(found.rule.timespan_s),
+        techniques=techniques,
+        place=place,
+        indicator=_same(found),
     )
     return f"{said[0].upper()}{said[1:]}."
 
@@ -334,9 +344,30 @@ def _titled(rule: str, common: str) -> str:
     return title if len(title) <= TITLE_MAX else f"{title[: TITLE_MAX - 1]}…"
 
 
+def _name(found: Found) -> str:
+    is_coarse = found.join == "token" and _same(found) != EXACT
+    return COARSE_NAME if is_coarse else found.rule.analytic.name
+
+
+def _same(found: Found) -> str:
+    """What is the same: one indicator for all, or for some, or only what is around it."""
+    exact = [one.members for one in found.bursts if one.group[1][0].startswith("j:")]
+    if not exact:
+        return NONE
+    linked, before = exact[0], frozenset[str]()
+    while linked != before:
+        before = linked
+        linked = linked.union(*(one for one in exact if not one.isdisjoint(linked)))
+    is_all = all(one <= linked for one in exact)
+    theirs = {one.operator for one in found.shares if one.id in linked}
+    return EXACT if is_all and theirs == set(operators_of(found)) else SOME
+
+
 def severity_of(found: Found) -> str:
     """The worst of the shares; of one indicator at several operators one step more."""
     worst = max(severity_rank(one.document.get("finding.severity", "low")) for one in found.shares)
+    if found.join == "token" and _same(found) == NONE:
+        return SEVERITIES[worst]
     if found.join == "token":
         # `fatal` is for people who were harmed, which no join can know.
         return SEVERITIES[max(worst, min(worst + 1, severity_rank("critical")))]
@@ -344,8 +375,8 @@ def severity_of(found: Found) -> str:
 
 
 def confidence_of(found: Found) -> float:
-    """The rule's; less where only the network around is the same."""
-    is_coarse = found.join == "token" and not any(one.startswith("j:") for one in found.tokens)
+    """The rule's; less where for some only the network around is the same."""
+    is_coarse = found.join == "token" and _same(found) != EXACT
     return round(found.rule.own.confidence * (COARSE if is_coarse else 1.0), 2)
 
 

@@ -137,6 +137,26 @@ def test_an_attacker_that_moves_within_its_network_joins_with_less_confidence(ci
     (found,) = city.found()
     assert found["finding.confidence"] == 0.6
     assert [one[:2] for one in found["cw.campaign.tokens"]] == ["p:"]
+    assert found["finding.severity"] == "medium"
+    assert found["finding.title"].startswith("Same network or domain at several operators")
+    assert (
+        "saw the same network or domain, not the same address, within"
+        in (found["finding.description"])
+    )
+
+
+def test_two_attackers_behind_one_provider_are_said_to_be_less_sure_than_one(city: City) -> None:
+    """Each of them is a campaign of its own right; the network alone makes them one."""
+    for id, operator, address in (
+        ("a", "op-metro", "203.0.113.9"), ("b", "op-grid", "203.0.113.9"),
+        ("c", "op-water", "203.0.113.77"), ("d", "op-port", "203.0.113.77"),
+    ):  # fmt: skip
+        city.take(share(id, operator, 60, address=address))
+
+    (found,) = city.found()
+    assert found["finding.confidence"] == 0.6
+    assert found["finding.severity"] == "high"
+    assert "some of them the same address" in found["finding.description"]
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
