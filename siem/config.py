@@ -59,7 +59,7 @@ _CLOCK = r"([01]\d|2[0-3]):[0-5]\d"
 _DAY = "(mo|tu|we|th|fr|sa|su)"
 PEAK = re.compile(rf"({_DAY}(-{_DAY})? )?{_CLOCK}-{_CLOCK}")
 """A span of peak hours."""
-_SECRETS = {"secret", "password", "token", "key"}
+SECRETS = {"secret", "password", "token", "key"}
 """Last words of the names of settings that would hold a secret."""
 
 NEEDED = {
@@ -605,7 +605,7 @@ def _wrong_response(response: Response) -> Iterator[tuple[str, str]]:
         if not NAME.fullmatch(name):
             yield "actuators", f"{name!r} is no name of an actuator"
         for key in told:
-            if key.rpartition("_")[2] in _SECRETS:
+            if key.rpartition("_")[2] in SECRETS:
                 yield f"actuators.{name}.{key}", f"a secret is named, not written: {key}_env"
     for key in response.keep:
         if _network(key) is None and not _DOMAIN.fullmatch(key.lower()):

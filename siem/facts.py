@@ -22,6 +22,8 @@ import msgspec
 
 from cityward import Asset, CitywardError, Target
 from cityward.plugin import ActuatorSpec
+from detectors.sigma.correlation import bases_of
+from detectors.sigma.rule import Rule
 from playbooks import sign, targets
 from playbooks.model import Limits
 from playbooks.playbook import SHIPPED_BY
@@ -60,6 +62,7 @@ PROTECTED_TYPES = {
     "mqtt_broker": "broker",
 }
 """Types of assets that are protected peers without a role that says so."""
+ANY_RULE = "*"
 STOP_FILE = "STOP"
 _STRICTEST = ("safety", "field", "control", "supervisory")
 """Of the zones that a network meets, the first of these counts."""
@@ -148,6 +151,7 @@ class FactBook:
         events: The flows of the last day.
         rows: The journal of runs.
         specs: What the installed actuators say of themselves, by name.
+        bases: Of each correlation the rules that it is made of; see `bases_in`.
     """
 
     def __init__(
@@ -157,7 +161,9 @@ class FactBook:
         events: Events,
         rows: Rows,
         specs: Mapping[str, ActuatorSpec],
+        bases: Mapping[str, frozenset[str]] | None = None,
     ) -> None:
+        self.bases = bases or {}
         self.settings = settings
         self.db = db
         self.events = events
@@ -537,7 +543,7 @@ class Facts:
     def analytics(self, finding: Mapping[str, Any]) -> Sequence[str]:
         """Own analytics that spoke of the same address, or the same asset, within two hours.
 
-        A correlation is made of what rules say, so beside a rule it is none of its own.
+        Two of which one is made of the other, or both of the same rule, count as one.
         """
         if not self._speaks(finding):
             return ()
@@ -546,8 +552,7 @@ class Facts:
         for one in near:
             if self._speaks(one) and _is_same(one, finding):
                 said.setdefault(str(one["rule.id"]), one.get("cw.analytic.type"))
-        has_rule = any(kind == "rule" for kind in said.values())
-        return [name for name, kind in said.items() if not (has_rule and kind == "correlation")]
+        return list(_independent(said, self._book.bases))
 
     def _speaks(self, finding: Mapping[str, Any]) -> bool:
         """Whether a finding is what an own rule, model or person concluded of the real world."""
@@ -669,6 +674,32 @@ def _is_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two findings are about the same address, or, where none is said, the same asset."""
     field = "source.ip" if other.get("source.ip") else "cw.asset.asset_id"
     return bool(other.get(field)) and one.get(field) == other.get(field)
+
+
+def _independent(said: Mapping[str, Any], bases: Mapping[str, frozenset[str]]) -> Iterator[str]:
+    """Analytics that share no rule, in their order; of an unknown correlation any rule is one."""
+    taken: set[str] = set()
+    for name, kind in said.items():
+        is_unknown = kind == "correlation" and name not in bases
+        roots = bases.get(name, frozenset({ANY_RULE if is_unknown else name}))
+        if kind != "model":
+            is_same = taken and (is_unknown or ANY_RULE in taken)
+            if is_same or roots & taken:
+                continue
+            taken |= roots
+        yield name
+
+
+def bases_in(rules: Iterable[Any]) -> dict[str, frozenset[str]]:
+    """Of each correlation of a rule set the rules, at the bottom, that it is made of."""
+    direct = {one.analytic.id: bases_of(one) for one in rules if not isinstance(one, Rule)}
+
+    def bottom(name: str, passed: frozenset[str]) -> frozenset[str]:
+        if name not in direct or name in passed:
+            return frozenset({name})
+        return frozenset().union(*(bottom(one, passed | {name}) for one in direct[name]))
+
+    return {name: bottom(name, frozenset()) for name in direct}
 
 
 def _why(flow: Flow) -> str:
