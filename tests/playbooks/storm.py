@@ -34,6 +34,7 @@ from playbooks import tasks
 from playbooks.journal import RUN_ENDS
 from playbooks.model import Playbook
 from playbooks.runner import Runner
+from siem.store import faults
 from siem.store.embedded import NodeDb
 from siem.store.query import micros
 from tests.playbooks.kit import Planner, allows, db_at, deny, playbook, run_of
@@ -101,6 +102,12 @@ def journal_at(folder: Path) -> NodeDb:
 
 def runner_at(folder: Path) -> Runner:
     """A runner over the journal and the device of a folder."""
+    if once := os.environ.get("STORM_ONCE"):
+        # The fault is for one child of a worker, not for all that follow it.
+        try:
+            Path(once).touch(exist_ok=False)
+        except FileExistsError:
+            faults._NAME = ""
     db = journal_at(folder)
     actuators: dict[str, Actuator] = {"recorder": Recorder(folder / "device")}
     return Runner(db.runs, actuators, Planner(actuators, db.runs.now), allows, lease=LEASE)
@@ -237,7 +244,9 @@ class Workers:
         with open(self.folder / "log", "ab") as log:
             return subprocess.Popen(
                 [*words, driver, self.url],
-                env=os.environ | {"CITYWARD_FAULT": fault, "C_FORCE_ROOT": "1"},
+                env=os.environ
+                | {"CITYWARD_FAULT": fault, "C_FORCE_ROOT": "1", "PYTHONWARNINGS": "ignore"}
+                | {"STORM_ONCE": str(self.folder / f"once-{time.monotonic_ns()}")},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
