@@ -77,15 +77,15 @@ class Rows(Protocol):
         """Kill switches that are on."""
         ...
 
-    def runs_since(self, playbook: str, since: datetime, *, but: str = "") -> int:
+    def runs_but(self, playbook: str, since: datetime, but: str) -> int:
         """Runs of a playbook that began since; one is left out."""
         ...
 
-    def open_of(self, playbook: str, *, but: str = "") -> int:
+    def open_but(self, playbook: str, but: str) -> int:
         """Runs of a playbook that are not over; one is left out."""
         ...
 
-    def last_command(self, playbook: str, target: Target, *, but: str = "") -> datetime | None:
+    def last_command(self, playbook: str, target: Target, but: str) -> datetime | None:
         """When runs of a playbook, one left out, last acted on a target."""
         ...
 
@@ -93,7 +93,7 @@ class Rows(Protocol):
         """Effects of an actuator that began since."""
         ...
 
-    def targets_in_force(self, *, but: str = "") -> Sequence[Target]:
+    def targets_but(self, but: str) -> Sequence[Target]:
         """Targets of the effects that hold now, those of one run left out."""
         ...
 
@@ -104,42 +104,6 @@ class Rows(Protocol):
     def rollbacks(self, actuator: str) -> Sequence[datetime]:
         """When people took back what it did, since its breaker was last closed."""
         ...
-
-
-class NoRows:
-    """The journal of a node that has never run a playbook."""
-
-    def stopped(self) -> Sequence[str]:
-        """Nothing is stopped by a row."""
-        return ()
-
-    def runs_since(self, playbook: str, since: datetime, *, but: str = "") -> int:
-        """None."""
-        return 0
-
-    def open_of(self, playbook: str, *, but: str = "") -> int:
-        """None."""
-        return 0
-
-    def last_command(self, playbook: str, target: Target, *, but: str = "") -> datetime | None:
-        """Never."""
-        return None
-
-    def commands_since(self, actuator: str, since: datetime) -> int:
-        """None."""
-        return 0
-
-    def targets_in_force(self, *, but: str = "") -> Sequence[Target]:
-        """None."""
-        return ()
-
-    def failures(self, actuator: str) -> Sequence[datetime]:
-        """None."""
-        return ()
-
-    def rollbacks(self, actuator: str) -> Sequence[datetime]:
-        """None."""
-        return ()
 
 
 class FactBook:
@@ -187,6 +151,17 @@ class FactBook:
             modes = Modes(self.settings.mode, entries)
             self._known, self._version = Known(self.settings, assets, modes), version
         return Facts(self, self._known, now, run)
+
+
+def book_of(
+    settings: Settings, db: NodeDb, events: Events, specs: Mapping[str, ActuatorSpec]
+) -> FactBook:
+    """The facts of a node, with its rules read to know which correlation is made of which."""
+    from detectors.sigma.load import load_folder
+    from siem.assembly import rule_folders
+
+    bases = bases_in(load_folder(*rule_folders(settings)).speaking())
+    return FactBook(settings, db, events, db.runs, specs, bases)
 
 
 class Known:
@@ -572,15 +547,15 @@ class Facts:
 
     def runs_since(self, playbook: str, since: datetime) -> int:
         """Runs of a playbook that began since, without the one that asks."""
-        return self._book.rows.runs_since(playbook, since, but=self._run)
+        return self._book.rows.runs_but(playbook, since, self._run)
 
     def running(self, playbook: str) -> int:
         """Runs of a playbook that are not over, without the one that asks."""
-        return self._book.rows.open_of(playbook, but=self._run)
+        return self._book.rows.open_but(playbook, self._run)
 
     def last_run(self, playbook: str, target: Target) -> datetime | None:
         """When others of its runs last acted on a target."""
-        return self._book.rows.last_command(playbook, target, but=self._run)
+        return self._book.rows.last_command(playbook, target, self._run)
 
     def commands_since(self, actuator: str, since: datetime) -> int:
         """Commands that an actuator was given."""
@@ -588,7 +563,7 @@ class Facts:
 
     def in_force(self, place: str) -> int:
         """Effects of other runs that hold on an asset, or in a zone."""
-        held = (self._acted_on(one) for one in self._book.rows.targets_in_force(but=self._run))
+        held = (self._acted_on(one) for one in self._book.rows.targets_but(self._run))
         return sum(any(place in (one.id, one.zone) for one in assets) for assets in held)
 
     def failures(self, actuator: str) -> Sequence[datetime]:

@@ -95,6 +95,10 @@ HISTORY_MAX = 2_000
 """Lines of a run; of a run that says more, the oldest go, but no order of a person."""
 TEXT_MAX = 2_000
 CLOCK = "journal_clock"
+BREAKER = "breaker_closed:"
+"""Begin of the names of the numbers that say when a breaker was last closed."""
+_LONGEST = timedelta(days=31)
+"""A run that began so long ago has no step that fails now."""
 _TOKEN = "run_token"
 _TOKENS_BACK = 1_000_000
 
@@ -508,6 +512,94 @@ class RunStore:
         """When the last run of a group began."""
         row = _one(self._reading(), "SELECT max(made) AS made FROM runs WHERE grp = ?", group)
         return from_micros(row["made"]) if row and row["made"] is not None else None
+
+    # ---- What the gate asks (`siem.facts.Rows`)
+
+    def runs_but(self, playbook: str, since: datetime, but: str) -> int:
+        """Runs of a playbook that began since then, one left out."""
+        return self._count("playbook = ? AND made >= ? AND id <> ?", playbook, micros(since), but)
+
+    def open_but(self, playbook: str, but: str) -> int:
+        """Open runs of a playbook, one left out."""
+        return self._count("playbook = ? AND is_open = 1 AND id <> ?", playbook, but)
+
+    def _count(self, where: str, *values: object) -> int:
+        row = _one(self._reading(), f"SELECT count(*) AS count FROM runs WHERE {where}", *values)
+        return int(row["count"]) if row else 0
+
+    def last_command(self, playbook: str, target: Target, but: str) -> datetime | None:
+        """When runs of a playbook, one left out, last began to act on a target."""
+        row = _one(
+            self._reading(),
+            "SELECT max(began) AS began FROM effects JOIN runs ON runs.id = effects.run"
+            " WHERE runs.playbook = ? AND runs.id <> ? AND effects.state <> 'failed'"
+            " AND json_extract(effects.document, '$.command.target.type') = ?"
+            " AND json_extract(effects.document, '$.command.target.value') = ?",
+            playbook,
+            but,
+            target.type,
+            target.value,
+        )
+        return from_micros(row["began"]) if row and row["began"] is not None else None
+
+    def commands_since(self, actuator: str, since: datetime) -> int:
+        """Effects of an actuator that began since then."""
+        row = _one(
+            self._reading(),
+            "SELECT count(*) AS count FROM effects WHERE actuator = ? AND began >= ?",
+            actuator,
+            micros(since),
+        )
+        return int(row["count"]) if row else 0
+
+    def targets_but(self, but: str) -> list[Target]:
+        """Targets of what is in force, one run left out."""
+        rows = self._reading().execute(
+            "SELECT json_extract(document, '$.command.target.type') AS type,"
+            " json_extract(document, '$.command.target.value') AS value FROM effects"
+            " WHERE state IN ('intended', 'applied', 'rolling_back') AND run <> ?",
+            (but,),
+        )
+        return [Target(row["type"], row["value"]) for row in rows]
+
+    def failures(self, actuator: str) -> list[datetime]:
+        """When steps of an actuator failed since a person last closed its breaker."""
+        rows = self._reading().execute(
+            "SELECT json_extract(run_steps.document, '$.since') AS since FROM runs"
+            " JOIN run_steps ON run_steps.run = runs.id WHERE runs.made >= ?"
+            " AND run_steps.state = 'failed'"
+            " AND json_extract(run_steps.document, '$.planned.actuator') = ?",
+            (micros(self._closed(actuator) - _LONGEST), actuator),
+        )
+        times = (datetime.fromisoformat(row["since"]) for row in rows)
+        return sorted(time for time in times if time > self._closed(actuator))
+
+    def rollbacks(self, actuator: str) -> list[datetime]:
+        """When people took back what an actuator did, since its breaker was last closed."""
+        rows = self._reading().execute(
+            "SELECT DISTINCT run_events.number, run_events.time FROM run_events"
+            " JOIN effects ON effects.run = run_events.run"
+            " AND run_events.about IN ('', effects.key)"
+            " WHERE run_events.kind IN ('undo', 'cancel') AND run_events.person <> ''"
+            " AND run_events.time > ? AND effects.actuator = ? AND effects.began IS NOT NULL"
+            " AND effects.until IS NOT NULL ORDER BY run_events.number",
+            (micros(self._closed(actuator)), actuator),
+        )
+        return [from_micros(row["time"]) for row in rows]
+
+    def close_breaker(self, actuator: str, by: str, reason: str) -> None:
+        """Count failures and rollbacks of an actuator from now on."""
+        by, actuator, reason = harmless((by, actuator, reason[:TEXT_MAX]))
+        now = self.now()
+        with self._writing() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO numbers VALUES (?, ?)", (BREAKER + actuator, micros(now))
+            )
+            self._trail.add(db, by, "response: breaker closed", f"{actuator}: {reason}", now)
+
+    def _closed(self, actuator: str) -> datetime:
+        row = _one(self._reading(), "SELECT value FROM numbers WHERE name = ?", BREAKER + actuator)
+        return from_micros(row["value"] if row else 0)
 
     def waiting(self) -> int:
         """How many open runs wait for somebody's yes."""
