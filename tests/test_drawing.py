@@ -43,7 +43,13 @@ OUTSIDE: dict[str, str | tuple[str, ...]] = {
 """Each outside library meets cityward in one folder, the command's in two."""
 
 VOCABULARY = {"cityward", "msgspec", "yaml"}
-GPL = {"scapy", "pyshark"}
+COPYLEFT = {
+    "scapy": "collectors.packets.scapy_worker",
+    "pyshark": "collectors.packets.pyshark_worker",
+}
+"""What is GPL, or runs what is, to the program of its own that may import it."""
+PROGRAMS = {*COPYLEFT.values(), "collectors.packets.confined"}
+"""Started, never imported."""
 
 
 def _modules() -> Iterator[tuple[str, Path]]:
@@ -103,15 +109,28 @@ def test_an_outside_library_is_met_in_one_folder() -> None:
     assert wrong == []
 
 
-def test_no_copyleft_program_is_imported() -> None:
+def test_a_copyleft_library_is_imported_by_its_own_program_only() -> None:
     wrong = [
         f"{name} imports {imported}"
         for name, path in _modules()
         for imported in _imports(path)
-        if imported.split(".")[0] in GPL
+        if COPYLEFT.get(imported.split(".")[0], name) != name
     ]
 
     assert wrong == []
+
+
+def test_a_program_of_its_own_is_imported_by_nothing_and_imports_nothing_of_ours() -> None:
+    wrong = [
+        f"{name} imports {imported}"
+        for name, path in _modules()
+        for imported in _imports(path)
+        if imported in PROGRAMS or (name in PROGRAMS and imported.split(".")[0] in ROOMS)
+    ]
+    gpl = (ROOT / "collectors/packets/scapy_worker.py").read_text(encoding="utf-8")
+
+    assert wrong == []
+    assert gpl.startswith("# SPDX-License-Identifier: GPL-2.0-only\n")
 
 
 def test_no_module_is_in_a_circle() -> None:
