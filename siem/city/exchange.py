@@ -116,6 +116,7 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True):
     payload_sha256: str
     position: int
     answer: str
+    at: datetime | None = None
 
 
 class Tombstone(msgspec.Struct, frozen=True, kw_only=True):
@@ -350,6 +351,7 @@ class Exchange:
                 payload_sha256=envelope.payload_sha256,
                 position=position,
                 answer=answer.lines().decode(),
+                at=turn.now,
             )
             self._keep_receipt(turn.place, msgspec.to_builtins(kept))
         return answer

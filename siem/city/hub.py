@@ -16,14 +16,16 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import msgspec
+
 from cityward.errors import CitywardError, TransientError
 from detectors.sigma.rule import RuleSet
 from siem.city import joiner
 from siem.city.authority import Operators
-from siem.city.campaigns import Campaigns, told
+from siem.city.campaigns import TOLD, Campaigns, told
 from siem.city.commons import CITY, CITY_SOC, Commons, Records
-from siem.city.exchange import Exchange
-from siem.city.intake import Refused
+from siem.city.exchange import ANSWER, RECEIPT, TOMBSTONE, Exchange
+from siem.city.intake import OLDEST, Refused
 from siem.city.known import Duty, Link, Told
 from siem.city.lease import Lease
 from siem.city.links import links
@@ -31,13 +33,13 @@ from siem.city.people import People
 from siem.city.port import Port
 from siem.city.reading import AccessLog, Reading, rights_of
 from siem.city.town import Town
-from siem.city.watch import look_around
+from siem.city.watch import STATE, look_around
 from siem.duties import Duties, clocks
 from siem.sharing.drop import answer, read_drop, refuse
 from siem.store.accounts import Accounts
 from siem.store.cases import CaseStore
 from siem.store.embedded import NodeDb
-from siem.store.protocol import Document, Person, Range
+from siem.store.protocol import Conflict, Document, Person, Range
 from siem.store.trail import Audited, Proof
 
 EXPIRE_EVERY_S = 30.0
@@ -46,6 +48,7 @@ AROUND_EVERY_S = 60.0
 DROP_EVERY_S = 1.0
 PEOPLE_EVERY_S = 5.0
 RETAIN_EVERY_S = 3_600.0
+FORGET_EVERY = timedelta(days=1)
 ACCESS_FOR = timedelta(days=400)
 WORDS = {
     "campaign": "Told of it, with its own shares in it",
@@ -109,6 +112,7 @@ class Hub:
         """Envelopes of the drop that came before the one that they follow; they are not asked for
         again until another one was taken."""
         self._shares_for = shares_for
+        self._forgot: datetime | None = None
         self._threads = [
             threading.Thread(target=self._keep_lease, name="lease", daemon=True),
             threading.Thread(
@@ -218,8 +222,26 @@ class Hub:
         self.commons.retain(now - self._shares_for)
         self.commons.purge()
         self._access.forget(now - ACCESS_FOR)
+        if self._forgot is None or now - self._forgot > FORGET_EVERY:
+            self._forgot = now
+            # Shares go by whole months; what a tombstone blocks is too old to be taken at last.
+            before = now - self._shares_for - timedelta(days=31)
+            limits = dict.fromkeys((RECEIPT, ANSWER, TOLD, STATE), before)
+            forget(self.commons.records, limits | {TOMBSTONE: now - OLDEST})
         if self._people is not None:
             self._people.leave_head(self._holder.partition(",")[0], self.db.audit_proof())
+
+
+def forget(records: Records, limits: Mapping[str, datetime]) -> int:
+    """Let go of records of some kinds that were written before a time; how many there were."""
+    count = 0
+    for kind, before in limits.items():
+        for name, one in records.all(kind):
+            if (at := one.value.get("at")) and msgspec.convert(at, datetime) < before:
+                with suppress(Conflict):  # it is new again
+                    records.delete(kind, name, one.version)
+                    count += 1
+    return count
 
 
 class HubView:

@@ -9,6 +9,7 @@ import base64
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -25,6 +26,8 @@ from siem.store.protocol import Conflict
 
 LETTER = "letter"
 """Kind of the records of what operators were sent."""
+LETTERS_MAX = 10_000
+"""Kept for an operator; as many as it keeps itself."""
 INBOX_MAX, INBOX_BYTES = 200, 4 << 20
 """Envelopes in one answer, and their bytes."""
 
@@ -99,7 +102,8 @@ class Letters:
 
     def inbox(self, operator: str, after: int) -> Iterator[InboxLine]:
         """What was left for an operator behind a number, in order, as much as one answer holds."""
-        size = 0
+        size, sent = 0, self._records.get(OUT, operator)
+        after = max(after, sent.value["seq"] - LETTERS_MAX if sent else 0)
         for n in range(after + 1, after + 1 + INBOX_MAX):
             found = self._records.get(LETTER, _name(operator, n))
             if found is None or size > INBOX_BYTES:
@@ -140,7 +144,14 @@ class Letters:
         except Conflict as error:
             what = "another hub has taken over"
             raise TransientError(what, "lease", "Try the other hub.") from error
+        self._forget(operator, said.seq - LETTERS_MAX)
         return is_ours
+
+    def _forget(self, operator: str, n: int) -> None:
+        found = self._records.get(LETTER, _name(operator, n)) if n > 0 else None
+        if found is not None:
+            with suppress(Conflict):
+                self._records.delete(LETTER, _name(operator, n), found.version)
 
 
 def _name(operator: str, n: int) -> str:

@@ -24,6 +24,8 @@ from siem.store.protocol import Conflict
 log = logging.getLogger(__name__)
 
 DAY = timedelta(days=1)
+STATE = "service"
+"""Kind of the records of the state last seen, also of operators and campaigns."""
 VISIT = timedelta(minutes=30)
 """Who comes back within it is on the same visit."""
 CHANGES_MAX = 500
@@ -53,7 +55,7 @@ class Watch:
     def look(self, shown: Picture, now: datetime) -> None:
         """Keep what is other than at the last look; of two hubs, the first to see it."""
         try:
-            kept = dict(self.records.all("service"))
+            kept = dict(self.records.all(STATE))
             for change in _states(shown, now):
                 name = f"{change.kind}:{change.about}"
                 with suppress(Conflict):
@@ -65,7 +67,8 @@ class Watch:
         before = str(kept.value.get("state", "")) if kept else ""
         if before == change.after:
             return
-        self.records.put("service", name, {"state": change.after}, kept.version if kept else None)
+        value = {"state": change.after, "at": now.isoformat()}
+        self.records.put(STATE, name, value, kept.version if kept else None)
         # Of the first look only trouble is news.
         if not before and change.after not in ("at risk", "degraded", "began"):
             return

@@ -10,7 +10,10 @@ import msgspec
 import pytest
 
 from cityward import TransientError
-from siem.city.intake import Refused
+from siem.city import letters
+from siem.city.exchange import RECEIPT, TOMBSTONE
+from siem.city.hub import forget
+from siem.city.intake import OLDEST, Refused
 from siem.city.joins import id_of
 from siem.sharing import envelope as envelopes
 from siem.sharing.envelope import Envelope, Receipt, Signed, payload_hash, sign
@@ -378,6 +381,31 @@ def test_who_is_not_enrolled_or_was_revoked_is_refused(hub, node):
 
 
 # ---- what the hub says
+
+
+def test_letters_are_kept_for_as_many_as_an_operator_keeps(hub, node, monkeypatch):
+    monkeypatch.setattr(letters, "LETTERS_MAX", 3)
+    for number in range(5):
+        hub.exchange.letters.send("op-grid", "proposal", {"n": number})
+
+    assert [one.n for one in hub.exchange.letters.inbox("op-grid", 0)] == [3, 4, 5]
+    assert [one.n for one in hub.exchange.letters.inbox("op-grid", 4)] == [5]
+    assert len(list(hub.commons.records.all(letters.LETTER))) == 3
+
+
+def test_what_is_remembered_of_shares_does_not_outlive_them_for_ever(hub, node):
+    old = node.share(share_id=KNOWN)
+    hub.exchange.take("op-grid", old)
+    hub.exchange.take("op-grid", node.withdraw(KNOWN))
+    hub.now += timedelta(days=300)
+    hub.exchange.take("op-grid", node.share(sent=hub.now))
+    limits = {RECEIPT: hub.now - timedelta(days=121), TOMBSTONE: hub.now - OLDEST}
+
+    assert forget(hub.commons.records, limits) == 2
+    assert len(list(hub.commons.records.all(RECEIPT))) == 1
+    assert len(list(hub.commons.records.all(TOMBSTONE))) == 1
+    hub.now += timedelta(days=101)
+    assert forget(hub.commons.records, {TOMBSTONE: hub.now - OLDEST}) == 1
 
 
 def test_letters_to_an_operator_are_a_chain_of_their_own(hub, node):
