@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -26,6 +27,7 @@ CONTEXT = b"cityward playbook signature 1\n"
 """Before what is signed, so that a signature of something else is never one of a playbook."""
 SUFFIX = ".sig"
 SIGNATURE_MAX_BYTES = 4_096
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 KEY_KEYS = {"public_key", "valid_from", "valid_until", "revoked"}
 
 
@@ -94,7 +96,10 @@ def read_key(path: Path) -> PublicKey:
         ConfigError: it is none.
     """
     todo = "Make one with cityward playbook sign --new-key NAME."
+    name = path.name.partition(".")[0]
     try:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name[:40]!r} is no name of a key")
         (document,) = documents.read(path)
         said = document.value
         if not isinstance(said, dict) or not said.keys() <= KEY_KEYS:
@@ -110,7 +115,7 @@ def read_key(path: Path) -> PublicKey:
     except (ValueError, KeyError) as error:
         what = f"no public key of a playbook: {str(error)[:80]}"
         raise ConfigError(what, str(path), todo) from error
-    return PublicKey(name=path.name.partition(".")[0], raw=raw, **times)
+    return PublicKey(name=name, raw=raw, **times)
 
 
 def sign(data: bytes, private: bytes, name: str, now: datetime) -> bytes:
