@@ -104,7 +104,7 @@ def planned(
         prior=state.found,
         until=until if step.safety.action_class != "A0" else None,
         undo=_undo(step, until, spec.verbs.get(action.verb, "")),
-        dependants=tuple(facts.dependants(target)) if target != targets.NOWHERE else (),
+        dependants=_dependants(target, facts),
     )
 
 
@@ -128,15 +128,25 @@ def form(planned: Planned, step: Step | None) -> str:
     if planned.actuator == MANUAL:
         return planned.manual
     reasons = [f"- {one.why}" for one in planned.checks if one.outcome == "deny"]
-    verb = step.action.verb if step is not None and step.action is not None else ""
-    what = targets.words(planned.target) or planned.name
-    task = BY_HAND.get(verb, "see to {what}").format(what=what)
-    lines = ["cityward does not do this itself:", *reasons, f"By hand: {task}."]
+    lines = ["cityward does not do this itself:", *reasons, f"By hand: {_by_hand(planned, step)}"]
     if planned.until is not None:
         lines.append(f"Take it back by {planned.until:%Y-%m-%d %H:%M} UTC.")
     if planned.dependants:
         lines.append(f"Ask those first who depend on it: {', '.join(planned.dependants[:12])}.")
     return "\n".join(lines)
+
+
+def _by_hand(planned: Planned, step: Step | None) -> str:
+    what = targets.words(planned.target)
+    if step is None or step.action is None:
+        return f"see to {planned.name}."
+    if what and step.action.verb in BY_HAND:
+        return f"{BY_HAND[step.action.verb].format(what=what)}."
+    return f"what step {step.name} would do. {step.description}".strip()
+
+
+def _dependants(target: Target, facts: Facts) -> tuple[str, ...]:
+    return tuple(facts.dependants(target)) if target != targets.NOWHERE else ()
 
 
 def _task(step: Step, finding: Mapping[str, Any]) -> Planned:
@@ -266,18 +276,27 @@ class _Walk:
         return found.outcome != "deny" or self.playbook.stage == "shadow"
 
     def _refused(self, step: Step, why: str, todo: str) -> Planned:
-        """A step for which there is no plan, and why."""
+        """A step for which there is no plan, why, and what the gate would say of its target."""
         assert step.action is not None
-        said = f"{why} {todo}".strip()
+        is_known = True
+        try:
+            target = variables.target_for(step.action, self.finding)
+        except Unsafe:
+            target, is_known = targets.NOWHERE, False
+        box = step.safety.time_box
         refused = Planned(
             step=step.id,
             name=step.name,
             action_class=step.safety.action_class,
             actuator=step.action.actuator,
-            target=targets.NOWHERE,
+            target=target,
             commands=(),
-            checks=(Check(0, "plan", "deny", said),),
+            until=self.facts.now + box if box is not None else None,
+            dependants=_dependants(target, self.facts),
         )
+        checks = gate(refused, self.playbook, self.finding, self.facts) if is_known else ()
+        first = Check(0, "plan", "deny", f"{why[:1].upper()}{why[1:]} {todo}".strip())
+        refused = msgspec.structs.replace(refused, checks=(first, *checks))
         return msgspec.structs.replace(refused, manual=form(refused, step))
 
     def _other(self, step: Step) -> Planned:

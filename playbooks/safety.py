@@ -586,14 +586,19 @@ def rates(question: Question) -> Said:
     name = question.planned.actuator
     failures, rollbacks = facts.failures(name), facts.rollbacks(name)
     saw |= {"failures": len(failures), "rollbacks": len(rollbacks)}
-    if within(failures, FAILURES_MOST) or within(rollbacks, ROLLBACKS_MOST):
+    if is_breaker_open(failures, rollbacks):
         return _deny(f"The circuit breaker of {name} is open.", **saw)
     for why in _too_often(question, hour):
         return _deny(why, **saw)
     return _allow(f"{runs} runs in the last hour, {rate.per_hour} may be.", **saw)
 
 
-def within(times: Sequence[datetime], most: int) -> bool:
+def is_breaker_open(failures: Sequence[datetime], rollbacks: Sequence[datetime]) -> bool:
+    """Whether too much went wrong within any hour since a person last closed it."""
+    return _within(failures, FAILURES_MOST) or _within(rollbacks, ROLLBACKS_MOST)
+
+
+def _within(times: Sequence[datetime], most: int) -> bool:
     """Whether so many of these times lie within an hour of each other."""
     ordered = sorted(times)
     return any(

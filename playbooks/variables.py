@@ -24,6 +24,9 @@ LIST_MAX = 20
 INSTEAD = "·"
 NOT_THERE = "(not known)"
 
+WRITTEN_OUT = ("uri", "iri", "email_addr")
+"""Types of targets to which something is sent."""
+
 _RISKY = re.compile(
     r"""[\\`$'"{}<>|&;*?~^\[\]#!\x7f]"""
     r"|\.\.+|://|%[0-9a-fA-F]{2}|\b(?:javascript|data|file|jndi|ldaps?|gopher|dict)\s*:"
@@ -53,8 +56,11 @@ def target_for(action: Action, finding: Mapping[str, Any]) -> Target:
     """
     if not action.target:
         return targets.NOWHERE
+    kind = action.target.get("type", "")
+    if kind in WRITTEN_OUT and any(words.has_variable(text) for text in action.target.values()):
+        raise Unsafe("a finding never decides where something is sent", f"target {kind}", _BY_HAND)
     parts = {name: _whole(text, finding) for name, text in action.target.items() if name != "type"}
-    return targets.target_of(action.target.get("type", ""), parts)
+    return targets.target_of(kind, parts)
 
 
 def used(value: Any) -> set[str]:

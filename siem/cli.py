@@ -35,6 +35,7 @@ COMMANDS = {
     "ingest": "ingest:ingest",
     "run": "run:run",
     "serve": "run:serve",
+    "worker": "worker:worker",
     "hub": "hub:hub",
     "collect": "sensor:collect",
     "init": "init:init",
@@ -127,6 +128,8 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
             "check": "playbook:check",
             "build": "playbook:build",
             "sign": "playbook:sign_",
+            "plan": "playbook_plan:plan_",
+            "breaker": "playbook_plan:breaker",
         },
     ),
     "operator": (
