@@ -92,6 +92,7 @@ FIRST_EVENTS = 10
 NEWEST_EVENTS = EVENTS_KEPT - FIRST_EVENTS
 FINDINGS_MAX = 1_000_000
 AUDIT_MAX = 1_000_000
+EVIDENCE_KEPT = 50
 BUSY_MS = 15_000
 _NAMESPACE = uuid.UUID("6f6b1c1e-5d0c-5b58-9a53-3c1f5f2b7f10")
 """Of finding ids; fixed for ever, since shares and tickets name them."""
@@ -781,6 +782,26 @@ class NodeDb:
                 db.execute("INSERT OR REPLACE INTO undo VALUES (?, ?, ?)", (by, micros(now), state))
         return len(changed)
 
+    def attach(self, finding: str, entry: Mapping[str, Any], now: datetime) -> bool:
+        """Write an entry of evidence on a finding; whether it was not there before.
+
+        A finding carries at most `EVIDENCE_KEPT`: the first ones stay.
+        """
+        entry = harmless(dict(entry))
+        with self._writing() as db:
+            row = db.execute("SELECT * FROM findings WHERE id = ?", (finding,)).fetchone()
+            if row is None:
+                return False
+            before = _whole(row)
+            known = list(before.get("cw.evidence") or ())
+            if len(known) >= EVIDENCE_KEPT or any(one.get("ref") == entry["ref"] for one in known):
+                return False
+            after = {**before, "cw.evidence": [*known, entry], "finding.modified": now}
+            after["finding.revision"] += 1
+            note(after, now, "", f"evidence {entry['ref']}", "")
+            _write(db, after, grown_at=None)
+        return True
+
     def _say_change(
         self,
         db: sqlite3.Connection,
@@ -1004,6 +1025,7 @@ _KEPT = (
     "cw.asset.zone",
     "cw.asset.zone_type",
     "cw.incident_id",
+    "cw.evidence",
 )
 """What a stored finding keeps when it matches again; the rest is said by the newest match."""
 
