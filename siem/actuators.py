@@ -9,6 +9,7 @@ from typing import Any
 
 from cityward import Actuator, CitywardError, ConfigError, plugin
 from cityward.plugin import ActuatorSpec
+from siem import evidence
 from siem.config import SECRETS, Settings
 
 
@@ -18,15 +19,24 @@ def specs() -> dict[str, ActuatorSpec]:
 
 
 def actuators_of(
-    settings: Settings, environment: Mapping[str, str] = os.environ
+    settings: Settings,
+    environment: Mapping[str, str] = os.environ,
+    *,
+    tell: evidence.Tell | None = None,
 ) -> dict[str, Actuator]:
     """The actuators that the section `response.actuators` names.
+
+    Args:
+        settings: What the file says.
+        environment: Where secrets are.
+        tell: Writes an entry of evidence on a finding (`siem.evidence.teller`).
 
     Raises:
         ConfigError: one is not installed, is told something that it does not know, or its secret
             is not there.
     """
     parts = plugin.load("actuators")
+    given = evidence.given(settings, tell)
     made: dict[str, Actuator] = {}
     for name, said in settings.response.actuators.items():
         where = f"response.actuators.{name}"
@@ -34,7 +44,7 @@ def actuators_of(
             todo = f"Installed are: {', '.join(sorted(parts)) or 'none'}."
             raise ConfigError(f"no actuator is called {name!r}", where, todo)
         try:
-            made[name] = parts[name](**_told(said, where, environment))
+            made[name] = parts[name](**_told(said, where, environment), **given.get(name, {}))
         except CitywardError:
             raise
         except (TypeError, ValueError) as error:

@@ -22,6 +22,7 @@ from collectors.recognise import recognise
 from siem import config, duties, register
 from siem.assets import Inventory, from_settings
 from siem.config import Settings
+from siem.evidence import RINGS
 from siem.learning import SOURCE as LEARNT
 from siem.learning import Learner
 from siem.modes import Modes
@@ -41,8 +42,6 @@ FOLDER_SAMPLE = 20
 """How many files of a folder are looked at to recognise them."""
 
 SECRET_BYTES = 32
-RINGS = "ring"
-"""Folder of the packets that interfaces keep, one below it a source."""
 
 SWITCHED = "switched off by"
 
