@@ -73,6 +73,12 @@ def new_run(
     )
 
 
+def group_of(playbook: Playbook, finding: Mapping[str, Any]) -> str:
+    """Runs of the same group exclude each other: the same playbook about the same values."""
+    values = [str(finding.get(name, "")) for name in playbook.group_by]
+    return "\0".join((playbook.id, *(values or [str(finding.get("finding.id", ""))])))
+
+
 def longest(playbook: Playbook) -> timedelta:
     """How long a run may take when every step takes as long as it may."""
     rounds = max(1, *(step.rounds_max for step in playbook.steps.values()))

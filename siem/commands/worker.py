@@ -1,0 +1,79 @@
+"""`cityward worker`: makes transitions of playbook runs when Redis rings."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from cityward import ConfigError
+from playbooks.journal import QUEUES, Queue
+from playbooks.runner import Runner
+from siem import assembly
+from siem.assets import from_settings
+from siem.commands.common import ConfigFile, settings_of
+from siem.config import Settings
+from siem.logs import log_to
+from siem.node import now_utc
+from siem.response import Shelf, redis_password
+
+ROLLBACK = "rollback"
+END_S = 35.0
+"""A little longer than what a worker takes for the transitions under way."""
+
+
+def worker(
+    *,
+    queues: Annotated[tuple[Queue, ...], Parameter(negative=())] = (),
+    processes: int = 2,
+    config: ConfigFile = None,
+) -> int:
+    """Work for a node's playbooks, on its state folder, when its Redis rings.
+
+    What undoes effects has a process of its own, which nothing else can fill. Ctrl+C ends after
+    the transitions under way; whatever is killed, the journal says where runs stand.
+    Example: cityward worker
+
+    Args:
+        queues: Only these: control, actuate, enrich, notify, rollback. Otherwise all.
+        processes: So many transitions at once.
+        config: Settings file; otherwise the first one found counts.
+    """
+    from playbooks import tasks
+
+    settings, file = settings_of(config)
+    if not settings.response.redis:
+        what = "no Redis is named, so the node runs its playbooks itself"
+        raise ConfigError(what, f"response.redis ({file})", "Name one, or start no worker.")
+    log_to(settings)
+    password = redis_password(settings)
+    app = tasks.app_of(settings.response.redis, lambda: _runner(settings), password=password)
+    if queues:
+        reaps = "control" in queues
+        return tasks.work(app, queues=queues, processes=processes, reaps=reaps)
+    undoing = _undoing(file)
+    try:
+        others = [one for one in QUEUES if one != ROLLBACK]
+        return tasks.work(app, queues=others, processes=processes, reaps=True)
+    finally:
+        undoing.terminate()
+        try:
+            undoing.wait(END_S)
+        except subprocess.TimeoutExpired:
+            undoing.kill()  # the journal knows where it stood
+
+
+def _undoing(file: str) -> subprocess.Popen[bytes]:
+    """The worker of the queue `rollback`."""
+    words = [sys.executable, "-m", "siem.cli", "worker", "--queues", ROLLBACK, "--processes", "1"]
+    return subprocess.Popen([*words, "--config", file], start_new_session=True)
+
+
+def _runner(settings: Settings) -> Runner:
+    """The runner of one process of the worker."""
+    inventory = from_settings(settings)
+    db = assembly.db_of(settings, inventory, now_utc)
+    db.runs.is_steady = True
+    return Shelf(settings, db, assembly.events_of(settings, now_utc, write=False)).runner()
