@@ -304,7 +304,7 @@ def wake_at(run: Run) -> datetime | None:
         if not row.went and (row.state != "gated" or row.planned is not None):
             times += [row.again or row.deadline, row.deadline]
     for one in run.effects:
-        if one.state == "applied":
+        if one.state in ("intended", "applied"):
             times += [time for time in (one.until, one.renew) if time]
         elif one.state == "rolling_back" and one.again:
             times.append(one.again)

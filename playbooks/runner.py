@@ -185,7 +185,8 @@ class Runner:
         def is_due(effect: Effect) -> bool:
             began = effect.began or run.made
             by_person = any(one.about in ("", effect.key) and one.time >= began for one in wanted)
-            is_over = effect.state == "applied" and effect.until is not None and effect.until <= now
+            # Also one that is intended only: what would be over does not begin.
+            is_over = effect.until is not None and effect.until <= now
             return by_person or is_over
 
         effects = _undone(run, is_due)
