@@ -25,6 +25,7 @@ from siem.node import Clock, now_utc
 from siem.notify.routes import Route, routes_of
 from siem.notify.worker import Notifier
 from siem.register import Register, known
+from siem.responding import ResponseDesk
 from siem.rule_runs import Runs
 from siem.store.accounts import Accounts
 from siem.store.cases import CaseStore
@@ -55,6 +56,7 @@ class Served:
             self._db.outgoing,
             lambda: known(settings, self._db.inventory.assets(merged=True)),
         )
+        self._response = ResponseDesk(settings, self._db, self._events, clock)
         self.operator = settings.operator
         self.sector = settings.sector
         self.secret = assembly.secret_of(settings.state_path, "session.key")
@@ -77,6 +79,11 @@ class Served:
     def now(self) -> datetime:
         """The node's time."""
         return self._clock()
+
+    @property
+    def response(self) -> ResponseDesk:
+        """What playbooks plan and do here."""
+        return self._response
 
     @property
     def sharing(self) -> SharingDesk:

@@ -47,6 +47,7 @@ WORDS: dict[str, tuple[dict[str, Any], str]] = {
     "verify": (_TEXT, "1: prove the chain; the answer has proof"),
     "route": (_TEXT, "Only deliveries of this route"),
     "near": (_TEXT, "Time of the event, if it is known: it saves reading"),
+    "finding": (_TEXT, "Id of the finding that is planned for"),
     "samples": (_TEXT, "1: run the samples of the rule"),
 }
 """Words of addresses: schema and what they mean."""
@@ -75,6 +76,13 @@ LISTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "/sharing/waiting": ("sharing", ()),
     "/sharing/ledger": ("sharing", ("q", "limit", "offset")),
     "/sharing/inbox": ("sharing", ()),
+    "/playbooks": ("playbooks", ()),
+    "/playbooks/{playbook_id}": ("playbooks", ()),
+    "/playbooks/{playbook_id}/plan": ("plan", ("finding",)),
+    "/runs/{run_id}": ("playbooks", ()),
+    "/approvals": ("approvals", ()),
+    "/approvals/{run_id}": ("approvals", ()),
+    "/in-force": ("playbooks", ("limit", "offset")),
     "/incidents": ("incidents", ("q", "closed", "limit", "offset")),
     "/incidents/{incident_id}": ("incidents", ()),
     "/city": ("city", ("state", "from", "to")),
@@ -153,6 +161,53 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
         "switch",
         _body(("act", "id", "reason"), act=_word("on", "off"), id=_IDS, reason=_TEXT),
     ),
+    "/playbooks/start": (
+        "plan",
+        _body(
+            ("playbook", "finding", "plan"),
+            playbook=_TEXT,
+            finding=_TEXT,
+            plan=_TEXT | {"description": "Hash of the plan that was seen; another now gives 409"},
+        ),
+    ),
+    "/playbooks/stage": (
+        "stage",
+        _body(
+            ("playbook", "stage", "reason"),
+            playbook=_TEXT,
+            stage=_word("draft", "shadow", "approve_all", "live"),
+            reason=_TEXT,
+        ),
+    ),
+    "/playbooks/stop": (
+        "halt",
+        _body(
+            ("act", "reason"),
+            act=_word("stop", "release"),
+            name=_TEXT | {"description": "global (default), playbook:ID or actuator:NAME"},
+            reason=_TEXT,
+        ),
+    ),
+    "/runs/change": (
+        "halt",
+        _body(
+            ("act", "id"),
+            act=_word("undo", "cancel", "done", "failed"),
+            id=_TEXT | {"description": "Of the run"},
+            about=_TEXT | {"description": "Effect to undo, none: all; or step to answer"},
+            reason=_TEXT | {"description": "Needed by cancel"},
+        ),
+    ),
+    "/approvals/answer": (
+        "approve",
+        _body(
+            ("answer", "id", "reason"),
+            answer=_word("approve", "refuse"),
+            id=_TEXT | {"description": "Of the run"},
+            plan=_TEXT | {"description": "Needed by approve: hash of the plan that was seen"},
+            reason=_TEXT,
+        ),
+    ),
     "/routes/test": ("send", _body(("route",), route=_TEXT)),
     "/people/change": (
         "people",
@@ -178,7 +233,7 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Address without ending: the part it changes, and what is sent."""
 
-COMPARED = ("/findings/triage", "/people/change")
+COMPARED = ("/findings/triage", "/people/change", "/playbooks/start", "/approvals/answer")
 """Changes that are refused if somebody else was faster."""
 
 _ERROR = {

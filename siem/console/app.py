@@ -21,6 +21,7 @@ from cityward.errors import CitywardError
 from siem.console import formats
 from siem.console.access import Access, MustChange, NotSignedIn, NotYours
 from siem.console.api import Api
+from siem.console.approvals import Approvals
 from siem.console.assets import Assets
 from siem.console.audit import Audit
 from siem.console.campaigns import Campaigns
@@ -36,6 +37,7 @@ from siem.console.hunt import Hunt
 from siem.console.incidents import Incidents
 from siem.console.operators import Operators
 from siem.console.people import People
+from siem.console.playbooks import Playbooks
 from siem.console.protocol import Cased, Console
 from siem.console.routes import Routes
 from siem.console.rules import Rules
@@ -163,8 +165,31 @@ def _sharing_routes(app: FastAPI, site: NodeSite) -> None:
     _add(app, "/sharing/change", sharing.change, "POST")
 
 
+def _response_routes(app: FastAPI, site: NodeSite) -> None:
+    playbooks, approvals, add = Playbooks(site), Approvals(site), partial(_add, app)
+    _add_lists(
+        app,
+        {
+            "/playbooks": playbooks.listing,
+            "/approvals": approvals.listing,
+            "/in-force": playbooks.in_force,
+        },
+    )
+    for ending in (".json", ""):
+        add("/playbooks/start" + ending, playbooks.start, "POST")
+        add("/playbooks/stage" + ending, playbooks.stage, "POST")
+        add("/playbooks/stop" + ending, playbooks.stop, "POST")
+        add("/runs/change" + ending, playbooks.change, "POST")
+        add("/approvals/answer" + ending, approvals.answer, "POST")
+        add("/playbooks/{playbook_id}/plan" + ending, playbooks.plan)
+        add("/playbooks/{playbook_id}" + ending, playbooks.one)
+        add("/runs/{run_id}" + ending, playbooks.run)
+        add("/approvals/{run_id}" + ending, approvals.one)
+
+
 def _node_routes(app: FastAPI, site: NodeSite) -> None:
     _sharing_routes(app, site)
+    _response_routes(app, site)
     _case_routes(app, site, site.node)
     findings, hunt, rules = Findings(site), Hunt(site), Rules(site)
     assets, routes, health = Assets(site), Routes(site), Health(site)

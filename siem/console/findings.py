@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from starlette.responses import Response
 
 from cityward.errors import CitywardError
 from cityward.finding import SEVERITIES, VERDICTS
+from playbooks.journal import Run
+from playbooks.model import Playbook
 from siem.console import formats, timespan
 from siem.console.access import Session
 from siem.console.columns import columns
@@ -31,6 +34,8 @@ from siem.console.view import (
     time_of,
 )
 from siem.store.protocol import Document, Page, Range
+
+log = logging.getLogger(__name__)
 
 TABS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("open", "Open", ("new", "in_progress")),
@@ -50,6 +55,8 @@ SORTS = (
     "finding.last_seen",
 )
 MEMBERS_SHOWN = 3
+RUNS_SHOWN = 10
+"""Of playbooks, on the page of a finding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +124,24 @@ class Findings:
             verdicts=VERDICTS,
             notice=notice_of(view),
             undoable=self._undoable(session, view),
+            fitting=self._fitting(session, document),
+            runs=self._runs(session, finding_id),
         )
+
+    def _fitting(self, session: Session, document: Document) -> Sequence[Playbook]:
+        """Playbooks whose trigger holds, for whoever may see them."""
+        try:
+            return self.node.response.fitting(document) if session.may("playbooks") else ()
+        except CitywardError as error:
+            # What is wrong with the settings says the page of playbooks.
+            log.warning("Playbooks cannot be read: %s.", error.what)
+            return ()
+
+    def _runs(self, session: Session, finding_id: str) -> Sequence[Run]:
+        """What playbooks did about it, the newest first."""
+        if not session.may("playbooks"):
+            return ()
+        return self.node.response.runs.all(finding=finding_id, limit=RUNS_SHOWN)
 
     def _undoable(self, session: Session, view: View) -> int:
         """How many findings the notice of the last act offers to give back."""

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import msgspec
 
+from playbooks.model import Plan, Playbook, Stage
 from siem.duties import Duties
 from siem.notify.routes import Route
 from siem.sharing.ledger import Proof as LedgerProof
@@ -18,6 +19,7 @@ from siem.store.cases import CaseStore
 from siem.store.notices import NoticeStore
 from siem.store.outgoing import OutgoingStore
 from siem.store.protocol import Assets, Document, Events, Findings, Range, RuleState, SourceState
+from siem.store.runs import RunStore
 from siem.store.trail import Audited, Proof
 
 
@@ -187,6 +189,56 @@ class Sharer(Home, Protocol):
         ...
 
 
+class Responder(Protocol):
+    """Playbooks of a node, what they would do, and the runs that do it."""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the settings let playbooks act; otherwise they only plan."""
+        ...
+
+    @property
+    def runs(self) -> RunStore:
+        """The journal: runs, effects, approvals, kill switches."""
+        ...
+
+    def playbooks(self) -> Sequence[Playbook]:
+        """All that can be used, each with the stage that holds for it here."""
+        ...
+
+    def refused(self) -> Sequence[Why]:
+        """Files that are no playbook: `source` is the file."""
+        ...
+
+    def fitting(self, finding: Document) -> Sequence[Playbook]:
+        """Those whose trigger holds for a finding."""
+        ...
+
+    def plan(self, playbook: str, finding: str) -> Plan:
+        """What a playbook would do about a finding now; nothing is sent.
+
+        Raises:
+            CitywardError: there is no such playbook or finding, or it cannot be planned.
+        """
+        ...
+
+    def start(self, playbook: str, finding: str, by: str, plan_hash: str) -> str:
+        """Start a run of the plan that a person saw; returns its id.
+
+        Raises:
+            CitywardError: responses are off, it runs already, or the world has changed the plan.
+        """
+        ...
+
+    def set_stage(self, playbook: str, stage: Stage, by: str, reason: str) -> None:
+        """Say how far a playbook may go at this node.
+
+        Raises:
+            CitywardError: there is no such playbook, or a reason is missing.
+        """
+        ...
+
+
 class Console(Cased, Sharer, Protocol):
     """A node as its console sees it; `siem` fulfils it."""
 
@@ -235,6 +287,11 @@ class Console(Cased, Sharer, Protocol):
 
         Without `run`, only what is known of a run before; None if nothing is.
         """
+        ...
+
+    @property
+    def response(self) -> Responder:
+        """What playbooks plan and do here."""
         ...
 
     def hearing(self) -> Hearing:

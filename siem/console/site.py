@@ -84,6 +84,8 @@ NODE_SHELL = Shell(
         Entry("findings", "/findings", "Findings", "f", "new"),
         Entry("hunt", "/hunt", "Hunt", "h"),
         Entry("incidents", "/incidents", "Incidents", "i", "open"),
+        Entry("approvals", "/approvals", "Approvals", "v", "waiting", "people"),
+        Entry("playbooks", "/playbooks", "Playbooks", "b", "in force"),
         Entry("rules", "/rules", "Rules", "r"),
         Entry("assets", "/assets", "Assets", "a"),
         Entry("sharing", "/sharing", "Sharing", "s"),
@@ -239,11 +241,21 @@ class NodeSite(Site):
             if session.may("incidents"):
                 running = len(self.node.cases.all(open_only=True))
                 counts["incidents"] = view.number(running) if running else ""
+            counts |= self._response_counts(session)
             if session.may("rules"):
                 counts["rules"] = view.number(len(self.node.rules()))
         except CitywardError as error:
             log.warning("Counts beside the navigation failed: %s.", error.what)
         return counts
+
+    def _response_counts(self, session: Session) -> dict[str, str]:
+        """What waits for a yes, and what is in force."""
+        if not session.may("playbooks"):
+            return {}
+        runs = self.node.response.runs
+        waiting, held = runs.waiting(), len(runs.in_force())
+        said = {"approvals": waiting, "playbooks": held}
+        return {part: view.number(count) for part, count in said.items() if count}
 
     def state(self, session: Session, now: datetime) -> dict[str, Any]:
         """How sources and rules do."""

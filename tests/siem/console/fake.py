@@ -62,6 +62,7 @@ from siem.store.protocol import (
     ZoneRow,
 )
 from siem.store.trail import Audited, Proof
+from tests.siem.console import fake_response
 
 NOW = datetime(2026, 11, 12, 3, 14, 7, tzinfo=UTC)
 PASSWORD = "correct horse battery"
@@ -483,6 +484,7 @@ class FakeNode:
         self.source_states: list[SourceState] = []
         self.rule_states: list[RuleState] = []
         self.inventory = FakeInventory()
+        self.response = fake_response.FakeResponder(self.db.runs, self.findings.get, self.now)
 
     def now(self) -> datetime:
         return self.clock

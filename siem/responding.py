@@ -1,0 +1,169 @@
+"""What people plan and start: playbooks of the settings, facts of now, runs in the journal.
+
+The desk sends nothing itself: a run that it starts is gone on with by the node's path process.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+import msgspec
+
+from cityward import Actuator, InputError, Unsafe
+from cityward.when import compile_when
+from playbooks import plan as planning
+from playbooks.flow import new_run
+from playbooks.model import Plan, Playbook, Stage
+from siem.actuators import actuators_of, specs
+from siem.config import Settings
+from siem.console.protocol import Why
+from siem.facts import FactBook, stop_file
+from siem.playbooks import playbooks_of
+from siem.store.embedded import NodeDb
+from siem.store.protocol import Conflict, Document, Events
+from siem.store.runs import RunStore
+from siem.store.stages import StageStore
+
+
+class ResponseDesk:
+    """Fulfils `siem.console.protocol.Responder` over the files of a node.
+
+    Args:
+        settings: Of the node.
+        db: Its findings, inventory and journal.
+        events: Flows of the last day.
+        clock: Its time.
+    """
+
+    def __init__(
+        self, settings: Settings, db: NodeDb, events: Events, clock: Callable[[], datetime]
+    ) -> None:
+        self._settings = settings
+        self._db = db
+        self._stages = StageStore(db._writing, lambda: db._db, db._trail)
+        self._events = events
+        self._clock = clock
+        db.runs.stop_file = stop_file(settings)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the settings let playbooks act."""
+        return self._settings.response.on
+
+    @property
+    def runs(self) -> RunStore:
+        """The journal."""
+        return self._db.runs
+
+    def playbooks(self) -> Sequence[Playbook]:
+        """All that can be used, each with the stage that was said for this very version."""
+        said = self._stages.all()
+        return [
+            msgspec.structs.replace(one, stage=said[one.id].stage)
+            if one.id in said and said[one.id].version == one.version
+            else one
+            for one in self._loaded.playbooks
+        ]
+
+    def refused(self) -> Sequence[Why]:
+        """Files that are no playbook."""
+        return [Why(one.where, "", one.what, one.todo) for one in self._loaded.refused]
+
+    def fitting(self, finding: Document) -> Sequence[Playbook]:
+        """Those whose trigger holds for a finding."""
+        return [
+            one for one in self.playbooks() if one.trigger and compile_when(one.trigger)(finding)
+        ]
+
+    def plan(self, playbook: str, finding: str) -> Plan:
+        """What a playbook would do about a finding now; nothing is sent.
+
+        Raises:
+            InputError: there is no such playbook or finding.
+            ConfigError: an actuator is set up wrongly.
+        """
+        facts = self._facts.at(self._clock())
+        return planning.plan(self.known(playbook), self._finding(finding), facts, self._actuators)
+
+    def start(self, playbook: str, finding: str, by: str, plan_hash: str) -> str:
+        """Start a run of the plan that a person saw; returns its id.
+
+        Raises:
+            Unsafe: responses are off, or everything is stopped.
+            Conflict: the world has changed the plan, or the same runs already.
+        """
+        if not self.is_on:
+            what = "responses are off: playbooks only plan"
+            raise Unsafe(what, "response.on", "Nothing was started. Set it to true, if you may.")
+        if stopped := self.runs.stopped():
+            what = f"stopped: {', '.join(sorted(set(stopped)))}"
+            raise Unsafe(what, "kill switch", "Nothing was started. See who stopped it, and why.")
+        one, found = self.known(playbook), self._finding(finding)
+        plan = self.plan(one.id, finding)
+        if plan.hash != plan_hash:
+            what = "the plan is not the one that you saw"
+            raise Conflict(what, f"finding {finding}", "Look at the plan as it is now.")
+        run = new_run(
+            secrets.token_hex(8),
+            one,
+            plan,
+            self.runs.now(),
+            finding=found,
+            group=group_of(one, found),
+            stage=one.stage,
+            asked_by=by,
+        )
+        if not self.runs.start(run):
+            what = f"{one.name} runs for the same already"
+            raise Conflict(what, f"finding {finding}", "Look at its run.")
+        return run.id
+
+    def set_stage(self, playbook: str, stage: Stage, by: str, reason: str) -> None:
+        """Say how far a playbook may go at this node; a new version begins anew.
+
+        Raises:
+            InputError: there is no such playbook, or a reason is missing.
+        """
+        one = self.known(playbook)
+        self._stages.put(one.id, one.version, stage, by, reason, self._clock())
+
+    def known(self, name: str) -> Playbook:
+        """A playbook by id or name.
+
+        Raises:
+            InputError: there is none.
+        """
+        found = next((one for one in self.playbooks() if name in (one.id, one.name)), None)
+        if found is None:
+            todo = "cityward playbook list names them."
+            raise InputError(f"no playbook is called {name[:80]!r}", "playbook", todo)
+        return found
+
+    def _finding(self, id: str) -> Document:
+        found = self._db.get(id)
+        if found is None:
+            todo = "cityward finding list names them."
+            raise InputError(f"there is no finding {id[:80]!r}", "finding", todo)
+        return found
+
+    @cached_property
+    def _loaded(self) -> Any:
+        return playbooks_of(self._settings, self._clock())
+
+    @cached_property
+    def _actuators(self) -> Mapping[str, Actuator]:
+        return actuators_of(self._settings)
+
+    @cached_property
+    def _facts(self) -> FactBook:
+        return FactBook(self._settings, self._db, self._events, self._db.runs, specs())
+
+
+def group_of(playbook: Playbook, finding: Mapping[str, Any]) -> str:
+    """Runs of the same group exclude each other: the same playbook about the same values."""
+    values = [str(finding.get(name, "")) for name in playbook.group_by]
+    return "\0".join((playbook.id, *(values or [str(finding.get("finding.id", ""))])))
