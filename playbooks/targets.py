@@ -72,7 +72,7 @@ def target_of(type: str, said: Mapping[str, Any] | str) -> Target:
         raise _refused(type, value, f"is no value of a few to {VALUE_MAX} characters")
     if type in ("ipv4_net", "ipv6_net"):
         network = network_of(value)
-        return Target(f"ipv{network.version}_net", _spelled(network))
+        return Target(f"ipv{network.version}_net", spelled(network))
     return Target(type, _SPELLINGS.get(type, _token)(value))
 
 
@@ -159,7 +159,7 @@ def _connection(type: str, said: Mapping[str, Any] | str) -> Target:
         raise _refused(type, protocol, f"is none of {', '.join(_PROTOCOLS)}")
     if not (port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= _PORT_MAX):
         raise _refused(type, port, "is no port")
-    made = Connection(_spelled(ends[0]), _spelled(ends[1]), protocol, int(port))
+    made = Connection(spelled(ends[0]), spelled(ends[1]), protocol, int(port))
     return Target(f"ipv{ends[0].version}_connection", msgspec.json.encode(made).decode())
 
 
@@ -170,7 +170,8 @@ def _is_nobodys(address: Address) -> bool:
     return address.is_unspecified or (address.version == 4 and address.is_reserved)
 
 
-def _spelled(network: Network) -> str:
+def spelled(network: Network) -> str:
+    """A network as a target has it: of one address that address."""
     is_one = network.prefixlen == network.max_prefixlen
     return str(network.network_address) if is_one else str(network)
 
@@ -182,13 +183,13 @@ def _token(value: str) -> str:
 
 
 def _by(pattern: re.Pattern[str], what: str, *, lower: bool = True) -> Callable[[str], str]:
-    def spelled(value: str) -> str:
+    def one_spelling(value: str) -> str:
         value = value.lower() if lower and value.isascii() else value
         if not pattern.fullmatch(value):
             raise _refused(what, value, f"is no {what}")
         return value
 
-    return spelled
+    return one_spelling
 
 
 def _domain(value: str) -> str:

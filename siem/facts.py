@@ -191,7 +191,8 @@ class Known:
         """An asset with the zone that its address is in, where nobody has said it."""
         zone = asset.zone
         if not zone:
-            found = (network for name in asset.addresses if (network := _network(name)))
+            names = (asset.id, *asset.addresses)
+            found = (network for name in names if (network := _network(name)))
             zone = next((one.id for network in found for one in self.zones_of(network)), "")
         kind = self.zone_types.get(zone, asset.zone_type)
         return msgspec.structs.replace(asset, zone=zone, zone_type=kind)
@@ -456,10 +457,10 @@ class Facts:
         """Who began to talk to it in the last day; of a connection nobody, it is one flow."""
         if targets.connection_of(target) is not None:
             return
-        places = [str(one) for one in targets.networks_of(target)] or [
+        places = [targets.spelled(one) for one in targets.networks_of(target)] or [
             address
             for asset in self.assets_in(target)
-            for address in asset.addresses
+            for address in (asset.id, *asset.addresses)
             if _network(address) is not None
         ]
         if target.type == "domain_name":
