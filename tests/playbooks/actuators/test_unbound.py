@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from cityward import Command, ConfigError, Target, TransientError, Unsafe
+from cityward.checks import INJECTIONS
 from playbooks.actuators.unbound import Unbound
-from tests.playbooks.hostile import INJECTIONS
 from tests.programs import program
 
 UNTIL = datetime.now(UTC) + timedelta(hours=1)
