@@ -95,7 +95,7 @@ class SqliteCommons:
         Raises:
             ConfigError: the file was written by a newer cityward, or is no database.
         """
-        self._database = Database(path, _STEPS)
+        self._database = Database(path, _STEPS, secure=True)
         self._clock = clock
         self._dialect = SqliteDialect(_COLUMNS, "document", "folded")
         self.records = SqliteRecords(self._database)

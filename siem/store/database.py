@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,6 @@ PRAGMAS = (
     "journal_mode = WAL",
     "synchronous = FULL",
     "foreign_keys = ON",
-    "secure_delete = ON",
     "journal_size_limit = 67108864",
     "cache_size = -32768",
     "trusted_schema = OFF",
@@ -28,13 +27,23 @@ PRAGMAS = (
 class Database:
     """The file, with one connection a thread."""
 
-    def __init__(self, path: Path, steps: Sequence[Sequence[str]]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        steps: Sequence[Sequence[str]],
+        *,
+        secure: bool = False,
+        brought_up: Callable[[sqlite3.Connection, int], None] = lambda db, found: None,
+    ) -> None:
         """Open, or make, the file.
 
         Args:
             path: Beside it SQLite keeps `-wal` and `-shm`.
             steps: Statements that each format has more than the one before it; how many there are
                 is the file's format (`user_version`). A newer one is refused.
+            secure: What is deleted is overwritten.
+            brought_up: What else an older file needs, in the transaction that brings it up from
+                the format it had.
 
         Raises:
             ConfigError: the file was written by a newer cityward, or is no database.
@@ -43,14 +52,21 @@ class Database:
         self._local = threading.local()
         self._open: dict[threading.Thread, sqlite3.Connection] = {}
         self._lock = threading.Lock()
+        self._turn = threading.RLock()
+        """Held by who writes: SQLite lets who waits sleep, so that the path would come too late."""
+        self._pragmas = (*PRAGMAS, "secure_delete = ON") if secure else PRAGMAS
         try:
-            self._bring_up(steps)
+            self._bring_up(steps, brought_up)
         except sqlite3.DatabaseError as error:
             raise ConfigError(
                 f"no database: {error}", str(path), "Restore it from a backup."
             ) from error
 
-    def _bring_up(self, steps: Sequence[Sequence[str]]) -> None:
+    def _bring_up(
+        self,
+        steps: Sequence[Sequence[str]],
+        brought_up: Callable[[sqlite3.Connection, int], None],
+    ) -> None:
         with self.writing() as db:
             found = db.execute("PRAGMA user_version").fetchone()[0]
             if found > len(steps):
@@ -59,8 +75,11 @@ class Database:
                     str(self.path),
                     "Run the cityward that wrote it, or a newer one.",
                 )
+            if found == len(steps):
+                return
             for statement in (one for step in steps[found:] for one in step):
                 db.execute(statement)
+            brought_up(db, found)
             db.execute(f"PRAGMA user_version = {len(steps)}")
 
     @property
@@ -71,7 +90,7 @@ class Database:
             # Another thread may close it.
             found = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
             found.row_factory = sqlite3.Row
-            for pragma in PRAGMAS:
+            for pragma in self._pragmas:
                 found.execute(f"PRAGMA {pragma}")
             for name, arguments, function in sqlite_functions():
                 found.create_function(name, arguments, function, deterministic=True)
@@ -94,18 +113,19 @@ class Database:
         if getattr(self._local, "is_together", False):
             yield db
             return
-        try:
-            db.execute("BEGIN IMMEDIATE")
-            yield db
-            db.commit()
-        except (sqlite3.OperationalError, OSError) as error:
-            db.rollback()
-            raise TransientError(
-                f"the state cannot be written: {error}", str(self.path), "Make room; try again."
-            ) from error
-        except BaseException:
-            db.rollback()
-            raise
+        with self._turn:
+            try:
+                db.execute("BEGIN IMMEDIATE")
+                yield db
+                db.commit()
+            except (sqlite3.OperationalError, OSError) as error:
+                db.rollback()
+                raise TransientError(
+                    f"the state cannot be written: {error}", str(self.path), "Make room; try again."
+                ) from error
+            except BaseException:
+                db.rollback()
+                raise
 
     @contextmanager
     def together(self) -> Iterator[None]:

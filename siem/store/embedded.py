@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import sqlite3
-import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +19,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from cityward.asset import Asset
-from cityward.errors import ConfigError, InputError, TransientError
+from cityward.errors import InputError
 from cityward.event import Event
 from cityward.fields import SCHEMA_VERSION
 from cityward.finding import EVENTS_KEPT, SEVERITIES, STATUSES, Finding
@@ -28,6 +27,7 @@ from siem.store.accounts import AUDIENCE_SCHEMA, Accounts
 from siem.store.accounts import SCHEMA as ACCOUNTS_SCHEMA
 from siem.store.cases import SCHEMA as CASES_SCHEMA
 from siem.store.cases import CaseStore
+from siem.store.database import Database
 from siem.store.faults import fault
 from siem.store.findings import (
     DATES,
@@ -74,7 +74,6 @@ from siem.store.query import (
     from_micros,
     micros,
     parse,
-    sqlite_functions,
     steps,
 )
 from siem.store.runs import SCHEMA as RUNS_SCHEMA
@@ -93,7 +92,6 @@ NEWEST_EVENTS = EVENTS_KEPT - FIRST_EVENTS
 FINDINGS_MAX = 1_000_000
 AUDIT_MAX = 1_000_000
 EVIDENCE_KEPT = 50
-BUSY_MS = 15_000
 _NAMESPACE = uuid.UUID("6f6b1c1e-5d0c-5b58-9a53-3c1f5f2b7f10")
 """Of finding ids; fixed for ever, since shares and tickets name them."""
 
@@ -260,13 +258,10 @@ class NodeDb:
         self._key = operator_key
         self._asset_of = asset_of
         self._clock = clock
-        self._local = threading.local()
-        self._open: dict[threading.Thread, sqlite3.Connection] = {}
-        self._lock = threading.Lock()
-        self._turn = threading.RLock()
-        """Held by who writes: SQLite lets who waits sleep, so that the path would come too late."""
         self._dialect = SqliteDialect(_COLUMNS, "document", "folded")
         self._trail = Trail(operator_key)
+        steps = [tuple(_statements(step)) for step in _STEPS]
+        self._file = Database(path, steps, brought_up=self._chain)
         self.inventory = InventoryStore(self._writing, lambda: self._db, self._trail.add)
         self.accounts = Accounts(self._writing, lambda: self._db, self._trail)
         self.notices = NoticeStore(self._writing, lambda: self._db, self.get)
@@ -277,89 +272,25 @@ class NodeDb:
         self.cases = CaseStore(self._writing, lambda: self._db, mark, self._trail)
         turns = path.parent / "turns"
         self.runs = RunStore(self._writing, lambda: self._db, self._trail, clock, turns)
-        self._prepare()
 
     # ---- Connections
 
-    def _prepare(self) -> None:
-        try:
-            with self._writing() as db:
-                found = db.execute("PRAGMA user_version").fetchone()[0]
-                if found > FORMAT:
-                    raise ConfigError(
-                        f"format {found} of the database is newer than {FORMAT}",
-                        str(self.path),
-                        "Run the cityward that wrote it, or a newer one.",
-                    )
-                for step in _STEPS[found:]:
-                    for statement in _statements(step):
-                        db.execute(statement)
-                if found < CHAINED_SINCE:
-                    self._trail.take_up(db)
-                if found < FORMAT:
-                    db.execute(f"PRAGMA user_version = {FORMAT}")
-        except sqlite3.DatabaseError as error:
-            raise ConfigError(
-                f"no database: {error}", str(self.path), "Restore it from a backup."
-            ) from error
+    def _chain(self, db: sqlite3.Connection, found: int) -> None:
+        if found < CHAINED_SINCE:
+            self._trail.take_up(db)
 
     @property
     def _db(self) -> sqlite3.Connection:
         """The connection of this thread."""
-        found: sqlite3.Connection | None = getattr(self._local, "db", None)
-        if found is None:
-            # Another thread may close it.
-            found = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
-            found.row_factory = sqlite3.Row
-            for pragma in (
-                f"busy_timeout = {BUSY_MS}",
-                "journal_mode = WAL",
-                "synchronous = FULL",
-                "foreign_keys = ON",
-                "journal_size_limit = 67108864",
-                "cache_size = -32768",
-                "trusted_schema = OFF",
-            ):
-                found.execute(f"PRAGMA {pragma}")
-            for name, arguments, function in sqlite_functions():
-                found.create_function(name, arguments, function, deterministic=True)
-            self._local.db = found
-            with self._lock:
-                # A console's threads come and go with its requests.
-                for thread in [one for one in self._open if not one.is_alive()]:
-                    self._open.pop(thread).close()
-                self._open[threading.current_thread()] = found
-        return found
+        return self._file.here
 
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction that has the right to write from its beginning.
-
-        Raises:
-            TransientError: the disk is full, or another process holds the file for too long.
-        """
-        db = self._db
-        with self._turn:
-            try:
-                db.execute("BEGIN IMMEDIATE")
-                yield db
-                db.commit()
-            except (sqlite3.OperationalError, OSError) as error:
-                db.rollback()
-                raise TransientError(
-                    f"the state cannot be written: {error}", str(self.path), "Make room; try again."
-                ) from error
-            except BaseException:
-                db.rollback()
-                raise
+    def _writing(self) -> AbstractContextManager[sqlite3.Connection]:
+        """One transaction that has the right to write from its beginning."""
+        return self._file.writing()
 
     def close(self) -> None:
         """Let go of the file."""
-        with self._lock:
-            for db in self._open.values():
-                db.close()
-            self._open.clear()
-        self._local = threading.local()
+        self._file.close()
 
     # ---- The path: findings, checkpoint and states in one transaction
 
