@@ -371,7 +371,14 @@ def source_of(document: Document, file: str) -> Document:
         raise RuleError(what, file, "See cityward playbook show; write your own after it.")
     try:
         return _source(document)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         what = f"not as cityward builds it: {type(error).__name__} {str(error)[:80]}"
         raise RuleError(what, file, "Build it anew.") from error
 
@@ -421,7 +428,7 @@ def _source_command(command: Document) -> Document:
     said = command[ENCODED.get(kind, "command")]
     if kind in ("openc2-http", "ssh"):
         said = base64.b64decode(said, validate=True).decode()
-    openc2 = _mapped(msgspec.json.decode(said), words.from_cacao)
+    openc2 = _mapped(json.loads(said), words.from_cacao)
     args = {key: value for key, value in openc2.get("args", {}).items() if key != "duration"}
     openc2.pop("args", None)
     return {"type": kind, "command": openc2 | ({"args": args} if args else {})}

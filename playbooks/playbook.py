@@ -27,7 +27,7 @@ LIBRARY = Path(__file__).parent / "library"
 SHIPPED_BY = "cityward, as shipped"
 """Whose word those have. Who can change these files can change the code that would check them, so a
 signature on them would prove nothing; the release as a whole is signed."""
-MAX_BYTES = 262_144
+MAX_BYTES = 65_536
 
 
 class Loaded(msgspec.Struct, frozen=True):

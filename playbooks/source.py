@@ -284,8 +284,10 @@ class Source:
         if "on_failure" in has and "on_success" not in has | {"on_completion"}:
             self.refuse("on_failure without on_success", *place, "on_failure")
         is_condition = kind in ("if-condition", "switch-condition")
+        cases = step.get("cases")
         other = "on_false" if kind == "if-condition" else "default"
-        if is_condition and not has and other not in (step.get("cases") or step):
+        is_open = other not in (cases if isinstance(cases, dict) else step)
+        if is_condition and not has and is_open:
             self.refuse(f"neither {other} nor on_completion says what comes otherwise", *place)
         if not is_condition and not has & {"on_completion", "on_success"}:
             self.refuse("neither on_completion nor on_success says what comes next", *place)
@@ -426,7 +428,8 @@ class Source:
 
     def _address(self, part: Any, text: Any, *place: Place) -> None:
         """A part of a target: written out, or one variable and nothing else."""
-        if not isinstance(part, str) or part == "type" or not isinstance(text, str):
+        is_part = isinstance(part, str) and _ARGUMENT.fullmatch(part) and part != "type"
+        if not is_part or not isinstance(text, str) or _CONTROL.search(text):
             self.refuse(f"{_short(text)} is no value of a target; quote it", *place)
         elif words.only_variable(text) is not None:
             self._known_variables(text, *place)
