@@ -11,22 +11,20 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-import msgspec
-
 from cityward import Actuator, InputError, Unsafe
 from cityward.when import compile_when
 from playbooks import plan as planning
-from playbooks.flow import new_run
+from playbooks.flow import group_of, new_run
 from playbooks.model import Plan, Playbook, Stage
 from siem.actuators import actuators_of, specs
 from siem.config import Settings
 from siem.console.protocol import Why
-from siem.facts import FactBook, stop_file
+from siem.facts import FactBook, book_of, stop_file
 from siem.playbooks import playbooks_of
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Conflict, Document, Events
 from siem.store.runs import RunStore
-from siem.store.stages import StageStore
+from siem.store.stages import StageStore, staged
 
 
 class ResponseDesk:
@@ -48,6 +46,8 @@ class ResponseDesk:
         self._events = events
         self._clock = clock
         db.runs.stop_file = stop_file(settings)
+        if settings.response.on:
+            db.runs.is_steady = True  # as in the process of the path
 
     @property
     def is_on(self) -> bool:
@@ -62,12 +62,7 @@ class ResponseDesk:
     def playbooks(self) -> Sequence[Playbook]:
         """All that can be used, each with the stage that was said for this very version."""
         said = self._stages.all()
-        return [
-            msgspec.structs.replace(one, stage=said[one.id].stage)
-            if one.id in said and said[one.id].version == one.version
-            else one
-            for one in self._loaded.playbooks
-        ]
+        return [staged(one, said) for one in self._loaded.playbooks]
 
     def refused(self) -> Sequence[Why]:
         """Files that are no playbook."""
@@ -86,7 +81,7 @@ class ResponseDesk:
             InputError: there is no such playbook or finding.
             ConfigError: an actuator is set up wrongly.
         """
-        facts = self._facts.at(self._clock())
+        facts = self._facts.at(self.runs.now())
         return planning.plan(self.known(playbook), self._finding(finding), facts, self._actuators)
 
     def start(self, playbook: str, finding: str, by: str, plan_hash: str) -> str:
@@ -160,10 +155,4 @@ class ResponseDesk:
 
     @cached_property
     def _facts(self) -> FactBook:
-        return FactBook(self._settings, self._db, self._events, self._db.runs, specs())
-
-
-def group_of(playbook: Playbook, finding: Mapping[str, Any]) -> str:
-    """Runs of the same group exclude each other: the same playbook about the same values."""
-    values = [str(finding.get(name, "")) for name in playbook.group_by]
-    return "\0".join((playbook.id, *(values or [str(finding.get("finding.id", ""))])))
+        return book_of(self._settings, self._db, self._events, specs())

@@ -31,6 +31,7 @@ from siem.facts import book_of, stop_file
 from siem.playbooks import playbooks_of
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Document, Events
+from siem.store.stages import StageStore, staged
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class Shelf:
 
     def __init__(self, settings: Settings, db: NodeDb, events: Events) -> None:
         self._runs = db.runs
+        self._stages = StageStore(db._writing, lambda: db._db, db._trail)
         self._actuators = actuators_of(settings)
         self._facts = book_of(settings, db, events, specs())
         loaded = playbooks_of(settings, db.runs.now()).playbooks
@@ -63,8 +65,9 @@ class Shelf:
         db.runs.stop_file = stop_file(settings)
 
     def fitting(self, finding: Document) -> list[Playbook]:
-        """Those whose trigger holds for a finding."""
-        return [one for fits, one in self._playbooks if fits(finding)]
+        """Those whose trigger holds for a finding, each with the stage that holds here."""
+        said = self._stages.all()
+        return [staged(one, said) for fits, one in self._playbooks if fits(finding)]
 
     def plan(self, playbook: Playbook, finding: Document) -> Plan:
         """What a playbook would do about a finding now."""

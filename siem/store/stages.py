@@ -10,7 +10,7 @@ from datetime import datetime
 import msgspec
 
 from cityward import InputError
-from playbooks.model import Stage
+from playbooks.model import Playbook, Stage
 from siem.store.lines import harmless
 from siem.store.trail import Trail
 
@@ -61,6 +61,14 @@ class StageStore:
             row = (KEY, msgspec.json.encode(said))
             db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", row)
             self._trail.add(db, by, f"response: stage {stage}", f"{playbook}: {reason}", now)
+
+
+def staged(one: Playbook, said: Mapping[str, Staged]) -> Playbook:
+    """A playbook with the stage that somebody said for this very version; otherwise its file's."""
+    word = said.get(one.id)
+    if word is None or word.version != one.version:
+        return one
+    return msgspec.structs.replace(one, stage=word.stage)
 
 
 def _read(db: sqlite3.Connection) -> dict[str, Staged]:
