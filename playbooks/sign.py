@@ -27,7 +27,7 @@ CONTEXT = b"cityward playbook signature 1\n"
 """Before what is signed, so that a signature of something else is never one of a playbook."""
 SUFFIX = ".sig"
 SIGNATURE_MAX_BYTES = 4_096
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 KEY_KEYS = {"public_key", "valid_from", "valid_until", "revoked"}
 
 
@@ -98,7 +98,7 @@ def read_key(path: Path) -> PublicKey:
     todo = "Make one with cityward playbook sign --new-key NAME."
     name = path.name.partition(".")[0]
     try:
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             raise ValueError(f"{name[:40]!r} is no name of a key")
         (document,) = documents.read(path)
         said = document.value

@@ -30,16 +30,23 @@ KEY_ENDING, PUBLIC_ENDING = ".key", ".pub.yml"
 Switch = Annotated[bool, Parameter(negative=())]
 
 
-def list_(*, config: ConfigFile = None, output: Output = None) -> int:
-    """List the playbooks that count here: shipped ones, and those of the settings.
+def list_(
+    *, in_force: Switch = False, config: ConfigFile = None, output: Output = None
+) -> int:
+    """List the playbooks that count here, or with --in-force what they block now.
 
     Leaves with 4 if one is refused; the others count.
     Example: cityward playbook list
 
     Args:
+        in_force: What holds now: since when, until when, by whom, why; `undo` takes it back.
         config: Settings file; otherwise the first one found counts.
         output: Form of the result: table, json, ndjson or csv.
     """
+    if in_force:
+        from siem.commands import response
+
+        return response.in_force(config, output)
     settings, _ = settings_of(config)
     found = playbooks_of(settings, now_utc())
     _print([_row(one) for one in found.playbooks], output, COLUMNS, "There are no playbooks.")
@@ -146,6 +153,9 @@ def sign_(file: Path | None = None, *, key: Path | None = None, new_key: str = "
 
 
 def _new_key(name: str) -> int:
+    if not sign.NAME.fullmatch(name):
+        what = f"{name!r} is no name of a key"
+        raise UsageError(what, "--new-key", "Letters, digits, - and _ make one.")
     private, public = Path(name + KEY_ENDING), Path(name + PUBLIC_ENDING)
     for path in (private, public):
         if path.exists():
