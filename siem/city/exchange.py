@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import re
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cityward import CitywardError, TransientError, Unsafe
 from siem.city.authority import Operator, Operators
 from siem.city.commons import CITY, TLP, Commons, Rights, Write
-from siem.city.intake import Refused, check, check_version, document_of
+from siem.city.intake import INT64, Refused, check, check_version, document_of
 from siem.city.known import Link
 from siem.city.lease import LINK, Lease
 from siem.city.letters import Letters
@@ -42,13 +43,14 @@ from siem.sharing.envelope import (
     verified,
 )
 from siem.sharing.policy import CLOSEST_TLP
-from siem.sharing.wire import Heartbeat, Withdrawal
+from siem.sharing.wire import Enrolled, Enrolling, Heartbeat, Withdrawal
 from siem.store.faults import fault
 from siem.store.protocol import TIME_MIN, Conflict, Document, Range
 
 RECEIPT, TOMBSTONE, ANSWER = "receipt", "tombstone", "answer"
 """Kinds of records: what was answered, what was taken back, and what an operator answered to a
 request."""
+_HASH = re.compile("[0-9a-f]{64}")
 PAGE = 500
 SAID_MAX = 300
 HEARTBEAT_MAX = 64 << 10
@@ -217,6 +219,30 @@ class Exchange:
             with self._turns[operator], suppress(Conflict, TransientError):
                 self._count(error, operator)
             raise
+
+    def enrol(self, asked: Enrolling) -> tuple[str, Enrolled]:
+        """Admit an operator that brings a token; its name, and what it is answered.
+
+        Raises:
+            Unsafe: token or keys are none.
+            TransientError: this hub is not the active one, or its store does not answer.
+        """
+        if asked.seq and not self._lease.is_active:
+            raise TransientError("this hub is not the active one", "lease", "Try the other hub.")
+        name, enrolled = self.operators.enrol(asked.token, asked.csr, asked.signing_key)
+        if not enrolled.seq < asked.seq < INT64 or not _HASH.fullmatch(asked.prev):
+            return name, enrolled
+        with self._turns[name]:
+            self._links.pop(name, None)
+            at = self._link(name, self._lease.token)
+            if at.taken.seq < asked.seq:
+                said = msgspec.structs.replace(at.taken, seq=asked.seq, hash=asked.prev, answer="")
+                self._records.put(LINK, name, msgspec.to_builtins(said), at.version)
+        what = f"had {enrolled.seq} envelopes of it, goes on behind {asked.seq}"
+        self._audit(name, "exchange went on", what, self._clock())
+        return name, msgspec.structs.replace(
+            enrolled, seq=asked.seq, prev=asked.prev, had=enrolled.seq
+        )
 
     def refuse(self, by: str, error: CitywardError) -> None:
         """Keep a refusal in the audit trail."""

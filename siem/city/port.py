@@ -372,9 +372,7 @@ class _Doors:
         if not self._enrolling.allows(_address(request)):
             raise Refused(429, "too many tokens were tried", "this address", "Wait a minute.")
         asked = _read(await self._body(request, SMALL_MAX), Enrolling)
-        name, enrolled = await run_in_threadpool(
-            self._operators.enrol, asked.token, asked.csr, asked.signing_key
-        )
+        name, enrolled = await run_in_threadpool(self._exchange.enrol, asked)
         await run_in_threadpool(self._exchange.told, name, "operator enrolled", _address(request))
         return _json(enrolled)
 

@@ -28,7 +28,7 @@ from cryptography import x509
 
 from cityward import CitywardError, TransientError, Unsafe
 from siem.sharing.certificates import fingerprint, new_key, pem, read_token
-from siem.sharing.envelope import Signed, split, verified
+from siem.sharing.envelope import Envelope, Signed, split, verified
 from siem.sharing.identity import Hub, Identity, known_by, public_text, renewal_due
 from siem.sharing.outbox import Outbox
 from siem.sharing.wire import (
@@ -44,7 +44,7 @@ from siem.sharing.wire import (
     Renewed,
     Renewing,
 )
-from siem.store.outgoing import LinkState, OutgoingStore, Told
+from siem.store.outgoing import Head, LinkState, OutgoingStore, Told
 
 TALK_S = 30.0
 LOOK_S = 0.25
@@ -391,6 +391,8 @@ def join(
     """
     said = read_token(token, TOKEN_PREFIX, option)
     key, asked = request_of(identity, token, option)
+    head = _answered(store)
+    asked = msgspec.structs.replace(asked, seq=head.seq, prev=head.hash)
     try:
         authority = _authority(url, said.authority)
         # Only now that it is known, by the authority that the token names, anything is told.
@@ -421,6 +423,15 @@ def _with(keys: tuple[str, ...], newest: str) -> tuple[str, ...]:
     return (*(one for one in keys if one != newest), newest)
 
 
+def _answered(store: OutgoingStore) -> Head:
+    """The head of the ledger without what is on its way, which goes again by itself."""
+    with store.desk() as desk:
+        line, head = desk.on_the_way(), desk.head()
+    if line is None:
+        return head
+    return Head(line.seq - 1, msgspec.json.decode(line.data, type=Envelope).prev)
+
+
 def _authority(url: str, wanted: str) -> str:
     """The authority that made a token, and nothing else that who answers may have added."""
     blind = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -443,6 +454,8 @@ def _go_on(store: OutgoingStore, enrolled: Enrolled, url: str, *, restored: bool
     """The ledger goes on behind what the hub has; a new one, where the old one is lost."""
     with store.desk() as desk:
         head = desk.head()
+        if enrolled.had is not None:
+            desk.tell_again(enrolled.had)
         is_behind = head.seq < enrolled.seq
         is_behind |= head.seq == enrolled.seq > 0 and head.hash != enrolled.prev
         if (head.seq, head.hash) == (enrolled.seq, enrolled.prev):

@@ -38,6 +38,10 @@ class Enrolling(msgspec.Struct, frozen=True, kw_only=True):
     """PEM; its subject's common name is the operator."""
     signing_key: str
     """Ed25519, raw, in base64."""
+    seq: int = 0
+    """The last envelope in the node's ledger, and its hash: a hub that has less – a new one, or one
+    that was restored – goes on behind it."""
+    prev: str = BEGIN
 
 
 class Enrolled(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +55,8 @@ class Enrolled(msgspec.Struct, frozen=True, kw_only=True):
     """Last envelope that the hub took of this operator before; a node goes on behind it …"""
     prev: str = BEGIN
     """… and names its hash."""
+    had: int | None = None
+    """What the hub had before it went on behind the node: what came later it has to hear again."""
 
 
 class Renewing(msgspec.Struct, frozen=True, kw_only=True):

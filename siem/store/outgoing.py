@@ -713,6 +713,27 @@ class Desk:
         self._db.execute("UPDATE ledger SET state = 'not receipted' WHERE state = 'sent'")
         _set_head(self._db, self._key, "ledger_head", Head(seq, hash, head.chain))
 
+    def tell_again(self, after: int) -> None:
+        """A hub has nothing of what was sent behind a number: as it is now, it is said again.
+
+        What is on its way is sent anyway.
+        """
+        lost = self._db.execute(
+            "SELECT * FROM shared WHERE share_id IN (SELECT share_id FROM ledger WHERE seq > ?)"
+            " AND seq NOT IN (SELECT seq FROM ledger WHERE state = 'sent')",
+            (after,),
+        ).fetchall()
+        for one in map(_shared, lost):
+            waits = Waiting(
+                share_id=one.share_id, finding=one.finding, rank=one.rank, offered=one.sent,
+                due=one.sent, policy=one.policy, rule=one.rule,
+            )  # fmt: skip
+            if one.state == "withdrawn":
+                waits = msgspec.structs.replace(waits, kind="withdraw", reason="error")
+            else:
+                self.set_shared(msgspec.structs.replace(one, payload_sha256=""))
+            self.offer(waits)
+
     def append(self, line: Line) -> None:
         """Add a line behind the head; its chain is made here."""
         line = msgspec.structs.replace(line, chain=_chained(self._key, line, self.head().chain))

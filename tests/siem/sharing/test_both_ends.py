@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from siem.city.commons import CITY_SOC
+from siem.city.commons import CITY_SOC, Write
 from siem.city.port import Port
 from siem.city.reading import AccessLog, Reading
 from siem.sharing import link as links
@@ -341,6 +341,61 @@ def test_a_withdrawal_that_a_wrong_clock_had_sealed_is_not_lost(
     assert there.keys() == {id}
     assert kept(hub) == {}
     assert fault(node, tmp_path) == ""
+
+
+def test_a_hub_that_was_restored_goes_on_behind_its_operator_and_hears_again_what_it_lost(
+    node: Node, hub: Hub, link: Link, url: str, tmp_path: Path
+) -> None:
+    a, b, c = node.find(match(1), match(2), match(3))
+    drain(link)
+    before = {
+        kind: list(hub.commons.records.all(kind)) for kind in ("link", "receipt", "tombstone")
+    }
+    shares = hub.everything()
+    [d] = node.find(match(4))
+    node.db.outgoing.withdraw("me", "error", node.clock(), share_id=a)
+    drain(link)
+    # The backup comes back.
+    hub.commons.remove([d])
+    hub.commons.put([Write(one, one["cw.share.revision"]) for one in shares])
+    for kind, kept_ in before.items():
+        for name, one in list(hub.commons.records.all(kind)):
+            hub.commons.records.delete(kind, name, one.version)
+        for name, one in kept_:
+            hub.commons.records.put(kind, name, one.value, None)
+    hub.exchange._links.clear()
+    node.clock.pass_(61)
+    node.outbox._beat = node.clock()
+    [e] = node.find(match(5))
+    drain(link)
+    state, wrong = node.db.outgoing.link().state, kept(hub)
+    join(Identity(tmp_path), node.db.outgoing, url, hub.operators.add(OPERATOR), "--token-file")
+    drain(Link(node.again(), Identity(tmp_path), node.clock, url))
+
+    assert (state, wrong.keys()) == ("refused", {a, b, c})
+    assert kept(hub).keys() == {b, c, d, e}
+    assert fault(node, tmp_path) == ""
+    assert any("had 4 envelopes of it, goes on behind" in one for one in hub.trail)
+
+
+def test_a_node_that_moves_to_a_new_hub_tells_it_all_that_it_shares(
+    node: Node, hub: Hub, tmp_path: Path
+) -> None:
+    node.hub.node = node.key.public_key()
+    a, b = node.find(match(1), match(2))
+    node.send()
+    node.db.outgoing.withdraw("me", "error", node.clock(), share_id=a)
+    node.send()
+    listening = socket.create_server(("127.0.0.1", 0))
+    port = Port(hub.exchange, listening, ["localhost"])
+    port.start()
+    url = f"https://localhost:{port.address[1]}"
+    join(Identity(tmp_path), node.db.outgoing, url, hub.operators.add(OPERATOR), "--token-file")
+    [c] = node.find(match(3))
+    drain(Link(node.again(), Identity(tmp_path), node.clock, url))
+    port.stop()
+
+    assert kept(hub).keys() == {b, c}
 
 
 @pytest.mark.parametrize("was_taken", [False, True])
