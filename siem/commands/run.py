@@ -24,6 +24,7 @@ from siem.notify.routes import routes_of
 from siem.outward import carrier_of
 
 if TYPE_CHECKING:
+    from siem.response import Response
     from siem.store.mirror import Mirror
 
 CONSOLE_S = 3.0
@@ -52,12 +53,15 @@ def run(*, config: ConfigFile = None, path_only: bool = False) -> int:
     node.db.notices.begin(list(routes.values()), node.clock())
     carrier = carrier_of(settings, node)
     mirror = _mirror_of(settings, node)
+    response = _response_of(settings, node)
     console = None if path_only else start_console(file)
     stop_on_signals(node)
     if carrier is not None:
         carrier.start()
     if mirror is not None:
         mirror.start()
+    if response is not None:
+        response.start()
     try:
         run_node(node)
     except OSError as error:
@@ -73,10 +77,20 @@ def run(*, config: ConfigFile = None, path_only: bool = False) -> int:
             carrier.stop()
         if mirror is not None:
             mirror.stop()
+        if response is not None:
+            response.stop()
         node.close()
         if console is not None:
             end_console(console)
     return 0
+
+
+def _response_of(settings: Settings, node: Node) -> Response | None:
+    if not settings.response.on:
+        return None
+    from siem.response import response_of
+
+    return response_of(settings, node.db, node.events)
 
 
 def _mirror_of(settings: Settings, node: Node) -> Mirror | None:
