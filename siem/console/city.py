@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from siem.city.known import Duty
+from siem.city.known import Duty, Shares
 from siem.city.picture import STATES, Picture, Standing
 from siem.city.watch import Change
 from siem.console import city_map, formats
@@ -84,21 +84,27 @@ class City:
             campaign=first,
             lanes=lanes(first, joined) if first else None,
             answers=answers(told, first.operators) if first else "",
-            since=self._since(session, shown, now),
+            since=self._since(session, reading, shown, now),
             duties=clocks(self.node.duties(session.person), now),
             blind_shown=BLIND_SHOWN,
             list_of=_links(choice),
         )
 
     def _since(
-        self, session: Session, shown: Picture, now: datetime
+        self, session: Session, reading: Shares, shown: Picture, now: datetime
     ) -> tuple[datetime | None, list[Change]] | None:
         """When the person was here before, and what changed since; None: they are not told."""
         if not shown.is_whole or session.by_token:
             return None
         before = self.site.watch.visit(session.person.name, now)
         since = before or now - timedelta(days=1)
-        return before, self.site.watch.changes(since)[:CHANGES_SHOWN]
+        # Of a campaign there is one document for each audience; a person is told of their own.
+        told = (
+            one
+            for one in self.site.watch.changes(since)
+            if one.kind != "campaign" or reading.get(one.about)
+        )
+        return before, list(islice(told, CHANGES_SHOWN))
 
 
 @dataclass(frozen=True, slots=True)
