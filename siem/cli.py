@@ -192,6 +192,7 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
             "protocols": "bench:protocols",
             "hub": "bench:hub",
             "index": "bench:index",
+            "playbook": "bench:playbook",
         },
     ),
 }

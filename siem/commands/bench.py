@@ -111,11 +111,27 @@ def index(
     return 0
 
 
-def _script(name: str, form: Form | None) -> int:
+def playbook(
+    *,
+    runs: int = 10_000,
+    form: Annotated[Form | None, Parameter(name=["--output", "-o"])] = None,
+) -> int:
+    """Measure playbook runs: transitions a second, latencies, and a storm in which all is killed.
+
+    It runs from a checkout, with a redis-server of its own. Example: cityward bench playbook
+
+    Args:
+        runs: Of each storm, with a tenth as many kills.
+        form: Form of the result: table, json, ndjson or csv.
+    """
+    return _script("bench_playbook", form, str(runs))
+
+
+def _script(name: str, form: Form | None, *more: str) -> int:
     root = Path(__file__).parents[2]
     if not (root / "tests" / "benchmarks" / f"{name}.py").is_file():
         raise InputError("there is no checkout", str(root), "Clone the project and run it there.")
-    words = [sys.executable, "-m", f"tests.benchmarks.{name}", "json"]
+    words = [sys.executable, "-m", f"tests.benchmarks.{name}", "json", *more]
     done = subprocess.run(words, check=True, capture_output=True, cwd=root)
     _print(json.loads(done.stdout), form)
     return 0
