@@ -82,6 +82,7 @@ class Web:
         listed: Names, addresses and networks that the operator allows.
         public: Whether any public address will do, or only what is listed.
         ca_file: PEM file that servers are checked by; empty: the system's.
+        cert_file: PEM file with our certificate, its chain and its key; empty: we show none.
         resolve: Finds the addresses of a name.
     """
 
@@ -91,6 +92,7 @@ class Web:
         *,
         public: bool = False,
         ca_file: str = "",
+        cert_file: str = "",
         resolve: Resolve = resolved,
     ) -> None:
         self._networks, self._names = [], set()
@@ -103,6 +105,7 @@ class Web:
                     raise ConfigError(what, "allowed", "Name a host or a network.") from None
                 self._names.add(one.lower())
         self._public, self._ca_file, self._resolve = public, ca_file, resolve
+        self._cert_file = cert_file
 
     def ask(
         self, method: str, url: str, body: bytes = b"", headers: Mapping[str, str] | None = None
@@ -188,6 +191,8 @@ class Web:
             if parts.scheme == "https":
                 connection.default_port = PORTS["https"]
                 context = ssl.create_default_context(cafile=self._ca_file or None)
+                if self._cert_file:
+                    context.load_cert_chain(self._cert_file)
                 connection.sock = context.wrap_socket(plain, server_hostname=host)
             yield connection
             # What was cut off in its headers looks like an answer with fewer of them.

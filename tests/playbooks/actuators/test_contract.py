@@ -143,7 +143,7 @@ MISSING: dict[str, dict[str, Any]] = {
     "webhook": {"url": "http://127.0.0.1:1/"},
     "ticket": {"url": "http://127.0.0.1:1/"},
 }
-ELSEWHERE = {"evidence"}
+ELSEWHERE = {"evidence", "openc2"}
 """Those that are checked beside their own tests."""
 
 

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from cityward import Command, Target, TransientError, Unsafe
+from cityward.checks import check_actuator
 from playbooks.actuators.evidence import Evidence
 from playbooks.targets import target_of
 
@@ -233,6 +234,13 @@ def test_other_verbs_targets_and_keys_are_refused(
 
     with pytest.raises(Unsafe):
         desk.evidence.apply(Command(verb, target, undo="", until=NOW, key=key))
+
+
+def test_it_keeps_the_promises_of_an_actuator(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, Rings())
+    desk.evidence._clock = lambda: datetime.now(UTC)
+
+    check_actuator(desk.evidence, HOST, look=lambda: desk.names() if desk.folder.exists() else [])
 
 
 def test_a_full_disk_is_tried_again(tmp_path: Path) -> None:
