@@ -190,6 +190,15 @@ def test_the_page_of_the_exchange_runs(tmp_path):
     assert "operator revoke" in said.stdout
 
 
+def test_the_page_of_playbooks_runs(tmp_path):
+    said = run_page("playbooks.md", tmp_path)
+
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert "Nothing is wrong." in said.stdout
+    assert "192.0.2.7" in said.stdout
+    assert re.search(r"guesser +Guesser on the .* soc", said.stdout)
+
+
 def test_the_page_of_architecture_runs(tmp_path):
     assert run_page("architecture.md", tmp_path).returncode == 0
 

@@ -21,7 +21,7 @@ from siem.output import visible
 from siem.playbooks import playbooks_of
 from siem.sharing.certificates import write_secret
 
-COLUMNS = ("called", "playbook", "stage", "starts", "classes", "actuators", "signed")
+COLUMNS = ("called", "playbook", "stage", "starts", "classes", "signed")
 STEP_COLUMNS = ("step", "type", "class", "does", "holds", "ends", "then")
 FOREIGN_COLUMNS = ("step", "type", "does", "then")
 CHECK_COLUMNS = ("where", "what", "todo")
@@ -30,9 +30,7 @@ KEY_ENDING, PUBLIC_ENDING = ".key", ".pub.yml"
 Switch = Annotated[bool, Parameter(negative=())]
 
 
-def list_(
-    *, in_force: Switch = False, config: ConfigFile = None, output: Output = None
-) -> int:
+def list_(*, in_force: Switch = False, config: ConfigFile = None, output: Output = None) -> int:
     """List the playbooks that count here, or with --in-force what they block now.
 
     Leaves with 4 if one is refused; the others count.
