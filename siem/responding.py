@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from cityward import Actuator, InputError, Unsafe
@@ -127,12 +128,13 @@ class ResponseDesk:
         self._stages.put(one.id, one.version, stage, by, reason, self._clock())
 
     def known(self, name: str) -> Playbook:
-        """A playbook by id or name.
+        """A playbook by id, name or file name.
 
         Raises:
             InputError: there is none.
         """
-        found = next((one for one in self.playbooks() if name in (one.id, one.name)), None)
+        names = ((one, (one.id, one.name.lower(), Path(one.file).stem)) for one in self.playbooks())
+        found = next((one for one, called in names if name.lower() in called), None)
         if found is None:
             todo = "cityward playbook list names them."
             raise InputError(f"no playbook is called {name[:80]!r}", "playbook", todo)

@@ -915,7 +915,7 @@ def commands() -> Iterator[tuple[str, ...]]:
             yield from ((name, verb) for verb in verbs) if verbs else [(name,)]
 
 
-STAYS = {("collect",), ("demo",), ("hub",), ("run",), ("serve",), ("worker",)}
+STAYS = {("openc2-consumer",), ("collect",), ("demo",), ("hub",), ("run",), ("serve",), ("worker",)}
 """Commands that go on until they are stopped; tests of their own run them."""
 TESTED_ELSEWHERE = {("rule", "check"), ("rule", "test"), ("rule", "try")} | {
     ("route", "test"),
@@ -938,6 +938,8 @@ TESTED_ELSEWHERE = {("rule", "check"), ("rule", "test"), ("rule", "try")} | {
     ("bench", "hub"),
     ("bench", "index"),
     ("bench", "playbook"),
+    ("playbook", "refuse"),
+    ("playbook", "undo"),
 }
 CMDB = "Host,Type,IP,Importance\nrtu-7,rtu,192.0.2.70,high\nrtu-7b,rtu,02-00-00-00-00-07,low\n"
 ONE_RULE = """\
