@@ -28,6 +28,7 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
 from cityward import Command, ConfigError, State, Target, TransientError, Unsafe, actuator
+from playbooks.actuators.text import listed
 from playbooks.targets import is_spelled
 
 CONTROL = "$CONTROL/dynamic-security/v1"
@@ -72,7 +73,7 @@ class Mosquitto:
         self._place = (parts.hostname, parts.port or PORTS[parts.scheme])
         self._has_tls = parts.scheme == "mqtts"
         self._user, self._password, self._ca_file = user, password, ca_file
-        self._keep = frozenset((*keep, user))
+        self._keep = frozenset((*listed(keep, "mosquitto.keep"), user))
 
     def plan(self, verb: str, target: Target, until: datetime) -> Iterator[Command]:
         """Disable the client, unless it is disabled."""

@@ -28,6 +28,7 @@ from typing import Any
 import msgspec
 
 from cityward import Command, ConfigError, State, Target, TransientError, Unsafe, actuator
+from playbooks.actuators.text import listed
 from playbooks.targets import Network, connection_of, is_spelled, networks_of
 
 SLACK = timedelta(seconds=2)
@@ -92,10 +93,10 @@ class Nftables:
         if not _TABLE.fullmatch(table):
             raise ConfigError(f"{table!r} is no name of a table", "nftables.table", "Use a-z.")
         try:
-            self._keep = [ipaddress.ip_network(one) for one in keep]
+            self._keep = [ipaddress.ip_network(one) for one in listed(keep, "nftables.keep")]
         except ValueError as error:
             raise ConfigError(str(error), "nftables.keep", "Name a network.") from error
-        self._program = tuple(program)
+        self._program = listed(program, "nftables.program")
         self._own = {"family": "inet", "table": table}
         self._clock = clock
 
@@ -169,11 +170,11 @@ class Nftables:
                 for element in found.get("elem", ()):
                     said = element.get("elem") if isinstance(element, dict) else None
                     value, left = (said["val"], said.get("expires")) if said else (element, None)
-                    elements[found["name"], json.dumps(value)] = left
+                    elements[found["name"], _key(value)] = left
         return Seen(frozenset(rules), elements)
 
     def _state(self, place: Place, seen: Seen) -> State:
-        key = (place.set, json.dumps(place.element))
+        key = (place.set, _key(place.element))
         rules_are_there = all(
             (where, name) in seen.rules for name, (where, _) in place.rules.items()
         )
@@ -212,12 +213,12 @@ class Nftables:
         left = None
         if is_denied := prior.get("denied") is True:
             if prior.get("until"):
-                rest = datetime.fromisoformat(str(prior["until"])) - self._clock()
+                rest = _moment(prior["until"]) - self._clock()
                 is_denied = rest > timedelta()
                 left = math.ceil(rest.total_seconds())
             if is_denied:
                 return self._run("", self._present(place, seen, left))
-        if (place.set, json.dumps(place.element)) in seen.elements:
+        if (place.set, _key(place.element)) in seen.elements:
             self._run("", self._absent(place))
         return None
 
@@ -312,8 +313,27 @@ def _of_connection(ends: Sequence[Network], protocol: str, port: int) -> Place:
     return Place(name, kind, {"concat": value}, rules)
 
 
+def _key(value: Any) -> str:
+    """An element in one spelling: nft writes some addresses of IPv6 in another way than we do."""
+    if isinstance(value, dict):
+        return " . ".join(map(_key, value.get("concat", ())))
+    if isinstance(value, str) and ":" in value:
+        return str(ipaddress.ip_address(value))
+    return str(value)
+
+
 def _payload(protocol: str, field: str) -> Json:
     return {"payload": {"protocol": protocol, "field": field}}
+
+
+def _moment(said: Any) -> datetime:
+    try:
+        found = datetime.fromisoformat(said)
+    except (TypeError, ValueError):
+        found = datetime.min
+    if found.tzinfo is None:
+        raise Unsafe(f"{str(said)[:40]!r} is no time", "nftables", "Look at the gateway.")
+    return found
 
 
 def _refused(target: Target, why: str) -> Unsafe:

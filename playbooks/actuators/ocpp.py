@@ -22,6 +22,7 @@ from urllib.parse import quote
 import msgspec
 
 from cityward import Command, State, Target, TransientError, Unsafe, actuator
+from playbooks.actuators.text import listed
 from playbooks.actuators.web import Resolve, Web, json_of, resolved, split
 from playbooks.targets import is_spelled
 
@@ -51,8 +52,10 @@ class Ocpp:
         ca_file: str = "",
         resolve: Resolve = resolved,
     ) -> None:
-        self._web = Web([*allowed, split(url)[1]], ca_file=ca_file, resolve=resolve)
-        self._url, self._keep = url.rstrip("/"), frozenset(keep)
+        self._web = Web(
+            [*listed(allowed, "ocpp.allowed"), split(url)[1]], ca_file=ca_file, resolve=resolve
+        )
+        self._url, self._keep = url.rstrip("/"), frozenset(listed(keep, "ocpp.keep"))
         self._headers = {"Authorization": f"Bearer {token}"}
 
     def plan(self, verb: str, target: Target, until: datetime) -> Iterator[Command]:

@@ -25,7 +25,7 @@ from email.utils import format_datetime
 from typing import Literal
 
 from cityward import Command, ConfigError, State, Target, TransientError, Unsafe, actuator
-from playbooks.actuators.text import key_of, line, only, text
+from playbooks.actuators.text import key_of, line, listed, only, text
 from playbooks.targets import NOWHERE, is_spelled
 
 STEP_S = 15.0
@@ -62,6 +62,7 @@ class Smtp:
         host, _, port = server.rpartition(":")
         if not host or not port.isdecimal():
             raise ConfigError(f"{server!r} is no name:port", "smtp.server", "Name the server.")
+        to = listed(to, "smtp.to")
         for one in (sender, *to):
             if not is_spelled(Target("email_addr", one)):
                 raise ConfigError(f"{one!r} is no mail address", "smtp", "Mend it.")
@@ -70,7 +71,7 @@ class Smtp:
         if user and transport == "plain":
             raise ConfigError("a password is not sent unencrypted", "smtp.transport", "Use tls.")
         self._place = (host.strip("[]"), int(port))
-        self._sender, self._to, self._transport = sender, tuple(to), transport
+        self._sender, self._to, self._transport = sender, to, transport
         self._user, self._password, self._ca_file = user, password, ca_file
         self._clock = clock
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cityward import Command, Unsafe
+from cityward import Command, ConfigError, Unsafe
 
 LINE_MAX = 200
 TEXT_MAX = 20_000
@@ -34,6 +34,17 @@ def only(args: Mapping[str, Any], *known: str) -> Mapping[str, Any]:
         what = f"{str(unknown[0])[:40]!r} is no argument"
         raise Unsafe(what, "args", f"Use {', '.join(known)}.")
     return args
+
+
+def listed(value: Sequence[str], where: str) -> tuple[str, ...]:
+    """A list of the settings; one word would be taken for its letters.
+
+    Raises:
+        ConfigError: it is no list of texts.
+    """
+    if isinstance(value, str) or not all(isinstance(one, str) for one in value):
+        raise ConfigError(f"{value!r} is no list of texts", where, 'Write ["…"].')
+    return tuple(value)
 
 
 def line(value: Any, most: int = LINE_MAX) -> str:

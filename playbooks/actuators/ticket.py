@@ -24,7 +24,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from cityward import Command, State, Target, Unsafe, actuator
-from playbooks.actuators.text import key_of, line, only, text
+from playbooks.actuators.text import key_of, line, listed, only, text
 from playbooks.actuators.web import Resolve, Web, json_of, resolved, split
 from playbooks.targets import NOWHERE
 
@@ -57,7 +57,9 @@ class Ticket:
         ca_file: str = "",
         resolve: Resolve = resolved,
     ) -> None:
-        self._web = Web([*allowed, split(url)[1]], ca_file=ca_file, resolve=resolve)
+        self._web = Web(
+            [*listed(allowed, "ticket.allowed"), split(url)[1]], ca_file=ca_file, resolve=resolve
+        )
         self._url, self._also = url, dict(also or {})
         self._names = {**NAMES, **(names or {})}
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}

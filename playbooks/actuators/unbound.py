@@ -25,6 +25,7 @@ from typing import Any
 import msgspec
 
 from cityward import Command, ConfigError, State, Target, TransientError, Unsafe, actuator
+from playbooks.actuators.text import listed
 from playbooks.targets import is_spelled
 
 ANSWER_S = 20.0
@@ -71,11 +72,13 @@ class Unbound:
         keep: Sequence[str] = (),
     ) -> None:
         try:
-            self._sinkhole = [ipaddress.ip_address(one) for one in sinkhole]
+            self._sinkhole = [
+                ipaddress.ip_address(one) for one in listed(sinkhole, "unbound.sinkhole")
+            ]
         except ValueError as error:
             raise ConfigError(str(error), "unbound.sinkhole", "Name an address.") from error
-        self._program = tuple(program)
-        self._keep = tuple(one.lower().strip(".") for one in keep)
+        self._program = listed(program, "unbound.program")
+        self._keep = tuple(one.lower().strip(".") for one in listed(keep, "unbound.keep"))
 
     def plan(self, verb: str, target: Target, until: datetime) -> Iterator[Command]:
         """The local zone, unless it is there."""

@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from cityward import Command, ConfigError, State, Target, Unsafe, actuator
-from playbooks.actuators.text import key_of
+from playbooks.actuators.text import key_of, listed
 from playbooks.actuators.web import Resolve, Web, resolved, split
 from playbooks.targets import NOWHERE, is_spelled
 
@@ -57,8 +57,8 @@ class Webhook:
     ) -> None:
         if not secret:
             raise ConfigError("there is no secret to sign with", "webhook", "Name secret_env.")
-        listed = [*allowed, *([split(url)[1]] if url else ())]
-        self._web = Web(listed, public=public, ca_file=ca_file, resolve=resolve)
+        places = [*listed(allowed, "webhook.allowed"), *([split(url)[1]] if url else ())]
+        self._web = Web(places, public=public, ca_file=ca_file, resolve=resolve)
         self._url, self._secret, self._clock = url, secret, clock
 
     def plan(self, verb: str, target: Target, until: datetime) -> Iterator[Command]:
