@@ -72,7 +72,9 @@ def restore(file: Path, folder: Path) -> int:
             " the first start, or known findings will come a second time.",
             file=sys.stderr,
         )
-    if settings.exists() and settings_file.load(settings).state_path.resolve() != state:
+    said = settings_file.load(settings) if settings.exists() else None
+    if said and said.state_path.resolve() != state:
         print(f'Next: set state_dir = "{state}" in {settings}, or move it there.', file=sys.stderr)
-    print(f"Then: cityward doctor -c {settings}, cityward run -c {settings}", file=sys.stderr)
+    runs = "hub" if said and said.hub else "run"
+    print(f"Then: cityward doctor -c {settings}, cityward {runs} -c {settings}", file=sys.stderr)
     return 0

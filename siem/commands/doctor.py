@@ -24,6 +24,7 @@ from siem import config as settings_file
 from siem import output as streams
 from siem.assets import from_settings
 from siem.commands.common import ConfigFile, Output
+from siem.commands.share import warnings_of
 from siem.commands.source import states_of
 from siem.config import Settings, Source
 from siem.leaving import policy_of
@@ -39,7 +40,9 @@ BUILT = datetime.fromisoformat("2026-01-01T00:00:00+00:00")
 """No clock that is right shows a time before this."""
 POLICY_TODO = "Write one: cityward share example; docs/sharing.md says how."
 HUB_TODO = "Check sharing.hub and the way there; what waits is sent when it answers."
+AGAIN_TODO = "Ask the hub for a new token: cityward operator join."
 CLUSTER_S = 5.0
+EVENTS_LOCK, HUB_LOCK = "events/writer.lock", "hub.lock"
 LOCAL = ("127.", "::1", "localhost")
 
 
@@ -55,7 +58,7 @@ class Check(msgspec.Struct, frozen=True):
 
 
 def doctor(*, config: ConfigFile = None, output: Output = None) -> int:
-    """Look at settings, rights, clock, disk, store, ports, sources and rules of this node.
+    """Look at settings, rights, clock, disk, store, ports, sources and rules of a node or hub.
 
     Leaves with 3 if something is wrong, with 4 if it is in a settings or rule file.
     Example: cityward doctor -c cityward.toml
@@ -99,7 +102,8 @@ def _checks(named: str | None) -> Iterator[Check]:
         except (CitywardError, OSError) as error:
             yield _wrong(look.__name__.strip("_"), error)
     if running:
-        yield Check("ports", "ok", "the node is running and holds its ports")
+        kind = "hub" if settings.hub else "node"
+        yield Check("ports", "ok", f"the {kind} is running and holds its ports")
     else:
         yield from _ports(settings)
 
@@ -331,6 +335,8 @@ def _sharing(settings: Settings) -> Iterator[Check]:
     policy = policy_of(settings)
     if policy is None:
         yield Check("sharing", "note", "there is no policy, only heartbeats leave", POLICY_TODO)
+    else:
+        yield from (Check("sharing", "note", line) for line in warnings_of(policy))
     identity = Identity(settings.state_path)
     if said.hub and not identity.has_joined:
         yield Check("hub", "wrong", "this node has not joined it", JOIN_TODO)
@@ -347,7 +353,8 @@ def _sharing(settings: Settings) -> Iterator[Check]:
         what += f", {tally.refused:,} were refused and sealed anew"
     if link.error and _is_running(settings):
         since = f"{link.since:%Y-%m-%d %H:%MZ}" if link.since else "-"
-        yield Check("hub", "wrong", f"{link.error}, since {since}; {what}", HUB_TODO)
+        todo = AGAIN_TODO if "not in force" in link.error else HUB_TODO
+        yield Check("hub", "wrong", f"{link.error}, since {since}; {what}", todo)
     else:
         yield Check("hub", "ok", f"{said.hub or said.drop_dir}: {what}")
     if said.hub and (until := identity.certificate().not_valid_after_utc) < now_utc():
@@ -356,7 +363,7 @@ def _sharing(settings: Settings) -> Iterator[Check]:
 
 
 def _sources(settings: Settings) -> Iterator[Check]:
-    if not settings.source:
+    if not settings.source and not settings.hub:
         yield Check("sources", "note", "nothing is read", "Add a [[source]] to the settings.")
     failed = dict(_failed(settings)) if _is_running(settings) else {}
     for one in settings.source:
@@ -399,9 +406,10 @@ def _failed(settings: Settings) -> Iterator[tuple[str, Check]]:
 
 
 def _is_running(settings: Settings) -> bool:
-    """Whether another process holds the events."""
+    """Whether another process holds the events, or the state of a hub."""
+    name = HUB_LOCK if settings.hub else EVENTS_LOCK
     try:
-        with (settings.state_path / "events" / "writer.lock").open("rb") as file:
+        with (settings.state_path / name).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -413,6 +421,9 @@ def _is_running(settings: Settings) -> bool:
 def _ports(settings: Settings) -> Iterator[Check]:
     console = settings.console
     yield _port("port of the console", console.host, console.port, socket.SOCK_STREAM)
+    if settings.hub:
+        host, _, port = settings.hub.listen.rpartition(":")
+        yield _port("port of the exchange", host.strip("[]"), int(port), socket.SOCK_STREAM)
     is_secure = console.secure_cookie or console.tls_cert
     if not console.host.startswith(LOCAL) and not is_secure:
         yield Check(

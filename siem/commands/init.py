@@ -119,6 +119,13 @@ TAIL = """
 # addresses = ["192.0.2.5"]
 # zone = "substation-7"
 # roles = ["ot_writer", "iec104_master"]
+
+# What is shared with the city: nothing without a policy; docs/sharing.md says how. Only an address
+# that lies in none of your networks is external, and joined: name them here, or in the zones.
+# [sharing]
+# hub = "https://hub.city.example:8443"
+# policy = "/etc/cityward/policy.yml"
+# own_networks = ["10.0.0.0/8"]
 """
 
 

@@ -46,7 +46,10 @@ def enrol(name: str, *, sector: str = "", config: ConfigFile = None) -> int:
     _audit(settings, "operator enrol", name)
     print(token)
     print("It serves once, within 60 minutes. At the operator's node:", file=sys.stderr)
-    print("  cityward operator join https://HUB:PORT --token-file FILE", file=sys.stderr)
+    assert settings.hub is not None
+    port = settings.hub.listen.rpartition(":")[2]
+    url = f"https://{settings.hub.names[0]}:{port}"
+    print(f"  cityward operator join {url} --token-file FILE", file=sys.stderr)
     return 0
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter, validators
 from msgspec import to_builtins
 
-from cityward import ConfigError
+from cityward import ConfigError, InputError
 from siem import assembly, leaving
 from siem import output as streams
 from siem.assets import from_settings
@@ -114,7 +114,7 @@ def check(file: Given, *, config: ConfigFile = None, output: Output = None) -> i
     streams.write(rows, form, RULE_COLUMNS)
     tested = f"{policy.tested} {'test' if policy.tested == 1 else 'tests'} passed"
     print(f"{file} is accepted, {tested}; policy {policy.hash[:12]}", file=sys.stderr)
-    for line in _warnings(policy):
+    for line in warnings_of(policy):
         print(line, file=sys.stderr)
     return 0
 
@@ -242,11 +242,18 @@ def withdraw(
         gone = db.outgoing.withdraw(
             who(), reason, now, note=note, share_id=id, rule=rule, token=token, sent=sent
         )
+    if id and not gone:
+        todo = "cityward ledger search names what was shared."
+        raise InputError(f"{id!r} is not shared", "ID", todo)
     streams.write(
         [{"share_id": one} for one in gone], streams.form_for(output, sys.stdout), ("share_id",)
     )
     shares = "share is" if len(gone) == 1 else "shares are"
-    print(f"{len(gone):,} {shares} taken back; the ledger has the receipts.", file=sys.stderr)
+    said = f"{len(gone):,} {shares} taken back; the ledger has the receipts."
+    print(
+        said if gone else "Nothing that is shared is meant; nothing was taken back.",
+        file=sys.stderr,
+    )
     return 0
 
 
@@ -325,7 +332,7 @@ def approve(
     return 0
 
 
-def _warnings(policy: Policy) -> Iterator[str]:
+def warnings_of(policy: Policy) -> Iterator[str]:
     """Why values that a policy joins stay here all the same."""
     if not any(way.transform == "join" for rule in policy.rules for way in rule.ways):
         return
@@ -377,7 +384,7 @@ def _say_preview(
     if policy is None:
         print("There is no policy, so nothing leaves.", file=sys.stderr)
     else:
-        for line in _warnings(policy):
+        for line in warnings_of(policy):
             print(line, file=sys.stderr)
     told = previews.for_audience(shown, audience)
     leave = [one for one in told if one.share]

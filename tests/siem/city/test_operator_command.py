@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from siem import cli
+from siem.city.lease import alone
 
 HUB = 'operator = "city"\nstate_dir = "{}"\n[hub]\n'
 
@@ -25,6 +26,7 @@ def test_an_operator_is_admitted_listed_and_revoked(hub, capsys):
     out, err = capsys.readouterr()
     assert out.startswith("cwo1.")
     assert "within 60 minutes" in err
+    assert "cityward operator join https://localhost:8443" in err
 
     assert cli.run(["operator", "list", "-o", "json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
@@ -37,6 +39,19 @@ def test_an_operator_is_admitted_listed_and_revoked(hub, capsys):
     cli.run(["audit", "list", "-o", "json"])
     acts = [one["action"] for one in json.loads(capsys.readouterr().out)]
     assert acts[:2] == ["operator revoke", "operator enrol"]
+
+
+def test_the_doctor_looks_at_a_hub_as_one(hub, tmp_path, capsys):
+    cli.run(["operator", "list"])
+    capsys.readouterr()
+    cli.run(["doctor", "-o", "json"])
+    checks = {one["check"] for one in json.loads(capsys.readouterr().out)}
+    assert "port of the exchange" in checks
+    assert "sources" not in checks
+
+    with alone(tmp_path / "state" / "hub.lock"):
+        cli.run(["doctor", "-o", "csv"])
+    assert "the hub is running and holds its ports" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
