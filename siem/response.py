@@ -25,6 +25,7 @@ from playbooks.flow import group_of, new_run
 from playbooks.journal import Entry, Queue, Run
 from playbooks.model import Check, Plan, Planned, Playbook, Step
 from playbooks.runner import Runner
+from siem import evidence
 from siem.actuators import actuators_of, specs
 from siem.config import Settings
 from siem.facts import book_of, stop_file
@@ -58,7 +59,7 @@ class Shelf:
     def __init__(self, settings: Settings, db: NodeDb, events: Events) -> None:
         self._runs = db.runs
         self._stages = StageStore(db._writing, lambda: db._db, db._trail)
-        self._actuators = actuators_of(settings)
+        self._actuators = actuators_of(settings, tell=evidence.teller(db, db.runs.now))
         self._facts = book_of(settings, db, events, specs())
         loaded = playbooks_of(settings, db.runs.now()).playbooks
         self._playbooks = [(compile_when(one.trigger), one) for one in loaded if one.trigger]

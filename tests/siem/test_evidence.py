@@ -109,3 +109,20 @@ def test_packets_of_a_finding_are_cut_hashed_dissected_and_named_on_it(
     lines = (tmp_path / entry["ref"]).with_suffix(".scapy.jsonl").read_text().splitlines()
     assert '"name": "TCP"' in lines[0]
     assert actuator.probe(Target("ipv4_net", "192.0.2.7")).found["sha256"] == entry["sha256"]
+
+
+def test_the_runner_of_a_node_tells_findings_of_their_evidence(db: NodeDb, tmp_path: Path) -> None:
+    from siem.response import Shelf
+
+    settings = config.parse(
+        {"state_dir": str(tmp_path), "response": {"actuators": {"evidence": {}}}}
+    )
+    id = found(db)
+    part = Shelf(settings, db, None)._actuators["evidence"]  # type: ignore[arg-type]
+
+    (command,) = part.plan("copy", Target("ipv4_net", "192.0.2.7"), NOW)
+    part.apply(msgspec.structs.replace(command, key="k", args={"finding": id}))
+    after = db.get(id)
+
+    assert after is not None
+    assert [one["kind"] for one in after["cw.evidence"]] == ["pcap"]
