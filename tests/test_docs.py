@@ -199,6 +199,15 @@ def test_the_page_of_playbooks_runs(tmp_path):
     assert re.search(r"guesser +Guesser on the .* soc", said.stdout)
 
 
+def test_the_page_of_approvals_runs(tmp_path):
+    said = run_page("response.md", tmp_path)
+
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert "Nothing waits for a yes." in said.stderr
+    assert "Everything is stopped." in said.stderr
+    assert "Everything goes on." in said.stderr
+
+
 def test_the_page_of_architecture_runs(tmp_path):
     assert run_page("architecture.md", tmp_path).returncode == 0
 
