@@ -169,6 +169,7 @@ class Playbooks(Responses):
                 if row.planned
                 else (row, found.playbook.steps.get(row.step), [])
                 for row in found.steps
+                if row.planned or row.note
             ],
             effects=[
                 (one, EFFECT_WORDS[one.state], left_of(one.until, now)) for one in found.effects
