@@ -12,17 +12,15 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
-from typing import Any, Protocol
+from datetime import timedelta
+from typing import Any
 
-import msgspec
-
-from cityward import Analytic, CitywardError, ConfigError, Event, Finding
+from cityward import CitywardError, ConfigError
 from cityward.when import compile_when
 from playbooks import plan as planning
 from playbooks import safety
 from playbooks.flow import group_of, new_run
-from playbooks.journal import Entry, Queue, Run
+from playbooks.journal import Queue, Run
 from playbooks.model import Check, Plan, Planned, Playbook, Step
 from playbooks.runner import Runner
 from siem import evidence
@@ -240,79 +238,3 @@ def response_of(settings: Settings, db: NodeDb, events: Events) -> Response | No
     db.runs.is_steady = True
     shelf = Shelf(settings, db, events)
     return Response(db, shelf, shelf.runner(), bell_of(settings))
-
-
-# ---- What people are told
-
-
-class Journal(Protocol):
-    """What of the journal is needed."""
-
-    def said_after(
-        self, number: int, kinds: Sequence[str], limit: int = 100
-    ) -> list[tuple[str, Entry]]:
-        """Lines of some kinds behind a number, with their run."""
-        ...
-
-    def get(self, run: str) -> Run | None:
-        """One run."""
-        ...
-
-
-class ResponseWatch:
-    """Says what a run refused, and where it needs a person: a detector.
-
-    What it says are findings like any other, so people are told on the ways they chose.
-    """
-
-    name = "response"
-
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
-        self._at = 0
-
-    def detect(self, events: Sequence[Event]) -> Iterator[Finding]:
-        """Events are nothing to it."""
-        return iter(())
-
-    def tick(self, now: datetime) -> Iterator[Finding]:
-        """What is new in the journal."""
-        for run, entry in self._journal.said_after(self._at, ("refused", "page")):
-            self._at = entry.number
-            yield _told(run, self._journal.get(run), entry)
-
-    def snapshot(self) -> bytes:
-        """How far the journal was read."""
-        return msgspec.json.encode(self._at)
-
-    def restore(self, state: bytes) -> None:
-        """Go on there after a restart."""
-        try:
-            self._at = msgspec.json.decode(state, type=int)
-        except msgspec.MsgspecError as error:
-            raise ValueError(str(error)) from error
-
-
-def _told(id: str, run: Run | None, entry: Entry) -> Finding:
-    name = run.playbook.name if run else "a playbook"
-    is_refused = entry.kind == "refused"
-    title = f"{name}: a step was refused" if is_refused else f"{name}: a person is needed"
-    return Finding(
-        analytic=Analytic(
-            id=f"response.{entry.kind}",
-            name="Step refused" if is_refused else "Person needed",
-            kind="manual",
-            version="1",
-            level="medium" if is_refused else "high",
-            description="The journal of a playbook's run says so.",
-        ),
-        title=title,
-        description=f"{name}, run {id}: {entry.what}",
-        severity="medium" if is_refused else "high",
-        group=(("run", id), ("step", entry.about), ("kind", entry.kind)),
-        first_seen=entry.time,
-        last_seen=entry.time,
-        events=(),
-        type="response",
-        confidence=1.0,
-    )

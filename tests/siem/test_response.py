@@ -1,0 +1,198 @@
+"""Findings start runs, and runs go on beside the path."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from cityward import Actuator, Analytic, Finding
+from playbooks.model import Plan, Playbook
+from playbooks.runner import Runner
+from siem.refusals import ResponseWatch
+from siem.response import Response, run_id
+from siem.store.embedded import NodeDb
+from siem.store.protocol import Document
+from tests.playbooks.kit import Clock, Planner, allows, db_at, deny, playbook, run_of
+from tests.playbooks.recorder import Recorder
+
+
+class Shelf:
+    """One playbook that fits everything."""
+
+    def __init__(self, db: NodeDb, book: Playbook) -> None:
+        self.db = db
+        self.book = book
+
+    def fitting(self, finding: Document) -> list[Playbook]:
+        return [self.book]
+
+    def plan(self, book: Playbook, finding: Document) -> Plan:
+        plan = run_of(book, finding["rule.id"], self.db.runs.now()).plan
+        return msgspec.structs.replace(plan, finding=finding["finding.id"])
+
+
+class Node:
+    """A node's state with a driver that is turned by hand."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = Clock()
+        self.db = db_at(folder, self.clock)
+        self.device = Recorder(folder / "device")
+        actuators: dict[str, Actuator] = {"recorder": self.device}
+        planner = Planner(actuators, self.db.runs.now)
+        self.runner = Runner(self.db.runs, actuators, planner, allows)
+        self.rung: list[str] = []
+        self.response = self.driver(playbook(deny("block")))
+
+    def driver(self, book: Playbook, *, bell: bool = False) -> Response:
+        def ring(runs: Sequence[tuple[str, Any]]) -> None:
+            self.rung += [run for run, _ in runs]
+
+        shelf: Any = Shelf(self.db, book)
+        made = Response(self.db, shelf, self.runner, ring if bell else None)
+        made.begin()
+        return made
+
+    def find(self, rule: str, times: int = 1) -> None:
+        now = self.clock()
+        one = Finding(
+            analytic=Analytic(id=rule, name=rule, kind="rule", version="1"),
+            title=rule, description=rule, severity="high", group=(("source.ip", rule),),
+            first_seen=now, last_seen=now, events=(),
+        )  # fmt: skip
+        self.db.keep([one] * times, self.db.checkpoint()[0] + 1)
+
+    def turn(self, most: int = 40) -> None:
+        for _ in range(most):
+            if not self.response.turn():
+                return
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    made = Node(tmp_path)
+    yield made
+    made.db.close()
+
+
+def test_a_finding_starts_a_run_and_the_node_goes_on_with_it(node):
+    node.find("a")
+
+    node.turn()
+
+    (run,) = node.db.runs.all()
+    assert (run.state, run.finding["rule.id"]) == ("waiting", "a")
+    assert node.device.denied() == {"a/block"}
+
+
+def test_a_finding_that_grows_starts_nothing_again(node):
+    node.find("a")
+    node.turn()
+    node.clock.turn(hours=2)
+    node.turn()
+
+    node.find("a")
+    node.turn()
+
+    assert len(node.db.runs.all()) == 1
+
+
+def test_findings_of_before_the_first_start_start_nothing(tmp_path):
+    node = Node(tmp_path)
+    node.db.keep_setting("response_changes", b"0")
+    node.find("old")
+    with node.db._writing() as db:
+        db.execute("DELETE FROM settings WHERE name = 'response_changes'")
+    node.response.begin()
+
+    node.turn()
+
+    assert node.db.runs.all() == []
+    node.db.close()
+
+
+def test_a_killed_driver_has_missed_no_finding(node):
+    node.find("a")
+    node.find("b")
+    fresh = node.driver(playbook(deny("block")))
+
+    while fresh.turn():
+        pass
+
+    assert node.device.denied() == {"a/block", "b/block"}
+
+
+def test_a_playbook_runs_no_more_often_than_it_may(node):
+    for number in range(6):
+        node.find(f"rule-{number}")
+
+    node.turn()
+
+    assert len(node.db.runs.all()) == 3
+
+
+def test_a_playbook_in_shadow_plans_for_findings_and_does_nothing(node):
+    node.response = node.driver(playbook(deny("block"), stage="shadow"))
+    node.find("a")
+
+    node.turn()
+
+    (run,) = node.db.runs.all()
+    assert run.state == "done"
+    assert node.device.calls() == []
+
+
+def test_with_workers_elsewhere_the_node_rings_and_goes_on_with_what_is_late(node):
+    node.response = node.driver(playbook(deny("block")), bell=True)
+    node.find("a")
+    node.turn()
+    (run,) = node.db.runs.all()
+    assert node.rung == [run.id]
+    assert node.device.calls() == []
+
+    for _ in range(12):
+        node.clock.turn(seconds=16)
+        node.turn()
+
+    assert node.device.denied() == {"a/block"}
+
+
+def test_the_driver_runs_in_a_thread_of_its_own_and_ends(node):
+    node.response.start()
+    node.find("a")
+    until = time.monotonic() + 10
+    while not node.device.denied() and time.monotonic() < until:
+        time.sleep(0.05)
+
+    node.response.stop()
+
+    assert node.device.denied() == {"a/block"}
+    assert "response" not in [one.name for one in threading.enumerate()]
+
+
+def test_a_refused_step_is_a_finding(node):
+    book = playbook(deny("block"))
+    node.db.runs.start(run_of(book, "r1", node.clock()))
+    node.db.runs.switch("global", "ada", "exercise", on=True)
+    node.turn()
+    watch = ResponseWatch(node.db.runs)
+
+    (found,) = watch.tick(node.clock())
+
+    assert (found.title, found.type) == ("block: a step was refused", "response")
+    assert "stopped: global" in found.description
+    again = ResponseWatch(node.db.runs)
+    again.restore(watch.snapshot())
+    assert list(again.tick(node.clock())) == []
+
+
+def test_the_id_of_a_run_is_of_its_playbook_and_finding():
+    book = playbook(deny("block"))
+
+    assert run_id(book, {"finding.id": "a"}) != run_id(book, {"finding.id": "b"})
