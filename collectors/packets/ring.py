@@ -4,7 +4,8 @@ A ring is a folder of segments, each a pcap file with nanoseconds, named after i
 What comes is written at once, so whatever the kernel was given is there after a crash; a segment
 that ended so may have half a packet at its end, and none is ever continued. The oldest segments go
 when there are too many bytes, or their newest packet is too old. Measured on one core of a busy
-machine: 0.5 µs for a packet of 100 bytes, 1.1 µs for one of 800, the write included.
+machine: 0.6 µs for a packet of 114 bytes, 1.3 µs for one of 814, the write included; metering them
+took 0.5 and 0.7 µs there.
 
 References:
     IETF draft-ietf-opsawg-pcap-05.
@@ -166,8 +167,8 @@ class Ring:
 
     def _refused(self, error: OSError, packets: int, now: datetime) -> None:
         """The disk is full or gone: packets are metered all the same."""
-        log.error("Packets are not kept in %s: %s.", self.folder, error)
         self.unwritten += packets
+        log.error("%d packets were not kept in %s: %s.", self.unwritten, self.folder, error)
         self._pause_until = now + PAUSE
         self._segments = None
         self.close()
