@@ -28,6 +28,7 @@ from siem.learning import Learner
 from siem.modes import Modes
 from siem.modes import of_settings as modes_of
 from siem.node import Clock, Node, Source, now_utc
+from siem.refusals import ResponseWatch
 from siem.store.embedded import NodeDb
 from siem.store.events import EventStore
 from siem.store.faults import fault
@@ -105,7 +106,7 @@ def node_of(
     detectors, states = detectors_of(settings, inventory, off)
     engine = detectors[0]
     open_cases = partial(db.cases.all, open_only=True)
-    detectors = [*detectors, duties.DutyWatch(deadlines_of(settings), open_cases)]
+    detectors += [duties.DutyWatch(deadlines_of(settings), open_cases), ResponseWatch(db.runs)]
     return Node(
         operator=settings.operator,
         sector=settings.sector,
