@@ -154,7 +154,12 @@ class Campaigns:
         """What is to be written, unless it says what is there already."""
         if there is None or _said(there) != _said(document):
             revision = int(there["cw.share.revision"]) + 1 if there else 1
-            own = {"cw.share.revision": revision, "finding.modified": self._clock()}
+            modified = self._clock() if SOC in document["cw.share.audiences"] else None
+            # Who gets times by the hour must not learn from this one when a share came.
+            own = {
+                "cw.share.revision": revision,
+                "finding.modified": modified or _hour(self._clock()),
+            }
             yield Write({**document, **own}, revision)
 
     def _put(self, writes: Sequence[Write]) -> None:

@@ -171,6 +171,21 @@ def test_what_is_judged_anew_is_not_late(node: Node) -> None:
     assert [one.payload["lag_s"] for one in node.hub.taken if one.type == "heartbeat"] == [0] * 3
 
 
+def test_what_was_offered_by_a_clock_that_was_ahead_does_not_wait_for_that_day(
+    tmp_path: Path,
+) -> None:
+    node = Node(tmp_path)
+    [a] = node.find(match(1))
+    node.send()
+    node.clock.pass_(3 * 86_400)
+    [b] = node.find(match(2))
+    node.outbox.offer()
+    node.db.outgoing.withdraw("me", "error", node.clock(), share_id=a)
+    node.clock.pass_(-3 * 86_400)
+
+    assert [(one.type, one.share_id) for one in node.send()] == [("withdraw", a), ("share", b)]
+
+
 # ---- Approval
 
 
