@@ -183,6 +183,9 @@ class Source:
         modified = self._time(value, "modified") or created
         if created and modified and modified < created:
             self.refuse("it was modified before it was created", "modified")
+        if "playbook_types" in value and "playbook_activities" not in value:
+            # Section 3.1 of CACAO wants it so.
+            self.refuse("playbook_types without playbook_activities", "playbook_types")
         return About(
             created_by=self._line(value, "created_by"),
             created=created,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime
 from pathlib import Path
 
+from cityward import ConfigError
 from playbooks.playbook import LIBRARY, Loaded, read_folders, specs
 from playbooks.sign import PublicKey, read_key
 from playbooks.source import Specs
@@ -31,6 +33,12 @@ def keys_of(settings: Settings) -> list[PublicKey]:
     """Keys whose signatures count here.
 
     Raises:
-        ConfigError: a file is no public key.
+        ConfigError: a file is no public key, or two have one name.
     """
-    return [read_key(Path(one).expanduser()) for one in settings.response.keys]
+    keys = [read_key(Path(one).expanduser()) for one in settings.response.keys]
+    names = Counter(one.name for one in keys)
+    for name, count in names.items():
+        if count > 1:
+            # A run remembers the name; revoking one key must not leave it to the other.
+            raise ConfigError(f"two keys are called {name}", "response.keys", "Rename one's file.")
+    return keys

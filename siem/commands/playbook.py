@@ -206,7 +206,8 @@ def _step_row(one: Playbook, step: Step) -> dict[str, Any]:
 def _does(step: Step) -> str:
     action = step.action
     if action is None:
-        return cacao.condition(step.when) or step.switch
+        said = ", ".join(f"{field}: {streams.text(one)}" for field, one in step.when.items())
+        return said or step.switch
     if action.actuator == "manual":
         return f"{action.args['role']}: {action.args['text']}"
     target = " ".join(value for key, value in action.target.items() if key != "type")

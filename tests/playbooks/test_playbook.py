@@ -211,6 +211,9 @@ REFUSED = {
     "no name": ("name: Scanner at the gate\n", "", "playbook has no name"),
     "a name of two lines": ("Scanner at", '"Scanner\\nat"  #', "is more than a line"),
     "a text with control characters": ("Keeps a", '"a \\e[31m b" #', "no text of at most"),
+    "types without activities": (
+        "created_by", "playbook_types: [attack]\ncreated_by", "playbook_types without playbook_act",
+    ),
     "an id of one's own": ("created_by", "id: playbook--1\ncreated_by", "id is made from the name"),
     "an old CACAO": ("created_by", "spec_version: cacao-1.0\ncreated_by", "not cacao-2.0"),
     "an end before its beginning": (
