@@ -146,6 +146,7 @@ def work(
         scheduler="celery.beat:Scheduler",  # the schedule is in the journal, no file beside it
         hostname=f"cityward-{os.getpid()}@%h",
         loglevel="WARNING",
+        quiet=True,
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,

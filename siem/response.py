@@ -235,6 +235,5 @@ def response_of(settings: Settings, db: NodeDb, events: Events) -> Response | No
     """
     if not settings.response.on:
         return None
-    db.runs.is_steady = True
     shelf = Shelf(settings, db, events)
     return Response(db, shelf, shelf.runner(), bell_of(settings))

@@ -75,5 +75,4 @@ def _runner(settings: Settings) -> Runner:
     """The runner of one process of the worker."""
     inventory = from_settings(settings)
     db = assembly.db_of(settings, inventory, now_utc)
-    db.runs.is_steady = True
     return Shelf(settings, db, assembly.events_of(settings, now_utc, write=False)).runner()
