@@ -567,8 +567,13 @@ class RunStore:
         rows = self._reading().execute(
             "SELECT json_extract(run_steps.document, '$.since') AS since FROM runs"
             " JOIN run_steps ON run_steps.run = runs.id WHERE runs.made >= ?"
-            " AND run_steps.state = 'failed'"
-            " AND json_extract(run_steps.document, '$.planned.actuator') = ?",
+            " AND run_steps.state IN ('failed', 'rolling_back', 'rolled_back')"
+            " AND run_steps.went = 'failure'"
+            " AND json_extract(run_steps.document, '$.note') <> 'undone'"
+            " AND json_extract(run_steps.document, '$.planned.actuator') = ?"
+            # What a person ended, or the gate refused in the end, is no fault of the device.
+            " AND NOT EXISTS (SELECT 1 FROM run_events WHERE run_events.run = runs.id"
+            " AND (kind = 'cancel' OR (kind = 'refused' AND about = run_steps.id)))",
             (micros(self._closed(actuator) - _LONGEST), actuator),
         )
         times = (datetime.fromisoformat(row["since"]) for row in rows)
