@@ -22,9 +22,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import logging
 import re
 import secrets
 import struct
+import sys
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -33,6 +35,8 @@ from itertools import count
 from typing import Any
 
 import msgspec
+
+log = logging.getLogger(__name__)
 
 VERSIONS = ("ocpp2.0.1", "ocpp1.6")
 BUSY = frozenset(("Charging", "SuspendedEV", "SuspendedEVSE", "Occupied"))
@@ -267,8 +271,7 @@ class Csms:
         class Handler(_Handler):
             stations, bearer = known, secret
 
-        self._server = ThreadingHTTPServer((host, port), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server((host, port), Handler)
         self.port = int(self._server.server_address[1])
 
     def start(self) -> None:
@@ -279,6 +282,14 @@ class Csms:
         """Listen no more."""
         self._server.shutdown()
         self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, _: Any, address: Any) -> None:
+        """Somebody hung up in the middle."""
+        log.debug("A connection of %s ended in %r.", address, sys.exc_info()[1])
 
 
 class _Handler(BaseHTTPRequestHandler):
