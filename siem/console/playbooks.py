@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cityward.errors import CitywardError, InputError
-from playbooks.journal import RUN_ENDS, Run
+from playbooks.journal import RUN_ENDS, Run, StepRow
 from playbooks.model import Playbook, Stage
 from siem.console import formats
 from siem.console.access import NotYours, Session
@@ -165,12 +165,11 @@ class Playbooks(Responses):
             run=found,
             ask=ask_of(found),
             rows=[
-                (row, found.playbook.steps.get(row.step), list(diff_of(row.planned)))
-                if row.planned
-                else (row, found.playbook.steps.get(row.step), [])
+                (row, found.playbook.steps.get(row.step), _diff(row))
                 for row in found.steps
                 if row.planned or row.note
             ],
+            about={row.id: _name(found, row) for row in found.steps},
             effects=[
                 (one, EFFECT_WORDS[one.state], left_of(one.until, now)) for one in found.effects
             ],
@@ -297,6 +296,18 @@ def _reason(form: FormData) -> str:
     if not said:
         raise CitywardError("the reason is empty", "reason", "Say why, in a line.")
     return said
+
+
+def _name(run: Run, row: StepRow) -> str:
+    step = run.playbook.steps.get(row.step)
+    return step.name if step is not None else row.step
+
+
+def _diff(row: StepRow) -> list[tuple[str, str]]:
+    """What a step changes; a person's task stands in its form."""
+    if row.planned is None or row.planned.actuator == "manual":
+        return []
+    return list(diff_of(row.planned))
 
 
 def _is_of(run: Run, playbook: Playbook) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from playbooks import targets
 from playbooks.journal import RUN_ENDS, Approval, Run, StepRow
 from playbooks.model import Plan, Planned, Playbook
 from siem.console import formats
@@ -127,8 +128,13 @@ class Ask:
     @property
     def title(self) -> str:
         """The question, in a line."""
-        lasts = length_of(self.planned, self.run.plan)
-        return f"{self.planned.name}{f' for {ago(lasts.total_seconds())}' if lasts else ''}?"
+        planned = self.planned
+        lasts = length_of(planned, self.run.plan)
+        said = planned.name
+        if " " not in said and planned.commands:
+            # A step whose name is one word says less than what it does.
+            said = f"{planned.commands[0].verb.capitalize()} {targets.words(planned.target)}"
+        return f"{said}{f' for {ago(lasts.total_seconds())}' if lasts else ''}?"
 
     def role_of(self, person: Person) -> str:
         """The role in which somebody would say yes: one that is still missing, if they have it."""
@@ -186,10 +192,11 @@ def length_of(planned: Planned, plan: Plan) -> timedelta | None:
 def diff_of(planned: Planned) -> Iterator[tuple[str, str]]:
     """An action as a difference to the world: a mark, and the line."""
     target = f"{planned.target.type} {planned.target.value}".strip()
-    yield "head", f"{planned.actuator}, {target}"
+    yield "head", f"{planned.actuator}, {target}" if planned.target.value else planned.actuator
     if not planned.commands:
         said = planned.manual or "it is so already: nothing would be sent"
-        yield "same", said
+        # The reasons of a denial stand below, with their checks.
+        yield from (("same", line) for line in said.splitlines() if not line.startswith("- "))
         return
     for name, value in planned.prior.items():
         yield "gone", f"{name}  {shown(value)}"

@@ -403,3 +403,16 @@ def test_hostile_text_is_text_on_every_page(client: TestClient, node: fake.FakeN
         page = client.get(path).text
         assert "<img" not in page, path
         assert "<script>" not in page, path
+
+
+def test_a_step_of_one_word_is_asked_for_by_what_it_does(node: fake.FakeNode) -> None:
+    run = node.response.waiting(SCANNER, FINDING, "i.vasko")
+    (row,) = (one for one in run.steps if one.planned)
+    assert row.planned is not None
+    terse = msgspec.structs.replace(row.planned, name="block")
+    steps = (msgspec.structs.replace(row, planned=terse),)
+
+    ask = ask_of(msgspec.structs.replace(run, steps=steps))
+
+    assert ask is not None
+    assert ask.title == "Deny 198.51.100.73 for 4 h?"
