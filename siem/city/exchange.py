@@ -340,7 +340,7 @@ class Exchange:
     def _kept(self, turn: _Turn, taken: Taken) -> _Kept | None:
         """What was answered to these bytes, or to the same share in others, before."""
         hash_, sha = turn.signed.hash, turn.envelope.payload_sha256
-        if hash_ == taken.hash:
+        if hash_ == taken.hash and taken.answer:
             return _Kept(
                 hash=hash_, payload_sha256=sha, position=taken.position, answer=taken.answer
             )
