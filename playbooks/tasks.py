@@ -118,16 +118,8 @@ def _tasks(app: Celery, make: Callable[[], Runner]) -> None:
 def ring(app: Celery, runs: Iterable[tuple[str, Queue]]) -> bool:
     """Say that runs may have something to do; False if Redis does not answer."""
     try:
-        with app.connection_for_write() as connection:
-            for run, queue in runs:
-                app.send_task(
-                    ADVANCE,
-                    args=[run],
-                    queue=queue,
-                    connection=connection,
-                    retry=False,
-                    ignore_result=True,
-                )
+        for run, queue in runs:
+            app.send_task(ADVANCE, args=[run], queue=queue, retry=False, ignore_result=True)
     except Exception as error:  # of Celery, of kombu, of redis, of the system
         log.warning("Redis does not answer, the reaper rings again: %s.", type(error).__name__)
         return False
