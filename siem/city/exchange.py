@@ -502,13 +502,10 @@ class Exchange:
             what = f"no withdrawal: {error}"[:SAID_MAX]
             raise Refused(400, what, f"share {envelope.share_id}", "Give a reason.") from error
         at = self._bury(operator, envelope.share_id, said.reason, turn.now)
-        there = self._commons.get(ALL, envelope.share_id)
-        is_ours = there is not None and there["cw.operator"] == operator
-        removed = self._commons.remove([envelope.share_id]) if is_ours else 0
+        is_there = self._own(operator, envelope.share_id) is not None
+        removed = self._commons.remove([envelope.share_id]) if is_there else 0
         fault("exchange-remove")
-        # What another has shared under this id is answered like what nobody has.
-        is_told = is_ours or there is None
-        did = self.listener.withdrawn(operator, [envelope.share_id]) if is_told else {}
+        did = self.listener.withdrawn(operator, [envelope.share_id])
         return _Done(did={"removed": removed, "withdrawn": at, **did}, counted="withdrawals")
 
     def _beat(self, turn: _Turn) -> _Done:

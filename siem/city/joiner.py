@@ -86,11 +86,12 @@ class Joiner:
         """Shares are gone; what rests on them is mended when this returns."""
         with self._turn:
             self._take_waiting()
-            for at in range(0, len(share_ids), SEARCHED):
-                self._recall(share_ids[at : at + SEARCHED])
-            for one in share_ids:
-                if self._joins.whose(one) == operator:
-                    self._joins.remove(one)
+            # What another has shared under such an id is answered like what nobody has.
+            ours = [one for one in share_ids if not self._is_of_another(one, operator)]
+            for at in range(0, len(ours), SEARCHED):
+                self._recall(ours[at : at + SEARCHED])
+            for one in ours:
+                self._joins.remove(one)
             return self._settle()
 
     def heard(self, operator: str, heartbeat: Heartbeat) -> None:
@@ -169,6 +170,11 @@ class Joiner:
             done = self._campaigns.take(self._owed[0], self._joins)
             del self._owed[0]
         return done
+
+    def _is_of_another(self, share_id: str, operator: str) -> bool:
+        found = self._commons.get(CITY_SOC, share_id)
+        whose = found["cw.operator"] if found else self._joins.whose(share_id)
+        return whose not in ("", operator)
 
     def _recall(self, share_ids: Sequence[str]) -> None:
         """Campaigns of long ago that rest on these are taken up again, to be mended."""
