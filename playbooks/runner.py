@@ -449,7 +449,7 @@ class Runner:
                     return self._is_undone(run, effect, f"it goes on for run {other}", now)
                 if actuator.probe(command.target).is_applied:
                     actuator.apply(_undoing(run, effect))
-                    if actuator.probe(command.target).is_applied:
+                    if not _is_back(actuator.probe(command.target), command):
                         raise TransientError("the device still shows it", effect.actuator)
         except Overtaken:
             raise
@@ -618,6 +618,18 @@ def _undone(run: Run, is_due: Callable[[Effect], bool]) -> tuple[Effect, ...]:
 def _holds(state: State, command: Command) -> bool:
     """Whether what a command asks for is so, for as long as it asks."""
     return state.is_applied and (state.until is None or state.until >= command.until - SLACK)
+
+
+def _is_back(state: State, command: Command) -> bool:
+    """Whether it is again as it was found: what a person had done before us stays done."""
+    if not state.is_applied:
+        return True
+    prior = dict(command.prior)
+    if until := prior.pop("until", None):
+        ends = datetime.fromisoformat(str(until))
+        if state.until is None or state.until > ends + SLACK:
+            return False
+    return bool(prior) and all(state.found.get(name) == value for name, value in prior.items())
 
 
 def _is_new(plan: Plan, planned: Planned) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -159,7 +160,8 @@ def _connection(type: str, said: Mapping[str, Any] | str) -> Target:
         raise _refused(type, protocol, f"is none of {', '.join(_PROTOCOLS)}")
     if not (port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= _PORT_MAX):
         raise _refused(type, port, "is no port")
-    made = Connection(spelled(ends[0]), spelled(ends[1]), protocol, int(port))
+    # The very text of the default: only that one is left out when it is written.
+    made = Connection(spelled(ends[0]), spelled(ends[1]), sys.intern(protocol), int(port))
     return Target(f"ipv{ends[0].version}_connection", msgspec.json.encode(made).decode())
 
 
