@@ -131,6 +131,12 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
             "sign": "playbook:sign_",
             "plan": "playbook_plan:plan_",
             "breaker": "playbook_plan:breaker",
+            "run": "response:run",
+            "approve": "response:approve",
+            "refuse": "response:refuse",
+            "undo": "response:undo",
+            "stop": "response:stop",
+            "start": "response:start",
         },
     ),
     "operator": (
