@@ -203,10 +203,11 @@ def test_new_rows_wait_behind_a_link(page: Page, serve: Serve) -> None:
     enter(page, served)
     late = fake.finding(2, fake._ROWS[2], 99) | {"cw.asset.asset_id": "new-1"}
     served.node.findings.documents.append(late)
+    page.wait_for_load_state("networkidle")  # the script that looks for new rows is there
 
     page.clock.run_for(10_500)
 
-    expect(page.get_by_text("1 new since")).to_be_visible()
+    expect(page.get_by_text("1 new since")).to_be_visible(timeout=20_000)
     expect(page.get_by_role("link", name="reload")).to_be_visible()
 
 
