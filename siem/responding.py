@@ -25,7 +25,7 @@ from siem.playbooks import playbooks_of
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Conflict, Document, Events
 from siem.store.runs import RunStore
-from siem.store.stages import StageStore, staged
+from siem.store.stages import staged
 
 
 class ResponseDesk:
@@ -43,7 +43,7 @@ class ResponseDesk:
     ) -> None:
         self._settings = settings
         self._db = db
-        self._stages = StageStore(db._writing, lambda: db._db, db._trail)
+        self._stages = db.stages
         self._events = events
         self._clock = clock
         db.runs.stop_file = stop_file(settings)

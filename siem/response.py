@@ -30,7 +30,7 @@ from siem.facts import book_of, stop_file
 from siem.playbooks import playbooks_of
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Document, Events
-from siem.store.stages import StageStore, staged
+from siem.store.stages import staged
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Shelf:
 
     def __init__(self, settings: Settings, db: NodeDb, events: Events) -> None:
         self._runs = db.runs
-        self._stages = StageStore(db._writing, lambda: db._db, db._trail)
+        self._stages = db.stages
         self._actuators = actuators_of(settings, tell=evidence.teller(db, db.runs.now))
         self._facts = book_of(settings, db, events, specs())
         loaded = playbooks_of(settings, db.runs.now()).playbooks

@@ -86,7 +86,7 @@ class CitySite(Site):
                 running = len(self.node.duties(session.person))
                 counts["duties"] = view.number(running) if running else ""
             if session.may("incidents"):
-                cases = len(self.node.cases.all(open_only=True))
+                cases = self.node.cases.running()
                 counts["incidents"] = view.number(cases) if cases else ""
             if session.may("campaigns"):
                 found = self._campaigns(session, now)

@@ -239,7 +239,7 @@ class NodeSite(Site):
                 new = self.node.findings.counts("", span).get("new", 0)
                 counts["findings"] = view.number(new) if new else ""
             if session.may("incidents"):
-                running = len(self.node.cases.all(open_only=True))
+                running = self.node.cases.running()
                 counts["incidents"] = view.number(running) if running else ""
             counts |= self._response_counts(session)
             if session.may("rules"):

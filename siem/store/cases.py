@@ -108,6 +108,7 @@ Mark = Callable[[sqlite3.Connection, Sequence[str], str, str, datetime], list[st
 """Writes the id of the incident (or none) on findings, in the transaction; says which exist."""
 
 _CHOICES = {"stage": STAGES[:-1], "severity": SEVERITIES, "cause": CAUSES}
+_OPEN = "stage NOT IN ('closed', 'merged')"
 _FREE = ("title", "summary", "owner", "aware_at", "services", "duties")
 
 
@@ -139,9 +140,14 @@ class CaseStore:
         """One incident."""
         return _get(self._reading(), id)
 
+    def running(self) -> int:
+        """How many are open."""
+        row = self._reading().execute(f"SELECT count(*) FROM incidents WHERE {_OPEN}").fetchone()
+        return int(row[0])
+
     def all(self, *, open_only: bool = False, words: str = "") -> list[Incident]:
         """Incidents in which all words stand, those changed last first."""
-        where = "WHERE stage NOT IN ('closed', 'merged')" if open_only else ""
+        where = f"WHERE {_OPEN}" if open_only else ""
         rows = self._reading().execute(
             f"SELECT document FROM incidents {where} ORDER BY changed DESC, id"
         )

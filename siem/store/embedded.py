@@ -78,6 +78,7 @@ from siem.store.query import (
 )
 from siem.store.runs import SCHEMA as RUNS_SCHEMA
 from siem.store.runs import RunStore
+from siem.store.stages import StageStore
 from siem.store.trail import SCHEMA as TRAIL_SCHEMA
 from siem.store.trail import Audited, Proof, Trail, digest
 
@@ -271,6 +272,7 @@ class NodeDb:
         mark = _every if is_hub else self._mark_case
         self.cases = CaseStore(self._writing, lambda: self._db, mark, self._trail)
         turns = path.parent / "turns"
+        self.stages = StageStore(self._writing, lambda: self._db, self._trail)
         self.runs = RunStore(self._writing, lambda: self._db, self._trail, clock, turns)
 
     # ---- Connections

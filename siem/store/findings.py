@@ -8,51 +8,20 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
+from cityward import fields
 from cityward.errors import InputError
 from cityward.fields import FIELDS
 from cityward.finding import STATUSES, VERDICTS
 from siem.store.protocol import Change, Conflict, Document
 from siem.store.query import from_micros, micros
 
-_OWN_FIELDS: dict[str, str] = {
-    "finding.id": "keyword",
-    "finding.fingerprint": "keyword",
-    "finding.revision": "long",
-    "finding.type": "keyword",
-    "finding.title": "text",
-    "finding.description": "text",
-    "finding.status": "keyword",
-    "finding.verdict": "keyword",
+FINDING_FIELDS: dict[str, str] = {
+    **{name: one.type for table in (FIELDS, fields.FINDING_FIELDS) for name, one in table.items()},
     "finding.severity": "severity",
-    "finding.risk": "long",
-    "finding.risk_model": "keyword",
-    "finding.confidence": "float",
-    "finding.cause": "keyword",
-    "finding.category": "keyword[]",
-    "finding.impact": "keyword[]",
-    "finding.first_seen": "date",
-    "finding.last_seen": "date",
-    "finding.count": "long",
-    "finding.created": "date",
-    "finding.modified": "date",
-    "finding.closed": "date",
     "finding.suppressed_until": "date",
-    "finding.mode": "keyword",
-    "rule.status": "keyword",
-    "cw.analytic.type": "keyword",
-    "cw.analytic.score": "double",
-    "cw.analytic.threshold": "double",
-    "cw.attack_version": "keyword",
-    "cw.asset.type": "keyword",
-    "cw.asset.criticality": "long",
-    "cw.asset.safety_related": "boolean",
-    "cw.marking.tlp": "keyword",
-    "cw.marking.pap": "keyword",
-    "cw.incident_id": "keyword",
     "assignee": "keyword",
     "marks": "keyword[]",
 }
-FINDING_FIELDS: dict[str, str] = {name: one.type for name, one in FIELDS.items()} | _OWN_FIELDS
 """What a query over findings may ask for."""
 DATES = frozenset(name for name, kind in FINDING_FIELDS.items() if kind == "date")
 
