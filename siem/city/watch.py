@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from cityward.errors import TransientError
-from siem.city.commons import Commons, Records, Versioned
+from siem.city.commons import CITY, CITY_SOC, Commons, Records, Versioned
 from siem.city.known import Link
 from siem.city.picture import Picture, picture
 from siem.city.town import Town
@@ -23,6 +23,7 @@ from siem.store.protocol import Conflict
 
 log = logging.getLogger(__name__)
 
+(SOC,) = CITY_SOC.audiences
 DAY = timedelta(days=1)
 STATE = "service"
 """Kind of the records of the state last seen, also of operators and campaigns."""
@@ -116,7 +117,13 @@ def look_around(
         now: Now.
         span: What a share's last sighting may be away to count.
     """
-    made = picture(town, commons.scan(now - span), links, now)
+    # Of a campaign there is one document for each audience; the city's picture has the SOC's own.
+    shares = (
+        one
+        for one in commons.scan(now - span)
+        if one["cw.operator"] != CITY or SOC in one["cw.share.audiences"]
+    )
+    made = picture(town, shares, links, now)
     Watch(commons.records).look(made, now)
     return made
 

@@ -98,7 +98,7 @@ class City:
             return None
         before = self.site.watch.visit(session.person.name, now)
         since = before or now - timedelta(days=1)
-        # Of a campaign there is one document for each audience; a person is told of their own.
+        # Of a campaign that was taken back since nothing is told any more.
         told = (
             one
             for one in self.site.watch.changes(since)

@@ -298,6 +298,20 @@ def test_the_hub_keeps_changes_also_when_nobody_looks(tmp_path: Path) -> None:
     assert changed(Watch(commons.records))[0] == "District heating: at risk → running"
 
 
+def test_a_campaign_is_one_change_although_each_audience_has_a_document_of_it(
+    tmp_path: Path,
+) -> None:
+    commons = SqliteCommons(tmp_path / "commons.db", clock=lambda: NOW)
+    (campaign,) = (one for one in evening() if one["cw.operator"] == "city")
+    told = {"cw.share.id": "for-peers", "cw.share.audiences": ["peers"]}
+    commons.put([Write(campaign, 1), Write(campaign | told, 1)])
+
+    look_around(commons, TOWN, HEALTHY, NOW)
+
+    found = Watch(commons.records).changes(LONG_AGO)
+    assert [one.about for one in found if one.kind == "campaign"] == [campaign["cw.share.id"]]
+
+
 def test_the_changes_that_are_kept_are_bounded(watch: Watch, monkeypatch: Any) -> None:
     monkeypatch.setattr("siem.city.watch.CHANGES_MAX", 5)
     for number in range(8):
