@@ -21,6 +21,7 @@ from siem.node import event_of
 from siem.store.protocol import Range
 
 LINES = 400
+PATIENCE_S = 180.0
 FAULTS = (
     "after-receive",
     "before-commit",
@@ -109,7 +110,8 @@ def _found(config: Path) -> tuple[int, int]:
 
 def _until(config: Path, wanted: int, process: subprocess.Popen[bytes]) -> None:
     """Wait until a node has concluded on so many matches, or has died."""
-    for _ in range(300):
+    until = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until:
         if process.poll() is not None:
             return
         if (config.parent / "state" / "node.db").exists() and _found(config)[1] >= wanted:

@@ -343,7 +343,7 @@ def test_a_node_on_a_disk_that_is_really_full_waits_and_goes_on_when_there_is_ro
     config = _node_folder(tmp_path)
     state = tmp_path / "state"
     state.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", "size=12m", "none", str(state)]
+    words = ["mount", "-t", "tmpfs", "-o", "size=32m", "none", str(state)]
     if subprocess.run(words, check=False, capture_output=True).returncode:
         pytest.skip("nothing can be mounted here")
     try:

@@ -8,6 +8,7 @@ import random
 import shutil
 import stat
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,15 @@ def rows(done: Dissection) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.path.read_text().splitlines()]
 
 
-def still_running(folder: Path) -> list[str]:
-    """Programs that still look at a capture of this test."""
+def still_running(folder: Path, patience_s: float = 5.0) -> list[str]:
+    """Programs that still look at a capture of this test; a killed child may take a moment."""
+    until = time.monotonic() + patience_s
+    while (found := _looking_at(folder)) and time.monotonic() < until:
+        time.sleep(0.02)
+    return found
+
+
+def _looking_at(folder: Path) -> list[str]:
     found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
