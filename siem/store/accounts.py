@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from cityward.errors import InputError, TransientError
-from siem.store.inventory import VERSION
+from siem.store.inventory import raise_version
 from siem.store.lines import harmless
 from siem.store.protocol import (
     AUTHORITIES,
@@ -295,11 +295,7 @@ class Accounts:
                 "INSERT OR REPLACE INTO switches VALUES (?, ?, ?, ?, ?)",
                 (one.rule, one.is_on, reason, one.by, micros(one.time)),
             )
-            db.execute(
-                "INSERT INTO numbers VALUES (?, 1) ON CONFLICT (name) DO UPDATE"
-                " SET value = value + 1",
-                (VERSION,),
-            )
+            raise_version(db)
             word = "on" if one.is_on else "off"
             self._trail.add(db, one.by, f"rule: {word}. {reason}", one.rule, one.time,
                             digest({"on": was_on}), digest({"on": one.is_on}))  # fmt: skip

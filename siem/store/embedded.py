@@ -76,6 +76,8 @@ from siem.store.query import (
     parse,
     steps,
 )
+from siem.store.rulebook import SCHEMA as RULEBOOK_SCHEMA
+from siem.store.rulebook import RulebookStore
 from siem.store.runs import SCHEMA as RUNS_SCHEMA
 from siem.store.runs import RunStore
 from siem.store.stages import StageStore
@@ -226,7 +228,12 @@ INSERT INTO changes SELECT id, row_number() OVER (ORDER BY last_seen, id) FROM f
 _STEPS = (
     _SCHEMA,
     INVENTORY_SCHEMA + ACCOUNTS_SCHEMA + TRAIL_SCHEMA + NOTICES_SCHEMA,
-    _CHANGES_SCHEMA + AUDIENCE_SCHEMA + OUTGOING_SCHEMA + CASES_SCHEMA + RUNS_SCHEMA,
+    _CHANGES_SCHEMA
+    + AUDIENCE_SCHEMA
+    + OUTGOING_SCHEMA
+    + CASES_SCHEMA
+    + RUNS_SCHEMA
+    + RULEBOOK_SCHEMA,
 )
 """What each format has more than the one before it; a new file takes all steps."""
 
@@ -273,6 +280,9 @@ class NodeDb:
         self.cases = CaseStore(self._writing, lambda: self._db, mark, self._trail)
         turns = path.parent / "turns"
         self.stages = StageStore(self._writing, lambda: self._db, self._trail)
+        self.rulebook = RulebookStore(
+            self._writing, lambda: self._db, operator_key, self._trail, _loaded, _dumped
+        )
         self.runs = RunStore(self._writing, lambda: self._db, self._trail, clock, turns)
 
     # ---- Connections
@@ -710,6 +720,8 @@ class NodeDb:
                     _write(db, after, grown_at=None)
                     self._say_change(db, before, after, by, words(change), now)
                     changed.append(Before(one, triage_of(before), triage_of(after)))
+                    if after["finding.verdict"] != before["finding.verdict"]:
+                        self.rulebook.judged(db, after, by, now)
             if changed:
                 state = msgspec.json.encode(changed)
                 db.execute("INSERT OR REPLACE INTO undo VALUES (?, ?, ?)", (by, micros(now), state))
@@ -783,6 +795,8 @@ class NodeDb:
                 after = given_back(before, one, by, now)
                 _write(db, after, grown_at=None)
                 self._say_change(db, before, after, by, "undone", now)
+                if after["finding.verdict"] != before["finding.verdict"]:
+                    self.rulebook.judged(db, after, by, now)
             db.execute("DELETE FROM undo WHERE person = ?", (by,))
         return len(found)
 

@@ -321,11 +321,15 @@ class InventoryStore:
     @staticmethod
     def _changed(db: sqlite3.Connection, done: Iterable[object]) -> None:
         if any(True for _ in done):
-            db.execute(
-                "INSERT INTO numbers VALUES (?, 1)"
-                " ON CONFLICT (name) DO UPDATE SET value = value + 1",
-                (VERSION,),
-            )
+            raise_version(db)
+
+
+def raise_version(db: sqlite3.Connection) -> None:
+    """A person changed something that the path has to take up."""
+    db.execute(
+        "INSERT INTO numbers VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET value = value + 1",
+        (VERSION,),
+    )
 
 
 def spoken(asset: Asset, said: Mapping[str, Any]) -> Asset:

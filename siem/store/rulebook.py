@@ -1,0 +1,338 @@
+"""The rulebook: documents that people deployed at this node, every version of them, in `node.db`.
+
+The newest version of a document counts, in the place of a file with the same id; a version without
+text gives the place back to the file. Each is sealed with a key of the operator: who can write the
+database but not read that key deploys nothing. Beside it stand drafts, and the protected samples:
+events of findings that a person called right, which no change may silence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from cityward.errors import InputError
+from siem.store.inventory import raise_version
+from siem.store.lines import harmless
+from siem.store.protocol import Conflict, Document
+from siem.store.query import from_micros, micros
+from siem.store.trail import Trail
+
+SCHEMA = """
+CREATE TABLE rulebook (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, document TEXT NOT NULL, kind TEXT NOT NULL,
+    title TEXT NOT NULL, text TEXT NOT NULL, samples TEXT NOT NULL, person TEXT NOT NULL,
+    reason TEXT NOT NULL, time INTEGER NOT NULL, seal TEXT NOT NULL
+);
+CREATE INDEX rulebook_by_document ON rulebook (document, number);
+CREATE TABLE drafts (
+    document TEXT PRIMARY KEY, text TEXT NOT NULL, samples TEXT NOT NULL, person TEXT NOT NULL,
+    time INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE protected (
+    id TEXT PRIMARY KEY, rule TEXT NOT NULL, finding TEXT NOT NULL, operator TEXT NOT NULL,
+    event TEXT NOT NULL, person TEXT NOT NULL, time INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX protected_by_rule ON protected (rule, time);
+CREATE INDEX protected_by_finding ON protected (finding);
+"""
+"""Since format 3 of the state."""
+
+TEXT_MAX, REASON_MAX = 1_000_000, 2_000
+VERSIONS_KEPT = 200
+"""Of one document; the oldest go."""
+DOCUMENTS_MAX = 5_000
+DRAFTS_MAX = 500
+EVENTS_PROTECTED = 20
+"""Of one finding: the newest that made it speak."""
+FINDINGS_PROTECTED = 200
+"""Of one rule; the oldest go."""
+FIRST_SEAL = ""
+
+
+class Version(msgspec.Struct, frozen=True):
+    """What somebody deployed."""
+
+    number: int
+    document: str
+    """Id of the rule or filter."""
+    kind: str
+    title: str
+    text: str
+    """YAML; empty: the document is taken back, and a file with its id counts again."""
+    samples: str
+    """YAML of its samples; may be empty."""
+    by: str
+    reason: str
+    time: datetime
+    is_whole: bool
+    """False: it is not as it was deployed, and does not count."""
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """What somebody writes on; it changes nothing."""
+
+    document: str
+    text: str
+    samples: str
+    by: str
+    time: datetime
+
+
+class Protected(msgspec.Struct, frozen=True):
+    """An event of a finding that a person called right."""
+
+    rule: str
+    finding: str
+    operator: str
+    """Empty: it was seen here; otherwise who released it."""
+    event: Document
+    by: str
+    time: datetime
+
+
+class RulebookStore:
+    """Versions, drafts and protected samples, on the connections of a `NodeDb`."""
+
+    def __init__(
+        self,
+        writing: Callable[[], AbstractContextManager[sqlite3.Connection]],
+        reading: Callable[[], sqlite3.Connection],
+        operator_key: bytes,
+        trail: Trail,
+        loaded: Callable[[str], Document],
+        dumped: Callable[[Document], str],
+    ) -> None:
+        self._writing = writing
+        self._reading = reading
+        self._key = hmac.digest(operator_key, b"rulebook", "sha256")
+        self._trail = trail
+        self._loaded, self._dumped = loaded, dumped
+
+    # ---- Versions
+
+    def deployed(self) -> list[Version]:
+        """The newest version of every document that is not taken back, by id."""
+        rows = self._reading().execute(
+            "SELECT * FROM rulebook WHERE number IN"
+            " (SELECT max(number) FROM rulebook GROUP BY document)"
+            " AND text <> '' ORDER BY document"
+        )
+        return [self._version(row) for row in rows]
+
+    def history(self, document: str, limit: int = VERSIONS_KEPT) -> list[Version]:
+        """Versions of a document, newest first."""
+        rows = self._reading().execute(
+            "SELECT * FROM rulebook WHERE document = ? ORDER BY number DESC LIMIT ?",
+            (document, limit),
+        )
+        return [self._version(row) for row in rows]
+
+    def newest(self, document: str) -> Version | None:
+        """The version that counts, or the one that took the document back; None: there is none."""
+        return next(iter(self.history(document, 1)), None)
+
+    def deploy(self, one: Version, seen: int | None = None) -> int:
+        """Write a version; it counts from now on. Returns its number.
+
+        Args:
+            one: Its `number` and `is_whole` do not matter.
+            seen: Number of the version that the person saw, 0 for none; None: whatever is there.
+
+        Raises:
+            InputError: nobody says why, or it is too much.
+            Conflict: somebody else has deployed another version since.
+        """
+        reason = harmless(one.reason.strip())
+        if not reason or len(reason) > REASON_MAX:
+            raise InputError("a reason of 1 to 2,000 characters is needed", "reason", "Say why.")
+        for text in (one.text, one.samples):
+            if len(text) > TEXT_MAX:
+                what = f"{len(text):,} characters are more than {TEXT_MAX:,}"
+                raise InputError(what, one.document, "Split it.")
+        with self._writing() as db:
+            last = _last(db, one.document)
+            if seen is not None and seen != (last["number"] if last else 0):
+                raise Conflict(one.document)
+            if last is None and _count(db, "SELECT count(DISTINCT document) FROM rulebook") >= (
+                DOCUMENTS_MAX
+            ):
+                what = f"{DOCUMENTS_MAX:,} documents are deployed already"
+                raise InputError(what, one.document, "Put rules into a folder of rules.folders.")
+            parts = (
+                one.document, one.kind, harmless(one.title), one.text, one.samples,
+                harmless(one.by), reason, micros(one.time),
+            )  # fmt: skip
+            number = db.execute(
+                "INSERT INTO rulebook (document, kind, title, text, samples, person, reason, time,"
+                " seal) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*parts, self._seal(parts)),
+            ).lastrowid
+            db.execute(
+                "DELETE FROM rulebook WHERE document = ?1 AND number NOT IN (SELECT number FROM"
+                " rulebook WHERE document = ?1 ORDER BY number DESC LIMIT ?2)",
+                (one.document, VERSIONS_KEPT),
+            )
+            db.execute("DELETE FROM drafts WHERE document = ?", (one.document,))
+            raise_version(db)
+            word = "deployed" if one.text else "taken back"
+            before, after = last["text"] if last else "", one.text
+            self._trail.add(
+                db, one.by, f"{one.kind}: {word}. {reason}", one.document, one.time,
+                _digest(before), _digest(after),
+            )  # fmt: skip
+        return int(number or 0)
+
+    def _version(self, row: sqlite3.Row) -> Version:
+        parts = tuple(row[name] for name in row.keys() if name not in ("number", "seal"))  # noqa: SIM118
+        return Version(
+            row["number"],
+            row["document"],
+            row["kind"],
+            row["title"],
+            row["text"],
+            row["samples"],
+            row["person"],
+            row["reason"],
+            from_micros(row["time"]),
+            hmac.compare_digest(self._seal(parts), row["seal"]),
+        )
+
+    def _seal(self, parts: Sequence[Any]) -> str:
+        return hmac.new(self._key, msgspec.json.encode(parts), "sha256").hexdigest()
+
+    # ---- Drafts
+
+    def drafts(self) -> list[Draft]:
+        """What people write on, newest first."""
+        rows = self._reading().execute("SELECT * FROM drafts ORDER BY time DESC")
+        return [_draft(row) for row in rows]
+
+    def draft(self, document: str) -> Draft | None:
+        """The draft of a document."""
+        rows = self._reading().execute("SELECT * FROM drafts WHERE document = ?", (document,))
+        return next((_draft(row) for row in rows), None)
+
+    def put_draft(self, one: Draft) -> None:
+        """Keep a draft; it replaces the one before it.
+
+        Raises:
+            InputError: it is too long, or there are too many.
+        """
+        if max(len(one.text), len(one.samples)) > TEXT_MAX:
+            raise InputError(f"more than {TEXT_MAX:,} characters", one.document, "Split it.")
+        with self._writing() as db:
+            known = db.execute("SELECT 1 FROM drafts WHERE document = ?", (one.document,))
+            if not known.fetchone() and _count(db, "SELECT count(*) FROM drafts") >= DRAFTS_MAX:
+                raise InputError(
+                    f"{DRAFTS_MAX} drafts are kept", one.document, "Deploy or drop some."
+                )
+            row = (one.document, one.text, one.samples, harmless(one.by), micros(one.time))
+            db.execute("INSERT OR REPLACE INTO drafts VALUES (?, ?, ?, ?, ?)", row)
+
+    def drop_draft(self, document: str) -> None:
+        """Forget a draft."""
+        with self._writing() as db:
+            db.execute("DELETE FROM drafts WHERE document = ?", (document,))
+
+    # ---- Protected samples
+
+    def protected(self, rule: str = "") -> list[Protected]:
+        """Protected events, those of one rule or all, by finding and time."""
+        where, values = ("WHERE rule = ?", (rule,)) if rule else ("", ())
+        rows = self._reading().execute(
+            f"SELECT * FROM protected {where} ORDER BY rule, finding, id", values
+        )
+        found = [
+            Protected(
+                row["rule"],
+                row["finding"],
+                row["operator"],
+                self._loaded(row["event"]),
+                row["person"],
+                from_micros(row["time"]),
+            )
+            for row in rows
+        ]
+        return sorted(found, key=lambda one: (one.rule, one.finding, one.event["@timestamp"]))
+
+    def judged(self, db: sqlite3.Connection, finding: Document, by: str, now: datetime) -> None:
+        """A finding has a verdict: its events are protected from now on, or no longer.
+
+        Args:
+            db: Inside the transaction that writes the verdict.
+            finding: As it is then.
+            by: Whose verdict it is.
+            now: When.
+        """
+        id, rule = finding["finding.id"], finding.get("rule.id", "")
+        if finding["finding.verdict"] != "true_positive":
+            db.execute("DELETE FROM protected WHERE finding = ? AND operator = ''", (id,))
+            return
+        rows = db.execute(
+            "SELECT event, document FROM finding_events WHERE finding = ? ORDER BY number DESC"
+            " LIMIT ?",
+            (id, EVENTS_PROTECTED),
+        )
+        kept = [
+            (_digest(f"{rule}\0{id}\0{row['event']}"), rule, id, "", row["document"],
+             harmless(by), micros(now))
+            for row in rows
+        ]  # fmt: skip
+        _protect(db, rule, kept)
+
+    def release(
+        self, rule: str, finding: str, operator: str, events: Sequence[Document], now: datetime
+    ) -> int:
+        """Take in samples that a person at another operator released; returns how many are new."""
+        texts = [self._dumped(one) for one in events[:EVENTS_PROTECTED]]
+        kept = [
+            (_digest(f"{operator}\0{rule}\0{finding}\0{text}"), rule, finding, operator, text,
+             operator, micros(now))
+            for text in texts
+        ]  # fmt: skip
+        with self._writing() as db:
+            return _protect(db, rule, kept)
+
+
+def _protect(db: sqlite3.Connection, rule: str, rows: Sequence[tuple[Any, ...]]) -> int:
+    added = 0
+    for row in rows:
+        added += db.execute(
+            "INSERT OR IGNORE INTO protected VALUES (?, ?, ?, ?, ?, ?, ?)", row
+        ).rowcount
+    db.execute(
+        "DELETE FROM protected WHERE rule = ?1 AND finding NOT IN (SELECT finding FROM protected"
+        " WHERE rule = ?1 GROUP BY finding ORDER BY max(time) DESC LIMIT ?2)",
+        (rule, FINDINGS_PROTECTED),
+    )
+    return added
+
+
+def _last(db: sqlite3.Connection, document: str) -> Mapping[str, Any] | None:
+    found: sqlite3.Row | None = db.execute(
+        "SELECT number, text FROM rulebook WHERE document = ? ORDER BY number DESC LIMIT 1",
+        (document,),
+    ).fetchone()
+    return None if found is None else dict(found)
+
+
+def _draft(row: sqlite3.Row) -> Draft:
+    return Draft(
+        row["document"], row["text"], row["samples"], row["person"], from_micros(row["time"])
+    )
+
+
+def _count(db: sqlite3.Connection, query: str) -> int:
+    return int(db.execute(query).fetchone()[0])
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest() if text else ""
