@@ -30,9 +30,10 @@ from playbooks.model import Plan, Playbook, RunState, Stage, Step
 
 ROWS_MAX = 500
 """Steps of one run, rounds counted; of a playbook that runs in a circle."""
+SHORTEST = timedelta(minutes=1)
+"""A run that only decides has so long."""
 STRICTEST: tuple[Stage, ...] = ("draft", "shadow", "approve_all", "live")
 _ROUND = "#"
-_BAD = frozenset({"failed", "denied", "expired", "cancelled"})
 
 
 def new_run(
@@ -84,7 +85,7 @@ def longest(playbook: Playbook) -> timedelta:
     rounds = max(1, *(step.rounds_max for step in playbook.steps.values()))
     steps = sum((_patience(step) for step in playbook.steps.values()), timedelta()) * rounds
     boxes = [step.safety.time_box or timedelta() for step in playbook.steps.values()]
-    return steps + max(boxes, default=timedelta())
+    return max(SHORTEST, steps + max(boxes, default=timedelta()))
 
 
 def _patience(step: Step) -> timedelta:
@@ -104,21 +105,31 @@ def go_on(run: Run, row: StepRow, went: Went, now: datetime) -> tuple[StepRow, .
     """The row, left, and the one that follows it."""
     step = run.playbook.steps[row.step]
     left = msgspec.structs.replace(row, went=went, again=None)
-    following = _following(run, step, went)
+    following = _following(run, row, step, went)
     if not following or is_cancelled(run):
         return (left,)
     return left, _row(run.playbook, run.steps, following, row.parent, now)
 
 
-def _following(run: Run, step: Step, went: Went) -> str:
+def _following(run: Run, row: StepRow, step: Step, went: Went) -> str:
     if step.type == "end":
         return ""
     if went == "success":
         return step.on_success or step.on_completion
     if step.on_failure:
         return step.on_failure
-    exception = run.playbook.exception
-    return "" if any(row.step == exception for row in run.steps) else exception
+    exception = _exception(run, row)
+    return "" if any(one.step == exception for one in run.steps) else exception
+
+
+def _exception(run: Run, row: StepRow) -> str:
+    """Where it goes on from a failure: as the called playbook says that the row is within."""
+    rows = {one.id: one for one in run.steps}
+    while row.parent:
+        row = rows[row.parent]
+        if exception := run.playbook.steps[row.step].exception:
+            return exception
+    return run.playbook.exception
 
 
 def _row(
@@ -138,7 +149,9 @@ def decide(run: Run, row: StepRow, now: datetime) -> tuple[StepRow, ...]:
     step = run.playbook.steps[row.step]
     if len(run.steps) >= ROWS_MAX:
         return _fails(run, row, f"more than {ROWS_MAX} steps", now)
-    if step.type == "parallel":
+    if step.type in ("parallel", "playbook-action"):
+        if not step.next_steps:
+            return _fails(run, row, "the playbook that it calls is not there", now)
         return _open(run, row, step.next_steps, now)
     if step.type == "if-condition":
         return _branch(run, row, step.on_true if _holds(run, step) else step.on_false, now)
@@ -157,7 +170,7 @@ def join(run: Run, row: StepRow, now: datetime) -> tuple[StepRow, ...]:
     step = run.playbook.steps[row.step]
     if step.type == "while-condition" and not is_cancelled(run):
         return _round(run, row, now)
-    bad = [one for one in run.steps if one.parent == row.id and one.state in _BAD]
+    bad = [one for one in run.steps if one.parent == row.id and one.went == "failure"]
     if [one for one in bad if not run.playbook.steps[one.step].on_failure]:
         return _fails(run, row, "a step within it failed", now)
     return go_on(run, _ends(row), "success", now)

@@ -103,6 +103,9 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     next_steps: tuple[str, ...] = ()
     """Of a parallel step."""
     playbook: str = ""
+    """Id of the playbook that a step calls; its steps are within it, from `next_steps` on."""
+    exception: str = ""
+    """Of a step that calls: where its playbook goes when a step within it fails."""
     rounds_max: int = 0
     """Of a while step: after so many rounds it fails."""
     deadline: timedelta = timedelta(minutes=5)
@@ -135,6 +138,18 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     """0 to 100, of what it does itself."""
 
 
+class Called(msgspec.Struct, frozen=True, kw_only=True):
+    """A playbook whose steps stand within another; that one is worth no more than this one."""
+
+    id: str
+    name: str
+    version: str
+    stage: Stage
+    valid_from: datetime | None = None
+    valid_until: datetime | None = None
+    signed_by: str = ""
+
+
 class Playbook(msgspec.Struct, frozen=True, kw_only=True):
     """A playbook that was checked; unknown verbs and missing failure paths are refused."""
 
@@ -143,7 +158,7 @@ class Playbook(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     description: str
     version: str
-    """Hash of its CACAO form."""
+    """Hash of its CACAO form, and of the versions of those it calls."""
     steps: Mapping[str, Step]
     start: str
     exception: str
@@ -160,6 +175,8 @@ class Playbook(msgspec.Struct, frozen=True, kw_only=True):
     """Name of the key whose signature was verified; empty: unsigned."""
     file: str = ""
     about: About = About()
+    called: tuple[Called, ...] = ()
+    """Every playbook whose steps are among its own."""
 
 
 # ---- The world, as the gate is told of it

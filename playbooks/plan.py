@@ -25,7 +25,9 @@ from playbooks.safety import Consent, gate, span
 
 COMMANDS_MAX = 64
 """An actuator that wants to do more for one step does something else than it was asked."""
-MANUAL, PLAYBOOK = "manual", "playbook"
+MANUAL, PLAYBOOK_ACTION = "manual", "playbook-action"
+CHOICES = ("if-condition", "switch-condition", "while-condition")
+"""What fails within these is told by the step that failed; they go on."""
 BY_HAND = {
     "deny": "block {what}",
     "allow": "let {what} through",
@@ -220,28 +222,41 @@ class _Walk:
         self.used: set[str] = set()
         self._seen: set[str] = set()
 
-    def follow(self, name: str) -> None:
-        """Plan from a step on, to the end of its branch; each step once."""
+    def follow(self, name: str, exception: str = "") -> bool:
+        """Plan from a step on, to the end of its branch; each step once.
+
+        Args:
+            name: Id of the step.
+            exception: Where the called playbook goes on that it stands in; empty: in none.
+
+        Returns:
+            False if a step would fail that has no failure path of its own.
+        """
+        exception = exception or self.playbook.exception
+        well = True
         while name in self.playbook.steps and name not in self._seen:
             self._seen.add(name)
             step = self.playbook.steps[name]
             if step.type == "end":
-                return
-            went_well = True
+                break
+            inner = step.exception or exception
+            went = [self.follow(branch, inner) for branch in self._branches(step)]
             if step.type == "action":
-                went_well = self._act(step)
-            elif step.type == PLAYBOOK + "-action":
-                self.actions.append(self._other(step))
-            for branch in self._branches(step):
-                self.follow(branch)
-            if went_well:
+                went.append(self._act(step))
+            elif step.type == PLAYBOOK_ACTION and not step.next_steps:
+                self.actions.append(self._missing(step))
+                went.append(False)
+            if all(went) or step.type in CHOICES:
+                well = well and all(went)
                 name = step.on_success or step.on_completion
             else:
-                name = step.on_failure or self.playbook.exception
+                well = well and bool(step.on_failure)
+                name = step.on_failure or exception
+        return well
 
     def _branches(self, step: Step) -> tuple[str, ...]:
         """Steps within one that can come; all of them where that is not known yet."""
-        if step.type == "parallel":
+        if step.type in ("parallel", PLAYBOOK_ACTION):
             return step.next_steps
         if step.type == "switch-condition":
             self.used.update({step.switch} - _ends_of_steps([step.switch]))
@@ -299,15 +314,18 @@ class _Walk:
         refused = msgspec.structs.replace(refused, checks=(first, *checks))
         return msgspec.structs.replace(refused, manual=form(refused, step))
 
-    def _other(self, step: Step) -> Planned:
+    def _missing(self, step: Step) -> Planned:
+        """A call of a playbook that is not there."""
+        what = "The playbook that it calls is not there."
         return Planned(
             step=step.id,
             name=step.name,
             action_class="A0",
-            actuator=PLAYBOOK,
-            target=Target(PLAYBOOK, step.playbook),
+            actuator=MANUAL,
+            target=targets.NOWHERE,
             commands=(),
-            manual="Starts another playbook, which has a plan and approvals of its own.",
+            checks=(Check(0, "plan", "deny", what),),
+            manual=f"See to {step.name}. {step.description}".strip(),
         )
 
 

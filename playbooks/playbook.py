@@ -10,7 +10,8 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import msgspec
 
 from cityward import RuleError, documents, plugin
 from cityward.plugin import ActuatorSpec
-from playbooks import cacao, sign
+from playbooks import cacao, calls, sign
 from playbooks.model import Playbook
 from playbooks.source import Source, Specs
 
@@ -141,22 +142,15 @@ def read_folders(
             refused.append(RuleError(f"{one.name} is in {there}, too", str(path), "Rename one."))
         else:
             playbooks[one.id] = one
-    refused += _unknown_calls(playbooks)
-    calling = {error.where for error in refused}
-    return Loaded(
-        tuple(one for one in playbooks.values() if one.file not in calling), tuple(refused)
-    )
+    whole, faults = calls.linked(playbooks)
+    refused += (_refused(playbooks[one.playbook], one) for one in faults)
+    return Loaded(tuple(whole.values()), tuple(refused))
 
 
-def _unknown_calls(playbooks: Mapping[str, Playbook]) -> Iterator[RuleError]:
-    """Playbooks that call one that is not there, or each other in a circle."""
-    calls = {
-        one.id: {step.playbook for step in one.steps.values() if step.playbook}
-        for one in playbooks.values()
-    }
-    fine: set[str] = set()
-    while more := {one for one, called in calls.items() if one not in fine and called <= fine}:
-        fine |= more
-    for one in calls.keys() - fine:
-        what = "it calls a playbook that is not there, or one that calls it again"
-        yield RuleError(what, playbooks[one].file, "Calls lead to other playbooks beside it.")
+def _refused(playbook: Playbook, fault: calls.Fault) -> RuleError:
+    """A fault with the line of the step that calls, as far as the file can say it."""
+    where = playbook.file
+    with suppress(RuleError):
+        document = documents.parse(read_bytes(Path(where)), where)[0]
+        where = document.where("workflow", fault.step, "playbook_id")
+    return RuleError(fault.what, where, fault.todo)

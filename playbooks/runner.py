@@ -80,7 +80,6 @@ class Runner:
         actuators: By name.
         plan: What a step would do now.
         gate: What may be done now.
-        call: Starts the playbook of a `playbook-action` step; returns the id of its run.
         lease: A run is claimed for so long.
     """
 
@@ -91,14 +90,12 @@ class Runner:
         plan: Planner,
         gate: Gate,
         *,
-        call: Callable[[Run, Step], str] | None = None,
         lease: timedelta = LEASE,
     ) -> None:
         self._journal = journal
         self._actuators = actuators
         self._plan = plan
         self._gate = gate
-        self._call = call
         self._lease = lease
 
     def advance(self, run_id: str) -> Change | None:
@@ -246,8 +243,6 @@ class Runner:
 
     def _pending(self, run: Run, row: StepRow, step: Step, now: datetime) -> Change:
         """A step that decides is decided; an action is planned in the world as it is now."""
-        if step.type == "playbook-action":
-            return self._other(run, row, step, now)
         if step.type != "action":
             rows = decide(run, row, now)
             return Change(run=run, steps=rows, entries=_states(rows, now))
@@ -263,15 +258,6 @@ class Runner:
         gated = msgspec.structs.replace(_moved(row, "gated", ""), planned=planned, since=now)
         gated = msgspec.structs.replace(gated, attempt=0, again=None)
         return Change(run=run, steps=(gated,), entries=_states((gated,), now))
-
-    def _other(self, run: Run, row: StepRow, step: Step, now: datetime) -> Change:
-        if self._call is None:
-            return self._left(run, row, "failed", "another playbook is not started from here", now)
-        try:
-            started = self._call(run, step)
-        except Unsafe as error:
-            return self._left(run, row, "denied", error.what, now)
-        return self._left(run, row, "done", f"run {started}", now)
 
     def _gated(self, run: Run, row: StepRow, step: Step, now: datetime) -> Change | None:
         """The gate decides; what is allowed is intended, and nothing was done yet."""
@@ -429,7 +415,8 @@ class Runner:
 
     def _checks(self, run: Run, planned: Planned) -> tuple[Check, ...]:
         """What the gate says; the kill switch is looked at here, whatever gate was handed in."""
-        names = {"global", f"playbook:{run.playbook.id}", f"actuator:{planned.actuator}"}
+        ids = (run.playbook.id, *(one.id for one in run.playbook.called))
+        names = {"global", f"actuator:{planned.actuator}", *(f"playbook:{id}" for id in ids)}
         if on := names & set(self._journal.stopped()):
             return (Check(1, "kill switch", "deny", f"stopped: {', '.join(sorted(on))}"),)
         return tuple(self._gate(run, planned))

@@ -25,7 +25,7 @@ from cityward import Asset, Target, Unsafe
 from cityward.plugin import ActuatorSpec
 from playbooks import targets, variables
 from playbooks.journal import APPROVAL_LIVES, Approval
-from playbooks.model import Check, Facts, Outcome, Plan, Planned, Playbook, Step
+from playbooks.model import Called, Check, Facts, Outcome, Plan, Planned, Playbook, Step
 
 CONTROLLERS = frozenset(
     {
@@ -198,6 +198,8 @@ def kill_switch(question: Question) -> Said:
         f"operator:{facts.operator}": f"everything of {facts.operator}",
         f"playbook:{playbook.id}": f"playbook {playbook.name}",
         f"playbook:{playbook.name}": f"playbook {playbook.name}",
+        **{f"playbook:{one.id}": f"playbook {one.name}" for one in playbook.called},
+        **{f"playbook:{one.name}": f"playbook {one.name}" for one in playbook.called},
         f"actuator:{question.planned.actuator}": f"actuator {question.planned.actuator}",
     }
     on = [name for name in facts.stopped() if name in mine]
@@ -254,17 +256,20 @@ def _not_of_playbook(question: Question) -> Iterator[str]:
 
 
 def _not_valid(question: Question) -> Iterator[str]:
-    one, now = question.playbook, question.facts.now
-    if not one.signed_by or not question.facts.trusts(one.signed_by):
-        yield f"No key that counts here has signed {one.name}."
-    if one.valid_from is not None and now < one.valid_from:
-        yield f"{one.name} is valid from {one.valid_from:%Y-%m-%d %H:%M} on."
-    if one.valid_until is not None and now >= one.valid_until:
-        yield f"{one.name} was valid until {one.valid_until:%Y-%m-%d %H:%M}."
-    if one.stage == "draft":
-        yield f"{one.name} is a draft."
-    if one.stage == "shadow" and not question.tells:
-        yield f"{one.name} is in shadow: it shows what it would do, and does not act."
+    """What speaks against a playbook, or against one that it calls."""
+    facts, now = question.facts, question.facts.now
+    every: tuple[Playbook | Called, ...] = (question.playbook, *question.playbook.called)
+    for one in every:
+        if not one.signed_by or not facts.trusts(one.signed_by):
+            yield f"No key that counts here has signed {one.name}."
+        if one.valid_from is not None and now < one.valid_from:
+            yield f"{one.name} is valid from {one.valid_from:%Y-%m-%d %H:%M} on."
+        if one.valid_until is not None and now >= one.valid_until:
+            yield f"{one.name} was valid until {one.valid_until:%Y-%m-%d %H:%M}."
+        if one.stage == "draft":
+            yield f"{one.name} is a draft."
+        if one.stage == "shadow" and not question.tells:
+            yield f"{one.name} is in shadow: it shows what it would do, and does not act."
 
 
 def _not_now(question: Question) -> Iterator[str]:

@@ -37,7 +37,7 @@ OUTCOMES = {
     "needs approval": "waits for a yes",
     "deny": "not done",
 }
-TOLD = {"manual": "a person is asked", "playbook": "starts a plan of its own"}
+TOLD = {"manual": "a person is asked"}
 """What is no actuator."""
 
 

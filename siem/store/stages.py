@@ -10,7 +10,8 @@ from datetime import datetime
 import msgspec
 
 from cityward import InputError
-from playbooks.model import Playbook, Stage
+from playbooks.flow import STRICTEST
+from playbooks.model import Called, Playbook, Stage
 from siem.store.lines import harmless
 from siem.store.trail import Trail
 
@@ -64,11 +65,20 @@ class StageStore:
 
 
 def staged(one: Playbook, said: Mapping[str, Staged]) -> Playbook:
-    """A playbook with the stage that somebody said for this very version; otherwise its file's."""
+    """A playbook with the stage that somebody said for this very version; otherwise its file's.
+
+    It goes no further than the strictest of those it calls.
+    """
+    called = tuple(
+        msgspec.structs.replace(other, stage=_stage(other, said)) for other in one.called
+    )
+    stages = (_stage(one, said), *(other.stage for other in called))
+    return msgspec.structs.replace(one, stage=min(stages, key=STRICTEST.index), called=called)
+
+
+def _stage(one: Playbook | Called, said: Mapping[str, Staged]) -> Stage:
     word = said.get(one.id)
-    if word is None or word.version != one.version:
-        return one
-    return msgspec.structs.replace(one, stage=word.stage)
+    return word.stage if word is not None and word.version == one.version else one.stage
 
 
 def _read(db: sqlite3.Connection) -> dict[str, Staged]:
