@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -27,7 +27,8 @@ from cityward.event import LogSource
 from cityward.finding import Analytic, Severity
 from detectors.sigma import attack, bind, condition
 from detectors.sigma.condition import Condition
-from detectors.sigma.matchers import Item, Placeholders, compile_item, needs_of
+from detectors.sigma.lines import compile_item, needs_of
+from detectors.sigma.matchers import Item, Placeholders
 from detectors.sigma.rule import (
     Absence,
     Correlation,
@@ -67,12 +68,20 @@ _UNIT_S = {
 
 def load_folder(*folders: Path) -> RuleSet:
     """Load every `.yml` below folders, samples left out; faults are collected, the rest loads."""
-    return _load(file for folder in folders for file in rule_files(folder))
+    return load_over({}, *folders)
 
 
-def load_file(*files: Path) -> RuleSet:
-    """Load files; what they refer to must be among them."""
-    return _load(files)
+def load_over(texts: Mapping[str, str], *folders: Path) -> RuleSet:
+    """Load folders, and texts by name; a document of a text stands in the place of its file's."""
+    found: list[Loaded] = []
+    refused: list[RuleError] = []
+    for name, text in texts.items():
+        _take(lambda text=text, name=name: documents.parse(text, name), found, refused)  # type: ignore[misc]
+    of_files: list[Loaded] = []
+    for file in (file for folder in folders for file in rule_files(folder)):
+        _take(lambda file=file: documents.read(file), of_files, refused)  # type: ignore[misc]
+    over = {one.id for one in found}
+    return bind.bind([*(one for one in of_files if one.id not in over), *found], refused)
 
 
 def load_text(text: str | bytes, file: str = "<text>") -> RuleSet:
@@ -93,14 +102,6 @@ def rule_files(folder: Path) -> Iterator[Path]:
         is_rule = file.suffix in (".yml", ".yaml") and not file.name.endswith(SAMPLES_SUFFIX)
         if is_rule and file.is_file() and _NOT_RULES not in inner:
             yield file
-
-
-def _load(files: Iterable[Path]) -> RuleSet:
-    found: list[Loaded] = []
-    refused: list[RuleError] = []
-    for file in files:
-        _take(lambda file=file: documents.read(file), found, refused)  # type: ignore[misc]
-    return bind.bind(found, refused)
 
 
 def _take(

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from detectors.sigma.lines import compile_item
 from detectors.sigma.load import load_text
-from detectors.sigma.matchers import compile_item
 from detectors.sigma.view import View
 from tests.detectors.sigma.city import HEAD, engine, event, reasons, rule_of
 
