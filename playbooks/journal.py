@@ -10,7 +10,7 @@ remembered elsewhere, and losing every message loses no step.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol
@@ -83,6 +83,9 @@ Queue = Literal["control", "actuate", "enrich", "notify", "rollback"]
 QUEUES: tuple[Queue, ...] = ("control", "actuate", "enrich", "notify", "rollback")
 """Where the bell is rung for a run, by what its next transition does; what undoes has a worker of
 its own that nothing else can fill."""
+UNDOES: Queue = "rollback"
+Bell = Callable[[Queue, int], object]
+"""Says to workers elsewhere that so many runs of a queue may have something to do."""
 Went = Literal["", "success", "failure"]
 OrderKind = Literal["cancel", "undo", "answer"]
 EntryKind = Literal["state", "refused", "page", "cancel", "undo", "answer", "approved", "note"]
@@ -243,8 +246,14 @@ class Journal(Protocol):
         """What is in force on a target, with its run."""
         ...
 
-    def due(self, now: datetime, limit: int = 100) -> Mapping[str, Queue]:
-        """Runs that nobody has and whose time has come, the longest overdue first."""
+    def due(
+        self, now: datetime, limit: int = 100, queues: Sequence[Queue] = QUEUES
+    ) -> Mapping[str, Queue]:
+        """Runs that nobody has and whose time has come.
+
+        First all where an effect is to be undone, whatever the queues; then those of the queues,
+        the longest overdue first.
+        """
         ...
 
     def stopped(self) -> Sequence[str]:
@@ -315,14 +324,14 @@ def queue_of(run: Run) -> Queue:
     """What kind of work the next transition of a run is."""
     states = {one.state for one in run.effects}
     if "rolling_back" in states:
-        return "rollback"
+        return UNDOES
     if "intended" in states:
         acts = next(one for one in run.effects if one.state == "intended")
         if acts.command.undo:
             return "actuate"
         return "enrich" if acts.actuator == EVIDENCE else "notify"
     if "applied" in states and not any(row.state in _DECIDED for row in run.steps):
-        return "rollback"
+        return UNDOES
     return "control"
 
 

@@ -14,12 +14,13 @@ from typing import Any, Protocol
 
 import msgspec
 
-from cityward import Actuator, Command, State, TransientError, Unsafe
+from cityward import Actuator, CitywardError, Command, State, TransientError, Unsafe
 from playbooks.flow import after, decide, go_on, is_cancelled, join, state_of
 from playbooks.journal import (
     APPROVAL_LIVES,
     LEASE,
     PAGED_AFTER,
+    QUEUES,
     RUN_ENDS,
     Change,
     Effect,
@@ -119,9 +120,37 @@ class Runner:
         """The time of the journal."""
         return self._journal.now()
 
-    def reaper(self, limit: int = 100, late: timedelta = timedelta()) -> Mapping[str, Queue]:
-        """Runs whose time has come, so long ago: a lease that ran out, a timer that is due."""
-        return self._journal.due(self._journal.now() - late, limit)
+    def work(
+        self, queues: Sequence[Queue] = QUEUES, late: timedelta = timedelta()
+    ) -> Iterator[Change | None]:
+        """Make one transition after the other until none is due.
+
+        Before each the journal is asked anew, so that whatever has to be undone goes before all
+        that begins, however much of it there is.
+
+        Args:
+            queues: What kinds of work are done beside undoing.
+            late: What is due for less than that is left to others.
+
+        Yields:
+            Each transition; None for what somebody else has done meanwhile.
+
+        Raises:
+            TransientError: the journal does not answer.
+        """
+        while due := self._journal.due(self._journal.now() - late, 1, queues):
+            (run,) = due
+            try:
+                yield self.advance(run)
+            except CitywardError:
+                raise
+            except Exception:  # its lease has to run out before it is tried again: others go on
+                log.exception("Run %s does not go on.", run)
+                yield None
+
+    def due(self) -> Mapping[str, Queue]:
+        """Runs whose time has come: a lease that ran out, a timer, something that is new."""
+        return self._journal.due(self._journal.now())
 
     def _next(self, run: Run, now: datetime) -> Change:
         """The transition that is due, the end of effects before all else."""

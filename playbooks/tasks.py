@@ -1,8 +1,9 @@
 """Celery rings the runner's bell on other processors; it knows nothing, and may lose everything.
 
-A message says which run may have something to do. It may come late, five times, or never: the
-journal says what is due, and the reaper rings again. No chord, chain, `countdown`, `eta` or
-`revoke` is used for control.
+A message says only that there may be something to do. It may come late, five times, or never: the
+worker asks the journal what is due, makes one transition after the other until nothing is, and
+looks again every few seconds unasked. So the order of work is the journal's, whatever stands in a
+queue: what has to be undone first. No chord, chain, `countdown`, `eta` or `revoke` is used.
 
 References:
     Celery 5.7, "Configuration and defaults"; "Using Redis", caveats on the visibility timeout.
@@ -12,29 +13,37 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from celery import Celery
 
-from playbooks.journal import QUEUES, Queue
+from playbooks.journal import QUEUES, Change, Queue
 from playbooks.runner import Runner
 
 log = logging.getLogger(__name__)
 
-ADVANCE, REAP = "playbooks.advance", "playbooks.reap"
-REAP_EVERY_S = 5.0
+WORK, LOOK = "playbooks.work", "playbooks.look"
+LOOK_EVERY_S = 5.0
+WORK_S = 5.0
+"""A message's work begins no transition after so long; another message goes on with the rest."""
 SOFT_S, HARD_S = 45, 60
 """A transition that takes longer is ended; the next one asks the device what came of it."""
 VISIBILITY_S = 180
 """Redis gives a message anew that nobody has acknowledged for so long; a task that ran longer
 would run a second time while the first still runs, so it is three times the longest."""
 RING_S = 2.0
-"""Who rings waits so long for Redis; the reaper rings again."""
+"""Who rings waits so long for Redis."""
+SILENT_S = 5.0
+"""A Redis that did not answer is left alone for so long: the workers look by themselves."""
+RINGS_MAX = 8
+"""Messages for many runs at once; so many processes can take part from the first moment."""
 
 CONF: Mapping[str, Any] = {
-    # A message is done with when its transition is: a killed worker's is given anew.
+    # A message is done with when its work is: a killed worker's is given anew.
     "task_acks_late": True,
     "task_reject_on_worker_lost": True,
     "worker_prefetch_multiplier": 1,
@@ -69,31 +78,38 @@ CONF: Mapping[str, Any] = {
 }
 
 
-def app_of(url: str, runner: Callable[[], Runner] | None = None, *, password: str = "") -> Celery:
+def app_of(
+    url: str,
+    runner: Callable[[], Runner] | None = None,
+    *,
+    password: str = "",
+    queues: Sequence[Queue] = QUEUES,
+) -> Celery:
     """The Celery application over a Redis.
 
     Args:
         url: `redis://host:6379/0`, or `rediss://`.
         runner: Makes the runner of a process, when its first message comes; None for who rings.
         password: Of Redis.
+        queues: What a worker works for; it looks by itself through the first of them.
     """
     app = Celery("cityward", broker=_with_password(url, password), set_as_current=False)
     app.conf.update(CONF)
-    app.conf.task_routes = {REAP: {"queue": "control"}}
     app.conf.beat_schedule = {
-        "reap": {
-            "task": REAP,
-            "schedule": REAP_EVERY_S,
-            "options": {"expires": REAP_EVERY_S, "queue": "control"},
+        "look": {
+            "task": LOOK,
+            "schedule": LOOK_EVERY_S,
+            "options": {"expires": LOOK_EVERY_S, "queue": queues[0]},
         }
     }
     if runner is not None:
-        _tasks(app, runner)
+        _tasks(app, runner, queues)
     return app
 
 
-def _tasks(app: Celery, make: Callable[[], Runner]) -> None:
+def _tasks(app: Celery, make: Callable[[], Runner], queues: Sequence[Queue]) -> None:
     made: dict[int, Runner] = {}
+    bell = Bell(lambda: app)
 
     def runner() -> Runner:
         # A child of the worker must not use the connections of the process it was forked from.
@@ -102,39 +118,59 @@ def _tasks(app: Celery, make: Callable[[], Runner]) -> None:
             made[os.getpid()] = make()
         return made[os.getpid()]
 
-    @app.task(name=ADVANCE)  # type: ignore[untyped-decorator]
-    def advance(run: str) -> None:
-        if not isinstance(run, str):
-            return  # somebody else writes to our Redis
-        change = runner().advance(run)
-        if change is not None and change.wake is not None and change.wake <= runner().now():
-            ring(app, [(run, change.queue)])
+    @app.task(name=WORK)  # type: ignore[untyped-decorator]
+    def work() -> None:
+        ends_s = time.monotonic() + WORK_S
+        for change in runner().work(queues):
+            if change is not None and change.queue not in queues and _is_due(change, runner()):
+                bell(change.queue, 1)
+            if time.monotonic() > ends_s:
+                bell(queues[0], 1)
+                return
 
-    @app.task(name=REAP)  # type: ignore[untyped-decorator]
-    def reap() -> None:
-        ring(app, runner().reaper().items())
-
-
-def ring(app: Celery, runs: Iterable[tuple[str, Queue]]) -> bool:
-    """Say that runs may have something to do; False if Redis does not answer."""
-    try:
-        for run, queue in runs:
-            app.send_task(ADVANCE, args=[run], queue=queue, retry=False, ignore_result=True)
-    except Exception as error:  # of Celery, of kombu, of redis, of the system
-        log.warning("Redis does not answer, the reaper rings again: %s.", type(error).__name__)
-        return False
-    return True
+    @app.task(name=LOOK)  # type: ignore[untyped-decorator]
+    def look() -> None:
+        for queue, count in Counter(runner().due().values()).items():
+            bell(queue, count)
 
 
-def work(
-    app: Celery, *, queues: Iterable[str] = QUEUES, processes: int = 2, reaps: bool = True
-) -> int:
+def _is_due(change: Change, runner: Runner) -> bool:
+    return change.wake is not None and change.wake <= runner.now()
+
+
+class Bell:
+    """Says to workers that so many runs of a queue may have something to do.
+
+    Args:
+        app: Makes, or has, the application that rings.
+    """
+
+    def __init__(self, app: Callable[[], Celery]) -> None:
+        self._app = app
+        self._silent_until_s = 0.0
+
+    def __call__(self, queue: Queue, count: int) -> bool:
+        """Ring; False if Redis does not answer, or did not a moment ago."""
+        if time.monotonic() < self._silent_until_s:
+            return False
+        try:
+            app = self._app()
+            for _ in range(min(count, RINGS_MAX)):
+                app.send_task(WORK, queue=queue, retry=False, ignore_result=True)
+        except Exception as error:  # of Celery, of kombu, of redis, of the system
+            self._silent_until_s = time.monotonic() + SILENT_S
+            log.warning("Nobody was rung for, workers look by themselves: %s.", error)
+            return False
+        return True
+
+
+def work(app: Celery, *, queues: Sequence[Queue] = QUEUES, processes: int = 2) -> int:
     """Be a worker until SIGTERM; returns its exit code."""
     worker = app.Worker(
         queues=list(queues),
         concurrency=processes,
         pool="prefork",
-        beat=reaps,
+        beat=True,
         scheduler="celery.beat:Scheduler",  # the schedule is in the journal, no file beside it
         hostname=f"cityward-{os.getpid()}@%h",
         loglevel="WARNING",

@@ -21,6 +21,7 @@ from collectors.readers import FileReader, FolderReader, Reader, SyslogTcp, Sysl
 from collectors.recognise import recognise
 from siem import config, duties, register
 from siem.assets import Inventory, from_settings
+from siem.bell import bell_of
 from siem.config import Settings
 from siem.evidence import RINGS
 from siem.learning import SOURCE as LEARNT
@@ -147,6 +148,7 @@ def db_of(settings: Settings, inventory: Inventory, clock: Clock) -> NodeDb:
     db = NodeDb(state / "node.db", key, asset_of=inventory.find, clock=clock, is_hub=is_hub)
     # A clock that is itself turned faster is none to be held against the machine's.
     db.runs.is_steady = clock is now_utc
+    db.runs.bell = bell_of(settings)
     db.accounts.offers = HUB_ROLES if is_hub else NODE_ROLES
     return db
 

@@ -1,30 +1,32 @@
 """Findings start runs, and runs go on: the node's own driver of the runner.
 
 A thread beside the path: it follows the findings with a cursor, so that none is missed whatever
-was killed, and calls `advance` for every run whose time has come. With a Redis it only rings its
-bell, and goes on itself with what nobody has looked at for a while.
+was killed, and makes the transitions of every run whose time has come. A second thread only
+undoes, so that no slow step of another holds it up. With a Redis workers are rung for, and the
+node itself goes on with what nobody has looked at for a while.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from cityward import CitywardError, ConfigError
+from cityward import CitywardError
 from cityward.when import compile_when
 from playbooks import plan as planning
 from playbooks import safety
 from playbooks.flow import group_of, new_run
-from playbooks.journal import Queue, Run
+from playbooks.journal import QUEUES, UNDOES, Queue, Run
 from playbooks.model import Check, Plan, Planned, Playbook, Step
 from playbooks.runner import Runner
 from siem import evidence
 from siem.actuators import actuators_of, specs
+from siem.bell import redis_password
 from siem.config import Settings
 from siem.facts import book_of, stop_file
 from siem.playbooks import playbooks_of
@@ -36,15 +38,15 @@ log = logging.getLogger(__name__)
 
 CURSOR = "response_changes"
 AT_ONCE = 50
-"""Findings, and runs, that one turn looks at."""
+"""Findings that one turn looks at."""
+TURN_S = 1.0
+"""So long a turn makes transitions before it looks at the findings again."""
 PAUSE_S = 0.5
 LATE = timedelta(seconds=15)
 """With workers elsewhere the node goes on itself with what is so late."""
 STOP_S = 3.0
 OVER = ("resolved", "archived", "deleted", "suppressed")
 """Findings in these states start nothing."""
-
-Bell = Callable[[Sequence[tuple[str, Queue]]], object]
 
 
 class Shelf:
@@ -87,56 +89,34 @@ class Shelf:
         return safety.gate(planned, run.playbook, run.finding, now, consent)
 
 
-def bell_of(settings: Settings, environment: Mapping[str, str] = os.environ) -> Bell | None:
-    """What rings for workers elsewhere; None: there is no Redis.
-
-    Raises:
-        ConfigError: the variable with its password is not set.
-    """
-    if not settings.response.redis:
-        return None
-    from playbooks import tasks
-
-    app = tasks.app_of(settings.response.redis, password=redis_password(settings, environment))
-    return lambda runs: tasks.ring(app, runs)
-
-
-def redis_password(settings: Settings, environment: Mapping[str, str] = os.environ) -> str:
-    """The password of Redis; empty if none is named.
-
-    Raises:
-        ConfigError: its variable is not set.
-    """
-    name = settings.response.redis_secret_env
-    if name and not environment.get(name):
-        raise ConfigError(f"{name} is not set", "response.redis_secret_env", "Set the variable.")
-    return environment[name] if name else ""
-
-
 class Response:
-    """The driver in a thread of its own; `start` and `stop` are the node's.
+    """The driver in two threads of its own; `start` and `stop` are the node's.
 
     Args:
         db: Findings and journal.
         shelf: Which playbooks there are.
-        runner: Makes one transition; None where only workers do.
-        bell: Rings for them.
+        runner: Makes transitions.
+        undoer: Makes those of the thread that undoes; its actuators are no other thread's.
     """
 
-    def __init__(self, db: NodeDb, shelf: Shelf, runner: Runner, bell: Bell | None = None) -> None:
+    def __init__(self, db: NodeDb, shelf: Shelf, runner: Runner, undoer: Runner) -> None:
         self._db = db
         self._shelf = shelf
         self._runner = runner
-        self._bell = bell
+        self._undoer = undoer
+        # With workers elsewhere the node only goes on with what they have left.
+        self._late = LATE if db.runs.bell is not None else timedelta()
         self._ended = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._is_failing = False
+        self._threads: list[threading.Thread] = []
+        self._failing: set[str] = set()
 
     def start(self) -> None:
         """Follow the findings from now on, and go on with what is open."""
         self.begin()
-        self._thread = threading.Thread(target=self._turns, name="response", daemon=True)
-        self._thread.start()
+        for turn, name in ((self.turn, "response"), (self.undo, "undoing")):
+            thread = threading.Thread(target=self._turns, args=(turn,), name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
     def begin(self) -> None:
         """Findings of before the first start began no run, and begin none now."""
@@ -147,78 +127,79 @@ class Response:
             self._db.keep_setting(CURSOR, str(at).encode())
 
     def stop(self) -> None:
-        """End after the transition under way; the journal knows the rest."""
+        """End after the transitions under way; the journal knows the rest."""
         self._ended.set()
-        if self._thread is not None:
-            self._thread.join(STOP_S)
+        for thread in self._threads:
+            thread.join(STOP_S)
 
-    def _turns(self) -> None:
+    def _turns(self, turn: Callable[[], bool]) -> None:
         while not self._ended.is_set():
-            if not self.turn():
+            try:
+                did = turn()
+            except Exception:  # it must go on, whatever it was: effects have to end
+                if turn.__name__ not in self._failing:
+                    log.exception("Responses do not go on; they are tried again.")
+                self._failing.add(turn.__name__)
+                did = False
+            else:
+                self._failing.discard(turn.__name__)
+            if not did:
                 self._ended.wait(PAUSE_S)
 
     def turn(self) -> bool:
         """New findings, then runs that are due; False if there was nothing to do."""
-        try:
-            did = self._findings()
-            did = self._advance() or did
-        except Exception as error:  # it must go on, whatever it was: effects have to end
-            if not self._is_failing:
-                log.exception("Responses do not go on; they are tried again.")
-            self._is_failing = True
-            return isinstance(error, ConfigError)
-        self._is_failing = False
-        return did
+        did = self._findings()
+        return self._work(self._runner, QUEUES) or did
 
-    def _advance(self) -> bool:
-        late = timedelta() if self._bell is None else LATE
-        due = self._runner.reaper(AT_ONCE, late)
-        for run in due:
-            if self._ended.is_set():
+    def undo(self) -> bool:
+        """Only what has to be undone; False if there was nothing."""
+        return self._work(self._undoer, (UNDOES,))
+
+    def _work(self, runner: Runner, queues: Sequence[Queue]) -> bool:
+        did, ends_s = False, time.monotonic() + TURN_S
+        for _ in runner.work(queues, self._late):
+            did = True
+            if self._ended.is_set() or time.monotonic() > ends_s:
                 break
-            self._runner.advance(run)
-        return bool(due)
+        return did
 
     def _findings(self) -> bool:
         """Start what fits the findings that were written since; the cursor moves behind them."""
         at = int(self._db.setting(CURSOR) or b"0")
         changes = self._db.changes_after(at, AT_ONCE)
-        begun: list[tuple[str, Queue]] = []
         for _, id in changes:
             finding = self._db.get(id)
             if finding is not None and finding.get("finding.status") not in OVER:
-                begun += [(run, "control") for run in self._begin(finding)]
+                self._begin(finding)
         if changes:
             self._db.keep_setting(CURSOR, str(changes[-1][0]).encode(), replace=True)
-        if begun and self._bell is not None:
-            self._bell(begun)
         return bool(changes)
 
-    def _begin(self, finding: Document) -> Iterator[str]:
+    def _begin(self, finding: Document) -> None:
         for playbook in self._shelf.fitting(finding):
             try:
-                if run := self._begun(playbook, finding):
-                    yield run
+                self._run(playbook, finding)
             except CitywardError as error:
                 log.warning("Playbook %s did not start: %s.", playbook.name, error.what)
 
-    def _begun(self, playbook: Playbook, finding: Document) -> str:
-        """The run of a playbook for a finding; empty: there is one, or it would be too often."""
+    def _run(self, playbook: Playbook, finding: Document) -> None:
+        """Start a playbook for a finding, unless it did already, or would run too often."""
         runs, now = self._db.runs, self._db.runs.now()
         group = group_of(playbook, finding)
         last, rate = runs.last_of(group), playbook.rate
         id = run_id(playbook, finding)
         if runs.get(id) is not None or (last is not None and now - last < rate.cooldown):
-            return ""
+            return
         if (
             runs.runs_but(playbook.id, now - timedelta(hours=1), "") >= rate.per_hour
             or runs.open_but(playbook.id, "") >= rate.at_once
         ):
             log.warning("Playbook %s fits more findings than it may run for.", playbook.name)
-            return ""
+            return
         plan = self._shelf.plan(playbook, finding)
-        run = new_run(id, playbook, plan, now, finding=finding, group=group, stage=playbook.stage)
-        return id if runs.start(run) else ""
+        runs.start(
+            new_run(id, playbook, plan, now, finding=finding, group=group, stage=playbook.stage)
+        )
 
 
 def run_id(playbook: Playbook, finding: Mapping[str, Any]) -> str:
@@ -231,9 +212,10 @@ def response_of(settings: Settings, db: NodeDb, events: Events) -> Response | No
     """The driver of a node, not yet started; None: responses are off.
 
     Raises:
-        ConfigError: an actuator or Redis is set up wrongly.
+        ConfigError: an actuator is set up wrongly, or the password of Redis is not there.
     """
     if not settings.response.on:
         return None
+    redis_password(settings)
     shelf = Shelf(settings, db, events)
-    return Response(db, shelf, shelf.runner(), bell_of(settings))
+    return Response(db, shelf, shelf.runner(), Shelf(settings, db, events).runner())

@@ -9,17 +9,17 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from cityward import ConfigError
-from playbooks.journal import QUEUES, Queue
+from playbooks.journal import QUEUES, UNDOES, Queue
 from playbooks.runner import Runner
 from siem import assembly
 from siem.assets import from_settings
+from siem.bell import redis_password
 from siem.commands.common import ConfigFile, settings_of
 from siem.config import Settings
 from siem.logs import log_to
 from siem.node import now_utc
-from siem.response import Shelf, redis_password
+from siem.response import Shelf
 
-ROLLBACK = "rollback"
 END_S = 35.0
 """A little longer than what a worker takes for the transitions under way."""
 
@@ -48,15 +48,18 @@ def worker(
         what = "no Redis is named, so the node runs its playbooks itself"
         raise ConfigError(what, f"response.redis ({file})", "Name one, or start no worker.")
     log_to(settings)
-    password = redis_password(settings)
-    app = tasks.app_of(settings.response.redis, lambda: _runner(settings), password=password)
+    mine = queues or tuple(one for one in QUEUES if one != UNDOES)
+    app = tasks.app_of(
+        settings.response.redis,
+        lambda: _runner(settings),
+        password=redis_password(settings),
+        queues=mine,
+    )
     if queues:
-        reaps = "control" in queues
-        return tasks.work(app, queues=queues, processes=processes, reaps=reaps)
+        return tasks.work(app, queues=mine, processes=processes)
     undoing = _undoing(file)
     try:
-        others = [one for one in QUEUES if one != ROLLBACK]
-        return tasks.work(app, queues=others, processes=processes, reaps=True)
+        return tasks.work(app, queues=mine, processes=processes)
     finally:
         undoing.terminate()
         try:
@@ -67,7 +70,7 @@ def worker(
 
 def _undoing(file: str) -> subprocess.Popen[bytes]:
     """The worker of the queue `rollback`."""
-    words = [sys.executable, "-m", "siem.cli", "worker", "--queues", ROLLBACK, "--processes", "1"]
+    words = [sys.executable, "-m", "siem.cli", "worker", "--queues", UNDOES, "--processes", "1"]
     return subprocess.Popen([*words, "--config", file], start_new_session=True)
 
 

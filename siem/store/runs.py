@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,8 +24,11 @@ from cityward import InputError, Target, TransientError
 from playbooks.journal import (
     LEASE,
     ORDERS,
+    QUEUES,
     RUN_ENDS,
+    UNDOES,
     Approval,
+    Bell,
     Change,
     Effect,
     Entry,
@@ -48,7 +52,7 @@ CREATE TABLE runs (
     queue TEXT NOT NULL DEFAULT 'control',
     plan_hash TEXT NOT NULL, plan BLOB NOT NULL, document BLOB NOT NULL
 ) WITHOUT ROWID;
-CREATE INDEX runs_due ON runs (wake) WHERE is_open = 1;
+CREATE INDEX runs_due ON runs (queue, wake) WHERE is_open = 1;
 CREATE INDEX runs_open ON runs (grp) WHERE is_open = 1;
 CREATE INDEX runs_by_playbook ON runs (playbook, made);
 CREATE INDEX runs_by_finding ON runs (finding);
@@ -65,6 +69,8 @@ CREATE TABLE effects (
 ) WITHOUT ROWID;
 CREATE INDEX effects_by_run ON effects (run);
 CREATE INDEX effects_in_force ON effects (actuator, target)
+    WHERE state IN ('intended', 'applied', 'rolling_back');
+CREATE INDEX effects_due ON effects (until)
     WHERE state IN ('intended', 'applied', 'rolling_back');
 CREATE TABLE run_approvals (
     run TEXT NOT NULL REFERENCES runs(id) ON DELETE CASCADE, plan_hash TEXT NOT NULL,
@@ -97,8 +103,11 @@ TEXT_MAX = 2_000
 CLOCK = "journal_clock"
 BREAKER = "breaker_closed:"
 """Begin of the names of the numbers that say when a breaker was last closed."""
+_FREE = "is_open = 1 AND wake <= ? AND (lease_until <= ? OR lease_until > ?)"
+"""Nobody has it; a lease that ends later than any can is of a clock that was set back since."""
 _LONGEST = timedelta(days=31)
 """A run that began so long ago has no step that fails now."""
+_TAKEN_BACK: Mapping[str, Queue] = {"cancel": UNDOES, "undo": UNDOES}
 _TOKEN = "run_token"
 _TOKENS_BACK = 1_000_000
 
@@ -172,6 +181,8 @@ class RunStore:
         handed in is itself turned faster."""
         self.stop_file: Path | None = None
         """A file that stops everything while it is there."""
+        self.bell: Bell | None = None
+        """Rings for workers when people or findings give a run something to do."""
 
     # ---- Time
 
@@ -204,6 +215,7 @@ class RunStore:
         """A transaction that outlives every process, but perhaps not a loss of power.
 
         Claims and tokens are for runners; after a loss of power there is none to be told apart.
+        And what a transition has seen of the world is seen again by the one that is made anew.
         """
         connection = self._reading()
         connection.execute("PRAGMA synchronous = NORMAL")
@@ -212,6 +224,16 @@ class RunStore:
                 yield db
         finally:
             connection.execute("PRAGMA synchronous = FULL")
+
+    @contextmanager
+    def _at_once(self) -> Iterator[sqlite3.Connection]:
+        """What stands in the journal at one moment."""
+        db = self._reading()
+        db.execute("BEGIN")
+        try:
+            yield db
+        finally:
+            db.rollback()
 
     # ---- The runner
 
@@ -241,12 +263,13 @@ class RunStore:
                     what = f"{run.id} by playbook {run.playbook.name}"
                     self._trail.add(db, run.asked_by, "response: started", what, run.made)
             fault("run-start")
+        if made:
+            self._ring("control")
         return bool(made)
 
     def claim(self, run: str, now: datetime, lease: timedelta = LEASE) -> Run | None:
         """Take a run for one transition; None if none is due or somebody has it."""
-        # A lease that ends later than any can is of a clock that was set back since.
-        free = "id = ? AND is_open = 1 AND wake <= ? AND (lease_until <= ? OR lease_until > ?)"
+        free = f"id = ? AND {_FREE}"
         at = (run, micros(now), micros(now), micros(now + lease))
         if not _one(self._reading(), f"SELECT 1 FROM runs WHERE {free}", *at):
             return None
@@ -260,9 +283,9 @@ class RunStore:
                 f" (SELECT value FROM numbers WHERE name = '{_TOKEN}') WHERE {free}",
                 (micros(now + lease), *at),
             ).rowcount
-            found = _run(db, run) if taken else None
         fault("run-claimed")
-        return found
+        # Behind the claim: who cannot be read holds up nobody until the lease is over.
+        return self.get(run) if taken else None
 
     def record(self, change: Change) -> None:
         """Write a transition and let the run go.
@@ -276,7 +299,7 @@ class RunStore:
         is_over = state in RUN_ENDS
         now = micros(self.now())
         fault(f"run-before-{_edge(change)}")
-        with self._writing() as db:
+        with self._writing() if _lasts(change) else self._unsynced() as db:
             taken = db.execute(
                 "UPDATE runs SET lease_until = 0, state = ?, is_open = ?, wake = ?, ended = ?,"
                 " queue = ? WHERE id = ? AND token = ? AND is_open = 1",
@@ -296,11 +319,12 @@ class RunStore:
             _write_effects(db, run.id, change.effects)
             _write_entries(db, run.id, change.entries)
             # What a person said while it was under way is looked at next.
-            db.execute(
-                "UPDATE runs SET wake = ? WHERE id = ? AND is_open = 1 AND EXISTS (SELECT 1 FROM"
-                " run_events WHERE run = ? AND number > ? AND person <> '')",
-                (now, run.id, run.id, run.seen),
+            said = db.execute(
+                "SELECT kind FROM run_events WHERE run = ? AND number > ? AND person <> ''",
+                (run.id, run.seen),
             )
+            for kind in said.fetchall():
+                _wake(db, run.id, kind[0], now)
         fault(f"run-after-{_edge(change)}")
 
     @contextmanager
@@ -335,19 +359,37 @@ class RunStore:
         )
         return [(row["run"], msgspec.json.decode(row["document"], type=Effect)) for row in rows]
 
-    def due(self, now: datetime, limit: int = 100) -> Mapping[str, Queue]:
-        """Runs that nobody has and whose time has come, the longest overdue first."""
-        rows = self._reading().execute(
-            "SELECT id, queue FROM runs WHERE is_open = 1 AND wake <= ?"
-            " AND (lease_until <= ? OR lease_until > ?) ORDER BY wake LIMIT ?",
-            (micros(now), micros(now), micros(now + LEASE), limit),
-        )
-        return {row["id"]: row["queue"] for row in rows}
+    def due(
+        self, now: datetime, limit: int = 100, queues: Sequence[Queue] = QUEUES
+    ) -> Mapping[str, Queue]:
+        """Runs that nobody has and whose time has come.
 
-    def next_due(self) -> datetime | None:
-        """When the next run has to be looked at."""
-        row = _one(self._reading(), "SELECT min(wake) AS wake FROM runs WHERE is_open = 1")
-        return from_micros(row["wake"]) if row and row["wake"] is not None else None
+        First all where an effect is to be undone, whatever the queues; then those of the queues,
+        the longest overdue first.
+        """
+        db, at = self._reading(), (micros(now), micros(now), micros(now + LEASE))
+        over = db.execute(
+            "SELECT runs.id FROM effects JOIN runs ON runs.id = effects.run"
+            " WHERE effects.state IN ('intended', 'applied', 'rolling_back')"
+            f" AND effects.until <= ? AND {_FREE} ORDER BY effects.until LIMIT ?",
+            (micros(now), *at, limit),
+        )
+        found: dict[str, Queue] = {row["id"]: UNDOES for row in over}
+        begins: list[tuple[int, str, Queue]] = []
+        for queue in dict.fromkeys((UNDOES, *queues)):
+            if len(found) >= limit:
+                break
+            rows = db.execute(
+                f"SELECT id, wake FROM runs WHERE queue = ? AND {_FREE} ORDER BY wake LIMIT ?",
+                (queue, *at, limit),
+            )
+            if queue == UNDOES:
+                found |= {row["id"]: UNDOES for row in rows}
+            else:
+                begins += [(row["wake"], row["id"], queue) for row in rows]
+        for _, id, queue in sorted(begins):
+            found.setdefault(id, queue)
+        return dict(islice(found.items(), limit))
 
     def stopped(self) -> Sequence[str]:
         """Kill switches that are on: `global`, `playbook:…`, `actuator:…`; rows and the file."""
@@ -377,6 +419,7 @@ class RunStore:
             )
             what = f"plan {plan_hash[:12]}, as {role}{why and f': {why}'}"
             self._order(db, run, Entry(kind="approved", what=what, by=by, time=now))
+        self._ring("control")
         return True
 
     def order(self, run: str, kind: OrderKind, by: str, what: str, about: str = "") -> bool:
@@ -395,11 +438,16 @@ class RunStore:
             by, what, about = harmless((by, what[:TEXT_MAX], about))
             said = Entry(kind=kind, about=about, what=what, by=by, time=self.now())
             self._order(db, run, said)
+        self._ring(_TAKEN_BACK.get(kind, "control"))
         return True
+
+    def _ring(self, queue: Queue) -> None:
+        if self.bell is not None:
+            self.bell(queue, 1)
 
     def _order(self, db: sqlite3.Connection, run: str, said: Entry) -> None:
         _write_entries(db, run, (said,))
-        db.execute("UPDATE runs SET wake = ? WHERE id = ?", (micros(said.time), run))
+        _wake(db, run, said.kind, micros(said.time))
         about = f"{run} {said.about} {said.what}"
         self._trail.add(db, said.by, f"response: {said.kind}", about, said.time)
 
@@ -430,7 +478,8 @@ class RunStore:
 
     def get(self, run: str) -> Run | None:
         """One run as it stands."""
-        return _run(self._reading(), run)
+        with self._at_once() as db:
+            return _run(db, run)
 
     def all(
         self, *, open_only: bool = False, finding: str = "", limit: int = 200, offset: int = 0
@@ -488,25 +537,6 @@ class RunStore:
             )
             for row in rows.fetchall()
         ]
-
-    def runs_since(self, playbook: str, since: datetime) -> int:
-        """How many runs of a playbook began since then."""
-        row = _one(
-            self._reading(),
-            "SELECT count(*) AS count FROM runs WHERE playbook = ? AND made >= ?",
-            playbook,
-            micros(since),
-        )
-        return int(row["count"]) if row else 0
-
-    def open_of(self, playbook: str) -> int:
-        """How many runs of a playbook are open."""
-        row = _one(
-            self._reading(),
-            "SELECT count(*) AS count FROM runs WHERE playbook = ? AND is_open = 1",
-            playbook,
-        )
-        return int(row["count"]) if row else 0
 
     def last_of(self, group: str) -> datetime | None:
         """When the last run of a group began."""
@@ -621,11 +651,6 @@ class RunStore:
         rows = self._reading().execute("SELECT state, count(*) AS n FROM runs GROUP BY state")
         return {row["state"]: row["n"] for row in rows}
 
-    def effect_counts(self) -> dict[str, int]:
-        """Effects by state."""
-        rows = self._reading().execute("SELECT state, count(*) AS n FROM effects GROUP BY state")
-        return {row["state"]: row["n"] for row in rows}
-
     def retain(self, db: sqlite3.Connection, now: datetime) -> None:
         """Let go of runs that are long over; an open run never goes."""
         db.execute("DELETE FROM runs WHERE is_open = 0 AND ended < ?", (micros(now - KEPT),))
@@ -737,6 +762,22 @@ def _write_entries(db: sqlite3.Connection, run: str, entries: Sequence[Entry]) -
         " run_events WHERE run = ? ORDER BY number DESC LIMIT 1 OFFSET ?)",
         (run, run, HISTORY_MAX),
     )
+
+
+def _wake(db: sqlite3.Connection, run: str, kind: str, now: int) -> None:
+    """What a person wants of a run is due now; what they want undone, before all that begins."""
+    db.execute("UPDATE runs SET wake = ? WHERE id = ? AND is_open = 1", (now, run))
+    if queue := _TAKEN_BACK.get(kind):
+        db.execute("UPDATE runs SET queue = ? WHERE id = ?", (queue, run))
+
+
+def _lasts(change: Change) -> bool:
+    """Whether a transition must outlive a loss of power.
+
+    What is intended must, before the world is touched: it says what to ask the device for. What
+    cannot be asked for must, so that no mail is sent again. All else is found anew by asking.
+    """
+    return any(one.state in ("intended", "done") for one in change.effects)
 
 
 def _edge(change: Change) -> str:

@@ -65,12 +65,11 @@ def _node_rate() -> float:
     with tempfile.TemporaryDirectory(prefix="cityward-bench-") as name:
         folder = Path(name)
         db = journal_at(folder)
-        runner, made = _runner(folder, db.runs), 0
+        runner = _runner(folder, db.runs)
         for number in range(RUNS):
             db.runs.start(run_of(book(BOX_S), f"run-{number}", db.runs.now()))
         began_s = time.perf_counter()
-        while due := runner.reaper(RUNS):
-            made += sum(runner.advance(run) is not None for run in due)
+        made = sum(change is not None for change in runner.work())
         rate = made / (time.perf_counter() - began_s)
         db.close()
     return rate
@@ -89,7 +88,7 @@ def _celery_rate(processes: int) -> float:
             for number in range(RUNS):
                 db.runs.start(run_of(book(BOX_S), f"run-{number}", db.runs.now()))
             began_s = time.perf_counter()
-            tasks.ring(tasks.app_of(red.url), [(f"run-{n}", "control") for n in range(RUNS)])
+            _ring(red.url, RUNS)
             while db.runs.counts().get("waiting", 0) < RUNS + 1:
                 time.sleep(0.02)
             seconds = time.perf_counter() - began_s
@@ -99,11 +98,15 @@ def _celery_rate(processes: int) -> float:
     return RUNS * (4 * len(STEPS) + 1) / seconds
 
 
+def _ring(url: str, count: int) -> None:
+    tasks.Bell(lambda: tasks.app_of(url))("control", count)
+
+
 def _until(runs: RunStore, id: str, count: int, url: str) -> float:
     """Start a run and wait until it has put so many effects in force; seconds it took."""
     began_s = time.perf_counter()
     runs.start(run_of(book(BOX_S), id, runs.now()))
-    tasks.ring(tasks.app_of(url), [(id, "control")])
+    _ring(url, 1)
     while sum(one.run == id and one.effect.state == "applied" for one in runs.in_force()) < count:
         time.sleep(0.01)
     while runs.counts().get("waiting", 0) < 1:
@@ -155,7 +158,7 @@ def _recovery() -> float:
         device = Recorder(folder / "device")
         try:
             db.runs.start(run_of(book(BOX_S), "run-0", db.runs.now()))
-            tasks.ring(tasks.app_of(red.url), [("run-0", "control")])
+            _ring(red.url, 1)
             while not device.calls():
                 time.sleep(0.005)
             began_s = time.perf_counter()

@@ -31,7 +31,7 @@ from celery import Celery
 
 from cityward import Actuator, Command, Target
 from playbooks import tasks
-from playbooks.journal import RUN_ENDS
+from playbooks.journal import QUEUES, RUN_ENDS, UNDOES, Queue
 from playbooks.model import Playbook
 from playbooks.runner import Runner
 from siem.store import faults
@@ -44,6 +44,7 @@ LEASE = timedelta(seconds=3)
 STEPS = ("one", "two", "three")
 LATE_S = 30.0
 """An effect is undone so long after its end at the latest, with everything being killed."""
+OTHERS = tuple(one for one in QUEUES if one != UNDOES)
 EDGES = (
     *("run-claimed", "run-turn", "run-acted"),
     *(
@@ -129,21 +130,14 @@ def work(folder: Path, driver: str, url: str) -> None:
     if driver == "node":
         runner = runner_at(folder)
         while True:
-            due = list(runner.reaper(50))
-            for run in random.sample(due, len(due)):
-                runner.advance(run)
-            time.sleep(0 if due else 0.1)
-    queues = ["rollback"] if driver == "rollback" else [*tasks.QUEUES]
-    tasks.REAP_EVERY_S = 2.0
-    app = (
-        naive_app(folder, url)
-        if driver == "naive"
-        else tasks.app_of(url, lambda: runner_at(folder))
-    )
-    app.conf.beat_schedule = {
-        name: {**one, "schedule": 2.0} for name, one in (app.conf.beat_schedule or {}).items()
-    }
-    tasks.work(app, queues=queues, processes=2, reaps=driver == "celery")
+            made = sum(1 for _ in runner.work())
+            time.sleep(0 if made else 0.1)
+    queues: tuple[Queue, ...] = (UNDOES,) if driver == "undoing" else OTHERS
+    if driver == "naive":
+        app = naive_app(folder, url)
+    else:
+        app = tasks.app_of(url, lambda: runner_at(folder), queues=queues)
+    tasks.work(app, queues=queues, processes=1 if driver == "undoing" else 2)
 
 
 def naive_app(folder: Path, url: str) -> Celery:
@@ -226,7 +220,7 @@ class Workers:
         self.url = url
         self.drivers = [driver] * count
         if driver == "celery":
-            self.drivers[-1] = "rollback" if count > 1 else "celery"
+            self.drivers[-1] = "undoing" if count > 1 else "celery"
         self.processes: list[subprocess.Popen[bytes] | None] = [None] * count
 
     def tend(self, fault: str = "") -> int:
@@ -329,7 +323,7 @@ def storm(
         while time.monotonic() - began_s < within_s:
             if made < kills:
                 made += _strike(made, crew, redis, folder, edges, chance)
-                _repeat(db, app, driver, chance)
+                _repeat(app, driver, chance)
             else:
                 crew.tend()
                 (folder / "step").unlink(missing_ok=True)
@@ -349,7 +343,7 @@ def _start(db: NodeDb, app: Celery | None, driver: str, runs: int, box_s: float)
             continue
         db.runs.start(run_of(steps, id, db.runs.now()))
     if app is not None and driver == "celery":
-        tasks.ring(app, [(f"run-{number}", "control") for number in range(runs)])
+        tasks.Bell(lambda: app)("control", runs)
 
 
 def _strike(
@@ -386,12 +380,10 @@ def _killed_tree(crew: Workers, chance: random.Random) -> int:
     return 1
 
 
-def _repeat(db: NodeDb, app: Celery | None, driver: str, chance: random.Random) -> None:
-    """Deliver the message of a run five times."""
+def _repeat(app: Celery | None, driver: str, chance: random.Random) -> None:
+    """Deliver a message five times."""
     if app is not None and driver == "celery":
-        open_ = list(db.runs.due(db.runs.now(), 20))
-        if open_:
-            tasks.ring(app, [(chance.choice(open_), "control")] * 5)
+        tasks.Bell(lambda: app)(chance.choice(QUEUES), 5)
 
 
 def _is_over(db: NodeDb, device: Recorder, driver: str, runs: int) -> bool:
