@@ -79,6 +79,7 @@ LISTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "/playbooks": ("playbooks", ()),
     "/playbooks/{playbook_id}": ("playbooks", ()),
     "/playbooks/{playbook_id}/plan": ("plan", ("finding",)),
+    "/runs": ("playbooks", ("limit", "offset")),
     "/runs/{run_id}": ("playbooks", ()),
     "/approvals": ("approvals", ()),
     "/approvals/{run_id}": ("approvals", ()),

@@ -41,6 +41,7 @@ from siem.console.playbooks import Playbooks
 from siem.console.protocol import Cased, Console
 from siem.console.routes import Routes
 from siem.console.rules import Rules
+from siem.console.runs import Runs
 from siem.console.shared import Shared
 from siem.console.sharing import Sharing
 from siem.console.site import HERE, Fault, NodeSite, Site, see_other
@@ -172,6 +173,7 @@ def _response_routes(app: FastAPI, site: NodeSite) -> None:
         {
             "/playbooks": playbooks.listing,
             "/approvals": approvals.listing,
+            "/runs": Runs(site).listing,
             "/in-force": playbooks.in_force,
         },
     )

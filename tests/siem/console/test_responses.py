@@ -284,6 +284,23 @@ def test_a_run_shows_plan_checks_journal_and_the_time_left(
     assert client.get(f"/runs/{run.id}.json").json()["plan"]["finding"] == FINDING
 
 
+def test_runs_are_listed_the_newest_first_a_page_at_a_time(
+    client: TestClient, node: fake.FakeNode
+) -> None:
+    assert "No playbook has run." in client.get("/runs").text
+    for finding, name in ((FINDING, "first"), (OTHER, "second")):
+        node.response.applied(SCANNER, finding, "i.vasko", name)
+        node.clock += timedelta(minutes=1)
+
+    newest = client.get("/runs.json?limit=1").json()
+    oldest = client.get("/runs.json?limit=1&offset=1").json()
+
+    assert [one["run"] for one in (*newest["rows"], *oldest["rows"])] == ["second", "first"]
+    assert oldest["rows"][0]["in_force"] == 1
+    assert "Next 1" in client.get("/runs?limit=1").text
+    assert "Next" not in client.get("/runs?limit=1&offset=1").text
+
+
 @pytest.mark.parametrize("act", ["cancel", "nothing"])
 def test_cancelling_needs_a_reason_and_an_unknown_act_is_said(
     act: str, client: TestClient, node: fake.FakeNode
@@ -308,6 +325,7 @@ def test_stop_all_stands_on_every_page_of_this_part_until_somebody_releases_it(
         "/playbooks",
         f"/playbooks/{SCANNER}",
         "/approvals",
+        "/runs",
         "/in-force",
         f"/runs/{run.id}",
     ):

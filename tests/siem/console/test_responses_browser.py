@@ -21,6 +21,7 @@ PATHS = (
     "/playbooks",
     f"/playbooks/{VENDOR}",
     f"/playbooks/{SCANNER}/plan?finding={FINDING}",
+    "/runs",
     "/runs/run-held",
     "/in-force",
 )

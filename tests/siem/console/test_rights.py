@@ -35,6 +35,7 @@ RIGHTS: dict[str, tuple[tuple[str, ...], str]] = {
     "GET /playbooks": (READERS, "read"),
     "GET /playbooks/{playbook_id}": (READERS, "read"),
     "GET /playbooks/{playbook_id}/plan": (("analyst",), "respond"),
+    "GET /runs": (READERS, "read"),
     "GET /runs/{run_id}": (READERS, "read"),
     "GET /approvals": (READERS, "read"),
     "GET /approvals/{run_id}": (READERS, "read"),
