@@ -7,11 +7,11 @@ import logging
 import os
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -30,10 +30,15 @@ from siem.modes import Modes
 from siem.modes import of_settings as modes_of
 from siem.node import Clock, Node, Source, now_utc
 from siem.refusals import ResponseWatch
+from siem.ruleset import rules_of, stamp, states_of, switched_off, with_rules
 from siem.store.embedded import NodeDb
 from siem.store.events import EventStore
 from siem.store.faults import fault
-from siem.store.protocol import HUB_ROLES, NODE_ROLES, OFF_IN_SETTINGS, RuleState
+from siem.store.protocol import HUB_ROLES, NODE_ROLES
+
+if TYPE_CHECKING:
+    from detectors.sigma.engine import Engine
+    from detectors.sigma.rule import RuleSet
 
 log = logging.getLogger(__name__)
 
@@ -44,22 +49,6 @@ FOLDER_SAMPLE = 20
 """How many files of a folder are looked at to recognise them."""
 
 SECRET_BYTES = 32
-
-SWITCHED = "switched off by"
-
-RULES_FOLDER = Path(__file__).parent.parent / "rules"
-"""The rule library that comes with cityward."""
-HUB_RULES = RULES_FOLDER / "hub"
-"""Those of a hub, over shared findings; a node has no use for them."""
-
-
-def _node_rules() -> Iterator[Path]:
-    for folder in sorted(RULES_FOLDER.iterdir()):
-        if folder.is_dir() and folder != HUB_RULES and not folder.name.startswith("_"):
-            yield folder
-
-
-NODE_RULES = tuple(_node_rules())
 
 
 def node_of(
@@ -90,6 +79,8 @@ def node_of(
     )
     modes = Modes(settings.mode)
     off: dict[str, str] = {}
+    seen = stamp(settings, db)
+    detectors = detectors_of(settings, rules_of(settings, db))
 
     def reread() -> None:
         """Take up what people have approved, corrected, announced and switched."""
@@ -99,13 +90,17 @@ def node_of(
         inventory.use(register.known(settings, kept))
         learner.load(kept, db.inventory.conduits(), db.inventory.learning())
         modes.use([*modes_of(settings), *db.inventory.entries()])
-        if engine is not None:
-            engine.use_placeholders(inventory.placeholders(settings.lists))
+        nonlocal seen
+        if seen != (now := stamp(settings, db)):
+            detectors[0] = with_rules(engine(), rules_of(settings, db))
+            seen = now
+        engine().use_placeholders(inventory.placeholders(settings.lists))
 
-    engine: Any = None
+    def engine() -> Engine:
+        """The Sigma engine; another one after each change of the rules."""
+        return cast("Engine", detectors[0])
+
     reread()
-    detectors, states = detectors_of(settings, inventory, off)
-    engine = detectors[0]
     open_cases = partial(db.cases.all, open_only=True)
     detectors += [duties.DutyWatch(deadlines_of(settings), open_cases), ResponseWatch(db.runs)]
     return Node(
@@ -121,10 +116,11 @@ def node_of(
         findings_days=settings.retention.findings_days,
         clock=clock,
         event_time=event_time,
-        rule_states=states,
+        rule_states=lambda: states_of(engine(), off),
         off=off.keys(),
         learner=learner,
         modes=modes,
+        version=lambda: (db.inventory.version(), stamp(settings, db)),
         reread=reread,
     )
 
@@ -185,83 +181,18 @@ def deadlines_of(settings: Settings) -> duties.Duties:
     return duties.load(path)
 
 
-def detectors_of(
-    settings: Settings, inventory: Inventory, off: Mapping[str, str] | None = None
-) -> tuple[list[Detector], Callable[[], list[RuleState]]]:
-    """The rules and the models that run, and what is known of each rule."""
+def detectors_of(settings: Settings, rules: RuleSet) -> list[Detector]:
+    """The Sigma engine, first, and the models."""
     from detectors.anomaly.series import Series
     from detectors.anomaly.silence import Silence
     from detectors.anomaly.surprise import Surprise
     from detectors.sigma.engine import Engine
-    from detectors.sigma.load import load_folder
 
-    ruleset = load_folder(*rule_folders(settings))
-    engine = Engine(ruleset, inventory.placeholders(settings.lists))
-    documents = {one.analytic.id: one for one in ruleset.speaking()}
-    detectors: list[Detector] = [engine]
-    if settings.models.on:
-        quiet = [LEARNT, *(one.id for one in settings.source if one.quiet_ok)]
-        detectors += [Surprise(), Series(), Silence(quiet=quiet)]
-    known = dict.fromkeys(settings.rules.off, OFF_IN_SETTINGS) if off is None else off
-    return detectors, lambda: [_rule_state(one, documents, known) for one in engine.states()]
-
-
-def rule_folders(settings: Settings) -> list[Path]:
-    """Where the rules of a node come from: the library, unless it is left out, and its own."""
-    own = [Path(one).expanduser() for one in settings.rules.folders]
-    shipped = (HUB_RULES,) if settings.hub else NODE_RULES
-    return [*shipped, *own] if settings.rules.shipped else own
-
-
-def switched_off(settings: Settings, db: NodeDb) -> dict[str, str]:
-    """Rules that are off, with the reason; what the settings say cannot be switched on here."""
-    off = {
-        one.rule: f"{SWITCHED} {one.by}: {one.reason}"
-        for one in db.accounts.switches()
-        if not one.is_on
-    }
-    return off | dict.fromkeys(settings.rules.off, OFF_IN_SETTINGS)
-
-
-def with_switch(rule: RuleState, off: Mapping[str, str]) -> RuleState:
-    """A rule as it stands with what people switched off."""
-    if rule.id not in off and rule.reason.startswith(SWITCHED):
-        return msgspec.structs.replace(rule, state="on", reason="")
-    if rule.id not in off or rule.state == "refused":
-        return rule
-    return msgspec.structs.replace(rule, state="not evaluated", reason=off[rule.id])
-
-
-def _rule_state(state: Any, documents: Mapping[str, Any], off: Mapping[str, str]) -> RuleState:
-    """What the engine knows of a rule, with what its document says."""
-    found = RuleState(
-        id=state.id,
-        title=state.title,
-        level=state.level,
-        state=state.state,
-        reason=state.reason,
-        file=state.file,
-        kind=state.kind,
-        evaluated=state.evaluated,
-        matches=state.matches,
-        arriving=state.arriving,
-    )
-    found = with_switch(found, off)
-    document = documents.get(state.id)
-    if document is None:
-        return found
-    analytic = document.analytic
-    return msgspec.structs.replace(
-        found,
-        logsource=str(getattr(document, "logsource", "")),
-        techniques=analytic.techniques,
-        tactics=analytic.tactics,
-        author=analytic.author,
-        license=analytic.license,
-        status=analytic.status,
-        description=analytic.description,
-        falsepositives=analytic.falsepositives,
-    )
+    engine = Engine(rules)
+    if not settings.models.on:
+        return [engine]
+    quiet = [LEARNT, *(one.id for one in settings.source if one.quiet_ok)]
+    return [engine, Surprise(), Series(), Silence(quiet=quiet)]
 
 
 # ---- sources

@@ -34,6 +34,7 @@ from siem.config import Flow, Response, Settings
 from siem.leaving import plan_of
 from siem.modes import Modes
 from siem.modes import of_settings as modes_of
+from siem.ruleset import rules_of
 from siem.sharing.external import PREFIX, address_of, name_of
 from siem.sharing.external import Plan as AddressPlan
 from siem.store.embedded import NodeDb
@@ -157,10 +158,7 @@ def book_of(
     settings: Settings, db: NodeDb, events: Events, specs: Mapping[str, ActuatorSpec]
 ) -> FactBook:
     """The facts of a node, with its rules read to know which correlation is made of which."""
-    from detectors.sigma.load import load_folder
-    from siem.assembly import rule_folders
-
-    bases = bases_in(load_folder(*rule_folders(settings)).speaking())
+    bases = bases_in(rules_of(settings, db).speaking())
     return FactBook(settings, db, events, db.runs, specs, bases)
 
 

@@ -12,11 +12,15 @@ from siem import assembly, config
 from siem.assets import from_settings
 from siem.city.authority import Operators
 from siem.city.hub import Hub, HubView
+from siem.city.proposals import Playbook
 from siem.city.town import read
 from siem.common_store import FILE, commons_of
 from siem.config import Settings
 from siem.node import Clock, now_utc
+from siem.playbooks import playbooks_of
+from siem.ruleset import rule_folders
 
+ACTING = ("A1", "A2", "A3")
 EXCHANGE = "exchange"
 """Folder of the state with the keys of the exchange."""
 
@@ -35,10 +39,11 @@ def hub_of(settings: Settings, clock: Clock = now_utc) -> Hub:
         commons_of(settings, clock),
         assembly.db_of(settings, from_settings(settings), clock),
         state / EXCHANGE,
-        load_folder(*assembly.rule_folders(settings)),
+        load_folder(*rule_folders(settings)),
         holder=f"{socket.gethostname()}, process {os.getpid()}",
         alone=settings.cluster is None,
         threshold=said.threshold,
+        by_itself=_by_itself(settings),
         drop=_path(said.drop_dir),
         shares_for=timedelta(days=said.shares_days),
         town=read(_path(said.services), _path(said.map)),
@@ -59,8 +64,31 @@ def view_of(settings: Settings, clock: Clock = now_utc) -> HubView:
         threshold=said.threshold,
         store=settings.cluster.kind if settings.cluster else FILE,
         deadlines=assembly.deadlines_of(settings),
+        playbooks=lambda: proposable(settings),
         clock=clock,
     )
+
+
+def proposable(settings: Settings) -> list[Playbook]:
+    """Playbooks that ship and do something: what operators may have, by the names of their files."""
+    found = playbooks_of(settings, now_utc()).playbooks
+    return [
+        Playbook(Path(one.file).stem, one.name)
+        for one in found
+        if any(step.safety.action_class in ACTING for step in one.steps.values())
+    ]
+
+
+def _by_itself(settings: Settings) -> Playbook | None:
+    name = of(settings).propose
+    if not name:
+        return None
+    known = proposable(settings)
+    found = next((one for one in known if one.name == name), None)
+    if found is None:
+        todo = f"One of {', '.join(one.name for one in known)}; or leave it empty."
+        raise ConfigError(f"no playbook is called {name!r}", "hub.propose", todo)
+    return found
 
 
 def make_keys(settings: Settings) -> None:

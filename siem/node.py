@@ -218,6 +218,7 @@ class Node:
         watch: Callable[[Source, Batch, int], None] = lambda source, batch, events: None,
         learner: Learner | None = None,
         modes: Modes | None = None,
+        version: Callable[[], object] | None = None,
         reread: Callable[[], None] = lambda: None,
     ) -> None:
         self.sources = sources
@@ -242,7 +243,8 @@ class Node:
         self.learner = learner
         self.modes = modes or Modes(mode)
         self._reread = reread
-        self._version = db.inventory.version()
+        self._newest = version or db.inventory.version
+        self._version = self._newest()
         self._queue: queue.Queue[Gathered] = queue.Queue(maxsize=QUEUE_BATCHES)
         self._batch_number = 0
         self._snapshot_at = clock()
@@ -437,7 +439,7 @@ class Node:
             learnt=self.learner.changes() if self.learner is not None else None,
         )
         self._written(keep)
-        if states and (version := self.db.inventory.version()) != self._version:
+        if states and (version := self._newest()) != self._version:
             self._version = version
             self._reread()
         fault("after-detect")

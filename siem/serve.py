@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from cityward import ConfigError
 from cityward.documents import MAX_BYTES
-from siem import assembly, tls
+from siem import assembly, ruleset, tls
 from siem.assets import from_settings
 from siem.config import Settings
 from siem.console.protocol import Hearing, Samples, Usage
@@ -44,7 +44,7 @@ class Served:
     def __init__(self, settings: Settings, clock: Clock = now_utc, file: str = "") -> None:
         self._settings = settings
         self._file = file
-        self._samples = Runs(assembly.rule_folders(settings))
+        self._samples = Runs(ruleset.rule_folders(settings))
         self._clock = clock
         self._events = assembly.events_of(settings, clock, write=False)
         self._db = assembly.db_of(settings, from_settings(settings), clock)
@@ -116,8 +116,8 @@ class Served:
 
     def rules(self) -> Sequence[RuleState]:
         """What is known of every rule; one that was switched just now is shown so already."""
-        off = assembly.switched_off(self._settings, self._db)
-        return [assembly.with_switch(one, off) for one in self._db.rules()]
+        off = ruleset.switched_off(self._settings, self._db)
+        return [ruleset.with_switch(one, off) for one in self._db.rules()]
 
     def disk(self) -> Sequence[Usage]:
         """How full the store is."""

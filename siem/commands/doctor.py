@@ -19,7 +19,7 @@ from typing import Literal
 import msgspec
 
 from cityward import CitywardError, ConfigError, plugin
-from siem import assembly, tls
+from siem import assembly, ruleset, tls
 from siem import config as settings_file
 from siem import output as streams
 from siem.assets import from_settings
@@ -251,8 +251,7 @@ def _rules(settings: Settings) -> Iterator[Check]:
     for folder in settings.rules.folders:
         if not Path(folder).expanduser().is_dir():
             yield Check("rules", "wrong", f"{folder} is no folder", "Mend rules.folders.", 4)
-    _, states = assembly.detectors_of(settings, from_settings(settings))
-    known = states()
+    known = ruleset.states_alone(settings)
     refused = [one for one in known if one.state == "refused"]
     for one in refused[:20]:
         yield Check("rules", "wrong", f"{one.reason} ({one.file})", "cityward rule check", 4)

@@ -14,10 +14,10 @@ from cyclopts import Parameter
 from cityward import InputError, RuleError
 from siem import config as settings_file
 from siem import output as streams
-from siem.assembly import RULES_FOLDER
 from siem.commands.config import ConfigFile
 from siem.config import Settings
 from siem.output import Form, text, visible
+from siem.ruleset import RULES_FOLDER
 
 OutputForm = Annotated[Form | None, Parameter(name=["--output", "-o"])]
 
@@ -128,8 +128,8 @@ def add(
         output: Form of the result: table, json, ndjson or csv.
     """
     from siem import adopt
-    from siem.assembly import rule_folders
     from siem.assets import from_settings
+    from siem.ruleset import rule_folders
 
     path = _paths([folder])[0]
     file = settings_file.find(config)

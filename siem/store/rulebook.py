@@ -75,6 +75,11 @@ class Version(msgspec.Struct, frozen=True):
     is_whole: bool
     """False: it is not as it was deployed, and does not count."""
 
+    @property
+    def file(self) -> str:
+        """What stands for its file in messages."""
+        return f"rulebook/{self.document}.yml"
+
 
 class Draft(msgspec.Struct, frozen=True):
     """What somebody writes on; it changes nothing."""
@@ -126,6 +131,10 @@ class RulebookStore:
             " AND text <> '' ORDER BY document"
         )
         return [self._version(row) for row in rows]
+
+    def number(self) -> int:
+        """Of the newest version of all."""
+        return _count(self._reading(), "SELECT coalesce(max(number), 0) FROM rulebook")
 
     def history(self, document: str, limit: int = VERSIONS_KEPT) -> list[Version]:
         """Versions of a document, newest first."""

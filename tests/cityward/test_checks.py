@@ -247,7 +247,7 @@ def _makers() -> Iterator[Any]:
     from detectors.anomaly.surprise import Surprise
     from detectors.sigma.engine import Engine
     from detectors.sigma.load import load_folder
-    from siem.assembly import RULES_FOLDER
+    from siem.ruleset import RULES_FOLDER
 
     for part in (Series, Silence, Surprise):
         yield pytest.param(part, id=part.__name__)

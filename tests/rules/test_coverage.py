@@ -11,7 +11,7 @@ from pathlib import Path
 
 from detectors.sigma.load import load_folder
 from detectors.sigma.rule import RuleSet
-from siem.assembly import RULES_FOLDER
+from siem.ruleset import RULES_FOLDER
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "docs" / "coverage.md"

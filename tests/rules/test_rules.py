@@ -12,8 +12,8 @@ from detectors.sigma.load import load_folder
 from detectors.sigma.rule import RuleSet
 from detectors.sigma.samples import read_samples, samples_file
 from siem import samples
-from siem.assembly import RULES_FOLDER, rule_folders
 from siem.config import Hub, Settings
+from siem.ruleset import RULES_FOLDER, rule_folders
 
 
 @cache

@@ -16,8 +16,6 @@ from cityward.plugin import load
 from collectors.packets.capture import CaptureReader
 from collectors.packets.packets import Packets
 from siem import config
-from siem.assembly import RULES_FOLDER, detectors_of
-from siem.assets import from_settings
 from siem.exercise import evening, protocols
 from siem.exercise.evening import Clock, Put, Stage, capture_at
 from siem.exercise.exercise import Exercise
@@ -25,6 +23,7 @@ from siem.exercise.frames import Talk, datagram, frames_of, pcap_head, pcap_reco
 from siem.exercise.saltmere import City, Place
 from siem.exercise.steps import STEPS, Expected, scenes
 from siem.exercise.stranger import Verdict, is_noticed, is_of
+from siem.ruleset import RULES_FOLDER, states_alone
 
 CLOCK = Clock(datetime(2026, 3, 1, 20, 0, tzinfo=UTC), 60.0)
 CLIENT, SERVER = "10.1.2.3", "10.1.2.4"
@@ -310,8 +309,7 @@ def test_every_promised_rule_is_in_the_library_and_its_place_can_evaluate_it(
         file = tmp_path / f"{name}.toml"
         file.write_text(place.settings(tmp_path, dict.fromkeys(_listening(place), 5000)))
         settings = config.load(file)
-        _, states = detectors_of(settings, from_settings(settings))
-        on = {state.id for state in states() if state.state == "on"}
+        on = {state.id for state in states_alone(settings) if state.state == "on"}
 
         assert rules[name] <= on
 

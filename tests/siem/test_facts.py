@@ -18,6 +18,7 @@ from siem.actuators import specs
 from siem.assets import from_settings
 from siem.config import Settings
 from siem.facts import FactBook, Facts, bases_in, stop_file
+from siem.ruleset import rule_folders
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Change, Learnt, ModeEntry, Observed, Range
 
@@ -504,7 +505,7 @@ def test_a_precision_needs_twenty_verdicts(facts, db):
 def test_the_rules_at_the_bottom_of_the_shipped_correlations_are_known():
     from detectors.sigma.load import load_folder
 
-    bases = bases_in(load_folder(*assembly.rule_folders(Settings())).speaking())
+    bases = bases_in(load_folder(*rule_folders(Settings())).speaking())
 
     scan, ports = "a857feef-da01-49e1-9429-51e6b5bc5d7e", "7e536e20-724d-4d43-b901-fb0f998f9cc8"
     assert bases[scan] & bases[ports]

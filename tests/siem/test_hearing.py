@@ -125,7 +125,7 @@ def test_the_lines_are_toml_whatever_the_interface_is_called() -> None:
 
 
 def test_samples_run_once_until_the_rule_changes(tmp_path: Path) -> None:
-    from siem.assembly import RULES_FOLDER
+    from siem.ruleset import RULES_FOLDER
 
     shipped = next(RULES_FOLDER.rglob("bacnet_password_refused.yml"))
     for end in (".yml", ".test.yml"):

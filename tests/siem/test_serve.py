@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from siem import assembly
+from siem import assembly, ruleset
 from siem import config as settings_file
 from siem.assets import from_settings
 from siem.console.access import password_hash
@@ -101,8 +101,8 @@ def test_a_console_that_is_told_to_stop_leaves_nothing_in_the_temporary_folder(
 
 @pytest.mark.parametrize("console", [PLAIN], indirect=True)
 def test_the_page_of_a_rule_shows_its_text(console: Console) -> None:
-    _, states = assembly.detectors_of(console.settings, from_settings(console.settings))
-    rule = next(one for one in states() if "vehicle_too_fast" in one.file)
+    states = ruleset.states_alone(console.settings)
+    rule = next(one for one in states if "vehicle_too_fast" in one.file)
     db = console.db()
     db.keep((), 0, rules=[rule])
     db.close()
@@ -111,5 +111,5 @@ def test_the_page_of_a_rule_shows_its_text(console: Console) -> None:
     page = console.http.get(f"/rules/{rule.id}").text
     whole = console.http.get(f"/rules/{rule.id}.json").json()["text"]
 
-    assert whole == (assembly.RULES_FOLDER / "transport" / "vehicle_too_fast.yml").read_text()
+    assert whole == (ruleset.RULES_FOLDER / "transport" / "vehicle_too_fast.yml").read_text()
     assert '<span class="y-k">detection:</span>' in page

@@ -15,7 +15,7 @@ from detectors.sigma.load import load_folder
 from detectors.sigma.samples import events_of, read_samples, samples_file
 from playbooks import playbook, words
 from playbooks.playbook import LIBRARY
-from siem.assembly import RULES_FOLDER
+from siem.ruleset import RULES_FOLDER
 from siem.samples import alone, collect
 from siem.store.embedded import _COPIED
 

@@ -13,13 +13,13 @@ import pytest
 
 from detectors.sigma.load import load_folder
 from detectors.sigma.rule import RuleSet
-from siem.assembly import HUB_RULES
 from siem.city import joins as module
 from siem.city.campaigns import OURS, Campaigns, variant
 from siem.city.commons import CITY_SOC, Rights, Write
 from siem.city.joins import Joins
 from siem.city.shares import SHARE_FIELDS
 from siem.city.sqlite import SqliteCommons
+from siem.ruleset import HUB_RULES
 from siem.sharing.tokens import EPOCH_DAYS, Hmac, Tokens, epochs
 from siem.store.protocol import Document, Range
 

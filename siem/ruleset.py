@@ -1,0 +1,148 @@
+"""The rules of a node: which ones count, which are off, and how each is doing.
+
+Files come first: the library that comes with cityward, then the operator's own folders. What people
+deployed stands in the place of a file with the same id.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from cityward import RuleError
+from siem.assets import from_settings
+from siem.config import Settings
+from siem.store.embedded import NodeDb
+from siem.store.protocol import OFF_IN_SETTINGS, RuleState
+
+if TYPE_CHECKING:
+    from detectors.sigma.engine import Engine
+    from detectors.sigma.rule import RuleSet
+
+SWITCHED = "switched off by"
+
+RULES_FOLDER = Path(__file__).parent.parent / "rules"
+"""The rule library that comes with cityward."""
+HUB_RULES = RULES_FOLDER / "hub"
+"""Those of a hub, over shared findings; a node has no use for them."""
+
+
+def _node_rules() -> Iterator[Path]:
+    for folder in sorted(RULES_FOLDER.iterdir()):
+        if folder.is_dir() and folder != HUB_RULES and not folder.name.startswith("_"):
+            yield folder
+
+
+NODE_RULES = tuple(_node_rules())
+
+
+def rules_of(settings: Settings, db: NodeDb) -> RuleSet:
+    """The rules that count at a node: files, and in their place what people deployed."""
+    from detectors.sigma.load import load_over
+
+    deployed = db.rulebook.deployed()
+    texts = {one.file: one.text for one in deployed if one.is_whole}
+    rules = load_over(texts, *rule_folders(settings))
+    broken = [
+        RuleError("it is not as it was deployed", one.file, "Deploy it again.")
+        for one in deployed
+        if not one.is_whole
+    ]
+    return msgspec.structs.replace(rules, refused=(*rules.refused, *broken))
+
+
+def states_of(engine: Engine, off: Mapping[str, str]) -> list[RuleState]:
+    """What is known of each rule, those that are off with the reason."""
+    documents = {one.id: one for one in engine.rules.speaking()}
+    return [_rule_state(one, documents, off) for one in engine.states()]
+
+
+def states_alone(settings: Settings) -> list[RuleState]:
+    """How the rules of the files would do under these settings, without any state."""
+    from detectors.sigma.engine import Engine
+    from detectors.sigma.load import load_folder
+
+    lists = from_settings(settings).placeholders(settings.lists)
+    engine = Engine(load_folder(*rule_folders(settings)), lists)
+    return states_of(engine, dict.fromkeys(settings.rules.off, OFF_IN_SETTINGS))
+
+
+def with_rules(engine: Engine, rules: RuleSet) -> Engine:
+    """The engine with other rules; the windows of correlations that are the same go on."""
+    fresh = type(engine)(rules, engine.placeholders)
+    fresh.restore(engine.snapshot())
+    return fresh
+
+
+def stamp(settings: Settings, db: NodeDb) -> tuple[object, ...]:
+    """Another one if somebody deployed a rule, or changed a file of the operator's own."""
+    from detectors.sigma.load import rule_files
+
+    files: list[tuple[str, int]] = []
+    for folder in (Path(one).expanduser() for one in settings.rules.folders):
+        for file in rule_files(folder):
+            with contextlib.suppress(FileNotFoundError):
+                files.append((str(file), file.stat().st_mtime_ns))
+    return (db.rulebook.number(), *files)
+
+
+def rule_folders(settings: Settings) -> list[Path]:
+    """Where the rules of a node come from: the library, unless it is left out, and its own."""
+    own = [Path(one).expanduser() for one in settings.rules.folders]
+    shipped = (HUB_RULES,) if settings.hub else NODE_RULES
+    return [*shipped, *own] if settings.rules.shipped else own
+
+
+def switched_off(settings: Settings, db: NodeDb) -> dict[str, str]:
+    """Rules that are off, with the reason; what the settings say cannot be switched on here."""
+    off = {
+        one.rule: f"{SWITCHED} {one.by}: {one.reason}"
+        for one in db.accounts.switches()
+        if not one.is_on
+    }
+    return off | dict.fromkeys(settings.rules.off, OFF_IN_SETTINGS)
+
+
+def with_switch(rule: RuleState, off: Mapping[str, str]) -> RuleState:
+    """A rule as it stands with what people switched off."""
+    if rule.id not in off and rule.reason.startswith(SWITCHED):
+        return msgspec.structs.replace(rule, state="on", reason="")
+    if rule.id not in off or rule.state == "refused":
+        return rule
+    return msgspec.structs.replace(rule, state="not evaluated", reason=off[rule.id])
+
+
+def _rule_state(state: Any, documents: Mapping[str, Any], off: Mapping[str, str]) -> RuleState:
+    """What the engine knows of a rule, with what its document says."""
+    found = RuleState(
+        id=state.id,
+        title=state.title,
+        level=state.level,
+        state=state.state,
+        reason=state.reason,
+        file=state.file,
+        kind=state.kind,
+        evaluated=state.evaluated,
+        matches=state.matches,
+        arriving=state.arriving,
+    )
+    found = with_switch(found, off)
+    document = documents.get(state.id)
+    if document is None:
+        return found
+    analytic = document.analytic
+    return msgspec.structs.replace(
+        found,
+        logsource=str(getattr(document, "logsource", "")),
+        techniques=analytic.techniques,
+        tactics=analytic.tactics,
+        author=analytic.author,
+        license=analytic.license,
+        status=analytic.status,
+        description=analytic.description,
+        falsepositives=analytic.falsepositives,
+    )
