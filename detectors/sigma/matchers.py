@@ -168,7 +168,7 @@ def predicate_of(one: Comparison) -> Predicate:
         case Network(text):
             network = ip_network(text)
             return lambda seen: (
-                (address := _address(text_of(seen))) is not None and address in network
+                (address := address_of(text_of(seen))) is not None and address in network
             )
         case AnyOf(parts):
             predicates = [predicate_of(part) for part in parts]
@@ -390,7 +390,8 @@ def _time_part(value: Any, part: Callable[[datetime], int]) -> int | None:
 
 
 @lru_cache(maxsize=4096)
-def _address(text: str) -> IPv4Address | IPv6Address | None:
+def address_of(text: str) -> IPv4Address | IPv6Address | None:
+    """The address that a text is; an IPv4 address written as IPv6 is the former."""
     try:
         address = ip_address(text)
     except ValueError:
