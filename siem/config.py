@@ -274,6 +274,9 @@ class Hub(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Folder in which signed envelopes arrive that came over a data diode or by a carrier."""
     shares_days: int = 400
     """Days that shared findings are kept at most, whatever their operator says."""
+    propose: str = ""
+    """Playbook that the hub proposes by itself to operators of a campaign of level high or above
+    with an address in common, for example `external-scanner`; empty: only people propose."""
 
 
 class Cluster(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -372,6 +375,9 @@ class Response(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     zones: Zones = Zones()
     nonessential: tuple[Flow, ...] = ()
     """Traffic that a step of class A3 may cut, one table a flow."""
+    people: dict[str, int] = {}
+    """How many people use a service that assets serve, or an asset: `"line-2" = 40000`. A step that
+    would affect a service of which nobody says it is refused."""
     blast_share: float = 0.1
     """Most of the assets of a zone that a step may affect, its dependants included."""
     actuator_per_hour: int = 20
@@ -622,6 +628,9 @@ def _wrong_response(response: Response) -> Iterator[tuple[str, str]]:
             yield f"nonessential[{number}].port", f"{flow.port} is no port"
         if not (flow.source and flow.destination and flow.why):
             yield f"nonessential[{number}]", "a flow has two ends and a reason"
+    for name, count in response.people.items():
+        if count < 0:
+            yield f"people.{name}", f"{count} people are none"
     if not 0 < response.blast_share <= 1:
         yield "blast_share", f"{response.blast_share} is no share: more than 0, at most 1"
     if response.actuator_per_hour < 0 or response.zone_in_force < 0:

@@ -8,6 +8,8 @@ from datetime import timedelta
 from pathlib import Path
 
 from cityward import ConfigError
+from playbooks.model import Step
+from playbooks.safety import span
 from siem import assembly, config
 from siem.assets import from_settings
 from siem.city.authority import Operators
@@ -21,6 +23,7 @@ from siem.playbooks import playbooks_of
 from siem.ruleset import rule_folders
 
 ACTING = ("A1", "A2", "A3")
+"""Classes of steps that change something; the others only tell."""
 EXCHANGE = "exchange"
 """Folder of the state with the keys of the exchange."""
 
@@ -70,13 +73,24 @@ def view_of(settings: Settings, clock: Clock = now_utc) -> HubView:
 
 
 def proposable(settings: Settings) -> list[Playbook]:
-    """Playbooks that ship and do something: what operators may have, by the names of their files."""
-    found = playbooks_of(settings, now_utc()).playbooks
-    return [
-        Playbook(Path(one.file).stem, one.name)
-        for one in found
-        if any(step.safety.action_class in ACTING for step in one.steps.values())
-    ]
+    """Playbooks that ship and act: what operators may have, by the names of their files."""
+    found = []
+    for one in playbooks_of(settings, now_utc()).playbooks:
+        acts = ", ".join(map(_act, filter(_is_acting, one.steps.values())))
+        if acts:
+            found.append(Playbook(Path(one.file).stem, f"{one.name} ({acts})"))
+    return found
+
+
+def _is_acting(step: Step) -> bool:
+    return step.action is not None and step.safety.action_class in ACTING
+
+
+def _act(step: Step) -> str:
+    """What a step does, as it ships: an operator's own playbook may do it for another time."""
+    assert step.action is not None
+    box = step.safety.time_box
+    return f"{step.name} at {step.action.actuator}{f' for {span(box)}' if box else ''}"
 
 
 def _by_itself(settings: Settings) -> Playbook | None:

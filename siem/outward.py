@@ -51,7 +51,7 @@ def carrier_of(settings: Settings, node: Node) -> Link | Drop | None:
         clock=node.clock,
     )
     if said.hub:
-        return Link(outbox, identity, node.clock, said.hub)
+        return Link(outbox, identity, node.clock, said.hub, plans=settings.response.on)
     return Drop(outbox, Path(said.drop_dir).expanduser(), identity, node.clock)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
 from cityward import ConfigError
+from playbooks.model import Playbook
 from playbooks.playbook import LIBRARY, Loaded, read_folders, specs
 from playbooks.sign import PublicKey, read_key
 from playbooks.source import Specs
@@ -27,6 +29,12 @@ def playbooks_of(settings: Settings, now: datetime, known: Specs | None = None) 
     own = [Path(one).expanduser() for one in settings.response.folders]
     folders = [LIBRARY, *own] if settings.response.shipped else own
     return read_folders(folders, specs() if known is None else known, keys_of(settings), now)
+
+
+def named(playbooks: Iterable[Playbook], name: str) -> Playbook | None:
+    """A playbook by id, name or file name."""
+    names = ((one, (one.id, one.name.lower(), Path(one.file).stem)) for one in playbooks)
+    return next((one for one, called in names if name.lower() in called), None)
 
 
 def keys_of(settings: Settings) -> list[PublicKey]:

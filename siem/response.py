@@ -29,7 +29,8 @@ from siem.actuators import actuators_of, specs
 from siem.bell import redis_password
 from siem.config import Settings
 from siem.facts import book_of, stop_file
-from siem.playbooks import playbooks_of
+from siem.playbooks import named, playbooks_of
+from siem.proposals import OVER, Proposals, is_too_often
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Document, Events
 from siem.store.stages import staged
@@ -45,8 +46,6 @@ PAUSE_S = 0.5
 LATE = timedelta(seconds=15)
 """With workers elsewhere the node goes on itself with what is so late."""
 STOP_S = 3.0
-OVER = ("resolved", "archived", "deleted", "suppressed")
-"""Findings in these states start nothing."""
 
 
 class Shelf:
@@ -61,14 +60,19 @@ class Shelf:
         self._stages = db.stages
         self._actuators = actuators_of(settings, tell=evidence.teller(db, db.runs.now))
         self._facts = book_of(settings, db, events, specs())
-        loaded = playbooks_of(settings, db.runs.now()).playbooks
-        self._playbooks = [(compile_when(one.trigger), one) for one in loaded if one.trigger]
+        self._all = playbooks_of(settings, db.runs.now()).playbooks
+        self._playbooks = [(compile_when(one.trigger), one) for one in self._all if one.trigger]
         db.runs.stop_file = stop_file(settings)
 
     def fitting(self, finding: Document) -> list[Playbook]:
         """Those whose trigger holds for a finding, each with the stage that holds here."""
         said = self._stages.all()
         return [staged(one, said) for fits, one in self._playbooks if fits(finding)]
+
+    def named(self, name: str) -> Playbook | None:
+        """A playbook by id, name or file name, with the stage that holds here."""
+        found = named(self._all, name)
+        return staged(found, self._stages.all()) if found else None
 
     def plan(self, playbook: Playbook, finding: Document) -> Plan:
         """What a playbook would do about a finding now."""
@@ -102,6 +106,7 @@ class Response:
     def __init__(self, db: NodeDb, shelf: Shelf, runner: Runner, undoer: Runner) -> None:
         self._db = db
         self._shelf = shelf
+        self._proposals = Proposals(db, shelf)
         self._runner = runner
         self._undoer = undoer
         # With workers elsewhere the node only goes on with what they have left.
@@ -147,8 +152,9 @@ class Response:
                 self._ended.wait(PAUSE_S)
 
     def turn(self) -> bool:
-        """New findings, then runs that are due; False if there was nothing to do."""
+        """New findings, what the city proposes, runs that are due; False: there was nothing."""
         did = self._findings()
+        did = self._proposals.turn() or did
         return self._work(self._runner, QUEUES) or did
 
     def undo(self) -> bool:
@@ -186,14 +192,11 @@ class Response:
         """Start a playbook for a finding, unless it did already, or would run too often."""
         runs, now = self._db.runs, self._db.runs.now()
         group = group_of(playbook, finding)
-        last, rate = runs.last_of(group), playbook.rate
+        last = runs.last_of(group)
         id = run_id(playbook, finding)
-        if runs.get(id) is not None or (last is not None and now - last < rate.cooldown):
+        if runs.get(id) is not None or (last is not None and now - last < playbook.rate.cooldown):
             return
-        if (
-            runs.runs_but(playbook.id, now - timedelta(hours=1), "") >= rate.per_hour
-            or runs.open_but(playbook.id, "") >= rate.at_once
-        ):
+        if is_too_often(self._db, playbook):
             log.warning("Playbook %s fits more findings than it may run for.", playbook.name)
             return
         plan = self._shelf.plan(playbook, finding)

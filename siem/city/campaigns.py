@@ -33,6 +33,8 @@ CONCERNED_TLP = (*OPEN_TLP, "amber")
 """What the operators concerned may see of each other's shares, if they are for peers."""
 PAP = ("clear", "green", "amber", "red")
 MEMBERS_MAX, TOKENS_MAX, TECHNIQUES_MAX = 500, 50, 20
+SAID_MAX = 50
+"""Shares of an operator that a proposal may name."""
 TITLE_MAX = 120
 ABSENT_MAX = 100_000
 WRITES = 100
@@ -73,6 +75,7 @@ class Send(Protocol):
         tlp: str = "",
         pap: str = "",
         derived_from: Sequence[str] = (),
+        expires: datetime | None = None,
     ) -> int:
         """Durable when it returns the number of the envelope."""
         ...
@@ -87,6 +90,13 @@ class ToldOf(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
     hash: str
     """Of what was said, so that nothing is said twice."""
+    shares: tuple[str, ...] = ()
+    """Its own shares that it was told are meant, the newest …"""
+    tokens: tuple[str, ...] = ()
+    """… its own tokens that join them …"""
+    tlp: str = ""
+    pap: str = ""
+    """… and the marking: a proposal says no more than that."""
 
 
 class Campaigns:
@@ -97,16 +107,23 @@ class Campaigns:
         send: Leaves an envelope for an operator.
         clock: The hub's time.
         threshold: Counts of operators below it are not told.
+        then: Hears what an operator was told: who, of which campaign, and what.
     """
 
     def __init__(
-        self, commons: Commons, send: Send, clock: Callable[[], datetime], threshold: int = 3
+        self,
+        commons: Commons,
+        send: Send,
+        clock: Callable[[], datetime],
+        threshold: int = 3,
+        then: Callable[[str, str, Document], None] = lambda operator, campaign, letter: None,
     ) -> None:
         self._commons = commons
         self._records = commons.records
         self._send = send
         self._clock = clock
         self._threshold = threshold
+        self._then = then
         self._absent: set[str] = set()
         """What is known not to be there, so that it need not be removed."""
 
@@ -195,9 +212,19 @@ class Campaigns:
             pap=_strictest(seen.shares, "cw.marking.pap", PAP),
             derived_from=[one.id for one in own][-MEMBERS_MAX:],
         )
+        self._then(operator, found.id, payload)
         return None
 
-    def _say(self, operator: str, campaign: str, payload: Document, **marks: Any) -> None:
+    def _say(
+        self,
+        operator: str,
+        campaign: str,
+        payload: Document,
+        *,
+        tlp: str,
+        pap: str,
+        derived_from: Sequence[str],
+    ) -> None:
         plain = msgspec.to_builtins(payload)
         hash_, name = payload_hash(plain), f"{campaign}/{operator}"
         found = self._records.get(TOLD, name)
@@ -206,12 +233,19 @@ class Campaigns:
             return
         revision = before.revision + 1 if before else 1
         kind: Kind = "update" if before else "share"
-        self._send(operator, kind, plain, share_id=campaign, revision=revision, **marks)
+        self._send(
+            operator, kind, plain,
+            share_id=campaign, revision=revision, tlp=tlp, pap=pap, derived_from=derived_from,
+        )  # fmt: skip
         said = ToldOf(
             what="update" if before else "campaign",
             at=self._clock(),
             revision=revision,
             hash=hash_,
+            shares=tuple(derived_from)[-SAID_MAX:],
+            tokens=tuple(payload["cw.campaign.tokens"]),
+            tlp=tlp,
+            pap=pap,
         )
         self._records.put(TOLD, name, msgspec.to_builtins(said), found.version if found else None)
 

@@ -102,6 +102,18 @@ class Deaf:
         """Nothing."""
 
 
+class Answered(Protocol):
+    """Keeps how a proposal stands at an operator; see `siem/city/proposals.py`."""
+
+    def __call__(self, operator: str, campaign: str, payload: Mapping[str, Any]) -> None:
+        """It may have been told before.
+
+        Raises:
+            Refused: it is no answer, or of what was not proposed to this operator.
+        """
+        ...
+
+
 class _At(NamedTuple):
     """A link as this hub has read or written it last."""
 
@@ -188,6 +200,7 @@ class Exchange:
         self._refusals = Refusals(audit, clock)
         self._clock = clock
         self.listener: Listener = listener or Deaf()
+        self.answered: Answered = _nothing_proposed
         self._key: Ed25519PrivateKey = operators.signing_key
         self._key_id = key_id(self._key.public_key())
         self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
@@ -449,6 +462,10 @@ class Exchange:
                 return self._withdraw(turn)
             case "heartbeat":
                 return self._beat(turn)
+            case "proposal_answer":
+                said = turn.envelope
+                self.answered(turn.operator.name, said.share_id, said.payload)
+                return _Done()
             case _:
                 return self._answered(turn)
 
@@ -646,6 +663,11 @@ class Exchange:
     def links(self) -> list[Link]:
         """Every operator, as the hub knows it."""
         return links(self.operators, self._records, self._clock())
+
+
+def _nothing_proposed(operator: str, campaign: str, payload: Mapping[str, Any]) -> None:
+    where = f"operator {operator}"
+    raise Refused(403, "an answer to what was not proposed", where, "Answer what was.")
 
 
 def _own(operator: str) -> Rights:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from cityward.errors import CitywardError, TransientError
+from cityward.errors import CitywardError, InputError, TransientError
 from detectors.sigma.rule import RuleSet
 from siem.city import joiner
 from siem.city.authority import Operators
@@ -31,6 +31,7 @@ from siem.city.lease import Lease
 from siem.city.links import links
 from siem.city.people import People
 from siem.city.port import Port
+from siem.city.proposals import PROPOSED, Playbook, Proposals, Wanted, given, said_of, waiting, want
 from siem.city.reading import AccessLog, Reading, rights_of
 from siem.city.town import Town
 from siem.city.watch import STATE, look_around
@@ -46,6 +47,7 @@ EXPIRE_EVERY_S = 30.0
 LOOK_EVERY_S = 10.0
 AROUND_EVERY_S = 60.0
 DROP_EVERY_S = 1.0
+PROPOSE_EVERY_S = 1.0
 PEOPLE_EVERY_S = 5.0
 RETAIN_EVERY_S = 3_600.0
 FORGET_EVERY = timedelta(days=1)
@@ -73,6 +75,7 @@ class Hub:
         holder: Who we are, for the people of the other hub.
         alone: No other hub can be there: the store is in files.
         threshold: Counts of operators below it are told to the city only.
+        by_itself: What is proposed for every severe campaign; None: only people propose.
         drop: Folder in which envelopes arrive as files; None: none do.
         shares_for: Shares are kept at most so long.
         town: Services and districts, whose changes are kept also while nobody looks.
@@ -89,6 +92,7 @@ class Hub:
         holder: str,
         alone: bool,
         threshold: int,
+        by_itself: Playbook | None = None,
         drop: Path | None,
         shares_for: timedelta,
         town: Town,
@@ -103,9 +107,12 @@ class Hub:
         self.operators.make()
         self.lease = Lease(commons.records, holder, alone=alone)
         self.exchange = Exchange(commons, self.operators, self.lease, db.audit, clock)
-        self.campaigns = Campaigns(commons, self.exchange.letters.send, clock, threshold)
+        send = self.exchange.letters.send
+        self.proposals = Proposals(commons, send, clock, by_itself)
+        self.campaigns = Campaigns(commons, send, clock, threshold, self.proposals.told)
         self.joiner = joiner.Joiner(commons, self.campaigns, rules, self.exchange.links, clock)
         self.exchange.listener = self.joiner
+        self.exchange.answered = self.proposals.answered
         self._access = AccessLog(commons.records, clock)
         self._drop = drop
         self._early: set[Path] = set()
@@ -143,6 +150,7 @@ class Hub:
         rounds: list[tuple[float, Callable[[], object]]] = [
             (EXPIRE_EVERY_S, lambda: self.exchange.expire(self.clock())),
             (LOOK_EVERY_S, self.joiner.look),
+            (PROPOSE_EVERY_S, self.proposals.step),
             (AROUND_EVERY_S, self._look_around),
             (RETAIN_EVERY_S, self._retain),
         ]
@@ -226,10 +234,14 @@ class Hub:
             self._forgot = now
             # Shares go by whole months; what a tombstone blocks is too old to be taken at last.
             before = now - self._shares_for - timedelta(days=31)
-            limits = dict.fromkeys((RECEIPT, ANSWER, TOLD, STATE), before)
+            limits = dict.fromkeys((RECEIPT, ANSWER, TOLD, PROPOSED, STATE), before)
             forget(self.commons.records, limits | {TOMBSTONE: now - OLDEST})
         if self._people is not None:
             self._people.leave_head(self._holder.partition(",")[0], self.db.audit_proof())
+
+
+def _proposal(action: str, by: str, reason: str) -> str:
+    return f"Proposed by {by}: {action}. {reason}"
 
 
 def forget(records: Records, limits: Mapping[str, datetime]) -> int:
@@ -256,6 +268,7 @@ class HubView:
         threshold: Peers and authorities are told no count below it.
         store: What the common store is, in words.
         deadlines: Legal duties that an incident of the city may have.
+        playbooks: What may be proposed to operators.
         clock: The hub's time.
     """
 
@@ -273,9 +286,11 @@ class HubView:
         threshold: int,
         store: str,
         deadlines: Duties,
+        playbooks: Callable[[], Sequence[Playbook]] = tuple,
         clock: Clock,
     ) -> None:
         self.deadlines = deadlines
+        self._playbooks = playbooks
         self._commons = commons
         self._db = db
         self._folder = folder
@@ -331,7 +346,42 @@ class HubView:
             Told(operator, WORDS[said.what], said.at)
             for operator, said in told(self.records, campaign_id, operators)
         ]
+        for operator, one in given(self.records, campaign_id, operators):
+            what = _proposal(one.action, one.by, one.reason)
+            found.append(Told(operator, what, one.at, one.answer, one.answered))
+        for wanted in waiting(self.records, campaign_id):
+            what = f"Waits to be sent. {_proposal(wanted.action, wanted.by, wanted.reason)}"
+            found += [Told(operator, what, wanted.at) for operator in wanted.operators]
         return sorted(found, key=lambda one: one.at, reverse=True)
+
+    def proposable(self) -> Sequence[Playbook]:
+        """Playbooks that ship, which operators may have."""
+        return self._playbooks()
+
+    def concerned(self, campaign_id: str) -> Sequence[str]:
+        """Operators that were told of a campaign, to whom something may be proposed."""
+        names = (one.operator for one in self.links() if one.state != "revoked")
+        return [one for one in names if said_of(self.records, one, campaign_id)]
+
+    def propose(
+        self, campaign_id: str, playbook: str, operators: Sequence[str], reason: str, by: str
+    ) -> None:
+        """Have a response proposed to operators of a campaign.
+
+        Raises:
+            InputError: nothing of it may be proposed.
+        """
+        way = next((one for one in self.proposable() if one.name == playbook), None)
+        if way is None:
+            what = f"no playbook is called {playbook[:80]!r}"
+            raise InputError(what, "playbook", "Choose one of the list.")
+        wanted = Wanted(
+            campaign=campaign_id, operators=tuple(dict.fromkeys(operators)), playbook=way.name,
+            action=way.action, reason=reason, by=by, at=self._clock(),
+        )  # fmt: skip
+        want(self.records, wanted, [one.operator for one in self.links()])
+        about = f"{way.name} to {', '.join(wanted.operators)} for {campaign_id}: {reason}"
+        self.audit(by, "campaign: proposed", about, wanted.at)
 
     @property
     def cases(self) -> CaseStore:

@@ -17,6 +17,7 @@ from cityward.when import compile_when
 from siem.sharing import transforms
 from siem.sharing.external import Plan
 from siem.sharing.policy import (
+    ANSWERS,
     APPROVALS,
     CLOSEST_TLP,
     NEEDED,
@@ -36,7 +37,7 @@ KNOWN = {**FIELDS, **FINDING_FIELDS}
 SPREAD = ("tlp", "pap", "retention", "approval", "precision", "fields", "legal_basis")
 """What `defaults` may say for every rule."""
 POLICY_KEYS = {
-    *("policy", "operator", "inherits", "defaults", "audiences", "rules", "tests"),
+    *("policy", "operator", "inherits", "defaults", "audiences", "rules", "tests", "answers"),
     *("templates", "categories"),
 }
 RULE_KEYS = {*SPREAD, "name", "when", "to", "release", "purpose", "templates", "categories"}
@@ -170,6 +171,7 @@ def compile_policy(
         plan=plan,
         tokens=tokens,
         tested=len(said.list("tests")),
+        answers=said.one_of(ANSWERS, "answers", ()) or "none",
     )
     tried = _TEST_PLAN if plan.is_empty else plan
     _run_tests(said, msgspec.structs.replace(policy, tokens=_TEST_TOKENS, plan=tried))

@@ -27,6 +27,7 @@ import msgspec
 from cryptography import x509
 
 from cityward import CitywardError, TransientError, Unsafe
+from siem.sharing import proposals
 from siem.sharing.certificates import fingerprint, new_key, pem, read_token
 from siem.sharing.envelope import Envelope, Signed, split, verified
 from siem.sharing.identity import Hub, Identity, known_by, public_text, renewal_due
@@ -44,7 +45,7 @@ from siem.sharing.wire import (
     Renewed,
     Renewing,
 )
-from siem.store.outgoing import Head, LinkState, OutgoingStore, Told
+from siem.store.outgoing import Desk, Head, LinkState, OutgoingStore, Told
 
 TALK_S = 30.0
 LOOK_S = 0.25
@@ -167,15 +168,23 @@ class Link(threading.Thread):
         identity: Keys and certificate.
         clock: The node's time.
         url: Where the hub is.
+        plans: Responses are on here, so that something may come of a proposal.
     """
 
     def __init__(
-        self, outbox: Outbox, identity: Identity, clock: Callable[[], datetime], url: str
+        self,
+        outbox: Outbox,
+        identity: Identity,
+        clock: Callable[[], datetime],
+        url: str,
+        *,
+        plans: bool = True,
     ) -> None:
         super().__init__(name="link", daemon=True)
         self.ended = threading.Event()
         self._outbox, self._store = outbox, outbox.store
         self._identity, self._clock = identity, clock
+        self._plans = plans
         self._known: Hub | None = None
         self._channel = Channel(url, self._secure)
         self._failures = 0
@@ -228,7 +237,8 @@ class Link(threading.Thread):
             self._well()
         if now_s >= self._inbox_s:
             self._inbox_s = now_s + INBOX_EVERY_S
-            fetch_inbox(self._channel, self._store, self._hub(), self._clock())
+            now = self._clock()
+            fetch_inbox(self._channel, self._store, self._hub(), now, plans=self._plans)
             self._well()
         return signed is not None
 
@@ -305,7 +315,9 @@ class Link(threading.Thread):
             log.warning("The state of the link is not kept: %s", trouble.what)
 
 
-def fetch_inbox(channel: Channel, store: OutgoingStore, hub: Hub, now: datetime) -> int:
+def fetch_inbox(
+    channel: Channel, store: OutgoingStore, hub: Hub, now: datetime, *, plans: bool = True
+) -> int:
     """Fetch what the hub has for this operator, and keep it; returns how much it was.
 
     Raises:
@@ -313,14 +325,25 @@ def fetch_inbox(channel: Channel, store: OutgoingStore, hub: Hub, now: datetime)
     """
     answer = channel.ask("GET", f"{INBOX}?after={store.heard()}")
     count = 0
-    for told in _told(answer, hub, now):
+    for told, said in _told(answer, hub, now):
         with store.desk() as desk:
             desk.tell(told)
+            if said.type == "proposal":
+                _propose(desk, said, hub.operator, now, plans=plans)
         count += 1
     return count
 
 
-def _told(answer: bytes, hub: Hub, now: datetime) -> Iterator[Told]:
+def _propose(desk: Desk, said: Envelope, operator: str, now: datetime, *, plans: bool) -> None:
+    """Keep a proposal; what is none stays in the inbox as it came, and nothing comes of it."""
+    try:
+        if not desk.propose(proposals.read(said, operator, now, plans=plans)):
+            raise Unsafe("too many proposals are open", f"envelope {said.seq}", "Answer some.")
+    except Unsafe as error:
+        log.warning("A proposal of the city is not taken, %s: %s.", error.where, error.what)
+
+
+def _told(answer: bytes, hub: Hub, now: datetime) -> Iterator[tuple[Told, Envelope]]:
     for text in answer.splitlines():
         line = msgspec.json.decode(text, type=InboxLine)
         try:
@@ -328,7 +351,7 @@ def _told(answer: bytes, hub: Hub, now: datetime) -> Iterator[Told]:
         except binascii.Error as error:
             raise Unsafe("no signature", f"inbox {line.n}", "Ask the hub.") from error
         said = verified(signed, hub.key)
-        yield Told(line.n, now, said.type, said.share_id, signed.data, signed.signature)
+        yield Told(line.n, now, said.type, said.share_id, signed.data, signed.signature), said
 
 
 def listed(identity: Identity, path: str, kind: type[T]) -> list[T]:

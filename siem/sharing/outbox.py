@@ -20,9 +20,10 @@ from cityward.finding import SEVERITIES
 from siem.sharing.envelope import Envelope, Kind, Receipt, Signed, key_id, payload_hash, sign
 from siem.sharing.envelope import verified as opened
 from siem.sharing.share import Share, share_id
-from siem.sharing.wire import Heartbeat, Withdrawal
+from siem.sharing.wire import Heartbeat, ProposalAnswer, Withdrawal
 from siem.store.faults import fault
 from siem.store.outgoing import TERMINAL, Desk, Line, OutgoingStore, Shared, Waiting
+from siem.store.proposals import Proposed
 from siem.store.protocol import Document
 
 CHANGES_AT_ONCE = 50
@@ -44,6 +45,11 @@ class Policy(Protocol):
     @property
     def hash(self) -> str:
         """Of its content."""
+        ...
+
+    @property
+    def answers(self) -> str:
+        """How much the city is told of what becomes of its proposals: see `ANSWERS`."""
         ...
 
     def share(self, document: Document, now: datetime) -> Share | None:
@@ -147,7 +153,8 @@ class Outbox:
         """The envelope to send now: the one on its way, else a new one; None: nothing is due."""
         now = self._clock()
         is_beat_due = self._is_beat_due(now)
-        if not is_beat_due and not self.store.has_due(now):
+        is_due = self.store.has_due(now)
+        if not is_beat_due and not is_due and not self._has_answer():
             return None
         health = self._said(now) if is_beat_due else None
         policy = self._policy()
@@ -170,6 +177,8 @@ class Outbox:
             head = desk.head()
             health = msgspec.structs.replace(health, ledger=head.seq, ledger_head=head.chain)
             return self._sealed(desk, "heartbeat", _plain(health), now)
+        if policy is not None and policy.answers != "none" and (one := desk.next_answer()):
+            return self._answer(desk, policy, one, now)
         for _ in range(TRIED_AT_ONCE):
             waits = desk.next(now)
             if waits is None:
@@ -216,6 +225,25 @@ class Outbox:
         except Unsafe as error:
             log.error("Finding %s cannot be shared: %s.", share.finding, error)
             return None
+
+    def _has_answer(self) -> bool:
+        """Whether the city is to be told what became of a proposal, and may be."""
+        if not self.store.has_answer():
+            return False
+        policy = self._policy()
+        return policy is not None and policy.answers != "none"
+
+    def _answer(self, desk: Desk, policy: Policy, one: Proposed, now: datetime) -> Signed:
+        """What became of a proposal: a state, and a reason of a list if the policy lets it out."""
+        why = one.why if policy.answers == "reason" else ""
+        said = ProposalAnswer(proposal=one.id, state=one.state, why=why)
+        waits = Waiting(
+            share_id=one.campaign, finding=one.finding, rank=0, offered=now, due=now,
+            policy=policy.hash, rule="answers",
+        )  # fmt: skip
+        signed = self._sealed(desk, "proposal_answer", _plain(said), now, waits=waits)
+        desk.set_answered(one, desk.head().seq)
+        return signed
 
     def _sealed(
         self,
@@ -305,6 +333,7 @@ class Outbox:
             if said.key_id == self._key_id and line.sent <= now:
                 return False
             desk.set_aside(line, said.prev, _waiting_again(desk, line, said, now))
+            desk.answer_again(line.seq - 1)
         log.warning("Envelope %d was refused for good, and is sealed anew.", line.seq)
         return True
 
@@ -390,6 +419,6 @@ def _marks(share: Share) -> str:
     return msgspec.json.encode(said).decode()
 
 
-def _plain(said: Heartbeat | Withdrawal) -> dict[str, Any]:
+def _plain(said: Heartbeat | Withdrawal | ProposalAnswer) -> dict[str, Any]:
     plain: dict[str, Any] = msgspec.to_builtins(said)
     return plain

@@ -41,6 +41,8 @@ CLOSEST_TLP = {
 }
 """Every audience, and the most closed marking under which it may read; nothing `red` leaves."""
 APPROVALS: tuple[Approval, ...] = ("auto", "person", "two_person")
+ANSWERS = ("none", "state", "reason")
+"""Of a proposal: nothing; `planned`, `applied` …; also why, by a word of a list. Nothing else."""
 MODES = ("normal", "maintenance", "exercise", "test")
 NEEDED = "finding.first_seen"
 """It names the hub's index."""
@@ -134,6 +136,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     tokens: Tokens
     tested: int
     """Tests of the file that were run."""
+    answers: str = "none"
+    """How much the city is told of what becomes of its proposals: one of `ANSWERS`."""
 
     def share(self, document: Mapping[str, Any], now: datetime) -> Share | None:
         """What leaves of a finding; None if nothing does."""

@@ -6,11 +6,12 @@ Fields that a newer end adds are passed over by an older one.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from siem.sharing.envelope import BEGIN
+from siem.store.proposals import State, Why
 
 ENROL = "/exchange/v1/enrol"
 RENEW = "/exchange/v1/renew"
@@ -125,6 +126,42 @@ class Withdrawal(msgspec.Struct, frozen=True, kw_only=True):
 
     reason: Reason
     note: str = ""
+
+
+def _text(length: int, pattern: str = r"\A[^\x00-\x1f\x7f]*\Z") -> msgspec.Meta:
+    return msgspec.Meta(max_length=length, pattern=pattern)
+
+
+ProposalId = Annotated[str, _text(32, r"\A[0-9a-f]{32}\Z")]
+
+
+class Proposal(msgspec.Struct, frozen=True, kw_only=True):
+    """The payload of a `proposal`: what the city would have an operator plan, which decides.
+
+    The envelope names the campaign, until when it counts, and the operator's own shares that are
+    meant; nothing in it is of another operator.
+    """
+
+    id: ProposalId
+    operator: str
+    """Whom it is for: what was said to one operator is nothing to another."""
+    playbook: Annotated[str, _text(80, r"\A[\w][\w .,()/-]*\Z")]
+    """By the name that it goes by there; how long and how it acts, the operator's own says."""
+    action: Annotated[str, _text(200)]
+    """What it does, in words."""
+    indicator: Annotated[str, _text(200)] = ""
+    """A join token that the operator has shared itself; empty: none is meant."""
+    reason: Annotated[str, _text(500)]
+    by: Annotated[str, _text(100)]
+    """The person at the hub, or `hub`."""
+
+
+class ProposalAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The payload of a `proposal_answer`: how it stands, and why by a word of a list."""
+
+    proposal: ProposalId
+    state: State
+    why: Why = ""
 
 
 class Held(msgspec.Struct, frozen=True):

@@ -58,6 +58,8 @@ from siem.store.notices import SCHEMA as NOTICES_SCHEMA
 from siem.store.notices import NoticeStore, add_news
 from siem.store.outgoing import SCHEMA as OUTGOING_SCHEMA
 from siem.store.outgoing import OutgoingStore
+from siem.store.proposals import SCHEMA as PROPOSALS_SCHEMA
+from siem.store.proposals import ProposalStore
 from siem.store.protocol import (
     Change,
     Document,
@@ -231,6 +233,7 @@ _STEPS = (
     _CHANGES_SCHEMA
     + AUDIENCE_SCHEMA
     + OUTGOING_SCHEMA
+    + PROPOSALS_SCHEMA
     + CASES_SCHEMA
     + RUNS_SCHEMA
     + RULEBOOK_SCHEMA,
@@ -276,6 +279,7 @@ class NodeDb:
         self.outgoing = OutgoingStore(
             self._writing, lambda: self._db, self.get, operator_key, self._trail
         )
+        self.proposals = ProposalStore(self._writing, lambda: self._db, self._trail)
         mark = _every if is_hub else self._mark_case
         self.cases = CaseStore(self._writing, lambda: self._db, mark, self._trail)
         turns = path.parent / "turns"
@@ -909,6 +913,7 @@ class NodeDb:
             audited = self._trail.forget(db, AUDIT_MAX)
             self.notices.retain(db, now)
             self.outgoing.retain(db, now)
+            self.proposals.retain(db, now)
             self.runs.retain(db, now)
         return {"findings_old": old, "findings_surplus": max(0, surplus), "audit": audited}
 

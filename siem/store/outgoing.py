@@ -18,7 +18,9 @@ from typing import Literal
 
 import msgspec
 
+from siem.store import proposals
 from siem.store.lines import harmless
+from siem.store.proposals import Proposed
 from siem.store.protocol import Document, Range
 from siem.store.query import from_micros, micros
 from siem.store.trail import Trail
@@ -300,6 +302,10 @@ class OutgoingStore:
             _due(now),
         )
         return bool(found.fetchone()[0])
+
+    def has_answer(self) -> bool:
+        """Whether the hub was not told yet what became of one of its proposals."""
+        return proposals.has_answer(self._reading())
 
     # ---- people
 
@@ -733,6 +739,7 @@ class Desk:
             else:
                 self.set_shared(msgspec.structs.replace(one, payload_sha256=""))
             self.offer(waits)
+        proposals.answer_again(self._db, after)
 
     def append(self, line: Line) -> None:
         """Add a line behind the head; its chain is made here."""
@@ -796,6 +803,26 @@ class Desk:
             "INSERT OR IGNORE INTO inbox VALUES (?, ?, ?, ?, ?, ?)",
             (told.n, micros(told.received), told.type, told.share_id, told.data, told.signature),
         )
+        if told.type == "withdraw":
+            proposals.withdraw(self._db, told.share_id)
+
+    # ---- proposals of the city
+
+    def propose(self, one: Proposed) -> bool:
+        """Keep a proposal that came; False: too many are open."""
+        return proposals.take(self._db, one)
+
+    def next_answer(self) -> Proposed | None:
+        """A proposal of which the hub is to be told how it stands."""
+        return proposals.next_answer(self._db)
+
+    def set_answered(self, one: Proposed, seq: int) -> None:
+        """The hub is told, by the envelope of that number."""
+        proposals.set_answered(self._db, one, seq)
+
+    def answer_again(self, behind: int) -> None:
+        """What was answered behind a number is answered again."""
+        proposals.answer_again(self._db, behind)
 
 
 _DUE = "(due <= ? OR due > ?)"

@@ -58,7 +58,7 @@ class FakePolicy:
         lets_out: Callable[[Document], bool] = lambda document: True,
         names: tuple[str, ...] = ("finding.severity", "finding.first_seen", "finding.count"),
     ) -> None:
-        self.audiences = audiences
+        self.audiences, self.answers = audiences, "reason"
         self.hash, self.approval, self.lets_out, self.names = hash, approval, lets_out, names
 
     def share(self, document: Document, now: datetime) -> Share | None:
