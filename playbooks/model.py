@@ -148,6 +148,7 @@ class Called(msgspec.Struct, frozen=True, kw_only=True):
     valid_from: datetime | None = None
     valid_until: datetime | None = None
     signed_by: str = ""
+    waived_by: str = ""
 
 
 class Playbook(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,6 +174,8 @@ class Playbook(msgspec.Struct, frozen=True, kw_only=True):
     valid_until: datetime | None = None
     signed_by: str = ""
     """Name of the key whose signature was verified; empty: unsigned."""
+    waived_by: str = ""
+    """Name of the key that lets it go live without runs in shadow; empty: none does."""
     file: str = ""
     about: About = About()
     called: tuple[Called, ...] = ()

@@ -25,7 +25,9 @@ from cityward import ConfigError, RuleError, documents
 
 CONTEXT = b"cityward playbook signature 1\n"
 """Before what is signed, so that a signature of something else is never one of a playbook."""
-SUFFIX = ".sig"
+WAIVER = b"cityward playbook waiver of shadow runs 1\n"
+"""Before a playbook that somebody lets go `live` without runs in shadow."""
+SUFFIXES = {CONTEXT: ".sig", WAIVER: ".waiver"}
 SIGNATURE_MAX_BYTES = 4_096
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 KEY_KEYS = {"public_key", "valid_from", "valid_until", "revoked"}
@@ -118,7 +120,7 @@ def read_key(path: Path) -> PublicKey:
     return PublicKey(name=name, raw=raw, **times)
 
 
-def sign(data: bytes, private: bytes, name: str, now: datetime) -> bytes:
+def sign(data: bytes, private: bytes, name: str, now: datetime, context: bytes = CONTEXT) -> bytes:
     """The file that goes beside a playbook.
 
     Args:
@@ -126,6 +128,7 @@ def sign(data: bytes, private: bytes, name: str, now: datetime) -> bytes:
         private: The private key's file.
         name: Of the key.
         now: Goes into what is signed.
+        context: What is said of it, `CONTEXT` or `WAIVER`.
 
     Raises:
         ConfigError: this is no private key.
@@ -146,12 +149,18 @@ def sign(data: bytes, private: bytes, name: str, now: datetime) -> bytes:
         key=name,
         id=PublicKey(name, raw).id,
         signed=signed,
-        value=_text(key.sign(_message(data, signed))),
+        value=_text(key.sign(_message(data, signed, context))),
     )
     return msgspec.json.format(msgspec.json.encode(made), indent=2) + b"\n"
 
 
-def verify(data: bytes, signature: bytes, keys: Sequence[PublicKey], now: datetime) -> str:
+def verify(
+    data: bytes,
+    signature: bytes,
+    keys: Sequence[PublicKey],
+    now: datetime,
+    context: bytes = CONTEXT,
+) -> str:
     """Name of the key that signed these bytes.
 
     Raises:
@@ -171,19 +180,20 @@ def verify(data: bytes, signature: bytes, keys: Sequence[PublicKey], now: dateti
     if fault := key.fault(now):
         raise ValueError(fault)
     try:
-        Ed25519PublicKey.from_public_bytes(key.raw).verify(value, _message(data, said.signed))
+        message = _message(data, said.signed, context)
+        Ed25519PublicKey.from_public_bytes(key.raw).verify(value, message)
     except (InvalidSignature, ValueError) as error:
         raise ValueError(f"changed after {key.name} signed it") from error
     return key.name
 
 
-def beside(path: Path) -> Path:
+def beside(path: Path, context: bytes = CONTEXT) -> Path:
     """The file with the signature of another."""
-    return path.with_name(path.name + SUFFIX)
+    return path.with_name(path.name + SUFFIXES[context])
 
 
-def _message(data: bytes, signed: str) -> bytes:
-    return CONTEXT + signed.encode("utf-8", "replace") + b"\n" + data
+def _message(data: bytes, signed: str, context: bytes) -> bytes:
+    return context + signed.encode("utf-8", "replace") + b"\n" + data
 
 
 def _raw(key: Any) -> bytes:

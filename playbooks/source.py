@@ -475,6 +475,12 @@ class Source:
 
     def _safety(self, step: dict[str, Any], action: Action | None, *place: Place) -> Safety:
         action_class = self._one_of(step, "class", CLASSES, "A0", *place)
+        if str(step.get("rollback", "")).startswith("step:"):
+            # Undoing brings back what was found, needs no yes and is tried until that is seen: a
+            # step, which is planned, gated and may fail, can promise none of that.
+            todo = "Write the one its actuator has; what else is to be done is a step of the flow."
+            self.refuse("a rollback is never a step", *place, "rollback", todo=todo)
+            step = {**step, "rollback": "none"}
         safety = Safety(
             action_class=action_class,
             time_box=self._duration(step, "time_box", *place),

@@ -131,6 +131,7 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
             "sign": "playbook:sign_",
             "plan": "playbook_plan:plan_",
             "breaker": "playbook_plan:breaker",
+            "stage": "response:stage",
             "run": "response:run",
             "approve": "response:approve",
             "refuse": "response:refuse",

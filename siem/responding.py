@@ -9,7 +9,6 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from cityward import Actuator, InputError, Unsafe
@@ -21,7 +20,7 @@ from siem.actuators import actuators_of, specs
 from siem.config import Settings
 from siem.console.protocol import Why
 from siem.facts import FactBook, book_of, stop_file
-from siem.playbooks import playbooks_of
+from siem.playbooks import named, playbooks_of
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Conflict, Document, Events
 from siem.store.runs import RunStore
@@ -123,9 +122,13 @@ class ResponseDesk:
 
         Raises:
             InputError: there is no such playbook, or a reason is missing.
+            Unsafe: it has not run in shadow often enough to go live.
         """
-        one = self.known(playbook)
-        self._stages.put(one.id, one.version, stage, by, reason, self._clock())
+        self._stages.put(self.known(playbook), stage, by, reason, self._clock())
+
+    def shadow_runs(self, playbook: Playbook) -> int:
+        """How often a playbook as it is now has come to its end in shadow."""
+        return self._stages.shadow_runs(playbook)
 
     def known(self, name: str) -> Playbook:
         """A playbook by id, name or file name.
@@ -133,8 +136,7 @@ class ResponseDesk:
         Raises:
             InputError: there is none.
         """
-        names = ((one, (one.id, one.name.lower(), Path(one.file).stem)) for one in self.playbooks())
-        found = next((one for one, called in names if name.lower() in called), None)
+        found = named(self.playbooks(), name)
         if found is None:
             todo = "cityward playbook list names them."
             raise InputError(f"no playbook is called {name[:80]!r}", "playbook", todo)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,10 +17,12 @@ from playbooks.model import Playbook, Step
 from playbooks.safety import span
 from siem import output as streams
 from siem.commands.common import ConfigFile, Output, UsageError, settings_of
+from siem.config import Settings
 from siem.node import now_utc
 from siem.output import visible
 from siem.playbooks import playbooks_of
 from siem.sharing.certificates import write_secret
+from siem.store.stages import Staged, staged
 
 COLUMNS = ("called", "playbook", "stage", "starts", "classes", "signed")
 STEP_COLUMNS = ("step", "type", "class", "does", "holds", "ends", "then")
@@ -47,9 +50,22 @@ def list_(*, in_force: Switch = False, config: ConfigFile = None, output: Output
         return response.in_force(config, output)
     settings, _ = settings_of(config)
     found = playbooks_of(settings, now_utc())
-    _print([_row(one) for one in found.playbooks], output, COLUMNS, "There are no playbooks.")
+    said = _stages(settings)
+    rows = [_row(staged(one, said)) for one in found.playbooks]
+    _print(rows, output, COLUMNS, "There are no playbooks.")
     _tell(found.refused)
     return 4 if found.refused else 0
+
+
+def _stages(settings: Settings) -> Mapping[str, Staged]:
+    """What people said of stages at this node, which may never have run."""
+    if not (settings.state_path / "node.db").is_file():
+        return {}
+    from siem import assembly
+    from siem.assets import from_settings
+
+    with closing(assembly.db_of(settings, from_settings(settings), now_utc)) as db:
+        return db.stages.all()
 
 
 def show(
@@ -122,7 +138,13 @@ def build(which: str, to: Path | None = None, *, config: ConfigFile = None) -> i
     return 0
 
 
-def sign_(file: Path | None = None, *, key: Path | None = None, new_key: str = "") -> int:
+def sign_(
+    file: Path | None = None,
+    *,
+    key: Path | None = None,
+    new_key: str = "",
+    waive: Switch = False,
+) -> int:
     """Sign a playbook: its signature goes into a file beside it.
 
     Only what is accepted is signed. Whoever shall trust it names the public key in the setting
@@ -132,6 +154,7 @@ def sign_(file: Path | None = None, *, key: Path | None = None, new_key: str = "
         file: The playbook, YAML or built JSON.
         key: The private key.
         new_key: Make a key of this name instead: NAME.key to keep, NAME.pub.yml to hand out.
+        waive: Sign that it may go live without 20 runs in shadow, as it is now.
     """
     if new_key:
         return _new_key(new_key)
@@ -144,9 +167,11 @@ def sign_(file: Path | None = None, *, key: Path | None = None, new_key: str = "
         private = key.read_bytes()
     except OSError as error:
         raise UsageError(f"not read: {error.strerror}", str(key), "Check the path.") from error
-    beside = sign.beside(file)
-    beside.write_bytes(sign.sign(data, private, key.stem, now_utc()))
-    print(f"{one.name}, version {one.version[:16]}, is signed: {beside}", file=sys.stderr)
+    context = sign.WAIVER if waive else sign.CONTEXT
+    beside = sign.beside(file, context)
+    beside.write_bytes(sign.sign(data, private, key.stem, now_utc(), context))
+    said = "may go live at once" if waive else "is signed"
+    print(f"{one.name}, version {one.version[:16]}, {said}: {beside}", file=sys.stderr)
     return 0
 
 

@@ -14,6 +14,7 @@ from cyclopts import Parameter
 
 from cityward import InputError, Unsafe
 from playbooks.journal import OrderKind
+from playbooks.model import Stage
 from siem import assembly
 from siem import output as streams
 from siem.assets import from_settings
@@ -23,6 +24,7 @@ from siem.node import now_utc
 from siem.output import visible
 from siem.responding import ResponseDesk
 from siem.store.embedded import NodeDb
+from siem.store.stages import SHADOW_RUNS
 
 Switch = Annotated[bool, Parameter(negative=())]
 
@@ -163,6 +165,33 @@ def start(*, reason: str, playbook: str = "", actuator: str = "", config: Config
         config: Settings file; otherwise the first one found counts.
     """
     return _switch(reason, playbook, actuator, config, on=False)
+
+
+def stage(
+    which: str, stage: Stage | None = None, *, reason: str = "", config: ConfigFile = None
+) -> int:
+    """Say how far a playbook may go at this node; without a stage, how far it may, and why.
+
+    It goes live after 20 runs in shadow as it is now, or with a waiver (`playbook sign --waive`);
+    leaves with 6 before. A changed file begins anew.
+    Example: cityward playbook stage external-scanner approve_all --reason "the plans were right"
+
+    Args:
+        which: Name, id or file name of a playbook that counts here.
+        stage: draft (never runs), shadow (tells, and shows what it would do), approve_all (a person
+            says yes to each step), live.
+        reason: Why; it goes into the audit trail with your name.
+        config: Settings file; otherwise the first one found counts.
+    """
+    with _desk(config) as (desk, _):
+        if stage is not None:
+            _needs(reason)
+            desk.set_stage(desk.known(which).id, stage, who(), reason)
+        one = desk.known(which)
+        shown = f"{desk.shadow_runs(one)} of {SHADOW_RUNS} runs in shadow as it is now"
+    waived = f"; {one.waived_by} has signed a waiver" if one.waived_by else ""
+    print(visible(f"{one.name} is in stage {one.stage}. {shown}{waived}."))
+    return 0
 
 
 def in_force(config: str | None, output: Output) -> int:

@@ -39,6 +39,7 @@ from siem.console.site import ROWS_MAX, back_to, number_in, see_other
 from siem.console.triage import text
 from siem.console.view import path_of
 from siem.store.protocol import Document
+from siem.store.stages import SHADOW_RUNS
 
 RUNS_READ = 200
 """Newest runs that the library counts."""
@@ -99,7 +100,8 @@ class Playbooks(Responses):
         if found is None:
             return self.unknown(request, session, f"no playbook is called {playbook_id[:80]}")
         if formats.form_of(request) == "json":
-            return formats.json(msgspec.to_builtins(found))
+            said = {"shadow_runs": self.responder.shadow_runs(found)}
+            return formats.json({**msgspec.to_builtins(found), **said})
         runs = [run for run in self.responder.runs.all(limit=RUNS_READ) if _is_of(run, found)]
         return self.page(
             request,
@@ -112,6 +114,8 @@ class Playbooks(Responses):
             runs=[run_row(run) for run in runs[:RUNS_SHOWN]],
             shadow=Counter(run.state for run in runs if run.stage == "shadow"),
             held=sum(len(_held_back(run)) for run in runs),
+            shadow_runs=self.responder.shadow_runs(found),
+            shadow_wanted=SHADOW_RUNS,
             stages=STAGES,
             stage_words=STAGE_WORDS,
             glyphs=RUN_GLYPHS,

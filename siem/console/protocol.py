@@ -234,8 +234,13 @@ class Responder(Protocol):
         """Say how far a playbook may go at this node.
 
         Raises:
-            CitywardError: there is no such playbook, or a reason is missing.
+            CitywardError: there is no such playbook, a reason is missing, or it has not run in
+                shadow often enough to go live.
         """
+        ...
+
+    def shadow_runs(self, playbook: Playbook) -> int:
+        """How often a playbook as it is now has come to its end in shadow."""
         ...
 
 

@@ -1,4 +1,8 @@
-"""How far each playbook may go at this node: what an engineer said, beside what its file says."""
+"""How far each playbook may go at this node: what an engineer said, beside what its file says.
+
+Nothing goes `live` before this very version of it has run 20 times in shadow, or somebody has
+signed that it may without; until then what its file says of that counts as `shadow`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from datetime import datetime
 
 import msgspec
 
-from cityward import InputError
+from cityward import InputError, Unsafe
 from playbooks.flow import STRICTEST
 from playbooks.model import Called, Playbook, Stage
 from siem.store.lines import harmless
@@ -17,6 +21,8 @@ from siem.store.trail import Trail
 
 KEY = "playbook_stages"
 REASON_MAX = 2_000
+SHADOW_RUNS = 20
+"""Of one version, before it may go live."""
 
 
 class Staged(msgspec.Struct, frozen=True):
@@ -46,22 +52,41 @@ class StageStore:
         """What was said, by the id of the playbook."""
         return _read(self._reading())
 
-    def put(
-        self, playbook: str, version: str, stage: Stage, by: str, reason: str, now: datetime
-    ) -> None:
-        """Say how far a version of a playbook may go.
+    def shadow_runs(self, playbook: Playbook) -> int:
+        """How often this version has come to its end in shadow."""
+        query = (
+            "SELECT count(*) FROM runs WHERE playbook = ? AND state IN ('done', 'failed', 'denied')"
+            " AND json_extract(document, '$.stage') = 'shadow'"
+            " AND json_extract(document, '$.playbook.version') = ?"
+        )
+        (count,) = self._reading().execute(query, (playbook.id, playbook.version)).fetchone()
+        return int(count)
+
+    def put(self, playbook: Playbook, stage: Stage, by: str, reason: str, now: datetime) -> None:
+        """Say how far this version of a playbook may go.
 
         Raises:
             InputError: a reason is missing.
+            Unsafe: it has not run in shadow often enough to go live.
         """
         by, reason = harmless((by, reason.strip()[:REASON_MAX]))
         if not reason:
             raise InputError("the reason is empty", "reason", "Say why, in a line.")
+        if stage == "live" and not playbook.waived_by:
+            self._has_shown(playbook)
         with self._writing() as db:
-            said = {**_read(db), playbook: Staged(stage, version, by, reason, now)}
+            word = Staged(stage, playbook.version, by, reason, now)
+            said = {**_read(db), playbook.id: word}
             row = (KEY, msgspec.json.encode(said))
             db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", row)
-            self._trail.add(db, by, f"response: stage {stage}", f"{playbook}: {reason}", now)
+            what = f"{playbook.id}: {reason}"
+            self._trail.add(db, by, f"response: stage {stage}", what, now)
+
+    def _has_shown(self, playbook: Playbook) -> None:
+        if (count := self.shadow_runs(playbook)) < SHADOW_RUNS:
+            what = f"{playbook.name} ran {count} of {SHADOW_RUNS} times in shadow as it is now"
+            todo = "Let it run on, or sign a waiver: cityward playbook sign FILE --key KEY --waive."
+            raise Unsafe(what, "stage live", todo)
 
 
 def staged(one: Playbook, said: Mapping[str, Staged]) -> Playbook:
@@ -78,7 +103,9 @@ def staged(one: Playbook, said: Mapping[str, Staged]) -> Playbook:
 
 def _stage(one: Playbook | Called, said: Mapping[str, Staged]) -> Stage:
     word = said.get(one.id)
-    return word.stage if word is not None and word.version == one.version else one.stage
+    if word is not None and word.version == one.version:
+        return word.stage
+    return "shadow" if one.stage == "live" and not one.waived_by else one.stage
 
 
 def _read(db: sqlite3.Connection) -> dict[str, Staged]:

@@ -211,13 +211,13 @@ def test_a_switch_of_either_stops_what_is_called(name):
 
 
 def test_who_calls_goes_no_further_than_what_is_called():
-    book = pair()
+    book = msgspec.structs.replace(pair("approve_all"), stage="approve_all")
     word = Staged("shadow", "7", "ann", "looks odd", NOW)
     stale = Staged("shadow", "6", "ann", "looks odd", NOW)
 
-    assert staged(book, {}).stage == "live"
+    assert staged(book, {}).stage == "approve_all"
     assert staged(book, {"playbook--inner": word}).stage == "shadow"
-    assert staged(book, {"playbook--inner": stale}).stage == "live"
+    assert staged(book, {"playbook--inner": stale}).stage == "approve_all"
 
 
 # ---- Runs

@@ -140,6 +140,9 @@ REFUSED = {
     "a rollback that the gate does not have": (
         "rollback: device", "rollback: journal", "gate does not end by journal, but by device",
     ),
+    "a rollback that is a step": (
+        "rollback: device", "rollback: step:ask", "a rollback is never a step",
+    ),
     "an unknown rollback": ("rollback: device", "rollback: never", "rollback is 'never', none of"),
     "a shell": ("type: cityward-actuator\n        command: {action: deny", "type: bash\n        "
                 "command: {action: deny", "a command of type 'bash' is refused"),

@@ -941,6 +941,7 @@ TESTED_ELSEWHERE = {("rule", "check"), ("rule", "test"), ("rule", "try")} | {
     ("playbook", "refuse"),
     ("playbook", "plan"),
     ("playbook", "breaker"),
+    ("playbook", "stage"),
     ("playbook", "undo"),
 }
 CMDB = "Host,Type,IP,Importance\nrtu-7,rtu,192.0.2.70,high\nrtu-7b,rtu,02-00-00-00-00-07,low\n"

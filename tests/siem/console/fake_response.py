@@ -205,6 +205,10 @@ class FakeResponder:
         place = self.shelf.index(known)
         self.shelf[place] = msgspec.structs.replace(known, stage=stage)
 
+    def shadow_runs(self, playbook: Playbook) -> int:
+        runs = self.runs.all(limit=200)
+        return sum(one.stage == "shadow" and one.playbook == playbook for one in runs)
+
     def _known(self, id: str) -> Playbook:
         found = next((one for one in self.shelf if one.id == id), None)
         if found is None:
