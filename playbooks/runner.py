@@ -18,7 +18,6 @@ from cityward import Actuator, CitywardError, Command, State, TransientError, Un
 from playbooks.flow import after, decide, go_on, is_cancelled, join, state_of
 from playbooks.journal import (
     APPROVAL_LIVES,
-    LEASE,
     PAGED_AFTER,
     QUEUES,
     RUN_ENDS,
@@ -81,7 +80,6 @@ class Runner:
         actuators: By name.
         plan: What a step would do now.
         gate: What may be done now.
-        lease: A run is claimed for so long.
     """
 
     def __init__(
@@ -90,14 +88,11 @@ class Runner:
         actuators: Mapping[str, Actuator],
         plan: Planner,
         gate: Gate,
-        *,
-        lease: timedelta = LEASE,
     ) -> None:
         self._journal = journal
         self._actuators = actuators
         self._plan = plan
         self._gate = gate
-        self._lease = lease
 
     def advance(self, run_id: str) -> Change | None:
         """Make one transition of a run.
@@ -105,7 +100,7 @@ class Runner:
         Returns:
             It, with when to look again and for what; None: it is over, or somebody else has it.
         """
-        run = self._journal.claim(run_id, self._journal.now(), self._lease)
+        run = self._journal.claim(run_id, self._journal.now())
         if run is None:
             return None
         try:

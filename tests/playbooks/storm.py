@@ -40,7 +40,6 @@ from siem.store.query import micros
 from tests.playbooks.kit import Planner, allows, db_at, deny, playbook, run_of
 from tests.playbooks.recorder import Recorder
 
-LEASE = timedelta(seconds=3)
 STEPS = ("one", "two", "three")
 LATE_S = 30.0
 """An effect is undone so long after its end at the latest, with everything being killed."""
@@ -111,7 +110,7 @@ def runner_at(folder: Path) -> Runner:
             faults._NAME = ""
     db = journal_at(folder)
     actuators: dict[str, Actuator] = {"recorder": Recorder(folder / "device")}
-    return Runner(db.runs, actuators, Planner(actuators, db.runs.now), allows, lease=LEASE)
+    return Runner(db.runs, actuators, Planner(actuators, db.runs.now), allows)
 
 
 def book(box_s: float) -> Playbook:
