@@ -46,6 +46,7 @@ class BlastLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     assets: int = 1
     services: int = 0
     people: int = 0
+    """Who use the services, as the settings say; not known is too many."""
 
 
 class Verify(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -272,6 +273,10 @@ class Facts(Protocol):
 
     def dependants(self, target: Target) -> Sequence[str]:
         """What depends on it: by the inventory, and who began to talk to it in the last 24 h."""
+        ...
+
+    def people(self, name: str) -> int | None:
+        """How many people use a service or an asset; None: nobody has said it."""
         ...
 
     def zone_size(self, zone: str) -> int:

@@ -453,16 +453,23 @@ def blast_radius(question: Question) -> Said:
     found = {name: facts.asset_of(Target("device", name)) for name in needs}
     affected = {**own, **{one.id: one for one in found.values() if one is not None}}
     services = [name for name, asset in found.items() if asset is None]
-    saw = {
+    saw: dict[str, Any] = {
         "assets": _some(affected.values()),
         "services": services[:SHOWN],
         "assets_affected": len(affected),
         "services_affected": len(services),
+        "people_affected": _people([*affected, *services], facts),
     }
     if len(affected) > limit.assets:
         return _deny(f"{len(affected)} assets would be affected, {limit.assets} may be.", **saw)
     if len(services) > limit.services:
         return _deny(f"{len(services)} services would be affected, {limit.services} may be.", **saw)
+    unknown = [name for name in services if facts.people(name) is None]
+    if unknown:
+        return _deny(f"Nobody has said how many people use {_list(unknown[:SHOWN])}.", **saw)
+    if saw["people_affected"] > limit.people:
+        count = saw["people_affected"]
+        return _deny(f"{count} people would be affected, {limit.people} may be.", **saw)
     for why in (*_zones_full(affected, facts), *_last_of_group(question, own)):
         return _deny(why, **saw)
     others = [one for one in affected.values() if one.id not in own]
@@ -470,6 +477,11 @@ def blast_radius(question: Question) -> Said:
     if own and hurt:
         return _deny(f"{_name(hurt[0])} depends on it, which must not be hurt.", **saw)
     return _allow(_how_many(affected, services), **saw)
+
+
+def _people(names: Sequence[str], facts: Facts) -> int:
+    """All who use these, as far as it is known; who uses two of them counts twice."""
+    return sum(facts.people(name) or 0 for name in names)
 
 
 def _zones_full(affected: Mapping[str, Asset], facts: Facts) -> Iterator[str]:
@@ -746,7 +758,7 @@ INSTEAD: Mapping[int, str] = {
     5: "call the person who answers for the process; only people act on this.",
     6: "call the person who answers for that zone; list the flow if nothing needs it.",
     7: "call the person who answers for it; isolate what talks to it instead.",
-    8: "choose a narrower target, or act by hand after those affected were asked.",
+    8: "choose a narrower target, say in response.people who uses it, or ask them and act by hand.",
     9: "look at the finding and give a verdict, or wait until another analytic agrees.",
     10: "watch only, or ask whoever marked it for permission.",
     11: "look at what has been done, then close the breaker or act by hand.",

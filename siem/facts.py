@@ -480,6 +480,10 @@ class Facts:
         if strangers:
             yield f"{strangers} addresses outside"
 
+    def people(self, name: str) -> int | None:
+        """How many people use a service or an asset, as the settings say."""
+        return self._said.people.get(name)
+
     def zone_size(self, zone: str) -> int:
         """Assets of a zone."""
         return self._known.sizes[zone]

@@ -145,6 +145,12 @@ ALONE: list[tuple[str, int, World, dict[str, Any], Playbook]] = [
     ("too many depend on it", 8, World([CAMERA, HMI], needs={SCANNER: ["camera-1", "hmi-1"]}),
      {}, block()),
     ("a service depends on it", 8, World(needs={SCANNER: ["ticket sale"]}), {}, block()),
+    ("nobody says who uses the service", 8, World(needs={SCANNER: ["ticket sale"]}), {},
+     playbook(action("block", limit=BlastLimit(services=1, people=9_999)))),
+    ("too many people use the service", 8,
+     World(needs={SCANNER: ["ticket sale"]}, served={"ticket sale": 201}), {},
+     playbook(action("block", limit=BlastLimit(services=1, people=200)))),
+    ("too many people use the device", 8, World([CAMERA], served={"camera-1": 1}), {}, CAMERAS),
     (
         "too large a part of a zone",
         8,
@@ -222,6 +228,9 @@ def test_what_is_over_its_limits_by_one_is_within_them_by_none():
     assert outcome_of(asked(World(spoke=[RULE], precisions={RULE: 0.95}))) == "allow"
     assert outcome_of(asked(World(spoke=["model.surprise", OTHER]))) == "allow"
     assert outcome_of(asked(World([CAMERA], needs={SCANNER: ["camera-1"]}))) == "allow"
+    crowd = World(needs={SCANNER: ["tickets", "gates"]}, served={"tickets": 150, "gates": 50})
+    book = playbook(action("block", limit=BlastLimit(services=2, people=200)))
+    assert outcome_of(asked(crowd, book=book)) == "allow"
 
 
 # ---- Never touched

@@ -97,7 +97,9 @@ def playbooks(dice: Dice) -> Playbook:
         "contain" if by_device else dice.mostly("deny", "allow"),
         target,
         action_class=dice.mostly(usual, "A0", "A1", "A2", "A3", "A4"),
-        limit=BlastLimit(assets=dice.randrange(4), services=dice.randrange(2)),
+        limit=BlastLimit(
+            assets=dice.randrange(4), services=dice.randrange(2), people=dice.mostly(900, 0)
+        ),
     )
     return playbook(
         step,
@@ -122,6 +124,7 @@ def worlds(dice: Dice) -> World:
         keep={dice.choice(ADDRESSES): "partner"} if dice.rarely(3) else {},
         peers={dice.choice(values): "name server"} if dice.rarely(3) else {},
         needs=needs,
+        served=dice.mostly({"service": 900}, {"service": 901}, {}),
         sizes={"z1": dice.randrange(40), "z2": 5},
         confirmed=not dice.rarely(),
         spoke=dice.mostly(("r1", "r2"), ("r1",), ("model.x",), ("model.x", "model.y"), ()),
@@ -194,6 +197,8 @@ def wrong(one: Planned, book: Playbook, about: dict[str, Any], world: World) -> 
     services = dependants & {"service"}
     if len(dependants - services) > limit.assets or len(services) > limit.services:
         found.append("blast")
+    if any(world.served.get(name, limit.people + 1) > limit.people for name in services):
+        found.append("people")
     if one.action_class == "A4":
         found.append("A4")
     if about["cw.operator"] != world.operator or about["finding.mode"] != "normal":

@@ -100,6 +100,8 @@ class World:
     """Value of a connection to why it is not essential."""
     modes: Mapping[str, str] = field(default_factory=dict)
     needs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    served: Mapping[str, int] = field(default_factory=dict)
+    """Service or asset to how many people use it."""
     sizes: Mapping[str, int] = field(default_factory=dict)
     groups: Sequence[Sequence[str]] = ()
     up: Sequence[str] = ()
@@ -178,6 +180,9 @@ class World:
 
     def dependants(self, target: Target) -> Sequence[str]:
         return self.needs.get(target.value, ())
+
+    def people(self, name: str) -> int | None:
+        return self.served.get(name)
 
     def zone_size(self, zone: str) -> int:
         return self.sizes.get(zone, 0)

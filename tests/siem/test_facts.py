@@ -103,6 +103,8 @@ protected = {{"10.1.0.53" = "name server"}}
 peak_hours = ["mo-fr 06:30-09:00", "22:00-01:00"]
 time_zone = "Europe/Paris"
 
+people = {{"line-2" = 40000}}
+
 [response.actuators.nftables]
 
 [[response.nonessential]]
@@ -297,6 +299,13 @@ def test_a_flow_is_not_essential_only_where_a_person_listed_all_of_it(facts):
 
 
 # ---- What hangs on it
+
+
+def test_how_many_people_use_a_service_is_what_the_settings_say(facts):
+    now = facts()
+
+    assert now.people("line-2") == 40_000
+    assert now.people("platform-3") is None
 
 
 def test_dependants_are_those_of_the_inventory_and_those_who_began_to_talk_to_it(facts):
