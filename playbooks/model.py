@@ -346,6 +346,14 @@ class Check(msgspec.Struct, frozen=True):
     saw: Mapping[str, Any] = {}
 
 
+def outcome_of(checks: Sequence[Check]) -> Outcome:
+    """The strictest of several checks; none at all deny."""
+    said = {check.outcome for check in checks}
+    if not said or "deny" in said:
+        return "deny"
+    return "needs approval" if "needs approval" in said else "allow"
+
+
 class Planned(msgspec.Struct, frozen=True, kw_only=True):
     """One action of a plan."""
 
@@ -368,11 +376,8 @@ class Planned(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def outcome(self) -> Outcome:
-        """The strictest of its checks."""
-        said = {check.outcome for check in self.checks}
-        return (
-            "deny" if "deny" in said else "needs approval" if "needs approval" in said else "allow"
-        )
+        """What its checks say together."""
+        return outcome_of(self.checks)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

@@ -35,7 +35,7 @@ from playbooks.journal import (
     queue_of,
     wake_at,
 )
-from playbooks.model import Check, Plan, Planned, Step, StepState
+from playbooks.model import Check, Plan, Planned, Step, StepState, outcome_of
 
 log = logging.getLogger(__name__)
 
@@ -433,9 +433,9 @@ class Runner:
 
     def _ask_again(self, run: Run, planned: Planned) -> None:
         checks = self._checks(run, planned)
-        refused = [one for one in checks if one.outcome != "allow"]
-        if refused:
-            raise Unsafe("; ".join(one.why for one in refused), planned.name)
+        if outcome_of(checks) != "allow":
+            refused = [one.why for one in checks if one.outcome != "allow"]
+            raise Unsafe("; ".join(refused) or "the gate did not answer", planned.name)
 
     def _checks(self, run: Run, planned: Planned) -> tuple[Check, ...]:
         """What the gate says; the kill switch is looked at here, whatever gate was handed in."""

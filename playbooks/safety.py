@@ -151,14 +151,6 @@ def gate(
     return tuple(_asked(number, question) for number in CHECKS)
 
 
-def outcome_of(checks: Sequence[Check]) -> Outcome:
-    """The strictest of several checks; none at all deny."""
-    said = {check.outcome for check in checks}
-    if not said or "deny" in said:
-        return "deny"
-    return "needs approval" if "needs approval" in said else "allow"
-
-
 def _asked(number: int, question: Question) -> Check:
     try:
         outcome, why, saw = CHECKS[number][1](question)

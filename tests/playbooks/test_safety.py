@@ -13,9 +13,9 @@ import pytest
 from cityward import Asset, Target
 from playbooks import safety
 from playbooks.journal import Approval
-from playbooks.model import BlastLimit, Check, Limits, Plan, Planned, Playbook
+from playbooks.model import BlastLimit, Check, Limits, Plan, Planned, Playbook, outcome_of
 from playbooks.plan import plan
-from playbooks.safety import Consent, gate, outcome_of
+from playbooks.safety import Consent, gate
 from playbooks.targets import target_of
 from tests.playbooks.world import (
     CAMERA,

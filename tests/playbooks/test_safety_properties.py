@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from cityward import Asset, Command, Target, Unsafe
 from playbooks.journal import Approval
-from playbooks.model import BlastLimit, Limits, Plan, Planned, Playbook
+from playbooks.model import BlastLimit, Limits, Plan, Planned, Playbook, outcome_of
 from playbooks.plan import plan
-from playbooks.safety import Consent, gate, outcome_of
+from playbooks.safety import Consent, gate
 from playbooks.targets import target_of
 from tests.playbooks.world import NOW, ZONES, World, action, actuators, finding, playbook
 
