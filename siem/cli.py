@@ -119,7 +119,15 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
             "test": "rule:run_samples",
             "try": "rule:try_event",
             "add": "rule:add",
+            "deploy": "tuning:deploy",
+            "revert": "tuning:revert",
+            "history": "tuning:history",
+            "protected": "tuning:protected",
         },
+    ),
+    "filter": (
+        "Filters: what is hidden, for whom, why and until when.",
+        {"list": "tuning:list_", "add": "tuning:add", "remove": "tuning:remove"},
     ),
     "playbook": (
         "Playbooks: what would be done about a finding, by whom, for how long.",

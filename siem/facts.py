@@ -39,6 +39,7 @@ from siem.sharing.external import PREFIX, address_of, name_of
 from siem.sharing.external import Plan as AddressPlan
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Events, Range
+from siem.store.query import quoted
 
 CONFIRMED_FOR = timedelta(days=30)
 LOOKED_BACK = timedelta(hours=24)
@@ -462,9 +463,9 @@ class Facts:
             if _network(address) is not None
         ]
         if target.type == "domain_name":
-            query = f"dns.question.name:{_quoted(target.value)}"
+            query = f"dns.question.name:{quoted(target.value)}"
         elif places:
-            query = f"destination.ip:({' OR '.join(_quoted(one) for one in places)})"
+            query = f"destination.ip:({' OR '.join(quoted(one) for one in places)})"
         else:
             return
         span = Range(self._now - LOOKED_BACK, self._now + timedelta(minutes=1))
@@ -515,7 +516,7 @@ class Facts:
         return right / judged if judged >= JUDGED_LEAST else None
 
     def _judged(self, rule_id: str, verdicts: Sequence[str]) -> int:
-        query = f"rule.id:{_quoted(rule_id)} AND finding.verdict:({' OR '.join(verdicts)})"
+        query = f"rule.id:{quoted(rule_id)} AND finding.verdict:({' OR '.join(verdicts)})"
         return self._book.db.search(query, Range(), limit=0).total
 
     def analytics(self, finding: Mapping[str, Any]) -> Sequence[str]:
@@ -691,11 +692,6 @@ def _is_good(path: Path, key: str, now: datetime) -> bool:
     except CitywardError:
         return False
     return found.name == key and not found.fault(now)
-
-
-def _quoted(value: str) -> str:
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
 
 
 # ---- Peak hours

@@ -42,11 +42,11 @@ NODE_RULES = tuple(_node_rules())
 
 def rules_of(settings: Settings, db: NodeDb) -> RuleSet:
     """The rules that count at a node: files, and in their place what people deployed."""
-    from detectors.sigma.load import load_over
+    from detectors.sigma.load import load_folder
 
     deployed = db.rulebook.deployed()
     texts = {one.file: one.text for one in deployed if one.is_whole}
-    rules = load_over(texts, *rule_folders(settings))
+    rules = load_folder(*rule_folders(settings), over=texts)
     broken = [
         RuleError("it is not as it was deployed", one.file, "Deploy it again.")
         for one in deployed

@@ -48,10 +48,21 @@ def check(path: Path, *others: Path) -> list[Problem]:
         path: What is checked.
         others: Files and folders that it may refer to, and that are not checked themselves.
     """
-    return sorted(set(_problems(load_folder(path, *others), path)))
+    return problems_of(load_folder(path, *others), path)
 
 
-def _problems(rules: RuleSet, path: Path) -> Iterator[Problem]:
+def problems_of(rules: RuleSet, path: Path, *, samples: bool = True) -> list[Problem]:
+    """What is wrong with the loaded documents of a file or folder.
+
+    Args:
+        rules: With all that they refer to.
+        path: Whose documents are meant.
+        samples: Look at the samples beside them, too.
+    """
+    return sorted(set(_problems(rules, path, samples=samples)))
+
+
+def _problems(rules: RuleSet, path: Path, *, samples: bool) -> Iterator[Problem]:
     for error in rules.refused:
         if _is_below(error.where.rpartition(":")[0] or error.where, path):
             yield Problem(error.where, error.what)
@@ -63,7 +74,8 @@ def _problems(rules: RuleSet, path: Path) -> Iterator[Problem]:
             yield from _head(one)
             yield from _attack(one, is_of_hub=one.id in hub)
             yield from _names(one, one.id in ours)
-            yield from _samples(one, has_records=one.id not in said)
+            if samples:
+                yield from _samples(one, has_records=one.id not in said)
     for one in rules.rules:
         if _is_below(one.document.file, path):
             yield from _unused(one)

@@ -151,11 +151,16 @@ def read_samples(file: Path) -> Samples:
         RuleError: it is not there, or something in it is wrong; with its line.
     """
     try:
-        read = documents.read(file)
+        return parse_samples(file.read_bytes(), str(file))
     except OSError as error:
         raise RuleError("there are no samples", str(file), "Write some.") from error
+
+
+def parse_samples(text: bytes | str, file: str = "<samples>") -> Samples:
+    """Read samples; the same errors as `read_samples`."""
+    read = documents.parse(text, file)
     if len(read) != 1 or not isinstance(read[0].value, dict):
-        raise RuleError("a sample file is one mapping", str(file), "Write `cases:`.")
+        raise RuleError("a sample file is one mapping", file, "Write `cases:`.")
     return _samples(read[0])
 
 

@@ -151,7 +151,7 @@ def show(
         output: Form of the result: table, json, ndjson or csv; ndjson for a pipe.
     """
     with _opened(config) as db:
-        finding = _one(db, id)
+        finding = one_of(db, id)
         events = db.events_of(finding["finding.id"])
     form = streams.form_for(output, sys.stdout)
     if form == "table":
@@ -187,7 +187,7 @@ def set_(
         raise UsageError("no finding was named", "cityward finding set", "Name at least one id.")
     change = _change(status, verdict, assignee, until, reason)
     with _opened(config) as db:
-        found = [_one(db, one)["finding.id"] for one in ids]
+        found = [one_of(db, one)["finding.id"] for one in ids]
         changed = db.change(found, change, who(), now_utc())
     print(f"{changed:,} of {len(found):,} findings changed", file=sys.stderr)
     return 0
@@ -221,7 +221,7 @@ def _opened(config: str | None) -> Iterator[NodeDb]:
         db.close()
 
 
-def _one(db: NodeDb, named: str) -> Document:
+def one_of(db: NodeDb, named: str) -> Document:
     """The finding of this id, or the only one whose id begins so."""
     if found := db.get(named):
         return found

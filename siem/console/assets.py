@@ -28,11 +28,11 @@ from siem.console.site import (
     see_other,
 )
 from siem.console.triage import text
-from siem.console.view import PAGE_ROWS, View, path_of, quoted
+from siem.console.view import PAGE_ROWS, View, path_of
 from siem.console.zonemap import picture
 from siem.store.inventory import document, matches, names_of
 from siem.store.protocol import AssetRow, Range
-from siem.store.query import from_micros
+from siem.store.query import from_micros, quoted
 
 SORTS = (
     *("state", "name", "type", "zone", "first_seen", "last_seen", "findings", "criticality"),

@@ -21,8 +21,9 @@ from siem.console.access import NotYours, Session
 from siem.console.body import body_of
 from siem.console.site import Fault, NodeSite, see_other
 from siem.console.triage import text
-from siem.console.view import Chip, View, chart, path_of, quoted, share
+from siem.console.view import Chip, View, chart, path_of, share
 from siem.store.protocol import OFF_IN_SETTINGS, Range, RuleState, Switch
+from siem.store.query import quoted
 
 SORTS = ("title", "level", "state", "evaluated", "matches")
 CHARTED = timedelta(days=30)

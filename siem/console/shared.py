@@ -18,8 +18,9 @@ from siem.console.city_site import CitySite
 from siem.console.findings import added_chip
 from siem.console.site import PAGE_MAX, ROWS_MAX, Fault, number_in, see_other
 from siem.console.timespan import Choice, choose, word
-from siem.console.view import PAGE_ROWS, View, path_of, plain, query_of, quoted, shown
+from siem.console.view import PAGE_ROWS, View, path_of, plain, query_of, shown
 from siem.store.protocol import Document, Page, Range
+from siem.store.query import quoted
 
 FACETS: tuple[tuple[str, str, int], ...] = (
     ("cw.operator", "Operator", 5),

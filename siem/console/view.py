@@ -16,6 +16,7 @@ from urllib.parse import quote, urlencode
 
 from cityward.finding import SEVERITIES
 from siem.store.protocol import Document, Range
+from siem.store.query import quoted
 
 PAGE_ROWS = 50
 FOLD_CHARS = 240
@@ -125,11 +126,6 @@ def query_of(view: View, *more: str) -> tuple[str, int]:
     if not parts:
         return bar, 0
     return " AND ".join([f"({bar})", *parts] if bar else parts), 1 if bar else 0
-
-
-def quoted(value: str) -> str:
-    """A value as one phrase of the query language."""
-    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def plain(value: Any) -> str:

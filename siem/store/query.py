@@ -157,6 +157,11 @@ _LOCK = threading.Lock()
 """The lexer of luqum is one object of its module."""
 
 
+def quoted(value: str) -> str:
+    """A value as one phrase of the query language."""
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
 def parse(text: str, fields: Mapping[str, str], now: datetime) -> Condition:
     """Read a query.
 

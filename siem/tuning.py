@@ -1,0 +1,449 @@
+"""Tuning: what a change of the rules would do, before it counts, and what forbids it.
+
+A change is one document – rule, correlation, absence or filter – in the place of the one with its
+id, beside all that counts at this node. It may be deployed if nothing is wrong with it, its samples
+are green, and no event that a person called right would pass in silence because of it.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cityward import Event, InputError, RuleError, Unsafe
+from detectors.sigma import lint
+from detectors.sigma.engine import Engine
+from detectors.sigma.load import load_folder
+from detectors.sigma.matchers import Placeholders
+from detectors.sigma.rule import Absence, Correlation, Filter, Rule, RuleSet
+from detectors.sigma.samples import Outcome, parse_samples, samples_file
+from detectors.sigma.view import View
+from siem import register, ruleset
+from siem import samples as runs
+from siem.assets import from_settings
+from siem.config import Settings
+from siem.node import event_of
+from siem.store.embedded import NodeDb
+from siem.store.protocol import Document, Range
+from siem.store.query import quoted
+from siem.store.rulebook import Protected, Version
+
+LOOKED_BACK = timedelta(days=30)
+FINDINGS_MAX = 500
+"""So many findings, newest first, are asked what a filter would hide of them."""
+LONGEST = timedelta(days=1)
+"""After the last event: whatever is absent is missed by then."""
+WHO = ("source.ip", "source.mac", "user.name", "cw.asset.asset_id", "host.name")
+WHAT = (
+    "destination.ip", "destination.port", "ot.operation", "ot.unit", "ot.point.address",
+    "ot.function.code", "url.path", "dns.question.name", "process.name", "event.action",
+)  # fmt: skip
+"""Fields by which a filter tells what is harmless: who does it, and what is done."""
+BEFORE_SEEN = {"cw.record.source": "", "cw.record.place": "", "cw.record.number": 0}
+"""What an event has that another operator released: its record stays with them."""
+
+Speaking = Rule | Correlation | Absence
+Speaks = Callable[[Sequence[Protected]], set[int]]
+
+
+class Silenced(msgspec.Struct, frozen=True):
+    """A finding that was right, and that would not be made any more."""
+
+    rule: str
+    title: str
+    finding: str
+    operator: str
+    """Who released it; empty: it is ours."""
+    time: datetime
+
+
+class Hidden(msgspec.Struct, frozen=True):
+    """A finding of the past, and how much of it a filter hides."""
+
+    finding: str
+    title: str
+    verdict: str
+    time: datetime
+    events: int
+    """Copies of its events that were looked at."""
+    hidden: int
+
+    @property
+    def is_whole(self) -> bool:
+        """True if nothing of it would be left."""
+        return self.hidden == self.events
+
+
+class Examined(msgspec.Struct, frozen=True):
+    """What a change would mean."""
+
+    document: str
+    kind: str
+    title: str
+    text: str
+    samples: str
+    number: int
+    """Of the version that counts now; 0: there is none."""
+    problems: tuple[lint.Problem, ...]
+    outcomes: tuple[Outcome, ...]
+    silenced: tuple[Silenced, ...]
+
+    def reasons(self) -> list[str]:
+        """What forbids it, in words; empty: it may be deployed."""
+        said = [str(one) for one in self.problems if one.severity == "error"]
+        said += [
+            f"sample {one.name!r} fails: {'; '.join(one.problems)}"
+            for one in self.outcomes
+            if not one.passed
+        ]
+        said += [
+            f"{one.title} would not be made any more: finding {one.finding[:12]}"
+            f" of {one.time:%Y-%m-%d %H:%M} UTC was right"
+            for one in self.silenced
+        ]
+        return said
+
+
+class Tuner:
+    """Examines and deploys changes at one node; not for several threads at once."""
+
+    def __init__(self, settings: Settings, db: NodeDb) -> None:
+        self._settings = settings
+        self._db = db
+        self._book = db.rulebook
+
+    @cached_property
+    def rules(self) -> RuleSet:
+        """What counts now."""
+        return ruleset.rules_of(self._settings, self._db)
+
+    @cached_property
+    def placeholders(self) -> Placeholders:
+        """Values of `%name%` at this node."""
+        inventory = from_settings(self._settings)
+        inventory.use(register.known(self._settings, self._db.inventory.assets(merged=True)))
+        return inventory.placeholders(self._settings.lists)
+
+    # ---- Examine and deploy
+
+    def examine(self, text: str, samples: str = "") -> Examined:
+        """What a document would do in the place of the one with its id; nothing changes.
+
+        Args:
+            text: YAML of one document.
+            samples: YAML of its samples; empty: those that it has already.
+
+        Raises:
+            RuleError: it is no document, or none that can be loaded; with its line.
+        """
+        id, kind, title = identity(text)
+        file = f"rulebook/{id}.yml"
+        after = self._with(id, text)
+        problems = lint.problems_of(after, Path(file), samples=False)
+        last = self._book.newest(id)
+        outcomes: tuple[Outcome, ...] = ()
+        if kind != "filter":
+            samples = samples or (last.samples if last and last.text else self._beside(id))
+            outcomes, missing = self._outcomes(id, after, samples)
+            problems += [lint.Problem(file, one) for one in missing]
+        number = last.number if last else 0
+        silenced = tuple(self._silenced(after))
+        return Examined(id, kind, title, text, samples, number, tuple(problems), outcomes, silenced)
+
+    def deploy(self, one: Examined, by: str, reason: str, now: datetime) -> int:
+        """Let a document count from now on; the node takes it up within a second.
+
+        Raises:
+            Unsafe: something forbids it.
+            InputError: nobody says why.
+            Conflict: somebody else has deployed it since it was examined.
+        """
+        if said := one.reasons():
+            raise Unsafe("; ".join(said[:3]), one.title, "Mend it; cityward rule check says more.")
+        version = Version(
+            0, one.document, one.kind, one.title, one.text, one.samples, by, reason, now, True
+        )
+        number = self._book.deploy(version, seen=one.number)
+        self.__dict__.pop("rules", None)
+        return number
+
+    def revert(self, document: str, number: int, by: str, reason: str, now: datetime) -> int:
+        """Deploy an older version again; 0 takes the document back, so that its file counts.
+
+        Raises:
+            InputError: there is no such version, or nobody says why.
+            Unsafe: something forbids it.
+        """
+        history = self._book.history(document)
+        if not history:
+            raise InputError(f"{document} was never deployed", "", "See cityward rule history.")
+        if number:
+            old = next((one for one in history if one.number == number and one.is_whole), None)
+            if old is None:
+                raise InputError(f"it has no version {number}", document, "See its history.")
+            if old.text:
+                return self.deploy(self.examine(old.text, old.samples), by, reason, now)
+        last = history[0]
+        if not last.text:
+            raise InputError(f"{document} is taken back already", "", "See its history.")
+        if silenced := list(self._silenced(self._with(document, ""))):
+            what = f"{silenced[0].title} would not be made any more, and it was right"
+            raise Unsafe(what, last.title, "Switch the rule off, if that is meant.")
+        gone = msgspec.structs.replace(
+            last, text="", samples="", by=by, reason=reason, time=now, is_whole=True
+        )
+        self.__dict__.pop("rules", None)
+        return self._book.deploy(gone, seen=last.number)
+
+    def _with(self, id: str, text: str) -> RuleSet:
+        """What would count with a document, or without it."""
+        texts = {one.file: one.text for one in self._book.deployed() if one.is_whole}
+        file = f"rulebook/{id}.yml"
+        texts.pop(file, None)
+        if text:
+            texts[file] = text
+        return load_folder(*ruleset.rule_folders(self._settings), over=texts)
+
+    def _beside(self, id: str) -> str:
+        """The samples of the file with this id; empty: there is none."""
+        one = next((each for each in self.rules.speaking() if each.id == id), None)
+        if one is None:
+            return ""
+        try:
+            return samples_file(Path(one.document.file)).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            return ""
+
+    def _outcomes(
+        self, id: str, after: RuleSet, samples: str
+    ) -> tuple[tuple[Outcome, ...], list[str]]:
+        """What its samples come to, and what is missing of them."""
+        one = next((each for each in after.speaking() if each.id == id), None)
+        if one is None:
+            return (), []  # why is among the refused
+        if not samples:
+            return (), ["there are no samples"]
+        try:
+            read = parse_samples(samples, f"rulebook/{id}.test.yml")
+        except RuleError as error:
+            return (), [f"{error.what} ({error.where})"]
+        if not any(case.kind == "must match" for case in read.cases):
+            return (), ["no sample must match"]
+        return tuple(runs.outcomes(one, after, read)), []
+
+    # ---- Protected true positives
+
+    def _silenced(self, after: RuleSet) -> Iterator[Silenced]:
+        """Findings that were right, and that these rules would not make any more."""
+        before, changed = self.rules, changed_rules(self.rules, after)
+        now = {one.id: one for one in after.speaking()}
+        every = [one for one in before.speaking() if one.id in changed]
+        for one in every:
+            samples = self._book.protected(one.id)
+            if not samples:
+                continue
+            speaks = _speaker(one, before, self.placeholders)
+            still = _speaker(now[one.id], after, self.placeholders) if one.id in now else _nothing
+            for finding, group in groupby(samples, key=lambda sample: sample.finding):
+                events = list(group)
+                if lost := speaks(events) - still(events):
+                    first = events[min(lost)]
+                    yield Silenced(
+                        one.id, one.analytic.name, finding, first.operator,
+                        first.event["@timestamp"],
+                    )  # fmt: skip
+
+    # ---- Filters
+
+    def choices(self, finding: Document) -> dict[str, Any]:
+        """Fields by which a filter may tell the events of a finding, with their one value."""
+        copies = self._db.events_of(finding["finding.id"])
+        found: dict[str, Any] = {}
+        for name in (*WHO, *WHAT):
+            values = [one.get(name) for one in copies]
+            first = values[0] if values else None
+            if isinstance(first, str | int) and all(one == first for one in values):
+                found[name] = first
+        return found
+
+    def filter_of(
+        self,
+        finding: Document,
+        fields: Sequence[str],
+        *,
+        reason: str,
+        expires: date,
+        by: str,
+    ) -> str:
+        """A filter, as YAML, that hides what a finding saw.
+
+        Args:
+            finding: Of a Sigma rule or correlation.
+            fields: Of `choices`; empty: who and what, one of each.
+            reason: Why it is harmless.
+            expires: From this day on it hides nothing.
+            by: Its owner.
+
+        Raises:
+            InputError: the finding is of no rule, or has no such field.
+        """
+        import yaml
+
+        known = self.choices(finding)
+        fields = fields or [
+            *[name for name in WHO if name in known][:1],
+            *[name for name in WHAT if name in known][:1],
+        ]
+        if missing := [name for name in fields if name not in known]:
+            what = f"{missing[0]} is not the same in all events of the finding"
+            raise InputError(what, "fields", f"One of: {', '.join(known) or 'none'}.")
+        if not fields:
+            raise InputError("its events have nothing in common", "", "Write the filter by hand.")
+        rules = list(self._bases(str(finding.get("rule.id", ""))))
+        if not rules:
+            what = f"{finding.get('finding.title', '')} is no finding of a rule that counts here"
+            raise InputError(what, "rule.id", "Models are taught by a verdict.")
+        logsources = {one.logsource for one in rules}
+        source = msgspec.structs.asdict(logsources.pop()) if len(logsources) == 1 else {}
+        document = {
+            "title": f"Not {finding['finding.title']}"[:100],
+            "id": str(uuid.uuid4()),
+            "description": f"Made from finding {finding['finding.id']}.",
+            "author": by,
+            "logsource": {name: value for name, value in source.items() if value},
+            "filter": {
+                "rules": [one.id for one in rules],
+                "known": {name: _plain(known[name]) for name in fields},
+                "condition": "not known",
+            },
+            "cityward": {"reason": reason, "expires": expires},
+        }
+        return str(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=90))
+
+    def _bases(self, id: str) -> Iterator[Rule]:
+        """The rules on single events that a rule or correlation is made of."""
+        one = next((each for each in self.rules.speaking() if each.id == id), None)
+        if one is not None:
+            yield from runs.alone(one, self.rules).rules
+
+    def hides(self, text: str, now: datetime, since: timedelta = LOOKED_BACK) -> list[Hidden]:
+        """Findings that a filter would have hidden, in whole or in part, newest first.
+
+        It looks at the copies of events that findings keep, of the newest `FINDINGS_MAX`.
+
+        Raises:
+            RuleError: it is no filter.
+        """
+        id, kind, _ = identity(text)
+        if kind != "filter":
+            raise RuleError(f"this is a {kind}", "<text>", "Give a filter.")
+        after = self._with(id, text)
+        bound = {rule.id: one for rule in after.rules for one in rule.filters if one.id == id}
+        found: list[Hidden] = []
+        for rule in self._over(set(bound)):
+            query = f"rule.id:{quoted(rule)}"
+            rows = self._db.search(query, Range(now - since, now + timedelta(minutes=5)),
+                                   sort="-finding.last_seen", limit=FINDINGS_MAX).rows  # fmt: skip
+            bases = {one.id for one in self._bases(rule)}
+            filters = [bound[base] for base in bases if base in bound]
+            for row in rows:
+                copies = [_event(one) for one in self._db.events_of(row["finding.id"])]
+                count = sum(_is_hidden(one, filters) for one in copies)
+                if count:
+                    found.append(
+                        Hidden(row["finding.id"], row["finding.title"], row["finding.verdict"],
+                               row["finding.last_seen"], len(copies), count)
+                    )  # fmt: skip
+        return sorted(found, key=lambda one: one.time, reverse=True)[:FINDINGS_MAX]
+
+    def _over(self, rules: set[str]) -> list[str]:
+        """The rules, and what builds on them."""
+        return [
+            one.id
+            for one in self.rules.speaking()
+            if one.id in rules or rules & {base.id for base in self._bases(one.id)}
+        ]
+
+
+def identity(text: str) -> tuple[str, str, str]:
+    """Id, kind and title of the one document of a text.
+
+    Raises:
+        RuleError: it is not one, or none that can be loaded; with its line.
+    """
+    from cityward import documents
+    from detectors.sigma.load import read_document
+
+    found = [one for one in documents.parse(text) if one.value is not None]
+    if len(found) != 1:
+        raise RuleError(f"{len(found)} documents", "<text>", "Deploy one at a time.")
+    read = read_document(found[0])
+    if not found[0].value.get("id"):
+        raise RuleError("`id` is missing", "<text>:1", f"Write id: {uuid.uuid4()}")
+    title = read.title if isinstance(read, Filter) else read.analytic.name
+    return read.id, kind_of(read), title
+
+
+def kind_of(one: Speaking | Filter) -> str:
+    """What a document is called."""
+    return type(one).__name__.lower()
+
+
+def changed_rules(before: RuleSet, after: RuleSet) -> set[str]:
+    """Ids of rules that are not as they were, or build on one that is not."""
+    old, new = _forms(before), _forms(after)
+    changed = {id for id, form in old.items() if new.get(id) != form}
+    return changed | {
+        one.id
+        for one in before.speaking()
+        if changed & {each.id for each in runs.alone(one, before).speaking()}
+    }
+
+
+def _forms(rules: RuleSet) -> dict[str, Any]:
+    return {
+        one.id: (one.document.value, [each.document.value for each in getattr(one, "filters", ())])
+        for one in rules.speaking()
+    }
+
+
+def _speaker(one: Speaking, rules: RuleSet, placeholders: Placeholders) -> Speaks:
+    """Says which of some protected events a rule speaks for; a correlation does for all or none."""
+    own = runs.alone(one, rules)
+
+    def speaks(samples: Sequence[Protected]) -> set[int]:
+        engine = Engine(own, placeholders)
+        events = [_event(sample.event) for sample in samples]
+        if isinstance(one, Rule):
+            return {n for n, event in enumerate(events) if engine.matches(one.id, event)}
+        found = [*engine.detect(events), *engine.tick(events[-1].time + LONGEST)]
+        return {0} if any(finding.analytic.id == one.id for finding in found) else set()
+
+    return speaks
+
+
+def _nothing(samples: Sequence[Protected]) -> set[int]:
+    return set()
+
+
+def _is_hidden(event: Event, filters: Iterable[Filter]) -> bool:
+    view = View.of(event)
+    return any(not one.detection.holds(view) for one in filters)
+
+
+def _event(stored: Mapping[str, Any]) -> Event:
+    return event_of({**BEFORE_SEEN, "event.ingested": stored["@timestamp"], **stored})
+
+
+def _plain(value: Any) -> Any:
+    """As Sigma takes it literally."""
+    if not isinstance(value, str):
+        return value
+    return value.replace("\\", "\\\\").replace("*", "\\*").replace("?", "\\?")
