@@ -157,7 +157,7 @@ class OpenC2:
             "command_id": id,
         }
         status = self._ask(said, id).get("status")
-        if status != openc2.OK:
+        if status not in (openc2.OK, openc2.CREATED):
             # 102 says that it was taken, which is not that it holds.
             what = f"the filter answers {str(status)[:20]}"
             raise TransientError(what, "openc2", "Look at the filter.")
@@ -169,7 +169,8 @@ class OpenC2:
         if not isinstance(found, dict) or not isinstance(found.get("status"), int):
             raise TransientError("the answer is no response", "openc2", "Look at the filter.")
         status = found["status"]
-        if status >= openc2.FAULT and status != openc2.NOT_IMPLEMENTED:
+        is_later = status >= openc2.FAULT and status != openc2.NOT_IMPLEMENTED
+        if is_later or status == openc2.TOO_MANY:
             raise TransientError(f"the filter answers {status}", "openc2", "Look at the filter.")
         if status >= openc2.BAD:
             raise Unsafe(f"the filter answers {status}", "openc2", "Look at the filter.")

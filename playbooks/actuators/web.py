@@ -33,7 +33,13 @@ WHOLE_S = 30.0
 ANSWER_MAX_BYTES = 65_536
 SENT_MAX_BYTES = 262_144
 AGAIN = (408, 425, 429)
-"""Refusals that ask for patience, as all of 500 and more do."""
+"""Refusals that ask for patience, as those of 500 and more do."""
+NEVER = (501, 505)
+"""Of those the ones that no patience changes: the server cannot do that.
+
+References:
+    RFC 9110, sections 15.6.2 and 15.6.6.
+"""
 PORTS = {"http": 80, "https": 443}
 
 METADATA = frozenset(
@@ -133,7 +139,7 @@ class Web:
         if 200 <= found.status < 300:
             return found
         what = f"the answer is HTTP {found.status}"
-        if found.status >= 500 or found.status in AGAIN:
+        if found.status in AGAIN or (found.status >= 500 and found.status not in NEVER):
             raise TransientError(what, shown(url), "Look at the server.")
         raise Unsafe(what, shown(url), "Look at address and secret; redirections are not followed.")
 

@@ -11,12 +11,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from cityward import Command, State, Target, TransientError, Unsafe, actuator
 from cityward.checks import check_actuator, check_actuator_alone
 from playbooks import openc2
 from playbooks.actuators.openc2 import OpenC2
+from playbooks.actuators.web import Answer
 from playbooks.openc2_consumer import Consumer, Gate, Server
 from playbooks.targets import target_of, words
 
@@ -413,3 +415,37 @@ def test_a_wrong_token_is_a_refusal_for_good(bench: Bench) -> None:
 
     with pytest.raises(Unsafe, match="HTTP 401"):
         part.apply(ordered("deny", HOST, NOW + timedelta(minutes=1)))
+
+
+REFUSALS = [
+    *((400, Unsafe), (401, Unsafe), (403, Unsafe), (404, Unsafe), (501, Unsafe)),
+    *((102, TransientError), (429, TransientError), (500, TransientError), (503, TransientError)),
+]
+"""Status codes of the language, and 429, which our own consumer says."""
+
+
+@pytest.mark.parametrize(("status", "error"), REFUSALS)
+def test_a_refusal_for_good_is_final_and_all_else_is_tried_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, status: int, error: type[Exception]
+) -> None:
+    part, deny = producer(bench), ordered("deny", HOST, NOW + timedelta(minutes=1))
+    said = openc2.Answer(status, "no")
+
+    if status >= 200:  # HTTP itself says the same
+        monkeypatch.setattr(bench.consumer, "handle", lambda *_: said)
+        with pytest.raises(error, match=str(status)):
+            part.apply(deny)
+
+    within = Answer(200, msgspec.json.encode(said))
+    monkeypatch.setattr(part._web, "ask", lambda *_: within)
+    with pytest.raises(error, match=str(status)):
+        part.apply(deny)
+
+
+def test_a_filter_that_has_made_a_rule_of_it_has_done_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = producer(bench)
+    monkeypatch.setattr(part._web, "ask", lambda *_: Answer(201, b'{"status": 201}'))
+
+    part.apply(ordered("deny", HOST, NOW + timedelta(minutes=1)))

@@ -147,7 +147,10 @@ def test_a_redirection_is_refused_and_not_followed(web, status):
 
 
 def test_a_receiver_that_asks_for_patience_is_asked_again_later(web):
-    for status, error in ((503, TransientError), (429, TransientError), (403, Unsafe)):
+    for status, error in (
+        *((503, TransientError), (500, TransientError), (429, TransientError)),
+        *((403, Unsafe), (404, Unsafe), (501, Unsafe)),
+    ):
         web.status = status
         with pytest.raises(error):
             webhook(web).apply(command({}))
