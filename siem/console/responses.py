@@ -185,8 +185,9 @@ def brake_of(responder: Responder) -> Brake:
 
 
 def length_of(planned: Planned, plan: Plan) -> timedelta | None:
-    """How long an action would hold."""
-    return planned.until - plan.made if planned.until is not None else None
+    """How long an action would hold, also where its turn in the plan comes later."""
+    said = next((one for one in plan.actions if one.step == planned.step), planned)
+    return said.until - plan.made if said.until is not None else None
 
 
 def diff_of(planned: Planned) -> Iterator[tuple[str, str]]:

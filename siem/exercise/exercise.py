@@ -14,15 +14,19 @@ import msgspec
 import yaml
 
 from cityward import InputError, TransientError
-from siem.assembly import RULES_FOLDER
 from siem.exercise import evening
 from siem.exercise.evening import Clock, Put, Stage
-from siem.exercise.nodes import Memory, OneHub, OneNode
+from siem.exercise.gateway import Gateway, RealGateway, SimulatedGateway, cannot_be_real
+from siem.exercise.nodes import OneHub, OneNode
+from siem.exercise.officer import Officer, Officers
 from siem.exercise.player import Player, play, write
+from siem.exercise.processes import Memory
 from siem.exercise.saltmere import City, captures_of
+from siem.exercise.shelf import Shelf
 from siem.exercise.steps import STEPS, Expected, Scene, Step, scenes
 from siem.exercise.stranger import Stranger, Verdict, Visitor, judge
 from siem.node import now_utc
+from siem.ruleset import RULES_FOLDER
 from siem.sharing.certificates import write_secret
 from siem.sharing.tokens import new_root, root_text
 from siem.store.protocol import Document
@@ -37,27 +41,47 @@ AFTERWARDS = 60.0
 """Speed of the evenings after the labelled one: no window must add up what is rare in each."""
 
 Says = Callable[[str], None]
+STRANGER = ("scanner-at-the-metro", "scanner-at-the-port")
+"""Steps of the one stranger who comes to two operators."""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What is played, and who answers."""
+
+    seed: int = 1
+    """Which city, and which evening in it."""
+    speed: float = 60.0
+    """How much faster than a clock the evening passes."""
+    without: Sequence[str] = ()
+    """Names of steps that are left out."""
+    approves: bool = True
+    """Whether the duty officers say yes to what playbooks would do."""
+    simulate: bool = False
+    """Whether the gateways are simulated also where they could be real."""
+    block_s: int = 10
+    """How long a gateway keeps the stranger out."""
+    stop_file: Path | None = None
+    """While it is there no playbook acts."""
 
 
 class Exercise:
     """Four nodes, and the evening that is played into them.
 
     Args:
-        seed: Which city, and which evening in it.
-        speed: How much faster than a clock the evening passes.
-        without: Names of steps that are left out.
+        options: What is played.
         says: Is told what happens.
 
     Raises:
         InputError: there is no step of that name, or the speed is none.
     """
 
-    def __init__(self, seed: int, speed: float, without: Sequence[str], says: Says) -> None:
-        _check(speed, without)
+    def __init__(self, options: Options, says: Says) -> None:
+        _check(options.speed, options.without)
         self._began_s = time.monotonic()
-        self.speed = speed
-        self.city = City(seed)
-        self.without = without
+        self.options = options
+        self.speed = options.speed
+        self.city = City(options.seed)
+        self.without = options.without
         self.says = says
         self.stop = threading.Event()
         self.first_finding_s: float | None = None
@@ -65,12 +89,15 @@ class Exercise:
         self._folder = Path(tempfile.mkdtemp(prefix="cityward-demo-"))
         self.hub = OneHub(self._folder / "hub")
         self._join_key = self._folder / "join.key"
+        self._shelf = Shelf(self._folder / "shelf", options.stop_file)
         self.nodes = [
-            OneNode(place, self._folder / place.operator, self.hub, self._join_key)
+            OneNode(place, self._folder / place.operator, self.hub, self._join_key, self._shelf)
             for place in self.city.places.values()
         ]
         self._visitor = Visitor(self.hub)
         self._strangers: dict[str, Stranger] = {}
+        self._gateways: dict[str, Gateway] = {}
+        self._officers = Officers([], self.stop)
         self._players = {node.place.operator: Player(node) for node in self.nodes}
         self._expected: dict[str, list[Expected]] = {node.place.operator: [] for node in self.nodes}
 
@@ -92,6 +119,8 @@ class Exercise:
             child.tell_to_stop()
         for child in (*self.nodes, self.hub):
             child.stop()
+        for gateway in self._gateways.values():
+            gateway.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def start(self) -> None:
@@ -104,8 +133,9 @@ class Exercise:
         self.hub.prepare({place.operator: place.sector for place in self.city.places.values()})
         self.hub.start()
         before = Clock(now_utc(), self.speed)
+        self._build_gateways()
         for node in self.nodes:
-            node.prepare()
+            node.prepare(self._gateways[node.operator])
             stage = self._stage(node, before, "afternoon")
             write(self._players[node.place.operator], evening.afternoon(stage), before)
         self._memory.start()
@@ -123,6 +153,29 @@ class Exercise:
             stranger.sign_in()
         self._visitor.sign_in()
         self._until(self._is_ready, READY_S, "the nodes did not get ready within a minute")
+        for officer in self._officers.all:
+            officer.sign_in()
+        self._officers.start()
+
+    def _build_gateways(self) -> None:
+        """A gateway for every node, and officers who watch it."""
+        why = "as asked" if self.options.simulate else cannot_be_real()
+        if why:
+            self.says(f"Gateways are simulated: {why}. Blocks are kept in a file.")
+        else:
+            self.says("Gateways are real: nft in network namespaces of this demo.")
+        for node in self.nodes:
+            who = self.city.scanner
+            self._gateways[node.operator] = (
+                SimulatedGateway(self._folder, node.operator, who) if why else RealGateway(who)
+            )
+        actuator = next(iter(self._gateways.values())).actuator
+        self._shelf.fill(actuator, self.options.block_s, now_utc())
+        approves, says = self.options.approves, self.says
+        officers = [
+            Officer(node, self._gateways[node.operator], approves, says) for node in self.nodes
+        ]
+        self._officers = Officers(officers, self.stop)
 
     def play(self) -> None:
         """Play the evening; looks for the first finding meanwhile."""
@@ -164,6 +217,7 @@ class Exercise:
         """Wait until the nodes have read everything, and say what came of it."""
         self._until(self._has_read_all, SETTLE_S, "")
         self._until(self._has_shared_all, SETTLE_S, "")
+        self._until(self._has_responded, SETTLE_S + self.options.block_s, "")
         self._memory.stop()
         rule_ids = rule_ids_of(self._expected)
         total = Verdict(
@@ -180,7 +234,27 @@ class Exercise:
                 self.says(f"{name}: {source}: {count} of {given[source]} records are not there")
             for row in false:
                 self.says(f"{name}: nobody promised: {_line(row)}")
-        return self._with_city(total)
+        return self._with_response(self._with_city(total))
+
+    @property
+    def _runs_promised(self) -> int:
+        """One at each operator that the stranger comes to."""
+        return len({*STRANGER} - {*self.without})
+
+    def _has_responded(self) -> bool:
+        return self._officers.are_settled(self._runs_promised)
+
+    def _with_response(self, total: Verdict) -> Verdict:
+        """What playbooks did, and whether all of it is undone."""
+        found = self._officers.responded()
+        is_stopped = self.options.stop_file is not None and self.options.stop_file.exists()
+        acts = self.options.approves and not is_stopped
+        promised = self._runs_promised if acts else 0
+        is_right = found.effects_applied == promised
+        if not is_right:
+            self.says(f"city: {found.effects_applied} blocks, {promised} were promised")
+        said = msgspec.structs.asdict(found)
+        return msgspec.structs.replace(total, missed=total.missed + (not is_right), **said)
 
     def _with_city(self, total: Verdict) -> Verdict:
         """What the hub shows: what left, what stayed, and what became one picture."""
@@ -188,7 +262,7 @@ class Exercise:
         by_token = [one for one in joined if one["cw.campaign.join"] == "token"]
         for one in joined:
             self.says(f"city: {_line(one)}")
-        both = not {"scanner-at-the-metro", "scanner-at-the-port"} & {*self.without}
+        both = not {*STRANGER} & {*self.without}
         is_right = len(by_token) == both
         if not is_right:
             self.says(f"city: {len(by_token)} campaigns by token, {int(both)} was promised")
@@ -295,7 +369,7 @@ def _sum(one: Verdict, other: Verdict) -> Verdict:
     added = {
         name: getattr(one, name) + getattr(other, name)
         for name in Verdict.__struct_fields__
-        if name not in ("first_finding_s", "peak_rss_mb", "shared", "campaigns", "kept_back")
+        if isinstance(getattr(one, name), int) and name != "peak_rss_mb"
     }
     return msgspec.structs.replace(one, **added)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import secrets
 import signal
@@ -11,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cityward import TransientError
@@ -22,7 +21,10 @@ from siem.city.authority import Operators
 from siem.common_store import commons_of
 from siem.config import Settings
 from siem.console.access import password_hash
+from siem.exercise.gateway import Gateway
+from siem.exercise.processes import below, die_with, kill
 from siem.exercise.saltmere import Place, captures_of, hub_settings
+from siem.exercise.shelf import Shelf
 from siem.hub import EXCHANGE
 from siem.node import now_utc
 from siem.sharing.identity import Identity
@@ -31,11 +33,10 @@ from siem.sharing.policy import example_for
 from siem.store.protocol import Person, Role
 
 PERSON = "demo"
-PR_SET_PDEATHSIG = 1
-"""Linux, prctl(2)."""
+OFFICER = "duty"
+"""Says yes or no to what playbooks would do; somebody else than who looks at findings."""
 STOP_S = 15.0
 ANSWERS_S = 60.0
-SAMPLE_S = 0.5
 _SAYS = "console "
 
 
@@ -61,12 +62,14 @@ class Child:
         self._log = folder / "process.log"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def _write(self, text: str, *roles: Role) -> Settings:
-        """Write its settings, and let the demo person in."""
+    def _write(self, text: str, people: Mapping[str, tuple[Role, ...]]) -> Settings:
+        """Write its settings, and let its people in."""
         self.file.write_text(text, encoding="utf-8")
         settings = settings_file.load(self.file)
         db = assembly.db_of(settings, from_settings(settings), now_utc)
-        db.add_person(Person(PERSON, roles, password_hash(self.password)))
+        kept = password_hash(self.password)
+        for name, roles in people.items():
+            db.add_person(Person(name, roles, kept))
         db.close()
         return settings
 
@@ -81,7 +84,7 @@ class Child:
                 stderr=log,
                 # Its own session: Ctrl+C comes to us, and we end it in order.
                 start_new_session=True,
-                preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509 – before the first thread
+                preexec_fn=die_with(os.getpid()),  # noqa: PLW1509 – before the first thread
             )
 
     def wait(self, stop: threading.Event) -> None:
@@ -132,7 +135,7 @@ class Child:
             self._process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             for pid in (*below(self._process.pid), self._process.pid):
-                _kill(pid)
+                kill(pid)
             self._process.wait()
 
 
@@ -156,7 +159,9 @@ class OneHub(Child):
             sectors: Sector of each operator.
         """
         self.folder.mkdir(parents=True)
-        settings = self._write(hub_settings(self.folder, self.port), "ciso", "administrator")
+        settings = self._write(
+            hub_settings(self.folder, self.port), {PERSON: ("ciso", "administrator")}
+        )
         commons = commons_of(settings, now_utc)
         operators = Operators(commons.records, settings.state_path / EXCHANGE, now_utc)
         operators.make()
@@ -177,18 +182,26 @@ class OneNode(Child):
         folder: Where its settings, state and inputs are; made anew.
         hub: The hub that it joins.
         join_key: File with the root of the join tokens, which all operators have.
+        shelf: Its playbooks, and who has to have signed them.
     """
 
-    def __init__(self, place: Place, folder: Path, hub: OneHub, join_key: Path) -> None:
+    def __init__(
+        self, place: Place, folder: Path, hub: OneHub, join_key: Path, shelf: Shelf
+    ) -> None:
         super().__init__(place.operator, place.name, folder, ["run"])
         self.place = place
+        self._shelf = shelf
         self.ports: dict[str, int] = {}
         self._hub = hub
         self._join_key = join_key
         self._settings: Settings | None = None
 
-    def prepare(self) -> None:
-        """Write settings and policy, make pipes and folders, let the demo person in."""
+    def prepare(self, gateway: Gateway) -> None:
+        """Write settings and policy, make pipes and folders, let its people in.
+
+        Args:
+            gateway: What its playbooks act on.
+        """
         self.folder.mkdir(parents=True)
         for feed in self.place.feeds:
             if feed.kind.startswith("syslog"):
@@ -200,13 +213,21 @@ class OneNode(Child):
                     os.mkfifo(self.folder / f"{name}.pcap", 0o600)
         policy = self.folder / "policy.yml"
         policy.write_text(example_for(self.operator), encoding="utf-8")
-        sharing = {
-            "hub": self._hub.url,
-            "policy": str(policy),
-            "join_key_file": str(self._join_key),
+        sections = {
+            "sharing": {
+                "hub": self._hub.url,
+                "policy": str(policy),
+                "join_key_file": str(self._join_key),
+            },
+            "response": self._shelf.settings,
+            f"response.actuators.{gateway.actuator}": gateway.settings,
         }
-        text = self.place.settings(self.folder, self.ports, sharing)
-        self._settings = self._write(text, "engineer", "analyst", "administrator")
+        text = self.place.settings(self.folder, self.ports, sections)
+        people: dict[str, tuple[Role, ...]] = {
+            PERSON: ("engineer", "analyst", "administrator"),
+            OFFICER: ("approver",),
+        }
+        self._settings = self._write(text, people)
 
     def join(self) -> None:
         """Be admitted by the hub, which answers."""
@@ -220,78 +241,8 @@ class OneNode(Child):
             db.close()
 
 
-def _die_with(parent: int) -> Callable[[], None]:
-    """What a child does before it becomes the node: ask to be ended when its parent is."""
-    libc = ctypes.CDLL(None)
-
-    def ask() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return ask
-
-
 def _free_port(kind: str) -> int:
     what = socket.SOCK_DGRAM if kind == "syslog_udp" else socket.SOCK_STREAM
     with socket.socket(socket.AF_INET, what) as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-
-
-class Memory:
-    """Watches how much memory this process and all below it hold together."""
-
-    def __init__(self) -> None:
-        self.peak_mb = 0.0
-        """Highest sum of resident memory that was seen."""
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="memory", daemon=True)
-
-    def start(self) -> None:
-        """Begin to watch."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Look once more and end."""
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        done = False
-        while not done:
-            done = self._stop.wait(SAMPLE_S)
-            pids = (os.getpid(), *below(os.getpid()))
-            self.peak_mb = max(self.peak_mb, sum(map(_rss_mb, pids)))
-
-
-def below(pid: int) -> Iterator[int]:
-    """All processes that a process started, and those that these started."""
-    try:
-        tasks = list(Path(f"/proc/{pid}/task").iterdir())
-    except OSError:
-        return
-    for task in tasks:
-        try:
-            children = (task / "children").read_text().split()
-        except OSError:
-            continue
-        for child in map(int, children):
-            yield child
-            yield from below(child)
-
-
-def _rss_mb(pid: int) -> float:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0.0
-    found = next((line for line in lines if line.startswith("VmRSS:")), "VmRSS: 0 kB")
-    return int(found.split()[1]) / 1024

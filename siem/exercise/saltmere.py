@@ -100,18 +100,21 @@ class Place:
         self.feeds.append(Feed(source, kind, collector))
 
     def settings(
-        self, folder: Path, ports: Mapping[str, int], sharing: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        ports: Mapping[str, int],
+        sections: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> str:
         """The settings of its node, as TOML.
 
         Args:
             folder: Where state and inputs are.
             ports: Port of each source that listens.
-            sharing: The section that says what leaves; none: nothing does.
+            sections: By name: what leaves, what playbooks may do.
         """
         lines = [*self._settings(folder, ports)]
-        if sharing:
-            lines += ["", "[sharing]", *_pairs(sharing)]
+        for name, values in (sections or {}).items():
+            lines += ["", f"[{name}]", *_pairs(values)]
         return "\n".join(lines) + "\n"
 
     def _settings(self, folder: Path, ports: Mapping[str, int]) -> Iterator[str]:

@@ -14,6 +14,8 @@ from siem.exercise.saltmere import City
 
 FIRST_S, LAST_S = 120.0, EVENING_S - 200.0
 """The steps are spread over this part of the evening."""
+NOBODIES = ("admin", "guest", "test", "oracle", "support")
+"""Names that many devices have, and none here."""
 
 
 class Expected(NamedTuple):
@@ -255,11 +257,13 @@ def _scanner_at_the_port(stage: Stage, at_s: float, step: int) -> Scene:
 
 def _guesses(stage: Stage, at_s: float, source: str, host: str, user: str) -> Scene:
     who = stage.city.scanner
+    users = (user,) * 6 + tuple(f"invalid user {one}" for one in NOBODIES)
     puts = [
-        stage.password(source, at_s + 3.0 * number, host, user, who, fits=False)
-        for number in range(11)
+        stage.password(source, at_s + 3.0 * number, host, one, who, fits=False)
+        for number, one in enumerate(users)
     ]
-    return Scene(puts, [Expected("correlations/ssh_password_guessing", "source.ip", who)])
+    rules = ("correlations/ssh_password_guessing", "correlations/ssh_users_enumerated")
+    return Scene(puts, [Expected(rule, "source.ip", who) for rule in rules])
 
 
 # ---- City of Saltmere

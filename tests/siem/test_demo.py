@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from siem.exercise.evening import Clock
-from siem.exercise.nodes import below
+from siem.exercise.gateway import cannot_be_real
+from siem.exercise.processes import below
 from siem.exercise.saltmere import City
 from siem.exercise.steps import scenes
 from siem.node import now_utc
@@ -40,13 +41,19 @@ KEYS = [
     "shared",
     "campaigns",
     "kept_back",
+    "runs",
+    "effects_applied",
+    "effects_undone",
+    "in_force",
     "first_finding_s",
     "peak_rss_mb",
 ]
 OF_THE_EVENING = KEYS[:-2]
 """The last two are of the machine."""
 LEFT_OUT = "open-breakers"
-PROMISED = 38
+PROMISED = 40
+REFUSED = 4
+"""Findings that say what the kill switch refused: a step and what a person would do, twice."""
 
 
 def _demo(tmp_path: Path, *words: str) -> tuple[int, dict[str, Any], str]:
@@ -81,16 +88,35 @@ def test_the_evening_keeps_its_promises(whole: tuple[int, dict[str, Any], str]) 
     assert verdict["campaigns"] == 1, said
     assert 0 < verdict["shared"] == verdict["findings"] - verdict["kept_back"]
     assert "2 operators (op-metro, op-port) saw the same indicator" in said
+    assert verdict["runs"] == {"done": 2}, said
+    assert (verdict["effects_applied"], verdict["effects_undone"]) == (2, 2), said
+    assert verdict["in_force"] == 0
+    actuator = "simulator" if cannot_be_real() else "nftables"
+    for operator in ("op-metro", "op-port"):
+        assert re.search(rf"{operator}: ipv6_net \S+ is kept out by {actuator}", said), said
+    assert "op-port: duty undoes it" in said
     assert 0 < verdict["first_finding_s"] <= 60
     assert 0 < verdict["peak_rss_mb"] < 4000
     assert code == 0
 
 
-@pytest.mark.parametrize("seed", ["2", "3"])
-def test_another_city_keeps_them_as_well(seed: str, tmp_path: Path) -> None:
-    code, verdict, said = _demo(tmp_path, "--seed", seed)
+def test_another_city_keeps_them_as_well_with_gateways_that_are_simulated(tmp_path: Path) -> None:
+    code, verdict, said = _demo(tmp_path, "--seed", "2", "--simulate")
 
     assert (verdict["found"], verdict["missed"], verdict["false"]) == (PROMISED, 0, 0), said
+    assert "Gateways are simulated" in said
+    assert "is kept out by simulator" in said
+    assert (verdict["effects_applied"], verdict["effects_undone"]) == (2, 2), said
+    assert code == 0, said
+
+
+def test_without_a_yes_nothing_is_applied_and_the_runs_wait(tmp_path: Path) -> None:
+    code, verdict, said = _demo(tmp_path, "--seed", "3", "--no-approval")
+
+    assert (verdict["found"], verdict["missed"], verdict["false"]) == (PROMISED, 0, 0), said
+    assert verdict["runs"] == {"waiting": 2}, said
+    assert (verdict["effects_applied"], verdict["in_force"]) == (0, 0)
+    assert "is kept out" not in said
     assert code == 0, said
 
 
@@ -103,22 +129,30 @@ def test_the_same_seed_gives_the_same_numbers(
         assert again[name] == whole[1][name], name
 
 
-def test_a_step_left_out_takes_its_findings_along(
+def test_a_step_left_out_takes_its_findings_along_and_the_kill_switch_all_blocks(
     whole: tuple[int, dict[str, Any], str], tmp_path: Path
 ) -> None:
     city = City(1)
     lacks = {step.name: scene for step, scene in scenes(city, Clock(now_utc(), 240.0))}[LEFT_OUT]
 
-    code, verdict, said = _demo(tmp_path, "--seed", "1", "--without", LEFT_OUT)
+    stop = tmp_path / "STOP"
+    stop.touch()
+
+    code, verdict, said = _demo(
+        tmp_path, "--seed", "1", "--without", LEFT_OUT, "--stop-file", str(stop)
+    )
 
     assert code == 0, said
     # None is false: what the step promised is gone; none is missed: all else is there.
     assert (verdict["missed"], verdict["false"], verdict["lost"]) == (0, 0, 0), said
     assert verdict["expected"] == PROMISED - len(lacks.expected)
-    assert verdict["findings"] <= whole[1]["findings"] - len(lacks.expected)
+    assert verdict["findings"] <= whole[1]["findings"] - len(lacks.expected) + REFUSED
     assert verdict["records"] == whole[1]["records"] - len(lacks.puts)
     assert verdict["sources"] == whole[1]["sources"]
     assert LEFT_OUT not in said
+    assert (verdict["effects_applied"], verdict["in_force"]) == (0, 0), said
+    assert "done" not in verdict["runs"]
+    assert "is kept out" not in said
 
 
 def test_different_strangers_at_two_operators_are_no_campaign(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from collectors.packets.packets import Packets
 from siem import config
 from siem.exercise import evening, protocols
 from siem.exercise.evening import Clock, Put, Stage, capture_at
-from siem.exercise.exercise import Exercise
+from siem.exercise.exercise import Exercise, Options
 from siem.exercise.frames import Talk, datagram, frames_of, pcap_head, pcap_record, segment
 from siem.exercise.saltmere import City, Place
 from siem.exercise.steps import STEPS, Expected, scenes
@@ -361,11 +361,11 @@ def test_a_promise_is_broken_by_one_finding_or_one_record(field: str) -> None:
 
 def test_a_step_that_does_not_exist_is_refused_with_those_that_do() -> None:
     with pytest.raises(InputError, match="no step is called 'nothing'") as fault:
-        Exercise(1, 60.0, ["nothing"], print)
+        Exercise(Options(without=["nothing"]), print)
 
     assert "open-breakers" in fault.value.todo
 
 
 def test_an_evening_that_would_not_pass_is_refused() -> None:
     with pytest.raises(InputError, match="0 times as fast"):
-        Exercise(1, 0.0, [], print)
+        Exercise(Options(speed=0.0), print)
