@@ -9,7 +9,6 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import Any
 
 from cityward import Actuator, InputError, Unsafe
 from cityward.when import compile_when
@@ -20,7 +19,7 @@ from siem.actuators import actuators_of, specs
 from siem.config import Settings
 from siem.console.protocol import Why
 from siem.facts import FactBook, book_of, stop_file
-from siem.playbooks import named, playbooks_of
+from siem.playbooks import Library, named
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Conflict, Document, Events
 from siem.store.runs import RunStore
@@ -45,6 +44,7 @@ class ResponseDesk:
         self._stages = db.stages
         self._events = events
         self._clock = clock
+        self._library = Library(settings, clock)
         db.runs.stop_file = stop_file(settings)
         if settings.response.on:
             db.runs.is_steady = True  # as in the process of the path
@@ -62,11 +62,11 @@ class ResponseDesk:
     def playbooks(self) -> Sequence[Playbook]:
         """All that can be used, each with the stage that was said for this very version."""
         said = self._stages.all()
-        return [staged(one, said) for one in self._loaded.playbooks]
+        return [staged(one, said) for one in self._library.loaded().playbooks]
 
     def refused(self) -> Sequence[Why]:
         """Files that are no playbook."""
-        return [Why(one.where, "", one.what, one.todo) for one in self._loaded.refused]
+        return [Why(one.where, "", one.what, one.todo) for one in self._library.loaded().refused]
 
     def fitting(self, finding: Document) -> Sequence[Playbook]:
         """Those whose trigger holds for a finding."""
@@ -148,10 +148,6 @@ class ResponseDesk:
             todo = "cityward finding list names them."
             raise InputError(f"there is no finding {id[:80]!r}", "finding", todo)
         return found
-
-    @cached_property
-    def _loaded(self) -> Any:
-        return playbooks_of(self._settings, self._clock())
 
     @cached_property
     def _actuators(self) -> Mapping[str, Actuator]:

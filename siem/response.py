@@ -29,7 +29,7 @@ from siem.actuators import actuators_of, specs
 from siem.bell import redis_password
 from siem.config import Settings
 from siem.facts import book_of, stop_file
-from siem.playbooks import named, playbooks_of
+from siem.playbooks import Library, named
 from siem.proposals import OVER, Proposals, is_too_often
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Document, Events
@@ -60,18 +60,22 @@ class Shelf:
         self._stages = db.stages
         self._actuators = actuators_of(settings, tell=evidence.teller(db, db.runs.now))
         self._facts = book_of(settings, db, events, specs())
-        self._all = playbooks_of(settings, db.runs.now()).playbooks
-        self._playbooks = [(compile_when(one.trigger), one) for one in self._all if one.trigger]
+        self._library = Library(settings, db.runs.now)
+        self._library.loaded()
         db.runs.stop_file = stop_file(settings)
 
     def fitting(self, finding: Document) -> list[Playbook]:
         """Those whose trigger holds for a finding, each with the stage that holds here."""
         said = self._stages.all()
-        return [staged(one, said) for fits, one in self._playbooks if fits(finding)]
+        return [
+            staged(one, said)
+            for one in self._library.loaded().playbooks
+            if one.trigger and compile_when(one.trigger)(finding)
+        ]
 
     def named(self, name: str) -> Playbook | None:
         """A playbook by id, name or file name, with the stage that holds here."""
-        found = named(self._all, name)
+        found = named(self._library.loaded().playbooks, name)
         return staged(found, self._stages.all()) if found else None
 
     def plan(self, playbook: Playbook, finding: Document) -> Plan:
