@@ -18,19 +18,19 @@ MAX_DEPTH = 64
 MAX_TOKENS = 20_000
 
 
-class Name(msgspec.Struct, frozen=True):
+class Name(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """A selection, or a rule of a correlation."""
 
     name: str
 
 
-class Not(msgspec.Struct, frozen=True):
+class Not(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """What is inside must not hold."""
 
     part: Condition
 
 
-class Group(msgspec.Struct, frozen=True):
+class Group(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Several parts of which every one must hold, or at least one."""
 
     every: bool

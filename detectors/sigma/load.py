@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, cast, get_args
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import msgspec
@@ -26,9 +27,11 @@ from cityward.errors import RuleError
 from cityward.event import LogSource
 from cityward.finding import Analytic, Severity
 from detectors.sigma import attack, bind, condition
+from detectors.sigma.compiled import Compiled, FileRules, Loaded, key_of, undisturbed
 from detectors.sigma.condition import Condition
 from detectors.sigma.lines import compile_item, needs_of
 from detectors.sigma.matchers import Item, Placeholders
+from detectors.sigma.pipelines import Every, Pipelines
 from detectors.sigma.rule import (
     Absence,
     Correlation,
@@ -43,8 +46,9 @@ from detectors.sigma.rule import (
 )
 from detectors.sigma.window import KEPT_MAX
 
-Loaded = Rule | Correlation | Absence | Filter
-T = TypeVar("T")
+Progress = Callable[[int, int], None]
+"""Told how many are done, and of how many."""
+TOLD_EVERY = 100
 
 SAMPLES_SUFFIX = ".test.yml"
 _NOT_RULES = "pipelines"
@@ -66,30 +70,35 @@ _UNIT_S = {
 """A month and a year are their mean lengths (Sigma specification 2.1.0, correlation, timespan)."""
 
 
-def load_folder(*folders: Path) -> RuleSet:
-    """Load every `.yml` below folders, samples left out; faults are collected, the rest loads."""
-    return load_over({}, *folders)
+def load_folder(
+    *folders: Path,
+    over: Mapping[str, str] | None = None,
+    compiled: Path | None = None,
+    pipelines: Sequence[Path] = (),
+    progress: Progress | None = None,
+) -> RuleSet:
+    """Load every `.yml` below folders, samples left out; faults are collected, the rest loads.
+
+    Args:
+        folders: Folders, or files.
+        over: Texts by name; a document of them stands in the place of that of a file.
+        compiled: A file of our own that keeps what was read, for the next start.
+        pipelines: Processing pipelines of pySigma that translate rules of others.
+        progress: Told how many files are read, and of how many.
+    """
+    files = [file for folder in folders for file in rule_files(folder)]
+    return _load(files, over or {}, compiled, Pipelines(pipelines), progress)
 
 
-def load_over(texts: Mapping[str, str], *folders: Path) -> RuleSet:
-    """Load folders, and texts by name; a document of a text stands in the place of its file's."""
-    found: list[Loaded] = []
-    refused: list[RuleError] = []
-    for name, text in texts.items():
-        _take(lambda text=text, name=name: documents.parse(text, name), found, refused)  # type: ignore[misc]
-    of_files: list[Loaded] = []
-    for file in (file for folder in folders for file in rule_files(folder)):
-        _take(lambda file=file: documents.read(file), of_files, refused)  # type: ignore[misc]
-    over = {one.id for one in found}
-    return bind.bind([*(one for one in of_files if one.id not in over), *found], refused)
+def load_file(*files: Path) -> RuleSet:
+    """Load files; what they refer to must be among them."""
+    return _load(files, {}, None, Pipelines(()), None)
 
 
 def load_text(text: str | bytes, file: str = "<text>") -> RuleSet:
     """Load the documents of a text."""
-    found: list[Loaded] = []
-    refused: list[RuleError] = []
-    _take(lambda: documents.parse(text, file), found, refused)
-    return bind.bind(found, refused)
+    given = _rules_of(text, file, Pipelines(()))
+    return bind.bind(given.found, given.faults())
 
 
 def rule_files(folder: Path) -> Iterator[Path]:
@@ -97,31 +106,76 @@ def rule_files(folder: Path) -> Iterator[Path]:
     if folder.is_file():
         yield folder
         return
-    for file in sorted(folder.rglob("*.y*ml")):
-        inner = file.relative_to(folder).parts[:-1]
-        is_rule = file.suffix in (".yml", ".yaml") and not file.name.endswith(SAMPLES_SUFFIX)
-        if is_rule and file.is_file() and _NOT_RULES not in inner:
-            yield file
+    for base, folders, names in os.walk(folder):
+        folders[:] = sorted(one for one in folders if one != _NOT_RULES and one[0] != ".")
+        for name in sorted(names):
+            is_rule = name.endswith((".yml", ".yaml")) and not name.endswith(SAMPLES_SUFFIX)
+            if is_rule and name[0] != "." and os.path.isfile(f"{base}/{name}"):
+                yield Path(base, name)
 
 
-def _take(
-    read: Callable[[], Sequence[Document]], found: list[Loaded], refused: list[RuleError]
-) -> None:
+def _load(
+    files: Sequence[Path],
+    over: Mapping[str, str],
+    compiled: Path | None,
+    pipelines: Pipelines,
+    progress: Progress | None,
+) -> RuleSet:
+    with undisturbed():
+        kept = Compiled(compiled) if compiled is not None else None
+        of_files: list[FileRules] = []
+        for number, file in enumerate(files):
+            if progress is not None and number % TOLD_EVERY == 0:
+                progress(number, len(files))
+            of_files.append(_file_rules(str(file), kept, pipelines))
+        if kept is not None:
+            kept.save()
+        if progress is not None:
+            progress(len(files), len(files))
+        of_texts = [_rules_of(text, name, pipelines) for name, text in over.items()]
+        newer = [one for given in of_texts for one in given.found]
+        taken = {one.id for one in newer}
+        older = [one for given in of_files for one in given.found if one.id not in taken]
+        # An unusable pipeline is one fault, however many rules there are.
+        faults = dict.fromkeys(one for given in of_files + of_texts for one in given.refused)
+        return bind.bind([*older, *newer], [RuleError(*one) for one in faults])
+
+
+def _file_rules(file: str, kept: Compiled | None, pipelines: Pipelines) -> FileRules:
     try:
-        documents_read = read()
-    except RuleError as error:
-        refused.append(error)
-        return
+        with open(file, "rb", buffering=0) as opened:
+            data = opened.read(documents.MAX_BYTES + 1) or b""
     except OSError as error:
-        refused.append(RuleError(f"cannot be read: {error.strerror}", str(error.filename)))
-        return
-    for document in documents_read:
+        return FileRules((), ((f"cannot be read: {error.strerror}", file, "Mend its rights."),))
+    if kept is None:
+        return _rules_of(data, file, pipelines)
+    key = key_of(file, data, pipelines.fingerprint)
+    given = kept.get(key)
+    if given is None:
+        given = _rules_of(data, file, pipelines)
+        kept.put(key, given)
+    return given
+
+
+def _rules_of(data: str | bytes, file: str, pipelines: Pipelines) -> FileRules:
+    """Read the documents of a file; each that cannot be read is named, the rest stays."""
+    found: list[Loaded] = []
+    refused: list[RuleError] = []
+    try:
+        read = documents.parse(data, file)
+    except RuleError as error:
+        read = []
+        refused.append(error)
+    for document in read:
         if document.value is None:
             continue
         try:
-            found.append(read_document(document))
+            one = read_document(document)
+            translated = pipelines.translated(document)
+            found.append(one if translated is document else read_document(translated))
         except RuleError as error:
             refused.append(error)
+    return FileRules(tuple(found), tuple((one.what, one.where, one.todo) for one in refused))
 
 
 def read_document(document: Document) -> Loaded:
@@ -223,6 +277,9 @@ def _condition(
         raise _fault(document, str(error), *place) from error
 
 
+_NESTED = (dict, list, Every)
+
+
 def _selection(
     document: Document, value: Any, place: documents.Place, placeholders: Placeholders | None
 ) -> Selection:
@@ -232,12 +289,13 @@ def _selection(
             _item(document, key, inner, (*place, key), placeholders) for key, inner in value.items()
         ]
         return parts[0] if len(parts) == 1 else Several(True, tuple(parts))
-    if isinstance(value, list) and any(isinstance(one, (dict, list)) for one in value):
+    is_every = isinstance(value, Every)
+    if is_every or (isinstance(value, list) and any(isinstance(one, _NESTED) for one in value)):
         several = [
             _selection(document, one, (*place, number), placeholders)
             for number, one in enumerate(value)
         ]
-        return Several(False, tuple(several))
+        return Several(is_every, tuple(several))
     if value is None or value in ({}, []):
         raise _fault(document, "the selection is empty", *place)
     return _item(document, None, value, place, placeholders)
@@ -270,7 +328,7 @@ def _walk_needs(value: Any) -> Iterator[str]:
             else:
                 yield from needs_of(str(key), inner)
                 yield from _walk_needs(inner)
-    elif isinstance(value, list):
+    elif isinstance(value, (list, Every)):
         for inner in value:
             yield from _walk_needs(inner)
 

@@ -47,7 +47,7 @@ class Own(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Filters: why what it hides is harmless."""
 
 
-class Several(msgspec.Struct, frozen=True):
+class Several(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Lines of a selection that must all hold, or alternatives of which one must."""
 
     every: bool
@@ -62,7 +62,7 @@ class Several(msgspec.Struct, frozen=True):
 Selection = Item | Several
 
 
-class Detection(msgspec.Struct, frozen=True):
+class Detection(msgspec.Struct, frozen=True, array_like=True):
     """Selections and the conditions over them; one condition is enough."""
 
     selections: Mapping[str, Selection]
@@ -87,7 +87,7 @@ class Detection(msgspec.Struct, frozen=True):
         )
 
 
-class Filter(msgspec.Struct, frozen=True):
+class Filter(msgspec.Struct, frozen=True, tag=True, tag_field="kind", array_like=True):
     """A condition that is ANDed to rules: the way to tune them."""
 
     id: str
@@ -101,7 +101,7 @@ class Filter(msgspec.Struct, frozen=True):
     document: Document
 
 
-class Rule(msgspec.Struct, frozen=True):
+class Rule(msgspec.Struct, frozen=True, tag=True, tag_field="kind", array_like=True):
     """A rule on one event."""
 
     name: str
@@ -139,7 +139,7 @@ CorrelationType = Literal[
 ]
 
 
-class Correlation(msgspec.Struct, frozen=True):
+class Correlation(msgspec.Struct, frozen=True, tag=True, tag_field="kind", array_like=True):
     """A rule on several events within a time span."""
 
     name: str
@@ -170,7 +170,7 @@ class Correlation(msgspec.Struct, frozen=True):
         return self.analytic.id
 
 
-class Absence(msgspec.Struct, frozen=True):
+class Absence(msgspec.Struct, frozen=True, tag=True, tag_field="kind", array_like=True):
     """`cw_absence`: the trigger was seen and the event it should come with was not."""
 
     name: str
