@@ -8,6 +8,7 @@ knows nothing of queues; `tasks.py` and the node's own thread call `advance`.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -48,6 +49,8 @@ DEVICE_LEASE, RENEW_EVERY = timedelta(minutes=10), timedelta(minutes=3)
 """A device that is told of a leased effect forgets it after so long without a renewal."""
 SLACK = timedelta(seconds=5)
 """A device that counts in seconds may end so much before what it was told."""
+HELD_S = 20.0
+"""A journal that cannot be written is tried for at least so long, when something was done."""
 MANUAL = "manual"
 
 
@@ -93,6 +96,7 @@ class Runner:
         self._actuators = actuators
         self._plan = plan
         self._gate = gate
+        self._broken: set[str] = set()
 
     def advance(self, run_id: str) -> Change | None:
         """Make one transition of a run.
@@ -105,11 +109,28 @@ class Runner:
             return None
         try:
             change = self._finished(run, self._next(run, self._journal.now()))
-            self._journal.record(change)
+            self._keep(change)
         except Overtaken as error:
             log.info("Run %s was overtaken: %s.", run_id, error.what)
             return None
         return change
+
+    def _keep(self, change: Change) -> None:
+        """Write a transition; a journal that somebody holds is waited for: the world has changed.
+
+        Raises:
+            Overtaken: somebody else goes on with the run.
+            TransientError: the journal does not answer; what was done is found by asking for it.
+        """
+        until_s = time.monotonic() + HELD_S
+        while True:
+            try:
+                return self._journal.record(change)
+            except Overtaken:
+                raise
+            except TransientError:
+                if time.monotonic() > until_s:
+                    raise
 
     def now(self) -> datetime:
         """The time of the journal."""
@@ -140,7 +161,9 @@ class Runner:
             except CitywardError:
                 raise
             except Exception:  # its lease has to run out before it is tried again: others go on
-                log.exception("Run %s does not go on.", run)
+                if run not in self._broken:
+                    log.exception("Run %s does not go on.", run)
+                self._broken.add(run)
                 yield None
 
     def due(self) -> Mapping[str, Queue]:

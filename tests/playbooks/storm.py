@@ -1,6 +1,7 @@
 """Many runs while everything is killed: workers, their trees, the runner, Redis; clocks step.
 
-Drivers: `node` (a process that calls `advance` itself), `celery` (workers on a real redis-server),
+Drivers: `node` (processes that make transitions themselves), `celery` (workers on a real
+redis-server, one of them only undoes), `deaf` (a worker that has nothing but its messages),
 `naive` (Celery alone: no journal, a countdown for the end of an effect), which has to fail.
 A process of its own each, so that SIGKILL means it:
 
@@ -16,8 +17,10 @@ import random
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -131,11 +134,13 @@ def work(folder: Path, driver: str, url: str) -> None:
         while True:
             made = sum(1 for _ in runner.work())
             time.sleep(0 if made else 0.1)
-    queues: tuple[Queue, ...] = (UNDOES,) if driver == "undoing" else OTHERS
+    queues: Sequence[Queue] = {"undoing": (UNDOES,), "deaf": QUEUES}.get(driver, OTHERS)
     if driver == "naive":
         app = naive_app(folder, url)
     else:
         app = tasks.app_of(url, lambda: runner_at(folder), queues=queues)
+    if driver == "deaf":
+        app.conf.beat_schedule = {}
     tasks.work(app, queues=queues, processes=1 if driver == "undoing" else 2)
 
 
@@ -288,6 +293,7 @@ def storm(
     box_s: float = 20.0,
     within_s: float = 120.0,
     workers: int = 2,
+    held_s: float = 0.0,
     seed: int = 1,
 ) -> Outcome:
     """Start runs, kill until so many kills were made, wait for the end, count.
@@ -300,6 +306,7 @@ def storm(
         box_s: How long an effect lasts.
         within_s: After so long it is looked at whatever is open.
         workers: Processes.
+        held_s: Another process holds the journal for so long, when the first effect is in force.
         seed: Of the order of kills.
     """
     chance = random.Random(seed)
@@ -316,6 +323,10 @@ def storm(
         crew.tend()
         app = tasks.app_of(url) if redis else None
         _start(db, app, driver, runs, box_s)
+        if held_s:
+            while not db.runs.in_force():
+                time.sleep(0.02)
+            hold(folder / "node.db", held_s)
         edges = list(EDGES)
         chance.shuffle(edges)
         gap_s = max(0.15, min(1.0, box_s / kills)) if kills else 1.0
@@ -331,6 +342,16 @@ def storm(
             time.sleep(gap_s)
         seconds = time.monotonic() - began_s
         return _count(db, device, driver, runs, made, seconds, box_s)
+
+
+def hold(file: Path, seconds: float, held: threading.Event | None = None) -> None:
+    """Hold the right to write to a journal, and say so when it is had."""
+    with closing(sqlite3.connect(file, timeout=60, isolation_level=None)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        if held is not None:
+            held.set()
+        time.sleep(seconds)
+        db.execute("ROLLBACK")
 
 
 def _start(db: NodeDb, app: Celery | None, driver: str, runs: int, box_s: float) -> None:
