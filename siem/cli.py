@@ -209,6 +209,7 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
             "hub": "bench:hub",
             "index": "bench:index",
             "playbook": "bench:playbook",
+            "sigma": "bench:sigma",
         },
     ),
 }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 from cyclopts import Parameter
 
 from cityward import ConfigError, InputError
@@ -84,6 +86,45 @@ def hub(
     settings, _ = settings_of(config)
     homes = [None, settings.cluster] if settings.cluster else [None]
     _print([row for home in homes for row in hub_bench.rows(home, seconds=seconds)], form)
+    return 0
+
+
+def sigma(
+    *lanes: Path,
+    rules: Path | None = None,
+    conformance: Path | None = None,
+    rsigma: str = "",
+    rounds: int = 3,
+    batch: int = 512,
+    form: Annotated[Form | None, Parameter(name=["--output", "-o"])] = None,
+) -> int:
+    """Measure the Sigma engine on lines of JSON, beside rsigma; or run cases from outside.
+
+    Without rsigma on the path, or named, it measures cityward alone. With cases it leaves with 3
+    if one fails. Example: cityward bench sigma --rules sigma/rules otrf.ndjson.gz
+
+    Args:
+        lanes: Files of JSON lines, `.ndjson` or `.ndjson.gz`, or folders of them.
+        rules: Folder of Sigma rules; of cases: where their paths begin.
+        conformance: A file of cases, a line each: rule, events and how many must match.
+        rsigma: Its program.
+        rounds: So often each is run, alternating; the best counts.
+        batch: Lines that are decided at once.
+        form: Form of the result: table, json, ndjson or csv.
+    """
+    from siem import sigma_bench
+
+    if conformance is not None:
+        tried, failed = sigma_bench.conformance(conformance, rules)
+        if failed:
+            _print([msgspec.structs.asdict(one) for one in failed], form)
+        print(f"{tried - len(failed):,} of {tried:,} cases hold", file=sys.stderr)
+        return 3 if failed else 0
+    if not lanes or rules is None:
+        what = "rules and lines are needed"
+        raise InputError(what, "cityward bench sigma", "Name --rules FOLDER and files of events.")
+    peer = rsigma or shutil.which(sigma_bench.PEER) or ""
+    _print([*sigma_bench.rows(rules, lanes, peer, rounds, batch)], form)
     return 0
 
 

@@ -942,6 +942,7 @@ TESTED_ELSEWHERE = {("rule", "check"), ("rule", "test"), ("rule", "try")} | {
     ("bench", "hub"),
     ("bench", "index"),
     ("bench", "playbook"),
+    ("bench", "sigma"),
     ("playbook", "refuse"),
     ("playbook", "plan"),
     ("playbook", "breaker"),
