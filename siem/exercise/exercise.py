@@ -238,8 +238,13 @@ class Exercise:
 
     @property
     def _runs_promised(self) -> int:
-        """One at each operator that the stranger comes to."""
-        return len({*STRANGER} - {*self.without})
+        """One at each operator of the stranger's campaign: the hub proposes it to both."""
+        return len(STRANGER) if self._is_campaign_promised else 0
+
+    @property
+    def _is_campaign_promised(self) -> bool:
+        """Whether the stranger comes to both operators."""
+        return not {*STRANGER} & {*self.without}
 
     def _has_responded(self) -> bool:
         return self._officers.are_settled(self._runs_promised)
@@ -262,10 +267,10 @@ class Exercise:
         by_token = [one for one in joined if one["cw.campaign.join"] == "token"]
         for one in joined:
             self.says(f"city: {_line(one)}")
-        both = not {*STRANGER} & {*self.without}
-        is_right = len(by_token) == both
+        promised = int(self._is_campaign_promised)
+        is_right = len(by_token) == promised
         if not is_right:
-            self.says(f"city: {len(by_token)} campaigns by token, {int(both)} was promised")
+            self.says(f"city: {len(by_token)} campaigns by token, {promised} was promised")
         return msgspec.structs.replace(
             total,
             shared=len(shared),

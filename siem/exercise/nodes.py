@@ -24,7 +24,7 @@ from siem.console.access import password_hash
 from siem.exercise.gateway import Gateway
 from siem.exercise.processes import below, die_with, kill
 from siem.exercise.saltmere import Place, captures_of, hub_settings
-from siem.exercise.shelf import Shelf
+from siem.exercise.shelf import PLAYBOOK, Shelf
 from siem.hub import EXCHANGE
 from siem.node import now_utc
 from siem.sharing.identity import Identity
@@ -160,7 +160,7 @@ class OneHub(Child):
         """
         self.folder.mkdir(parents=True)
         settings = self._write(
-            hub_settings(self.folder, self.port), {PERSON: ("ciso", "administrator")}
+            hub_settings(self.folder, self.port, PLAYBOOK), {PERSON: ("ciso", "administrator")}
         )
         commons = commons_of(settings, now_utc)
         operators = Operators(commons.records, settings.state_path / EXCHANGE, now_utc)

@@ -152,12 +152,13 @@ def _sources(feed: Feed, folder: Path, ports: Mapping[str, int]) -> Iterator[dic
         yield {**said, "path": str(folder / f"{feed.id}.log")}
 
 
-def hub_settings(folder: Path, port: int) -> str:
+def hub_settings(folder: Path, port: int, propose: str) -> str:
     """The settings of the city's hub, as TOML.
 
     Args:
         folder: Where its state is.
         port: Of its exchange.
+        propose: Playbook that it proposes to operators of a campaign.
     """
     head = {
         "operator": "city",
@@ -169,6 +170,7 @@ def hub_settings(folder: Path, port: int) -> str:
         "listen": f"127.0.0.1:{port}",
         "services": str(DATA / "saltmere-services.yml"),
         "map": str(DATA / "saltmere.geojson"),
+        "propose": propose,
     }
     lines = [*_pairs(head), "", "[console]", "port = 0", "", "[hub]", *_pairs(hub)]
     return "\n".join(lines) + "\n"

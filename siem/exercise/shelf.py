@@ -11,7 +11,8 @@ from playbooks import sign
 from siem.exercise.saltmere import DATA
 from siem.sharing.certificates import write_secret
 
-PLAYBOOK = "stranger-at-the-gate.yml"
+PLAYBOOK = "remote-access-guessing"
+"""By this name the city proposes it; what it does here is the operators' own word."""
 KEY = "saltmere"
 
 
@@ -36,7 +37,7 @@ class Shelf:
             block_s: How long the stranger is kept out.
             now: When it is signed.
         """
-        text = (DATA / PLAYBOOK).read_text(encoding="utf-8")
+        text = (DATA / f"{PLAYBOOK}.yml").read_text(encoding="utf-8")
         text = text.replace("agent: nftables", f"agent: {actuator}")
         text = text.replace("time_box: PT10S", f"time_box: PT{block_s}S")
         private, public = sign.new_key(now)
@@ -44,7 +45,7 @@ class Shelf:
         playbooks.mkdir(parents=True)
         self._public.write_bytes(public)
         write_secret(self._folder / f"{KEY}.key", private)
-        playbook = playbooks / PLAYBOOK
+        playbook = playbooks / f"{PLAYBOOK}.yml"
         playbook.write_text(text, encoding="utf-8")
         sign.beside(playbook).write_bytes(sign.sign(playbook.read_bytes(), private, KEY, now))
 
