@@ -180,6 +180,7 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
             reason=_TEXT,
         ),
     ),
+    "/playbooks/breaker": ("halt", _body(("actuator", "reason"), actuator=_TEXT, reason=_TEXT)),
     "/playbooks/stop": (
         "halt",
         _body(

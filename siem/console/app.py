@@ -181,6 +181,7 @@ def _response_routes(app: FastAPI, site: NodeSite) -> None:
         add("/playbooks/start" + ending, playbooks.start, "POST")
         add("/playbooks/stage" + ending, playbooks.stage, "POST")
         add("/playbooks/stop" + ending, playbooks.stop, "POST")
+        add("/playbooks/breaker" + ending, playbooks.breaker, "POST")
         add("/runs/change" + ending, playbooks.change, "POST")
         add("/approvals/answer" + ending, approvals.answer, "POST")
         add("/playbooks/{playbook_id}/plan" + ending, playbooks.plan)

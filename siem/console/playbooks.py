@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from starlette.responses import Response
 from cityward.errors import CitywardError, InputError
 from playbooks.journal import RUN_ENDS, Run, StepRow
 from playbooks.model import Playbook, Stage
+from playbooks.safety import is_breaker_open
 from siem.console import formats
 from siem.console.access import NotYours, Session
 from siem.console.approvals import status_of
@@ -27,6 +29,7 @@ from siem.console.responses import (
     STAGE_WORDS,
     STEP_GLYPHS,
     Responses,
+    actuators_in,
     ask_of,
     class_of,
     diff_of,
@@ -45,6 +48,17 @@ RUNS_READ = 200
 """Newest runs that the library counts."""
 RUNS_SHOWN = 25
 STAGES: tuple[Stage, ...] = ("draft", "shadow", "approve_all", "live")
+
+
+@dataclass(frozen=True, slots=True)
+class Breaker:
+    """The circuit breaker of an actuator."""
+
+    actuator: str
+    failures: int
+    """Since a person last closed it, as are the rollbacks."""
+    rollbacks: int
+    is_open: bool
 
 
 class Playbooks(Responses):
@@ -68,6 +82,7 @@ class Playbooks(Responses):
             current="playbooks",
             rows=rows,
             refused=self.responder.refused(),
+            breakers=[one for one in self._breakers(*self.responder.playbooks()) if one.is_open],
             running=[run_row(one) for one in runs if one.state not in RUN_ENDS],
             over=[run_row(one) for one in runs if one.state in RUN_ENDS][:RUNS_SHOWN],
             glyphs=RUN_GLYPHS,
@@ -120,6 +135,7 @@ class Playbooks(Responses):
             stage_words=STAGE_WORDS,
             glyphs=RUN_GLYPHS,
             may_stage=session.may("stage"),
+            breakers=self._breakers(found),
             name_of={step.id: step.name for step in found.steps.values()},
         )
 
@@ -146,6 +162,15 @@ class Playbooks(Responses):
             lasts=[length_of(planned, plan) for planned in plan.actions],
             stage_words=STAGE_WORDS,
         )
+
+    def _breakers(self, *playbooks: Playbook) -> list[Breaker]:
+        """The circuit breaker of each actuator that they name."""
+        runs = self.responder.runs
+        found = ((one, runs.failures(one), runs.rollbacks(one)) for one in actuators_in(playbooks))
+        return [
+            Breaker(name, len(failed), len(taken_back), is_breaker_open(failed, taken_back))
+            for name, failed, taken_back in found
+        ]
 
     # ---- Runs
 
@@ -220,6 +245,10 @@ class Playbooks(Responses):
         """Stop everything, a playbook or an actuator; or let it go on."""
         return await self._post(request, "halt", self._stop)
 
+    async def breaker(self, request: Request) -> Response:
+        """Close the circuit breaker of an actuator."""
+        return await self._post(request, "halt", self._close)
+
     async def change(self, request: Request) -> Response:
         """Undo an effect, cancel a run, or answer a manual step."""
         return await self._post(request, "halt", self._change)
@@ -273,6 +302,13 @@ class Playbooks(Responses):
             raise InputError(f"nothing is called {name[:80]!r}", "name", "See the list.")
         self.responder.runs.switch(name, by, _reason(form), on=act == "stop")
         return "/playbooks", "stopped" if act == "stop" else "released"
+
+    def _close(self, form: FormData, by: str) -> tuple[str, str]:
+        name = text(form, "actuator")
+        if name not in actuators_in(self.responder.playbooks()):
+            raise InputError(f"no actuator is called {name[:80]!r}", "actuator", "See the list.")
+        self.responder.runs.close_breaker(name, by, _reason(form))
+        return "/playbooks", "closed"
 
     def _change(self, form: FormData, by: str) -> tuple[str, str]:
         run_id, act = text(form, "id"), text(form, "act")

@@ -263,6 +263,12 @@ def class_of(playbook: Playbook) -> str:
     return max((one.safety.action_class for one in acting), default="A0")
 
 
+def actuators_in(playbooks: Sequence[Playbook]) -> list[str]:
+    """Names of the actuators of their steps; a person is none."""
+    steps = (step for one in playbooks for step in one.steps.values())
+    return sorted({step.action.actuator for step in steps if step.action} - {"manual"})
+
+
 def outcome_counts(planned: Planned) -> Mapping[str, int]:
     """How many checks said what."""
     said = [one.outcome for one in planned.checks]
@@ -321,10 +327,7 @@ class Responses:
     def _names(self) -> Sequence[tuple[str, str]]:
         """What can be stopped alone: name of the switch, and words."""
         playbooks = self.responder.playbooks()
-        actuators = {
-            step.action.actuator for one in playbooks for step in one.steps.values() if step.action
-        }
         return [
             *((f"playbook:{one.id}", f"Playbook: {one.name}") for one in playbooks),
-            *((f"actuator:{one}", f"Actuator: {one}") for one in sorted(actuators - {"manual"})),
+            *((f"actuator:{one}", f"Actuator: {one}") for one in actuators_in(playbooks)),
         ]

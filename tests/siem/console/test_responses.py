@@ -382,6 +382,40 @@ def test_an_engineer_changes_a_stage_with_a_reason(node: fake.FakeNode) -> None:
     )
 
 
+def test_the_page_of_a_playbook_says_how_often_it_ran_in_shadow(client: TestClient) -> None:
+    page = client.get(f"/playbooks/{SCANNER}").text
+    said = client.get(f"/playbooks/{SCANNER}.json").json()
+
+    assert "<b>0 of 20</b> runs in shadow as it is now" in page
+    assert said["shadow_runs"] == 0
+
+
+def test_an_open_breaker_is_seen_and_closed_by_a_person_with_a_reason(
+    client: TestClient, node: fake.FakeNode
+) -> None:
+    runs = node.response.runs
+    for number in range(2):
+        run = node.response.applied(SCANNER, FINDING, "ada", f"run-{number}")
+        runs.order(run.id, "undo", "ada", "the partner called")
+    said = {"actuator": "nftables", "reason": "the list is mended"}
+
+    for path in ("/playbooks", f"/playbooks/{SCANNER}"):
+        page = client.get(path).text
+        assert "its circuit breaker is open, nothing is given to it" in page
+        assert "0 failures and 2 rollbacks since it was last closed" in page
+        assert "Close the breaker" in page
+    assert post(client, "/playbooks/breaker", actuator="nftables").status_code == 400
+    assert post(client, "/playbooks/breaker", **said | {"actuator": "x"}).status_code == 400
+    assert len(runs.rollbacks("nftables")) == 2
+
+    answer = post(client, "/playbooks/breaker", **said)
+
+    assert answer.headers["location"] == "/playbooks?done=closed"
+    assert runs.rollbacks("nftables") == []
+    assert "circuit breaker is open" not in client.get("/playbooks").text
+    assert "its circuit breaker is closed" in client.get(f"/playbooks/{SCANNER}").text
+
+
 def test_the_library_shows_stage_trigger_and_runs(client: TestClient, node: fake.FakeNode) -> None:
     node.response.waiting(SCANNER, FINDING)
     node.response.applied(VENDOR, OTHER)

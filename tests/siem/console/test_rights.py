@@ -43,6 +43,7 @@ RIGHTS: dict[str, tuple[tuple[str, ...], str]] = {
     "POST /playbooks/start": (("analyst",), "respond"),
     "POST /playbooks/stage": (("engineer",), "tune"),
     "POST /playbooks/stop": (READERS, "respond"),
+    "POST /playbooks/breaker": (READERS, "respond"),
     "POST /runs/change": (READERS, "respond"),
     "POST /approvals/answer": (("analyst", "approver"), "respond"),
     "GET /sharing": (("analyst",), "read"),
