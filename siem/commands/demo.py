@@ -59,7 +59,7 @@ def demo(
         approves=approval,
         simulate=simulate,
         block_s=BLOCK_S if once else WATCHED_BLOCK_S,
-        stop_file=stop_file,
+        stop_file=stop_file.absolute() if stop_file else None,
     )
     with Exercise(options, _say) as exercise:
         _stop_on_signals(exercise.stop)

@@ -63,7 +63,7 @@ def _demo(tmp_path: Path, *words: str) -> tuple[int, dict[str, Any], str]:
         check=False,
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=240,
         env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     lines = done.stdout.splitlines()
