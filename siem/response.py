@@ -42,7 +42,8 @@ AT_ONCE = 50
 """Findings that one turn looks at."""
 TURN_S = 1.0
 """So long a turn makes transitions before it looks at the findings again."""
-PAUSE_S = 0.5
+PAUSE_S = 0.2
+"""Between looks at what people and findings have given it to do."""
 LATE = timedelta(seconds=15)
 """With workers elsewhere the node goes on itself with what is so late."""
 STOP_S = 3.0

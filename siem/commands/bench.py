@@ -154,7 +154,7 @@ def index(
 
 def playbook(
     *,
-    runs: int = 10_000,
+    runs: int = 500,
     form: Annotated[Form | None, Parameter(name=["--output", "-o"])] = None,
 ) -> int:
     """Measure playbook runs: transitions a second, latencies, and a storm in which all is killed.
@@ -162,7 +162,7 @@ def playbook(
     It runs from a checkout, with a redis-server of its own. Example: cityward bench playbook
 
     Args:
-        runs: Of each storm, with a tenth as many kills.
+        runs: Of each storm, one in the node and one in workers, with a tenth as many kills.
         form: Form of the result: table, json, ndjson or csv.
     """
     return _script("bench_playbook", form, str(runs))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from cityward import Actuator, Target
+import msgspec
+
+from cityward import Actuator, Analytic, Finding, Target
 from playbooks.flow import new_run
 from playbooks.journal import Run
 from playbooks.model import Action, Check, Plan, Planned, Playbook, Safety, Step
@@ -118,6 +120,32 @@ def run_of(book: Playbook, id: str, now: datetime, **said: Any) -> Run:
         variables={"address": id},
     )
     return new_run(id, book, plan, now, **said)
+
+
+def finding_of(rule: str, now: datetime) -> Finding:
+    """A finding of a rule that found one address."""
+    return Finding(
+        analytic=Analytic(id=rule, name=rule, kind="rule", version="1"),
+        title=rule, description=rule, severity="high", group=(("source.ip", rule),),
+        first_seen=now, last_seen=now, events=(),
+    )  # fmt: skip
+
+
+class Shelf:
+    """One playbook that fits everything; the address of a run is its finding's rule."""
+
+    def __init__(self, db: NodeDb, book: Playbook) -> None:
+        self.db = db
+        self.book = book
+
+    def fitting(self, finding: Mapping[str, Any]) -> list[Playbook]:
+        """The one."""
+        return [self.book]
+
+    def plan(self, book: Playbook, finding: Mapping[str, Any]) -> Plan:
+        """What it would do."""
+        plan = run_of(book, finding["rule.id"], self.db.runs.now()).plan
+        return msgspec.structs.replace(plan, finding=finding["finding.id"])
 
 
 def db_at(folder: Path, clock: Any) -> NodeDb:

@@ -1,7 +1,12 @@
 """Runs while workers, their trees, the runner and Redis are killed, and clocks step.
 
-The trimmed storms run in CI, the whole ones (500 runs, 50 kills) in `scripts/test full`, and
-10,000 runs by `cityward bench playbook`.
+Kinds of kill in turn: at an edge of the state machine, a child of a worker, a worker with its
+tree, Redis with and without its data, a clock that steps by an hour; a message five times after
+each. Leases and intervals are those of a node. The trimmed storms run in CI, the whole ones (500
+runs, 50 kills) in `scripts/test full`, 10,000 runs by `cityward bench playbook --runs 10000`.
+
+Run whole on 2026-11-28, on two cores that eight others used too (load 12 to 20): `node` 167 s,
+`celery` 296 s; both without a run lost, an effect applied twice, missing, or undone late.
 """
 
 from __future__ import annotations
@@ -11,34 +16,40 @@ from pathlib import Path
 
 import pytest
 
-from tests.playbooks.storm import storm
+from tests.playbooks.storm import LATE_S, storm
 
 needs_redis = pytest.mark.skipif(not shutil.which("redis-server"), reason="no redis-server here")
 
 
 @pytest.mark.slow
 def test_a_node_that_is_killed_at_every_edge_loses_and_repeats_nothing(tmp_path: Path) -> None:
-    found = storm(tmp_path, "node", runs=30, kills=10, box_s=5)
+    found = storm(tmp_path, "node", runs=100, kills=25, box_s=10)
 
     assert found.is_whole, found
-    assert found.kills == 10
+    assert found.kills == 25
 
 
 @pytest.mark.slow
 @needs_redis
 def test_workers_and_redis_that_are_killed_lose_and_repeat_nothing(tmp_path: Path) -> None:
-    found = storm(tmp_path, "celery", runs=20, kills=10, box_s=6)
+    found = storm(tmp_path, "celery", runs=60, kills=20, box_s=10)
 
     assert found.is_whole, found
-    assert found.kills == 10
+    assert found.kills == 20
 
 
 @pytest.mark.slow
 @needs_redis
-def test_celery_trusted_alone_does_not_keep_the_promise(tmp_path: Path) -> None:
-    found = storm(tmp_path, "naive", runs=20, kills=10, box_s=4, within_s=20)
+def test_celery_trusted_alone_keeps_the_promise_only_while_nothing_is_killed(
+    tmp_path: Path,
+) -> None:
+    quiet = storm(tmp_path / "quiet", "naive", runs=20, kills=0, box_s=4)
+    struck = storm(
+        tmp_path / "struck", "naive", runs=20, kills=10, box_s=4, within_s=4 + LATE_S + 10
+    )
 
-    assert not found.is_whole, found
+    assert quiet.is_whole, quiet
+    assert not struck.is_whole, struck
 
 
 @pytest.mark.full

@@ -8,33 +8,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
-from cityward import Actuator, Analytic, Finding
-from playbooks.model import Plan, Playbook
+from cityward import Actuator
+from playbooks.model import Playbook
 from playbooks.runner import Runner
 from siem.refusals import ResponseWatch
 from siem.response import Response, run_id
-from siem.store.embedded import NodeDb
-from siem.store.protocol import Document
-from tests.playbooks.kit import Clock, Planner, allows, db_at, deny, playbook, run_of
+from tests.playbooks.kit import (
+    Clock,
+    Planner,
+    Shelf,
+    allows,
+    db_at,
+    deny,
+    finding_of,
+    playbook,
+    run_of,
+)
 from tests.playbooks.recorder import Recorder
-
-
-class Shelf:
-    """One playbook that fits everything."""
-
-    def __init__(self, db: NodeDb, book: Playbook) -> None:
-        self.db = db
-        self.book = book
-
-    def fitting(self, finding: Document) -> list[Playbook]:
-        return [self.book]
-
-    def plan(self, book: Playbook, finding: Document) -> Plan:
-        plan = run_of(book, finding["rule.id"], self.db.runs.now()).plan
-        return msgspec.structs.replace(plan, finding=finding["finding.id"])
 
 
 class Node:
@@ -58,12 +50,7 @@ class Node:
         return made
 
     def find(self, rule: str, times: int = 1) -> None:
-        now = self.clock()
-        one = Finding(
-            analytic=Analytic(id=rule, name=rule, kind="rule", version="1"),
-            title=rule, description=rule, severity="high", group=(("source.ip", rule),),
-            first_seen=now, last_seen=now, events=(),
-        )  # fmt: skip
+        one = finding_of(rule, self.clock())
         self.db.keep([one] * times, self.db.checkpoint()[0] + 1)
 
     def turn(self, most: int = 40) -> None:
