@@ -101,6 +101,44 @@ def wanted(plan: Sequence[Any]) -> Iterator[dict[str, Any]]:
     yield from ({"step": one} if isinstance(one, str) else one for one in plan)
 
 
+def test_the_step_that_the_page_of_evidence_shows_is_one_and_keeps_the_packets():
+    page = (RULES.parent / "docs" / "evidence.md").read_text(encoding="utf-8")
+    (step,) = re.findall(r"```yaml\n(  keep:\n.*?)```", page, re.DOTALL)
+    text = (
+        "name: Keep\ndescription: As the page shows it.\ncreated_by: me\ncreated: 2026-11-28\n"
+        "workflow_exception: end\nworkflow:\n  start: {type: start, on_completion: keep}\n"
+        f"{step}  end: {{type: end}}\n"
+    )
+    finding = {
+        **{"finding.id": "f-1", "source.ip": "203.0.113.33", "finding.mode": "normal"},
+        **{"finding.first_seen": NOW, "finding.last_seen": NOW, "cw.operator": "op-grid"},
+    }
+
+    one = playbook.parse(text.encode(), "page.yml", SPECS)
+    one = msgspec.structs.replace(one, signed_by=playbook.SHIPPED_BY)
+    (keep,) = plan(one, finding, world({}), {"evidence": Told(SPECS["evidence"])}).actions
+
+    assert (keep.outcome, keep.action_class) == ("allow", "A0")
+    assert command(keep, keep.commands[0]) == "evidence copy 203.0.113.33"
+    moment = NOW.isoformat()
+    assert keep.commands[0].args == {"finding": "f-1", "since": moment, "until": moment}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_the_packets_of_an_address_are_kept_before_anything_is_done_to_it(file):
+    one = playbook.read(file, SPECS)
+    names = [step.name for step in one.steps.values()]
+    acting = [
+        step.name
+        for step in one.steps.values()
+        if step.action is not None
+        and step.safety.action_class in ("A1", "A2", "A3")
+        and "ip" in str(step.action.target)
+    ]
+
+    assert all(names.index("keep") < names.index(name) for name in acting)
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_shipped_playbook_starts_in_shadow_and_its_rules_are_ours(file):
     one = playbook.read(file, SPECS)
