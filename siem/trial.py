@@ -129,9 +129,10 @@ def _rules(engine: Engine, idle: dict[str, str], event: Event) -> Iterator[RuleS
         matched = engine.matches(rule, event)
         told = [line for line in why.checks if matched or line.held is line.negated]
         result = "matched" if matched else "no match"
-        yield RuleStep(rule.title, file, result, tuple(_line(one) for one in told))
+        yield RuleStep(rule.title, file, result, tuple(in_words(one) for one in told))
 
 
-def _line(one: Check) -> str:
+def in_words(one: Check) -> str:
+    """A line of a rule, and what was seen."""
     negated = "not " if one.negated else ""
     return f"{negated}{one.selection}: {one.field} {one.wanted} – saw {one.saw}"

@@ -17,23 +17,24 @@ from typing import Any
 
 import msgspec
 
-from cityward import Event, InputError, RuleError, Unsafe
+from cityward import Event, InputError, RuleError, Unsafe, plugin
+from collectors.recognise import recognise
 from detectors.sigma import lint
 from detectors.sigma.engine import Engine
-from detectors.sigma.load import load_folder
 from detectors.sigma.matchers import Placeholders
 from detectors.sigma.rule import Absence, Correlation, Filter, Rule, RuleSet
 from detectors.sigma.samples import Outcome, parse_samples, samples_file
 from detectors.sigma.view import View
 from siem import register, ruleset
 from siem import samples as runs
-from siem.assets import from_settings
+from siem.assets import Inventory, from_settings
 from siem.config import Settings
 from siem.node import event_of
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Document, Range
 from siem.store.query import quoted
 from siem.store.rulebook import Protected, Version
+from siem.trial import in_words
 
 LOOKED_BACK = timedelta(days=30)
 FINDINGS_MAX = 500
@@ -79,6 +80,17 @@ class Hidden(msgspec.Struct, frozen=True):
     def is_whole(self) -> bool:
         """True if nothing of it would be left."""
         return self.hidden == self.events
+
+
+class Tried(msgspec.Struct, frozen=True):
+    """An event of a tried line."""
+
+    fields: Mapping[str, Any]
+    logsource: str
+    collector: str
+    matched: bool
+    lines: tuple[tuple[str, bool], ...]
+    """Each line of the rule in words, and whether it is as a match wants it."""
 
 
 class Examined(msgspec.Struct, frozen=True):
@@ -127,9 +139,13 @@ class Tuner:
     @cached_property
     def placeholders(self) -> Placeholders:
         """Values of `%name%` at this node."""
+        return self._inventory.placeholders(self._settings.lists)
+
+    @cached_property
+    def _inventory(self) -> Inventory:
         inventory = from_settings(self._settings)
         inventory.use(register.known(self._settings, self._db.inventory.assets(merged=True)))
-        return inventory.placeholders(self._settings.lists)
+        return inventory
 
     # ---- Examine and deploy
 
@@ -150,7 +166,7 @@ class Tuner:
         last = self._book.newest(id)
         outcomes: tuple[Outcome, ...] = ()
         if kind != "filter":
-            samples = samples or (last.samples if last and last.text else self._beside(id))
+            samples = samples or (last.samples if last and last.text else self.beside(id))
             outcomes, missing = self._outcomes(id, after, samples)
             problems += [lint.Problem(file, one) for one in missing]
         number = last.number if last else 0
@@ -202,6 +218,46 @@ class Tuner:
         self.__dict__.pop("rules", None)
         return self._book.deploy(gone, seen=last.number)
 
+    def candidate(self, text: str) -> tuple[str, str, RuleSet]:
+        """For a backtest: id of the document, of the rule to ask, and what would count with it.
+
+        Raises:
+            RuleError: it is no rule that can be loaded.
+        """
+        id, kind, _ = identity(text)
+        after = self._with(id, text)
+        if kind == "filter":
+            bound = [one.id for one in after.rules if any(f.id == id for f in one.filters)]
+            if len(bound) != 1:
+                what = f"the filter binds to {len(bound)} rules"
+                raise RuleError(what, "<text>", "A preview asks one rule.")
+            return id, bound[0], after
+        for refused in after.refused:
+            if refused.where.startswith(f"rulebook/{id}.yml"):
+                raise refused
+        return id, id, after
+
+    def attempt(self, text: str, line: str, collector: str = "") -> list[Tried]:
+        """What a rule makes of a line, event by event, and why not.
+
+        Raises:
+            RuleError: the rule cannot be loaded.
+            InputError: it is not on single events, or no collector reads the line.
+        """
+        id, _, after = self.candidate(text)
+        rule = next((one for one in after.rules if one.id == id), None)
+        if rule is None:
+            what = "only a rule on single events can be tried on a line"
+            raise InputError(what, "rule", "Try its rules; samples are for the rest.")
+        engine = Engine(runs.alone(rule, after), self.placeholders)
+        if state := next((one for one in engine.states() if one.state != "on"), None):
+            raise InputError(f"it is not evaluated here: {state.reason}", rule.title, "See lists.")
+        return [_tried(engine, rule, self._described(one)) for one in _events(line, collector)]
+
+    def _described(self, event: Event) -> Event:
+        fields = {**self._inventory.describe(event), **event.fields}
+        return msgspec.structs.replace(event, fields=fields)
+
     def _with(self, id: str, text: str) -> RuleSet:
         """What would count with a document, or without it."""
         texts = {one.file: one.text for one in self._book.deployed() if one.is_whole}
@@ -209,9 +265,9 @@ class Tuner:
         texts.pop(file, None)
         if text:
             texts[file] = text
-        return load_folder(*ruleset.rule_folders(self._settings), over=texts)
+        return ruleset.load(self._settings, texts)
 
-    def _beside(self, id: str) -> str:
+    def beside(self, id: str) -> str:
         """The samples of the file with this id; empty: there is none."""
         one = next((each for each in self.rules.speaking() if each.id == id), None)
         if one is None:
@@ -427,6 +483,27 @@ def _speaker(one: Speaking, rules: RuleSet, placeholders: Placeholders) -> Speak
         return {0} if any(finding.analytic.id == one.id for finding in found) else set()
 
     return speaks
+
+
+def _events(line: str, named: str) -> Iterator[Event]:
+    """The events of a line, as its collector makes them."""
+    collectors = plugin.load("collectors")
+    specs = {name: part.cityward_spec for name, part in collectors.items()}
+    data = line.encode()
+    name = named or recognise(data, "line", specs)
+    if name is None or name not in specs:
+        raise InputError("no collector recognises the line", "line", "Name its collector.")
+    if specs[name].framing == "packets":
+        raise InputError(f"{name} reads packets, not lines", "collector", "Choose another one.")
+    yield from runs.collect(name, data.splitlines(), [])
+
+
+def _tried(engine: Engine, rule: Rule, event: Event) -> Tried:
+    checks = engine.explain(rule, event).checks
+    lines = tuple((in_words(one), one.held is not one.negated) for one in checks)
+    fields = {"@timestamp": event.time, **event.fields}
+    name = event.record.source
+    return Tried(fields, str(event.logsource), name, engine.matches(rule, event), lines)
 
 
 def _nothing(samples: Sequence[Protected]) -> set[int]:

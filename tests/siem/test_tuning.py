@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cityward import Event, InputError, RuleError, Unsafe
+from cityward import Event, InputError, Record, RuleError, Unsafe
 from detectors.sigma.engine import Engine
 from siem import assembly, config, ruleset
 from siem.assets import from_settings
@@ -84,7 +84,7 @@ def attempts(
                 "cw.logsource.product": one.logsource.product,
                 "cw.logsource.service": one.logsource.service,
             },
-            one.record,
+            Record(b"", "auth", f"{source}/{minute}", NOW),
             number,
         )
         for number, one in enumerate(collect("sshd", [line.encode() for line in lines], []))

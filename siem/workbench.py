@@ -1,0 +1,428 @@
+"""The rule workbench of a node: drafts, tries, previews, filters; nothing counts before `deploy`.
+
+It is what the console asks. A preview is a backtest in a thread of its own, one at a time, so that
+people who tune do not take the machine from detection.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from datetime import date, datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from cityward import CitywardError, InputError, RuleError, Unsafe
+from cityward.fields import FIELDS
+from siem import ruleset
+from siem.config import Settings
+from siem.store.embedded import NodeDb
+from siem.store.protocol import Document, Range
+from siem.store.rulebook import Draft, Version
+
+if TYPE_CHECKING:
+    from siem.backtest import Backtest, Progress
+    from siem.tuning import Examined, Hidden, Tried, Tuner
+
+LINE_MAX = 65_536
+TRIED_MAX = 20
+"""Events of a tried line that are shown."""
+JOBS_KEPT = 20
+PREVIEW_DAYS = (1, 7, 30, 90)
+STOP_S = 5.0
+
+
+class Source(msgspec.Struct, frozen=True):
+    """A document as a person edits it."""
+
+    document: str
+    title: str
+    kind: str
+    text: str
+    samples: str
+    origin: str
+    """`draft`, `deployed`, `file` or `new`."""
+    number: int = 0
+    """Of the version that counts; 0: the file does, or nothing."""
+    draft_by: str = ""
+    is_shipped: bool = False
+    """It comes with cityward: to change it takes two people."""
+
+
+class FilterRow(msgspec.Struct, frozen=True):
+    """A filter that is loaded."""
+
+    id: str
+    title: str
+    rules: tuple[tuple[str, str], ...]
+    """Ids and titles; empty: every rule of its log source."""
+    owner: str
+    reason: str
+    expires: date | None
+    is_expired: bool
+    since: datetime | None
+    """When it was deployed; None: it stands in a file."""
+    is_ours: bool
+    """It was deployed here, so it can be taken back here."""
+
+
+class Job(msgspec.Struct):
+    """A preview: under way, or what came out."""
+
+    id: str
+    document: str
+    text: str
+    """Of which it speaks: a preview of an older text is stale."""
+    days: int
+    by: str
+    progress: Progress | None = None
+    result: Backtest | None = None
+    fault: str = ""
+    is_over: bool = False
+
+
+class Workbench:
+    """Fulfils `siem.console.protocol.Tuning` over the files of a node; any thread may ask."""
+
+    def __init__(self, settings: Settings, db: NodeDb, clock: Callable[[], datetime]) -> None:
+        self._settings = settings
+        self._db = db
+        self._book = db.rulebook
+        self._clock = clock
+        self._turn = threading.Lock()
+        self._stamp: tuple[object, ...] = ()
+        self._kept: Tuner | None = None
+        self._jobs: OrderedDict[str, Job] = OrderedDict()
+        self._stops: dict[str, threading.Event] = {}
+        self._previews = threading.Lock()
+        """Held while one runs."""
+
+    # ---- Documents
+
+    def source(self, document: str) -> Source | None:
+        """A document to edit: the draft, what is deployed, or its file; None: there is none."""
+        draft, last = self._book.draft(document), self._book.newest(document)
+        number = last.number if last else 0
+        with self._turn:
+            tuner = self._tuner
+            one = next(
+                (each for each in (*tuner.rules.speaking(), *tuner.rules.filters)
+                 if each.id == document), None,
+            )  # fmt: skip
+            beside = tuner.beside(document)
+        kind, title, file = ("rule", "", "") if one is None else _facts(one)
+        shipped = file.startswith(str(ruleset.RULES_FOLDER)) or document in _shipped()
+        if draft is not None:
+            return Source(document, title, kind, draft.text, draft.samples, "draft", number,
+                          draft.by, shipped)  # fmt: skip
+        if last is not None and last.text:
+            return Source(document, last.title, last.kind, last.text, last.samples, "deployed",
+                          number, is_shipped=shipped)  # fmt: skip
+        if one is None:
+            return None
+        return Source(document, title, kind, _text_of(one, file), beside, "file", number,
+                      is_shipped=shipped)  # fmt: skip
+
+    def blank(self) -> Source:
+        """A rule to begin with."""
+        id = str(uuid.uuid4())
+        return Source(id, "New rule", "rule", BLANK.format(id=id), BLANK_SAMPLES, "new")
+
+    def examine(self, text: str, samples: str = "") -> Examined:
+        """What a document would do; nothing changes.
+
+        Raises:
+            RuleError: it cannot be loaded; with its line.
+        """
+        with self._turn:
+            return self._tuner.examine(text, samples)
+
+    def save(self, text: str, samples: str, by: str) -> str:
+        """Keep a draft, whatever it is like; returns the id of its document.
+
+        Raises:
+            RuleError: it has no id.
+            InputError: it is too long, or there are too many.
+        """
+        id = _id_in(text)
+        self._book.put_draft(Draft(id, text, samples, by, self._clock()))
+        return id
+
+    def discard(self, document: str) -> None:
+        """Forget a draft."""
+        self._book.drop_draft(document)
+
+    def drafts(self) -> Sequence[Draft]:
+        """What people write on."""
+        return self._book.drafts()
+
+    def deploy(self, text: str, samples: str, by: str, reason: str, seen: int) -> int:
+        """Let a document count from now on.
+
+        Args:
+            text: YAML of the document.
+            samples: YAML of its samples.
+            by: Who says it.
+            reason: Why.
+            seen: Number of the version that the person saw.
+
+        Raises:
+            RuleError: it cannot be loaded.
+            Unsafe: something forbids it, or it takes a second person.
+            Conflict: somebody else has deployed it since.
+        """
+        with self._turn:
+            one = self._tuner.examine(text, samples)
+            if one.document in _shipped() and one.kind != "filter":
+                draft = self._book.draft(one.document)
+                if draft is None or draft.text != text or draft.by == by:
+                    what = "a rule that comes with cityward is changed by two people"
+                    raise Unsafe(what, one.title, "Save it; another person deploys that draft.")
+            one = msgspec.structs.replace(one, number=seen)
+            return self._tuner.deploy(one, by, reason, self._clock())
+
+    def revert(self, document: str, number: int, by: str, reason: str) -> int:
+        """Go back to an older version, or with 0 to the file; see `Tuner.revert`."""
+        with self._turn:
+            return self._tuner.revert(document, number, by, reason, self._clock())
+
+    def history(self, document: str) -> Sequence[Version]:
+        """Versions of a document, newest first."""
+        return self._book.history(document)
+
+    def protected(self, rule: str) -> Mapping[str, int]:
+        """Findings whose events may not be silenced, with how many events each."""
+        counts: dict[str, int] = {}
+        for one in self._book.protected(rule):
+            counts[one.finding] = counts.get(one.finding, 0) + 1
+        return counts
+
+    # ---- Filters
+
+    def filters(self, rule: str = "") -> Sequence[FilterRow]:
+        """Filters that are loaded, those of one rule or all; expired ones first."""
+        today = self._clock().date()
+        with self._turn:
+            rules = self._tuner.rules
+            bound = next((one.filters for one in rules.rules if one.id == rule), ())
+        titles = {one.id: one.title for one in rules.rules}
+        deployed = {one.document: one for one in self._book.deployed()}
+        rows = []
+        for one in bound if rule else rules.filters:
+            ours, ends = deployed.get(one.id), one.own.expires
+            row = FilterRow(
+                one.id,
+                one.title,
+                tuple((id, titles.get(id, id)) for id in one.rules),
+                str(one.document.value.get("author") or ""),
+                one.own.reason,
+                ends,
+                ends is not None and ends <= today,
+                ours.time if ours else None,
+                ours is not None,
+            )
+            rows.append(row)
+        return sorted(
+            rows, key=lambda row: (not row.is_expired, row.expires or date.max, row.title)
+        )
+
+    def filter_hides(self, id: str) -> Sequence[Hidden]:
+        """Findings of the last 30 days that a loaded filter hides, of those that are kept.
+
+        Raises:
+            InputError: there is no such filter.
+        """
+        source = self.source(id)
+        if source is None or source.kind != "filter":
+            raise InputError(f"there is no filter {id[:80]}", "id", "Look in the list.")
+        with self._turn:
+            return self._tuner.hides(source.text, self._clock())
+
+    def choices(self, finding: Document) -> Mapping[str, Any]:
+        """Fields by which a filter may tell the events of a finding."""
+        with self._turn:
+            return self._tuner.choices(finding)
+
+    def filter_of(
+        self, finding: Document, fields: Sequence[str], reason: str, expires: date, by: str
+    ) -> tuple[str, Examined, Sequence[Hidden]]:
+        """A filter made from a finding, what speaks against it, and what it would have hidden.
+
+        Raises:
+            InputError: the finding is of no rule, or has no such field.
+        """
+        with self._turn:
+            tuner = self._tuner
+            text = tuner.filter_of(finding, fields, reason=reason, expires=expires, by=by)
+            return text, tuner.examine(text), tuner.hides(text, self._clock())
+
+    # ---- Try and preview
+
+    def attempt(self, text: str, line: str, collector: str = "") -> Sequence[Tried]:
+        """What a rule makes of a line, by the collector that recognises it.
+
+        Raises:
+            RuleError: the rule cannot be loaded.
+            InputError: no collector recognises the line, or it is no rule on one event.
+        """
+        with self._turn:
+            return self._tuner.attempt(text, line[:LINE_MAX], collector)[:TRIED_MAX]
+
+    def preview(self, text: str, days: int, by: str) -> Job:
+        """Begin to ask the events of some days what a rule would have said; see `job`.
+
+        Raises:
+            RuleError: it cannot be loaded.
+            InputError: it is a filter, or another number of days.
+        """
+        if days not in PREVIEW_DAYS:
+            raise InputError(f"{days} days", "days", f"Choose one of {PREVIEW_DAYS}.")
+        with self._turn:
+            tuner = self._tuner
+            id, rule, draft = tuner.candidate(text)
+        job = Job(uuid.uuid4().hex[:12], id, text, days, by)
+        stop = threading.Event()
+        self._jobs[job.id], self._stops[job.id] = job, stop
+        while len(self._jobs) > JOBS_KEPT:
+            old, _ = self._jobs.popitem(last=False)
+            self._stops.pop(old).set()
+        arguments = (job, rule, draft, tuner, stop)
+        threading.Thread(target=self._run, args=arguments, name="preview", daemon=True).start()
+        return job
+
+    def job(self, id: str) -> Job | None:
+        """A preview that was begun."""
+        return self._jobs.get(id)
+
+    def cancel(self, id: str) -> None:
+        """Stop a preview; it keeps what it had come to."""
+        if stop := self._stops.get(id):
+            stop.set()
+
+    def close(self) -> None:
+        """Stop what runs."""
+        for stop in self._stops.values():
+            stop.set()
+        if self._previews.acquire(timeout=STOP_S):
+            self._previews.release()
+
+    def _run(self, job: Job, rule: str, draft: Any, tuner: Tuner, stop: threading.Event) -> None:
+        from siem.backtest import backtest
+        from siem.store.archive import MEMORY_LIMIT, Looking
+
+        def tell(progress: Progress) -> None:
+            job.progress = progress
+
+        try:
+            folder = self._settings.state_path / "events"
+            with self._previews, closing(Looking(folder, MEMORY_LIMIT)) as looking:
+                now = self._clock()
+                job.result = backtest(
+                    looking,
+                    rule,
+                    draft,
+                    span=Range(now - timedelta(days=job.days), now),
+                    now=now,
+                    placeholders=tuner.placeholders,
+                    against=tuner.rules,
+                    tell=tell,
+                    stop=stop,
+                )
+        except CitywardError as error:
+            job.fault = error.what
+        except Exception as error:  # the page says it; the console goes on
+            job.fault = f"{type(error).__name__}: {error}"[:300]
+        job.is_over = True
+
+    # ---- For the editor
+
+    def fields(self) -> Sequence[str]:
+        """Names that a rule of ours may use."""
+        return sorted(FIELDS)
+
+    @property
+    def _tuner(self) -> Tuner:
+        """A tuner over what counts now; the caller holds the turn."""
+        from siem.tuning import Tuner
+
+        stamp = ruleset.stamp(self._settings, self._db)
+        if self._kept is None or stamp != self._stamp:
+            self._kept, self._stamp = Tuner(self._settings, self._db), stamp
+        return self._kept
+
+
+BLANK = """\
+title: What it finds, in one line
+id: {id}
+status: experimental
+description: Why it matters, and what to do.
+author: ""
+level: medium
+taxonomy: cityward
+tags: [attack.t0000]
+logsource: {{category: authentication}}
+detection:
+  selection:
+    event.action: ssh_login
+    event.outcome: failure
+  condition: selection
+falsepositives: [""]
+cityward:
+  sentence: "{{source.ip}} failed to sign in as {{user.name}}"
+"""
+BLANK_SAMPLES = """\
+cases:
+  - name: what it must find
+    kind: must match
+    events:
+      - {event.action: ssh_login, event.outcome: failure, source.ip: 192.0.2.7, user.name: root}
+  - name: one field away from it
+    kind: near miss
+    events:
+      - {event.action: ssh_login, event.outcome: success, source.ip: 192.0.2.7, user.name: root}
+"""
+
+
+@cache
+def _shipped() -> frozenset[str]:
+    """Ids of what comes with cityward."""
+    from detectors.sigma.load import load_folder
+
+    rules = load_folder(*ruleset.NODE_RULES)
+    return frozenset(one.id for one in (*rules.speaking(), *rules.filters))
+
+
+def _facts(one: Any) -> tuple[str, str, str]:
+    from siem.tuning import kind_of
+
+    title = one.title if hasattr(one, "title") else one.analytic.name
+    return kind_of(one), title, one.document.file
+
+
+def _text_of(one: Any, file: str) -> str:
+    """The text of a document that stands in a file, alone or among others."""
+    import yaml
+
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+    from cityward import documents
+
+    is_alone = len([each for each in documents.parse(text, file) if each.value is not None]) == 1
+    return text if is_alone else str(yaml.safe_dump(one.document.value, sort_keys=False))
+
+
+def _id_in(text: str) -> str:
+    from cityward import documents
+
+    found = [one for one in documents.parse(text) if isinstance(one.value, dict)]
+    if len(found) != 1 or not isinstance(found[0].value.get("id"), str):
+        raise RuleError("it has no id", "<text>:1", f"Write id: {uuid.uuid4()}")
+    return str(found[0].value["id"])

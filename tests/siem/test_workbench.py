@@ -1,0 +1,218 @@
+"""The workbench behind the console: drafts, two people, tries, previews, filters."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import date, timedelta
+from pathlib import Path
+
+import pytest
+
+from cityward import InputError, RuleError, Unsafe
+from siem import assembly, ruleset
+from siem.config import Settings
+from siem.node import document
+from siem.store.embedded import NodeDb
+from siem.workbench import BLANK, Job, Workbench
+from tests.siem.test_tuning import (
+    FILTER,
+    FILTER_ID,
+    MANY_ID,
+    NOW,
+    RULE,
+    RULE_ID,
+    SAMPLES,
+    attempts,
+    findings,
+    right,
+    seen,
+)
+from tests.siem.test_tuning import db as db  # noqa: PLC0414
+from tests.siem.test_tuning import settings as settings  # noqa: PLC0414
+
+LINE = "2026-01-05T10:00:00Z gw sshd[7]: Failed password for root from 192.0.2.7 port 4000 ssh2"
+
+
+@pytest.fixture
+def bench(settings: Settings, db: NodeDb) -> Iterator[Workbench]:
+    made = Workbench(settings, db, lambda: NOW)
+    yield made
+    made.close()
+
+
+def test_a_document_is_edited_from_its_file_its_draft_or_what_is_deployed(
+    bench: Workbench,
+) -> None:
+    first = bench.source(RULE_ID)
+    assert first is not None
+    assert (first.origin, first.text, first.samples, first.number) == ("file", RULE, SAMPLES, 0)
+
+    louder = RULE.replace("medium", "high")
+    assert bench.save(louder, SAMPLES, "a.ana") == RULE_ID
+    draft = bench.source(RULE_ID)
+    number = bench.deploy(louder, SAMPLES, "a.ana", "why", 0)
+    deployed = bench.source(RULE_ID)
+
+    assert draft is not None
+    assert (draft.origin, draft.text, draft.draft_by) == ("draft", louder, "a.ana")
+    assert deployed is not None
+    assert (deployed.origin, deployed.text, deployed.number) == ("deployed", louder, number)
+    assert bench.source("nothing") is None
+
+
+def test_a_draft_may_be_wrong_but_has_an_id(bench: Workbench) -> None:
+    bench.save(f"id: {RULE_ID}\ndetection: 7", "", "a.ana")
+    assert [one.document for one in bench.drafts()] == [RULE_ID]
+    bench.discard(RULE_ID)
+    assert bench.drafts() == []
+    with pytest.raises(RuleError, match="no id"):
+        bench.save("title: x", "", "a.ana")
+
+
+def test_a_new_rule_is_whole_but_for_what_it_says(bench: Workbench) -> None:
+    blank = bench.blank()
+    one = bench.examine(blank.text, blank.samples)
+
+    assert blank.document in blank.text
+    assert [outcome.passed for outcome in one.outcomes] == [True, True]
+    assert BLANK.count("{id}") == 1
+
+
+def test_what_comes_with_cityward_is_changed_by_two_people(settings: Settings, db: NodeDb) -> None:
+    import msgspec
+
+    own = msgspec.structs.replace(
+        settings, rules=msgspec.structs.replace(settings.rules, shipped=True)
+    )
+    bench = Workbench(own, db, lambda: NOW)
+    file = ruleset.RULES_FOLDER / "transport" / "vehicle_too_fast.yml"
+    rule = next(one for one in ruleset.load(own).rules if one.document.file == str(file))
+    source = bench.source(rule.id)
+    assert source is not None
+    assert source.is_shipped
+    text = source.text.replace("status: experimental", "status: test")
+
+    with pytest.raises(Unsafe, match="two people"):
+        bench.deploy(text, source.samples, "a.ana", "why", 0)
+    bench.save(text, source.samples, "a.ana")
+    with pytest.raises(Unsafe, match="two people"):
+        bench.deploy(text, source.samples, "a.ana", "why", 0)
+    with pytest.raises(Unsafe, match="two people"):
+        bench.deploy(text + "\n# more\n", source.samples, "b.oth", "why", 0)
+
+    assert bench.deploy(text, source.samples, "b.oth", "seen and right", 0) > 0
+
+
+def test_a_line_is_tried_and_it_says_why_not(bench: Workbench) -> None:
+    (yes,) = bench.attempt(RULE, LINE)
+    (no,) = bench.attempt(RULE.replace("failure", "success"), LINE)
+
+    assert (yes.matched, no.matched) == (True, False)
+    assert yes.fields["source.ip"] == "192.0.2.7"
+    assert [held for _, held in no.lines] == [True, False]
+    assert "event.outcome" in no.lines[1][0]
+    with pytest.raises(InputError, match="no collector recognises"):
+        bench.attempt(RULE, "\0\1\2")
+    many = bench.source(MANY_ID)
+    assert many is not None
+    with pytest.raises(InputError, match="single events"):
+        bench.attempt(many.text, LINE)
+
+
+def over(bench: Workbench, job: Job) -> Job:
+    until = time.monotonic() + 60
+    while not job.is_over and time.monotonic() < until:
+        time.sleep(0.02)
+    found = bench.job(job.id)
+    assert found is not None
+    return found
+
+
+def test_a_preview_says_what_is_new_and_what_is_gone(settings: Settings, bench: Workbench) -> None:
+    store = assembly.events_of(settings, lambda: NOW, write=True)
+    events = [*attempts("192.0.2.7", count=3), *attempts("192.0.2.8", minute=1)]
+    store.append([document(one) for one in events], {})
+    store.close()
+    narrow = RULE.replace("failure}", "failure, source.ip: 192.0.2.7}")
+
+    job = over(bench, bench.preview(narrow, 7, "a.ana"))
+
+    assert job.fault == ""
+    assert job.result is not None
+    total = job.result.total
+    assert (total.would, total.deployed, total.new, total.gone) == (3, 4, 0, 1)
+    assert (job.text, job.days) == (narrow, 7)
+
+
+def test_a_preview_of_a_filter_asks_its_rule(settings: Settings, bench: Workbench) -> None:
+    store = assembly.events_of(settings, lambda: NOW, write=True)
+    events = [*attempts("192.0.2.7"), *attempts("192.0.2.8", minute=1)]
+    store.append([document(one) for one in events], {})
+    store.close()
+
+    job = over(bench, bench.preview(FILTER.replace("SOURCE", "192.0.2.8"), 30, "a.ana"))
+
+    assert job.result is not None
+    assert (job.result.rule, job.result.total.would, job.result.total.gone) == (RULE_ID, 1, 1)
+
+
+def test_a_preview_of_nothing_and_of_too_much_is_refused(bench: Workbench) -> None:
+    with pytest.raises(RuleError):
+        bench.preview("title: x", 7, "a.ana")
+    with pytest.raises(InputError, match="13 days"):
+        bench.preview(RULE, 13, "a.ana")
+    assert bench.job("nothing") is None
+    bench.cancel("nothing")
+
+
+def test_filters_say_who_hides_what_until_when(
+    settings: Settings, db: NodeDb, bench: Workbench
+) -> None:
+    seen(settings, db, [*attempts("192.0.2.7"), *attempts("192.0.2.8", minute=1)])
+    (finding,) = findings(db, "source.ip:192.0.2.8")
+    until = (NOW + timedelta(days=30)).date()
+    assert "source.ip" in bench.choices(finding)
+
+    text, one, hidden = bench.filter_of(finding, ["source.ip"], "our scanner", until, "a.ana")
+    assert one.reasons() == []
+    assert [each.finding for each in hidden] == [finding["finding.id"]]
+    bench.deploy(text, "", "a.ana", "our scanner", 0)
+
+    (row,) = bench.filters()
+    assert (row.owner, row.reason, row.expires) == ("a.ana", "our scanner", until)
+    assert row.rules == ((RULE_ID, "Wrong password"),)
+    assert (row.is_ours, row.is_expired, row.since) == (True, False, NOW)
+    assert bench.filters(RULE_ID) == [row]
+    assert [each.finding for each in bench.filter_hides(row.id)] == [finding["finding.id"]]
+    bench.revert(row.id, 0, "b.oth", "over")
+    assert bench.filters() == []
+
+
+def test_an_expired_filter_of_a_file_comes_first_and_is_not_taken_back_here(
+    settings: Settings, bench: Workbench
+) -> None:
+    old = FILTER.replace("SOURCE", "192.0.2.9").replace("2026-03-01", "2026-01-01")
+    (Path(settings.rules.folders[0]) / "old.yml").write_text(old)
+    bench.deploy(
+        FILTER.replace("SOURCE", "192.0.2.8").replace(FILTER_ID, FILTER_ID[:-1] + "9"),
+        "", "a.ana", "why", 0,
+    )  # fmt: skip
+
+    first, second = bench.filters()
+
+    assert (first.is_expired, first.is_ours, first.expires) == (True, False, date(2026, 1, 1))
+    assert (second.is_expired, second.is_ours) == (False, True)
+
+
+def test_protected_findings_are_counted(settings: Settings, db: NodeDb, bench: Workbench) -> None:
+    seen(settings, db, attempts("192.0.2.7"))
+    one = right(db, f"rule.id:{RULE_ID}")
+
+    assert bench.protected(RULE_ID) == {one["finding.id"]: 1}
+
+
+def test_names_of_fields_are_there_for_the_editor(bench: Workbench) -> None:
+    names = bench.fields()
+    assert {"source.ip", "event.action", "ot.operation"} <= {*names}
+    assert names == sorted(names)
