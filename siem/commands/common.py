@@ -5,7 +5,9 @@ from __future__ import annotations
 import getpass
 import re
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -25,6 +27,8 @@ Output = Annotated[Form | None, Parameter(name=["--output", "-o"])]
 Quiet = Annotated[bool, Parameter(name=["--quiet", "-q"], negative=())]
 
 POLL_S = 1.0
+PROGRESS_EVERY_S = 10.0
+LIVE_EVERY_S = 0.2
 OVERLAP = timedelta(seconds=10)
 """How far back a followed list looks for what a transaction under way had not shown yet."""
 
@@ -169,3 +173,33 @@ def who() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return "unknown account"
+
+
+class Teller:
+    """Lines on standard error; on a terminal the progress is one line that is written over."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._live = sys.stderr.isatty()
+        self._every_s = LIVE_EVERY_S if self._live else PROGRESS_EVERY_S
+        self._said_s = time.monotonic()
+        self._open = False
+
+    def line(self, text: str) -> None:
+        """Say something that stays."""
+        if self._quiet or not text:
+            return
+        print(("\r\x1b[K" if self._open else "") + text, file=sys.stderr)
+        self._open = False
+
+    def progress(self, text: str) -> None:
+        """Say where it stands, not too often."""
+        now_s = time.monotonic()
+        if self._quiet or now_s - self._said_s < self._every_s:
+            return
+        self._said_s = now_s
+        if self._live:
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+            self._open = True
+        else:
+            print(text, file=sys.stderr)

@@ -26,7 +26,7 @@ from collectors.recognise import expand
 from siem import assembly
 from siem import config as settings_file
 from siem import output as streams
-from siem.commands.common import ConfigFile, Output, Quiet, UsageError, stopping
+from siem.commands.common import ConfigFile, Output, Quiet, Teller, UsageError, stopping
 from siem.config import Settings
 from siem.node import Gathered, Source, now_utc
 from siem.output import Form, visible
@@ -54,8 +54,6 @@ STDIN = ("-", "/dev/stdin")
 PIPE_WAIT_S = 0.2
 ROOM_BYTES = 1 << 28
 """Room that a pipe leaves in the temporary folder."""
-PROGRESS_EVERY_S = 10.0
-LIVE_EVERY_S = 0.2
 MAX_FINDINGS = 10_000
 """More than a person reads; `cityward run` keeps them all."""
 NEEDS_NAMED = 3
@@ -177,7 +175,7 @@ class _Run:
         self.refused = 0
         self.read_any = False
         self.severities: list[str] = []
-        self._tell = _Teller(quiet)
+        self._tell = Teller(quiet)
         self._keep = keep
         self._logsources: set[LogSource] = set()
         self._hints: dict[str, None] = {}
@@ -369,36 +367,6 @@ class _File:
 def _reasons(counts: Counter[str]) -> str:
     said = ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.items()))
     return f" ({said})" if said else ""
-
-
-class _Teller:
-    """Lines on standard error; on a terminal the progress is one line that is written over."""
-
-    def __init__(self, quiet: bool) -> None:
-        self._quiet = quiet
-        self._live = sys.stderr.isatty()
-        self._every_s = LIVE_EVERY_S if self._live else PROGRESS_EVERY_S
-        self._said_s = time.monotonic()
-        self._open = False
-
-    def line(self, text: str) -> None:
-        """Say something that stays."""
-        if self._quiet or not text:
-            return
-        print(("\r\x1b[K" if self._open else "") + text, file=sys.stderr)
-        self._open = False
-
-    def progress(self, text: str) -> None:
-        """Say where it stands, not too often."""
-        now_s = time.monotonic()
-        if self._quiet or now_s - self._said_s < self._every_s:
-            return
-        self._said_s = now_s
-        if self._live:
-            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
-            self._open = True
-        else:
-            print(text, file=sys.stderr)
 
 
 def _print(run: _Run, form: Form, events: bool) -> None:

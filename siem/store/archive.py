@@ -7,7 +7,8 @@ import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -172,6 +173,12 @@ class Looking:
                 continue  # compacted while we looked
         raise TransientError("the events are being tidied", str(self._folder), "Try again.")
 
+    def span_of(self, path: Path) -> tuple[datetime, datetime]:
+        """Time of the first and last event of a file that `files` has named."""
+        held = self._spans[path]
+        assert held is not None
+        return held
+
     def _uncovered(self, spool: Sequence[Segment], archive: Sequence[Archived]) -> list[Path]:
         found: list[Path] = []
         live = set()
@@ -261,27 +268,26 @@ class Look:
         """A table over the events of the span, some others included."""
         return parquet_sql(self._looking.files(span))
 
-    def rows(self, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+    def paths(self, span: Range) -> list[Path]:
+        """Files that may hold events of the span, the archive's before those of the spool."""
+        return self._looking.files(span)
+
+    def rows(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Ask; a file that went away meanwhile, or too little memory, is said in our words."""
         return self._execute(sql, values)[1]
 
+    def parts(self, sql: str, size: int = 5_000) -> Iterator[list[tuple[Any, ...]]]:
+        """The same for an answer that may be long: so many rows at a time."""
+        with _in_our_words():
+            found = self._db.cursor().execute(sql)
+            while rows := found.fetchmany(size):
+                yield rows
+
     def _execute(self, sql: str, values: Sequence[Any]) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Names of the columns, and rows."""
-        import duckdb
-
-        try:
+        with _in_our_words():
             found = self._db.execute(sql, values)
             return [column[0] for column in found.description], found.fetchall()
-        except duckdb.IOException as error:
-            raise TransientError(
-                "the events were tidied while they were read", str(error)[:200], "Ask again."
-            ) from error
-        except duckdb.OutOfMemoryException as error:
-            raise InputError(
-                "the question needs more memory than it may have",
-                str(error)[:200],
-                "Ask for a shorter time, or for fewer values.",
-            ) from error
 
     def documents(self, hits: Sequence[tuple[str, int]]) -> list[Document]:
         """Whole rows of hits, in their order."""
@@ -302,6 +308,25 @@ class Look:
                 place = document.pop("file_row_number")
                 found[path, place] = whole_row(document)
         return [found[hit] for hit in hits if hit in found]
+
+
+@contextmanager
+def _in_our_words() -> Iterator[None]:
+    """What DuckDB cannot do, as an error of ours."""
+    import duckdb
+
+    try:
+        yield
+    except duckdb.IOException as error:
+        raise TransientError(
+            "the events were tidied while they were read", str(error)[:200], "Ask again."
+        ) from error
+    except duckdb.OutOfMemoryException as error:
+        raise InputError(
+            "the question needs more memory than it may have",
+            str(error)[:200],
+            "Ask for a shorter time, or for fewer values.",
+        ) from error
 
 
 def whole_row(row: Document) -> Document:

@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from siem.store import distinct
 from siem.store.archive import (
     MEMORY_LIMIT,
     Archived,
@@ -66,6 +67,7 @@ def clean(folder: Path) -> None:
     for path in folder.glob("parquet/day=*/*.parquet"):
         if path not in kept:
             path.unlink(missing_ok=True)
+    distinct.clean(folder)
     for segment, after in pairwise(segments(folder)):
         if any(one.covers(segment.first, after.first - 1) for one in found):
             segment.path.unlink(missing_ok=True)
@@ -146,6 +148,7 @@ def _merge(db: Any, files: Sequence[Archived]) -> None:
     for one in files:
         fault("merge-during-delete")
         one.path.unlink(missing_ok=True)
+        distinct.let_go(one.path)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import msgspec
 
 from cityward.errors import ConfigError, InputError, TransientError
 from cityward.fields import FIELDS
+from siem.store import distinct
 from siem.store.archive import EVENT_ID_SQL, MEMORY_LIMIT, Archived, Look, Looking, archives
 from siem.store.faults import fault, is_due
 from siem.store.lines import COLUMNS, Encoder, documents_of, event_id
@@ -379,6 +380,7 @@ class EventStore:
                     break
                 fault("retain")
                 _let_go(one, gone)
+        distinct.clean(self.folder)
         for day in sorted((self.folder / "parquet").glob("day=*")):
             try:
                 day.rmdir()
@@ -580,3 +582,4 @@ def _let_go(one: Archived, gone: Counter[str]) -> None:
     gone["files"] += 1
     gone["batches"] += one.last - one.first + 1
     one.path.unlink(missing_ok=True)
+    distinct.let_go(one.path)
