@@ -19,6 +19,7 @@ from siem.sharing.policy import Policy
 from siem.sharing.readers import Read, readers
 from siem.sharing.tokens import Hmac, Tokens, root_of
 from siem.store.outgoing import OutgoingStore
+from siem.store.proposals import ProposalStore
 
 log = logging.getLogger(__name__)
 
@@ -163,13 +164,19 @@ class SharingDesk:
     Args:
         settings: What the file says.
         store: What left, what waits, what the city said.
+        proposals: What the city proposed, and what became of it.
         assets: Assets that count, asked when the policy is read.
     """
 
     def __init__(
-        self, settings: Settings, store: OutgoingStore, assets: Callable[[], Iterable[Asset]]
+        self,
+        settings: Settings,
+        store: OutgoingStore,
+        proposals: ProposalStore,
+        assets: Callable[[], Iterable[Asset]],
     ) -> None:
         self.store = store
+        self.proposals = proposals
         self.goes_to = settings.sharing.hub or settings.sharing.drop_dir
         """The hub, or the folder of the drop; empty: nothing is carried out."""
         self._settings = settings

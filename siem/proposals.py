@@ -25,14 +25,11 @@ from siem.sharing.envelope import Envelope
 from siem.sharing.policy import PAP
 from siem.sharing.tokens import tokens_in
 from siem.store.embedded import NodeDb
-from siem.store.proposals import Proposed, State, Why
+from siem.store.proposals import ASKED_BY, Proposed, State, Why
 from siem.store.protocol import Document
 
 log = logging.getLogger(__name__)
 
-BY = "city: "
-"""Who asked for a run of a proposal: this, and the name of the person at the hub. No account here
-is called so, and whoever it is cannot approve it."""
 LOOK_S = 2.0
 """What is open is looked at so often."""
 OVER = ("resolved", "archived", "deleted", "suppressed")
@@ -87,7 +84,7 @@ class Proposals:
         now = self._db.runs.now()
         did = self._db.proposals.settle(one, state, why, now, run=run, about=finding)
         if not did and run == run_id(one):  # somebody declined it meanwhile
-            self._db.runs.order(run, "cancel", f"{BY}{one.said.by}", "declined here")
+            self._db.runs.order(run, "cancel", f"{ASKED_BY}{one.said.by}", "declined here")
         return did
 
     def _planned(self, one: Proposed) -> tuple[State, Why, str, str]:
@@ -130,7 +127,7 @@ class Proposals:
             finding=finding,
             group=group,
             stage=stage,
-            asked_by=f"{BY}{one.said.by}",
+            asked_by=f"{ASKED_BY}{one.said.by}",
         )
         return (id, "") if runs.start(run) else ("", "too often")
 

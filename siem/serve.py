@@ -54,6 +54,7 @@ class Served:
         self._sharing = SharingDesk(
             settings,
             self._db.outgoing,
+            self._db.proposals,
             lambda: known(settings, self._db.inventory.assets(merged=True)),
         )
         self._response = ResponseDesk(settings, self._db, self._events, clock)

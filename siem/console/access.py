@@ -43,7 +43,7 @@ _APPROVER = frozenset(
     )
 )
 _PEER = frozenset(("city", "campaigns", "shared", "self"))
-_CISO = _PEER | {"operators", "duties", "incidents", "cases", "health", "metrics"}
+_CISO = _PEER | {"operators", "duties", "incidents", "cases", "health", "metrics", "propose"}
 RIGHTS: dict[str, frozenset[str]] = {
     "administrator": frozenset(
         ("health", "metrics", "routes", "self", "people", "audit", "send", "operators")
@@ -57,14 +57,15 @@ RIGHTS: dict[str, frozenset[str]] = {
 }
 """Parts of the console by role; `triage` changes findings, `inventory` assets, `switch` rules;
 `send` tests a route; `share` decides what leaves and takes it back; `plan` starts a playbook,
-`approve` says yes or no to it, `halt` undoes and stops, `stage` says how far it may go. What of
+`approve` says yes or no to it, `halt` undoes and stops, `stage` says how far it may go,
+`propose` asks operators of a campaign to plan one, or to say why not. What of
 the shared findings a person sees there says `siem/city/reading.py`.
 """
 
 OPENS: dict[str, frozenset[str]] = {
-    "read": (_ANALYST | _CISO | {"sharing"}) - {"triage", "cases", "halt"},
+    "read": (_ANALYST | _CISO | {"sharing"}) - {"triage", "cases", "halt", "propose"},
     "triage": frozenset({"triage", "cases"}),
-    "respond": frozenset({"plan", "approve", "halt"}),
+    "respond": frozenset({"plan", "approve", "halt", "propose"}),
     "tune": frozenset({"inventory", "switch", "stage"}),
     "admin": frozenset({"people", "audit", "send"}),
 }

@@ -19,6 +19,7 @@ from siem.console.access import OPENS
 from siem.console.people import SCOPE_WORDS
 from siem.console.site import ROWS_MAX, Site
 from siem.console.triage import ACTS as TRIAGE_ACTS
+from siem.store.proposals import DECLINES
 
 VERSION = "1"
 ENDINGS = (".json", ".ndjson", ".csv")
@@ -76,6 +77,7 @@ LISTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "/sharing/waiting": ("sharing", ()),
     "/sharing/ledger": ("sharing", ("q", "limit", "offset")),
     "/sharing/inbox": ("sharing", ()),
+    "/sharing/proposals": ("sharing", ()),
     "/playbooks": ("playbooks", ()),
     "/playbooks/{playbook_id}": ("playbooks", ()),
     "/playbooks/{playbook_id}/plan": ("plan", ("finding",)),
@@ -208,6 +210,26 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
             id=_TEXT | {"description": "Of the run"},
             plan=_TEXT | {"description": "Needed by approve: hash of the plan that was seen"},
             reason=_TEXT,
+        ),
+    ),
+    "/sharing/proposals/change": (
+        "plan",
+        _body(
+            ("act", "id"),
+            act=_word("accept", "decline"),
+            id=_TEXT | {"description": "Of the proposal"},
+            why=_word(*DECLINES) | {"description": "Needed by decline; it leaves"},
+            note=_TEXT | {"description": "Why in your own words; it stays here"},
+        ),
+    ),
+    "/campaigns/propose": (
+        "propose",
+        _body(
+            ("id", "playbook", "operator", "reason"),
+            id=_TEXT | {"description": "Of the campaign"},
+            playbook=_TEXT | {"description": "Name of the file of a playbook that ships"},
+            operator=_IDS | {"description": "Operators that were told of the campaign"},
+            reason=_TEXT | {"description": "Each of them reads it; it names no operator"},
         ),
     ),
     "/routes/test": ("send", _body(("route",), route=_TEXT)),

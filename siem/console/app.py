@@ -38,6 +38,7 @@ from siem.console.incidents import Incidents
 from siem.console.operators import Operators
 from siem.console.people import People
 from siem.console.playbooks import Playbooks
+from siem.console.proposals import Proposals
 from siem.console.protocol import Cased, Console
 from siem.console.routes import Routes
 from siem.console.rules import Rules
@@ -153,7 +154,7 @@ def _case_routes(app: FastAPI, site: Site, node: Cased, findings_at: str = "find
 
 
 def _sharing_routes(app: FastAPI, site: NodeSite) -> None:
-    sharing = Sharing(site, site.node)
+    sharing, proposals = Sharing(site, site.node), Proposals(site)
     _add_lists(
         app,
         {
@@ -161,9 +162,12 @@ def _sharing_routes(app: FastAPI, site: NodeSite) -> None:
             "/sharing/waiting": sharing.waiting,
             "/sharing/ledger": sharing.ledger,
             "/sharing/inbox": sharing.inbox,
+            "/sharing/proposals": proposals.listing,
         },
     )
     _add(app, "/sharing/change", sharing.change, "POST")
+    for ending in (".json", ""):
+        _add(app, "/sharing/proposals/change" + ending, proposals.change, "POST")
 
 
 def _response_routes(app: FastAPI, site: NodeSite) -> None:
@@ -239,6 +243,7 @@ def _city_routes(app: FastAPI, site: CitySite) -> None:
         },
     )
     for ending in (".json", ""):
+        add("/campaigns/propose" + ending, campaigns.propose, "POST")
         add("/campaigns/{campaign_id}" + ending, campaigns.one)
         add("/shared/{share_id}" + ending, shared.one)
         add("/operators/{name}" + ending, operators.one)

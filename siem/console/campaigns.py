@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -14,11 +16,14 @@ from cityward.errors import CitywardError
 from cityward.finding import SEVERITIES
 from siem.city.picture import Campaign, campaign, is_campaign
 from siem.console import formats
+from siem.console.access import NotYours, Session
+from siem.console.body import body_of
 from siem.console.city_site import CAMPAIGNS, CitySite, sees_all
 from siem.console.findings import added_chip
 from siem.console.site import PAGE_MAX, ROWS_MAX, Fault, number_in, see_other
 from siem.console.timespan import Choice, word
-from siem.console.view import PAGE_ROWS, Mark, View, clock, query_of
+from siem.console.triage import text
+from siem.console.view import PAGE_ROWS, Mark, View, clock, path_of, query_of
 from siem.store.protocol import Document, Page
 
 LANES_MAX = 12
@@ -87,10 +92,11 @@ class Campaigns:
         reading = self.site.reading(session)
         found = reading.get(campaign_id)
         if found is None or not is_campaign(found):
-            return self._unknown(request, campaign_id, form)
+            return self._unknown(request, session, campaign_id, form)
         one = campaign(found)
         shares = self.site.shares_of(reading, one.derived_from)
         told = list(self.node.told(one.id)) if sees_all(reading.rights) else []
+        may_propose = session.may("propose") and sees_all(reading.rights)
         if form:
             return formats.json({**found, "rests_on": shares, "told": told})
         return self.site.hub_page(
@@ -106,11 +112,38 @@ class Campaigns:
             shares=shares,
             hidden=max(0, len(one.derived_from) - len(shares)),
             told_rows=told,
+            done=self.site.view_of(request).one("done") == "proposed",
+            ways=self.node.proposable() if may_propose else (),
+            concerned=self.node.concerned(one.id) if may_propose else (),
             may_see_told=sees_all(reading.rights),
         )
 
-    def _unknown(self, request: Request, campaign_id: str, form: str) -> Response:
-        session = self.site.access.enter(request, "campaigns")
+    async def propose(self, request: Request) -> Response:
+        """Propose a response to operators of a campaign, by a form that needs no script."""
+        form = await body_of(request)
+        return await run_in_threadpool(self._propose, request, form)
+
+    def _propose(self, request: Request, form: FormData) -> Response:
+        session = self.site.access.enter(request, "propose")
+        if not self.site.access.check_form(session, text(form, "csrf")):
+            raise NotYours(session.person, "form")
+        id, reading = text(form, "id"), self.site.reading(session)
+        found = reading.get(id)
+        if found is None or not is_campaign(found) or not sees_all(reading.rights):
+            return self._unknown(request, session, id, formats.form_of(request))
+        operators = [str(one) for one in form.getlist("operator") if isinstance(one, str)]
+        reason, by = text(form, "reason").strip(), session.person.name
+        try:
+            self.node.propose(id, text(form, "playbook"), operators, reason, by)
+        except CitywardError as error:
+            if formats.form_of(request):
+                return formats.error_of(error, 400)
+            raise
+        if formats.form_of(request):
+            return formats.json({"campaign": id, "done": "proposed", "operators": operators})
+        return see_other(f"{path_of('campaigns', id)}?done=proposed")
+
+    def _unknown(self, request: Request, session: Session, campaign_id: str, form: str) -> Response:
         what = f"no campaign has the id {campaign_id[:80]}, or it is not for you"
         todo = "Look in the list; one that was withdrawn is gone."
         if form:

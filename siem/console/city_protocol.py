@@ -7,6 +7,7 @@ from typing import Protocol
 
 from siem.city.commons import Records
 from siem.city.known import Duty, Link, Shares, Told
+from siem.city.proposals import Playbook
 from siem.city.town import Town
 from siem.console.protocol import Cased
 from siem.store.protocol import Person
@@ -35,6 +36,24 @@ class CityConsole(Cased, Protocol):
 
     def told(self, campaign_id: str) -> Sequence[Told]:
         """What operators were told of a campaign (its share id), newest first."""
+        ...
+
+    def proposable(self) -> Sequence[Playbook]:
+        """Playbooks that may be proposed: those that ship and act."""
+        ...
+
+    def concerned(self, campaign_id: str) -> Sequence[str]:
+        """Operators that were told of a campaign, to whom something may be proposed."""
+        ...
+
+    def propose(
+        self, campaign_id: str, playbook: str, operators: Sequence[str], reason: str, by: str
+    ) -> None:
+        """Have a response proposed to operators of a campaign; they decide.
+
+        Raises:
+            InputError: nothing of it may be proposed.
+        """
         ...
 
     def duties(self, person: Person) -> Sequence[Duty]:

@@ -193,6 +193,7 @@ class Playbooks(Responses):
             current="playbooks",
             run=found,
             ask=ask_of(found),
+            proposal=self.node.sharing.proposals.of_run(run_id),
             rows=[
                 (row, found.playbook.steps.get(row.step), _diff(row))
                 for row in found.steps

@@ -18,6 +18,7 @@ from siem.store.accounts import Accounts
 from siem.store.cases import CaseStore
 from siem.store.notices import NoticeStore
 from siem.store.outgoing import OutgoingStore
+from siem.store.proposals import ProposalStore
 from siem.store.protocol import Assets, Document, Events, Findings, Range, RuleState, SourceState
 from siem.store.runs import RunStore
 from siem.store.trail import Audited, Proof
@@ -147,6 +148,11 @@ class Sharing(Protocol):
     @property
     def store(self) -> OutgoingStore:
         """What left, what waits, what the city said."""
+        ...
+
+    @property
+    def proposals(self) -> ProposalStore:
+        """What the city proposed, and what became of it."""
         ...
 
     @property

@@ -53,6 +53,9 @@ Why = Literal[
 """The reasons that may leave: words of this list, never somebody's own."""
 DECLINES: tuple[Why, ...] = ("not needed", "harm", "other way", "later")
 """Why a person says no."""
+ASKED_BY = "city: "
+"""Who asked for a run of a proposal: this, and the name of the person at the hub. No account here
+is called so, and whoever it is cannot approve it."""
 OPEN: tuple[State, ...] = ("new", "planned", "approved", "applied")
 """States that change by themselves."""
 OPEN_MAX = 200

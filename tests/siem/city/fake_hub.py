@@ -14,9 +14,11 @@ from typing import Any
 import msgspec
 
 import siem
+from cityward import InputError
 from siem import duties as legal
 from siem.city.commons import CITY_SOC, Write
 from siem.city.known import Duty, Link, Lost, Told
+from siem.city.proposals import Playbook
 from siem.city.reading import AccessLog, Reading, rights_of
 from siem.city.sqlite import SqliteCommons
 from siem.city.town import Town, read
@@ -166,6 +168,7 @@ class FakeHub:
         self.town = town or read(DATA / "saltmere-services.yml", DATA / "saltmere.geojson")
         self.linked: list[Link] = []
         self.answers: list[Told] = []
+        self.proposed: list[tuple[str, str, tuple[str, ...], str, str]] = []
         self.clocks: list[Duty] = []
         self.deadlines = legal.load()
         self.cases = self.db.cases
@@ -204,6 +207,19 @@ class FakeHub:
 
     def told(self, campaign_id: str) -> list[Told]:
         return self.answers
+
+    def proposable(self) -> list[Playbook]:
+        return [Playbook("external-scanner", "External scanner (block at nftables for 1 h)")]
+
+    def concerned(self, campaign_id: str) -> list[str]:
+        return [one.operator for one in self.answers]
+
+    def propose(
+        self, campaign_id: str, playbook: str, operators: Sequence[str], reason: str, by: str
+    ) -> None:
+        if not operators:
+            raise InputError("no operator is chosen", "operator", "Choose one.")
+        self.proposed.append((campaign_id, playbook, tuple(operators), reason, by))
 
     def duties(self, person: Person) -> list[Duty]:
         return self.clocks

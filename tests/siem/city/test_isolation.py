@@ -64,6 +64,7 @@ RIGHTS: dict[str, tuple[tuple[str, ...], str]] = {
     "GET /incidents/{incident_id}": (("ciso",), "read"),
     "GET /incidents/{incident_id}/draft/{duty_id}": (("ciso",), "read"),
     "POST /incidents/change": (("ciso",), "triage"),
+    "POST /campaigns/propose": (("ciso",), "respond"),
     "GET /views": (ALL, "read"),
     "GET /keys": (ALL, "read"),
     "GET /password": (ALL, "read"),
@@ -226,7 +227,7 @@ def view_of(folder: Path, commons: Commons) -> HubView:
     db.accounts.offers = HUB_ROLES
     for name, (roles, audience) in PEOPLE.items():
         db.accounts.add(Person(name, roles, HASHER.hash(PASSWORD), audience=audience))
-        for scope in ("read", "triage", "tune", "admin"):
+        for scope in ("read", "triage", "respond", "tune", "admin"):
             digest = hashlib.sha256(f"{scope} {name}".encode()).hexdigest()
             token = Token(digest[:12], name, scope, (scope,))
             db.accounts.add_token(digest, token, "administrator", NOW)
@@ -303,7 +304,7 @@ def test_roles_and_scopes_get_what_the_table_says_and_nothing_else(tmp_path: Pat
             continue
         roles, needed = RIGHTS[name]
         for role in PEOPLE:
-            for scope in ("read", "triage", "tune", "admin"):
+            for scope in ("read", "triage", "respond", "tune", "admin"):
                 status = browser.request(method, address, headers=bearer(scope, role)).status_code
                 if (status == 403) != (role not in roles or scope != needed):
                     wrong.append((name, role, scope, status))

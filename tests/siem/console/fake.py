@@ -34,7 +34,7 @@ from luqum.tree import (
 
 from cityward import Asset
 from cityward.errors import CitywardError, InputError
-from siem import duties
+from siem import config, duties
 from siem.console.protocol import Heard, Hearing, Sample, Samples, Usage, Why
 from siem.notify.routes import Route
 from siem.sharing.ledger import Proof as LedgerProof
@@ -44,6 +44,7 @@ from siem.store.cases import CaseStore
 from siem.store.embedded import NodeDb
 from siem.store.inventory import names_of, spoken
 from siem.store.outgoing import OutgoingStore
+from siem.store.proposals import ProposalStore
 from siem.store.protocol import (
     AssetRow,
     AssetState,
@@ -62,7 +63,9 @@ from siem.store.protocol import (
     ZoneRow,
 )
 from siem.store.trail import Audited, Proof
+from siem.workbench import Workbench
 from tests.siem.console import fake_response
+from tests.siem.test_tuning import RULE, SAMPLES
 
 NOW = datetime(2026, 11, 12, 3, 14, 7, tzinfo=UTC)
 PASSWORD = "correct horse battery"
@@ -421,8 +424,9 @@ class FakeSharing:
 
     goes_to = "https://hub.saltmere.example:8443"
 
-    def __init__(self, store: OutgoingStore) -> None:
+    def __init__(self, store: OutgoingStore, proposals: ProposalStore) -> None:
         self.store = store
+        self.proposals = proposals
         self.said: Policy | None = None
         self.fault: CitywardError | None = None
         self.proved = LedgerProof()
@@ -466,7 +470,7 @@ class FakeNode:
             lambda db, ids, *rest: list(ids),
             self.db._trail,
         )
-        self.sharing = FakeSharing(self.db.outgoing)
+        self.sharing = FakeSharing(self.db.outgoing, self.db.proposals)
         self.notices = self.db.notices
         self.routes: dict[str, Route] = {}
         for name, roles in PEOPLE.items():
@@ -484,6 +488,13 @@ class FakeNode:
         self.source_states: list[SourceState] = []
         self.rule_states: list[RuleState] = []
         self.inventory = FakeInventory()
+        rules = Path(self._folder.name) / "rules"
+        rules.mkdir()
+        (rules / "wrong.yml").write_text(RULE)
+        (rules / "wrong.test.yml").write_text(SAMPLES)
+        own = config.Rules(shipped=False, folders=(str(rules),))
+        settings = config.Settings(state_dir=self._folder.name, rules=own)
+        self.tuning = Workbench(settings, self.db, self.now)
         self.response = fake_response.FakeResponder(self.db.runs, self.findings.get, self.now)
 
     def now(self) -> datetime:

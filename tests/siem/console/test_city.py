@@ -435,3 +435,44 @@ def test_the_pages_stand_on_the_real_hub(tmp_path: Path) -> None:
 
 
 _ALL = fake_hub.Range()
+
+
+# ---- Proposals
+
+
+def test_the_ciso_proposes_a_response_to_the_operators_that_were_told(
+    enter: Enter, hub: FakeHub
+) -> None:
+    client = enter()
+    page = client.get("/campaigns/c-1").text
+    form = {
+        "csrf": csrf_of(page), "id": "c-1", "playbook": "external-scanner",
+        "operator": ["op-grid", "op-port"], "reason": "it scans us all",
+    }  # fmt: skip
+
+    answer = client.post("/campaigns/propose", data=form)
+
+    assert "External scanner (block at nftables for 1 h)" in page
+    assert answer.headers["location"] == "/campaigns/c-1?done=proposed"
+    assert hub.proposed == [
+        ("c-1", "external-scanner", ("op-grid", "op-port"), "it scans us all", "m.tarn")
+    ]
+    assert "It is sent within seconds" in client.get("/campaigns/c-1?done=proposed").text
+
+
+def test_what_cannot_be_proposed_says_why(enter: Enter, hub: FakeHub) -> None:
+    client = enter()
+    form = {"csrf": csrf_of(client.get("/campaigns/c-1").text), "playbook": "external-scanner"}
+
+    nobody = client.post("/campaigns/propose.json", data={**form, "id": "c-1", "reason": "why"})
+    unknown = client.post("/campaigns/propose", data={**form, "id": "s-1", "operator": "op-grid"})
+    forged = client.post("/campaigns/propose", data={"id": "c-1", "operator": "op-grid"})
+
+    assert (nobody.status_code, unknown.status_code, forged.status_code) == (400, 404, 403)
+    assert "no operator is chosen" in nobody.text
+    assert hub.proposed == []
+
+
+def test_only_the_ciso_is_offered_to_propose(enter: Enter) -> None:
+    assert "Propose a response" in enter().get("/campaigns/c-1").text
+    assert "Propose a response" not in enter("p.olice").get("/campaigns/c-1").text

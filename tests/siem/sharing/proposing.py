@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -14,15 +13,20 @@ import msgspec
 from cityward import Actuator
 from cityward.event import Event, LogSource, Record
 from cityward.finding import Analytic, Finding, Severity
-from playbooks.journal import QUEUES
-from playbooks.model import Plan, Playbook
+from playbooks import plan as planning
+from playbooks import safety
+from playbooks.journal import QUEUES, Run
+from playbooks.model import Plan, Planned, Playbook, Step
+from playbooks.playbook import SHIPPED_BY
 from playbooks.runner import Gate, Runner
+from siem import config
 from siem.city.campaigns import Campaigns
 from siem.city.commons import CITY_SOC
 from siem.city.joiner import Joiner
 from siem.city.proposals import Playbook as Way
 from siem.city.proposals import Proposals as CityProposals
 from siem.city.proposals import Wanted, given, want
+from siem.facts import FactBook
 from siem.proposals import Proposals
 from siem.sharing.certificates import new_key
 from siem.sharing.identity import Hub as HubFile
@@ -39,6 +43,7 @@ from tests.playbooks.recorder import Recorder
 from tests.siem.city.city import Hub as Exchange
 from tests.siem.city.test_joins import rules, tokens_of
 from tests.siem.sharing.standin import FakePolicy, key_from
+from tests.siem.test_facts import Flows
 
 ATTACKER = "203.0.113.9"
 WAY = Way("block", "Block an address for an hour")
@@ -151,17 +156,19 @@ class Operator:
         gate: Gate = approved,
         books: Mapping[str, Playbook] | None = None,
         plans: bool = True,
+        policy: FakePolicy | None = None,
     ) -> None:
         self.name, self.city, self.clock = name, city, city.clock
         self.folder = folder / name
         self.folder.mkdir(exist_ok=True)
         self.plans, self.gate = plans, gate
         self.books = {"block": playbook(deny("block"))} if books is None else books
-        self.policy: FakePolicy | None = TokenPolicy()
+        self.policy = policy or TokenPolicy()
         self.key = key_from(name)
-        token = city.ends.operators.add(name, "transport.rail")
-        _, csr = new_key(name)
-        city.ends.operators.enrol(token, csr, public_text(self.key.public_key()))
+        if city.ends.operators.known(name) is None:
+            token = city.ends.operators.add(name, "transport.rail")
+            _, csr = new_key(name)
+            city.ends.operators.enrol(token, csr, public_text(self.key.public_key()))
         hub = public_text(city.ends.operators.signing_key.public_key())
         self.hub = HubFile(url="", operator=name, authority="", signing_keys=(hub,))
         self.batch = 0
@@ -180,14 +187,14 @@ class Operator:
             self.db.outgoing, self.name, self.key, lambda: self.policy, clock=self.clock
         )
 
-    def find(self, address: str = ATTACKER, severity: Severity = "high") -> str:
+    def find(self, address: str = ATTACKER, severity: Severity = "high", rule: str = "r-1") -> str:
         """A finding, and its id."""
         now = self.clock()
         event = Event(
             now, LogSource(service="sshd"), {"source.ip": address}, Record(b"", "auth", 1, now)
         )
         one = Finding(
-            analytic=Analytic(id="r-1", name="scan", kind="rule", version="1"),
+            analytic=Analytic(id=rule, name="scan", kind="rule", version="1"),
             title="scan", description="somebody scans", severity=severity,
             group=(("source.ip", address),), first_seen=now, last_seen=now, events=(event,),
         )  # fmt: skip
@@ -264,10 +271,10 @@ class Operator:
 
 def told_twice(folder: Path, clock: Clock, *operators: str, **said: Any) -> Any:
     """A city whose operators have seen one attacker, and were told of the campaign."""
-    city = City(folder, clock, said.pop("by_itself", None))
+    city, address = City(folder, clock, said.pop("by_itself", None)), said.pop("address", ATTACKER)
     nodes = [Operator(folder, name, city, **said) for name in operators]
     for node in nodes:
-        node.find()
+        node.find(address)
     for node in nodes:
         node.send()
     for node in nodes:
@@ -275,5 +282,66 @@ def told_twice(folder: Path, clock: Clock, *operators: str, **said: Any) -> Any:
     return city, *nodes
 
 
-def hash_of(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+SETTINGS = """
+operator = "op-metro"
+state_dir = "{folder}/state"
+
+[[zone]]
+id = "office"
+type = "enterprise"
+networks = ["10.1.0.0/16", "203.0.113.128/25"]
+
+[[asset]]
+id = "pump"
+addresses = ["203.0.113.200"]
+never_touch = true
+last_confirmed = "2026-03-01"
+
+[response]
+on = true
+alone = true
+actuators = {{recorder = {{}}}}
+"""
+
+
+class Guarded:
+    """The planner and the twelve checks of a node, all real, in front of a device that notes."""
+
+    def __init__(self, db: NodeDb, folder: Path, device: Recorder) -> None:
+        file = folder / "cityward.toml"
+        file.write_text(SETTINGS.format(folder=folder), encoding="utf-8")
+        known: Any = {"recorder": Recorder.cityward_spec}  # type: ignore[attr-defined]
+        flows: Any = Flows()
+        self.facts = FactBook(config.load(file), db, flows, db.runs, known, {})
+        self.runs = db.runs
+        self.actuators: dict[str, Actuator] = {"recorder": device}
+        step = deny("block")
+        assert step.action is not None
+        action = msgspec.structs.replace(
+            step.action, target={"type": "ipv4_net", "value": "${finding.source.ip}"}
+        )
+        step = msgspec.structs.replace(step, action=action)
+        self.book = playbook(step, signed_by=SHIPPED_BY)
+
+    def named(self, name: str) -> Playbook | None:
+        return self.book if name == "block" else None
+
+    def plan(self, book: Playbook, finding: Document) -> Plan:
+        return planning.plan(book, finding, self.facts.at(self.runs.now()), self.actuators)
+
+    def planned(self, run: Run, step: Step) -> Planned:
+        now = self.facts.at(self.runs.now(), run.id)
+        return planning.planned(step, run.playbook, run.finding, now, self.actuators)
+
+    def gate(self, run: Run, planned: Planned) -> Any:
+        now = self.facts.at(self.runs.now(), run.id)
+        consent = safety.Consent(plan=run.plan, approvals=run.approvals, asked_by=run.asked_by)
+        return safety.gate(planned, run.playbook, run.finding, now, consent)
+
+
+def guard(node: Operator) -> Guarded:
+    """Have a node plan and check as a real one does."""
+    made = Guarded(node.db, node.folder, node.device)
+    node.runner = Runner(node.db.runs, made.actuators, made.planned, made.gate)
+    node.proposals = Proposals(node.db, made)
+    return made

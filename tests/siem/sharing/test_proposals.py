@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
+import base64
+import os
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
-from tests.playbooks.kit import Clock
-from tests.siem.sharing.proposing import WAY, told_twice
+import pytest
+
+from cityward import InputError, Unsafe
+from playbooks.flow import group_of, new_run
+from siem.city.intake import Refused
+from siem.sharing.envelope import BEGIN, Envelope, payload_hash, sign
+from siem.store import faults, proposals
+from tests.playbooks.kit import NOON, Clock
+from tests.siem.city.test_joins import tokens_of
+from tests.siem.sharing.proposing import (
+    ATTACKER,
+    WAY,
+    City,
+    Operator,
+    Shelf,
+    TokenPolicy,
+    guard,
+    told_twice,
+)
+from tests.siem.sharing.standin import key_from
+
+
+def own(node: Operator) -> tuple[str, ...]:
+    """Its own shares."""
+    return tuple(one.share_id for one, _ in node.db.outgoing.all_shared())
 
 
 def test_a_person_of_the_city_proposes_and_each_operator_decides_for_itself(
@@ -42,3 +69,395 @@ def test_the_hub_proposes_by_itself_where_its_settings_say_so(tmp_path: Path) ->
 
     assert metro.one.said.by == "hub"
     assert city.answers() == dict.fromkeys(("op-metro", "op-grid"), "Planned, waits for its people")
+
+
+# ---- What comes in is hostile
+
+
+def letter(city: City, key: Any = None, **said: Any) -> tuple[bytes, str]:
+    """An envelope with a proposal, signed by the hub or by whom a test says."""
+    of: dict[str, Any] = {
+        "id": "ab" * 16, "operator": "op-metro", "playbook": "block", "action": "Block it",
+        "reason": "why not", "by": "ciso",
+    }  # fmt: skip
+    payload = of | said.pop("payload", {})
+    made: dict[str, Any] = {
+        "type": "proposal", "sent": NOON, "operator": "city", "key_id": "0" * 16, "seq": 1,
+        "prev": BEGIN, "share_id": city.campaign, "tlp": "green", "pap": "green",
+        "expires": NOON + timedelta(hours=24), "payload": payload,
+        "payload_sha256": payload_hash(payload),
+    }  # fmt: skip
+    signed = sign(Envelope(**made | said), key or city.ends.operators.signing_key)
+    return signed.data, base64.b64encode(signed.signature).decode()
+
+
+BAD: dict[str, dict[str, Any]] = {
+    "for another operator": {"payload": {"operator": "op-grid"}},
+    "an id that is none": {"payload": {"id": "../../x"}},
+    "a playbook that is a path": {"payload": {"playbook": "../x\n"}},
+    "a reason without end": {"payload": {"reason": "x" * 501}},
+    "a line that breaks": {"payload": {"action": "Block\r\nBcc: all"}},
+    "without a field": {"payload": {"by": None}},
+    "without an end": {"expires": None},
+    "for a year": {"expires": NOON + timedelta(days=365)},
+    "of a thousand shares": {"derived_from": tuple(str(n) for n in range(1_000))},
+    "of no campaign": {"share_id": ""},
+    "marked with a word that is none": {"pap": "purple"},
+}
+
+
+@pytest.fixture(scope="module")
+def evening(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A city that was told of a campaign; tests of what comes in change nothing of it."""
+    return told_twice(tmp_path_factory.mktemp("city"), Clock(), "op-metro", "op-grid")
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_no_proposal_is_not_taken(name: str, evening: Any, caplog: Any) -> None:
+    city, metro, _ = evening
+
+    metro.hear_this(letter(city, **BAD[name]))
+
+    assert metro.db.proposals.all() == []
+    assert "A proposal of the city is not taken" in caplog.text
+
+
+def test_a_forged_proposal_is_not_even_heard(evening: Any) -> None:
+    city, metro, _ = evening
+    before = metro.db.outgoing.heard()
+
+    with pytest.raises(Unsafe, match="the signature does not hold"):
+        metro.hear_this(letter(city, key=key_from("a thief")))
+
+    assert (metro.db.outgoing.heard(), metro.db.proposals.all()) == (before, [])
+
+
+def test_a_proposal_counts_once_however_often_it_comes(tmp_path: Path) -> None:
+    city, metro, _ = told_twice(tmp_path, Clock(), "op-metro", "op-grid")
+    city.propose("op-metro")
+    metro.round()
+    (data, signature), *_ = [
+        (one.data, base64.b64encode(one.signature).decode())
+        for one in metro.db.outgoing.inbox()
+        if one.type == "proposal"
+    ]
+
+    for _ in range(3):
+        metro.hear_this((data, signature))
+        metro.round()
+
+    assert len(metro.db.proposals.all()) == len(metro.db.runs.all()) == 1
+    assert metro.said == [{"proposal": metro.one.id, "state": "planned", "why": ""}]
+
+
+def test_more_than_people_can_look_at_is_not_taken(evening: Any, monkeypatch: Any) -> None:
+    city, metro, _ = evening
+    monkeypatch.setattr(proposals, "OPEN_MAX", 0)
+
+    metro.hear_this(letter(city))
+
+    assert metro.db.proposals.all() == []
+
+
+# ---- What nothing comes of, and why
+
+
+def settled(node: Operator) -> tuple[str, str]:
+    node.round()
+    return node.one.state, node.one.why
+
+
+def test_an_operator_whose_responses_are_off_says_so(tmp_path: Path) -> None:
+    city, metro, _ = told_twice(tmp_path, Clock(), "op-metro", "op-grid", plans=False)
+    city.propose("op-metro")
+
+    metro.hear()
+    metro.send()
+
+    assert city.answers() == {"op-metro": "Not possible: responses are off there"}
+    assert metro.db.runs.all() == []
+
+
+def test_an_operator_without_the_playbook_says_so(tmp_path: Path) -> None:
+    city, metro, _ = told_twice(tmp_path, Clock(), "op-metro", "op-grid", books={})
+    city.propose("op-metro")
+
+    assert settled(metro) == ("not possible", "no playbook")
+
+
+def test_a_finding_that_is_over_or_of_another_indicator_is_none(tmp_path: Path) -> None:
+    city, metro, grid = told_twice(tmp_path, Clock(), "op-metro", "op-grid")
+    city.propose("op-metro")
+    metro.hear()
+    metro.hear_this(
+        letter(
+            city,
+            payload={"indicator": "j:687:of-another"},
+            derived_from=own(metro),
+        )
+    )
+    grid.hear_this(letter(city, payload={"operator": "op-grid"}, derived_from=("not-ours",)))
+
+    assert settled(grid) == ("not possible", "no finding")
+    metro.round()
+    assert {one.said.indicator: one.why for one in metro.db.proposals.all()} == {
+        "j:687:of-another": "no finding",
+        tokens_of(ATTACKER, NOON)[0]: "",
+    }
+
+
+def test_a_proposal_that_came_too_late_is_shown_as_expired(tmp_path: Path) -> None:
+    city, metro, _ = told_twice(tmp_path, Clock(), "op-metro", "op-grid")
+    city.propose("op-metro")
+    city.clock.turn(hours=25)
+
+    assert settled(metro) == ("expired", "time")
+    assert metro.db.runs.all() == []
+
+
+def test_what_nobody_decided_in_time_ends_with_its_run(tmp_path: Path) -> None:
+    city, metro, _ = told_twice(tmp_path, Clock(), "op-metro", "op-grid")
+    metro.hear_this(letter(city, expires=NOON + timedelta(minutes=5), derived_from=own(metro)))
+    assert settled(metro) == ("planned", "")
+    city.clock.turn(minutes=6)
+    metro.round()
+    metro.round()
+
+    assert settled(metro) == ("expired", "time")
+    assert [one.state for one in metro.db.runs.all()] == ["cancelled"]
+
+
+def test_a_campaign_that_is_taken_back_takes_its_proposals_with_it(tmp_path: Path) -> None:
+    city, metro, grid = told_twice(tmp_path, Clock(), "op-metro", "op-grid")
+    city.propose("op-metro")
+    metro.round()
+    grid.db.outgoing.withdraw("me", "error", city.clock(), share_id=own(grid)[0])
+    grid.send()
+    metro.round()
+
+    assert (metro.one.state, metro.one.why) == ("expired", "withdrawn")
+    metro.round()
+    assert metro.db.runs.all(open_only=True) == []
+    assert metro.device.calls() == []
+
+
+# ---- The hub's word lifts no check
+
+
+def test_what_may_never_be_touched_is_refused_by_the_operators_own_gate(tmp_path: Path) -> None:
+    address = "203.0.113.200"
+    city, metro, _ = told_twice(tmp_path, Clock(), "op-metro", "op-grid", address=address)
+    guard(metro)
+    city.propose("op-metro")
+
+    assert settled(metro) == ("not possible", "refused")
+    assert metro.device.calls() == []
+    assert city.answers() == {"op-metro": "Not possible: its own safety gate refuses it"}
+    denied = [
+        check.why
+        for run in metro.db.runs.all()
+        for planned in run.plan.actions
+        for check in planned.checks
+        if check.outcome == "deny"
+    ]
+    assert any("pump" in why and "touched" in why for why in denied), denied
+
+
+def test_where_a_step_may_start_alone_the_citys_waits_for_a_person(tmp_path: Path) -> None:
+    city, metro, _ = told_twice(tmp_path, Clock(), "op-metro", "op-grid")
+    corroborated = metro.db.get(metro.find(rule="r-2"))
+    made = guard(metro)
+    city.propose("op-metro")
+    metro.round()
+
+    (run,) = metro.db.runs.all()
+    said = [
+        {check.name: check.outcome for check in plan.actions[0].checks}["approvals"]
+        for plan in (made.plan(made.book, corroborated), run.plan)
+    ]
+    assert said == ["allow", "needs approval"]
+    assert metro.device.calls() == []
+    assert metro.yes()
+    metro.round()
+    assert metro.device.denied() == {"203.0.113.9"}
+
+
+def test_the_citys_marking_counts_where_it_is_the_stricter_one(tmp_path: Path) -> None:
+    city, metro, _ = told_twice(tmp_path, Clock(), "op-metro", "op-grid")
+    guard(metro)
+    metro.hear_this(letter(city, pap="red", derived_from=own(metro)))
+
+    assert settled(metro) == ("not possible", "refused")
+    (run,) = metro.db.runs.all()
+    assert run.finding["cw.marking.pap"] == "red"
+
+
+def test_nobody_approves_what_they_asked_for_at_the_hub(tmp_path: Path) -> None:
+    city, metro, _ = told_twice(tmp_path, Clock(), "op-metro", "op-grid")
+    city.propose("op-metro")
+    metro.round()
+
+    with pytest.raises(InputError, match="nobody approves their own request"):
+        metro.yes(by="city: ciso")
+
+
+def test_a_run_of_ours_about_the_same_is_taken_for_the_citys(tmp_path: Path) -> None:
+    city, metro, _ = told_twice(tmp_path, Clock(), "op-metro", "op-grid")
+    finding = metro.db.get(metro.db.outgoing.shared(own(metro)[0]).finding)
+    book = metro.books["block"]
+    plan = Shelf(metro.db, metro.books).plan(book, finding)
+    mine = new_run("mine", book, plan, NOON, finding=finding, group=group_of(book, finding))
+    assert metro.db.runs.start(mine)
+    city.propose("op-metro")
+
+    assert settled(metro)[0] == "planned"
+    assert metro.one.run == "mine"
+    assert len(metro.db.runs.all()) == 1
+
+
+# ---- Answers
+
+
+def test_a_person_declines_and_the_city_reads_a_word_of_the_list(tmp_path: Path) -> None:
+    city, metro, _ = told_twice(tmp_path, Clock(), "op-metro", "op-grid")
+    city.propose("op-metro")
+    metro.round()
+
+    assert metro.db.proposals.decline(metro.one.id, "ada", "harm", "pump 7 hangs on it", NOON)
+    metro.round()
+
+    assert city.answers() == {"op-metro": "Declined: it would do harm"}
+    assert metro.said[-1] == {"proposal": metro.one.id, "state": "declined", "why": "harm"}
+    letters = b"".join(one.data for one in metro.db.outgoing.lines())
+    assert b"pump 7" not in letters
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ("none", {}),
+        ("state", {"op-metro": "Declined"}),
+        ("reason", {"op-metro": "Declined: not now"}),
+    ],
+)
+def test_an_answer_leaves_as_far_as_the_policy_lets_it(
+    answers: str, said: dict[str, str], tmp_path: Path
+) -> None:
+    city, metro, _ = told_twice(tmp_path, Clock(), "op-metro", "op-grid")
+    metro.policy.answers = answers
+    city.propose("op-metro")
+    metro.hear()
+    metro.db.proposals.decline(metro.one.id, "ada", "later", "", NOON)
+    metro.send()
+
+    assert {name: text for name, text in city.answers().items() if text} == said
+    fields = {field for one in metro.said for field in one}
+    assert fields <= {"proposal", "state", "why"}
+
+
+def test_an_answer_to_what_was_not_proposed_is_refused_and_the_channel_goes_on(
+    tmp_path: Path,
+) -> None:
+    city, metro, grid = told_twice(tmp_path, Clock(), "op-metro", "op-grid")
+    city.propose("op-metro")
+    metro.hear()
+    theirs = metro.one
+
+    for campaign, payload in (
+        (city.campaign, {"proposal": theirs.id, "state": "applied"}),
+        (city.campaign, {"proposal": "00" * 16, "state": "applied"}),
+        ("nothing", {"proposal": theirs.id, "state": "burnt"}),
+        (city.campaign, {"proposal": theirs.id, "state": "new"}),
+    ):
+        with pytest.raises(Refused):
+            city.proposals.answered("op-grid", campaign, payload)
+    assert city.answers() == {"op-metro": ""}
+    assert grid.db.proposals.all() == []
+
+
+# ---- What an operator may know
+
+
+def test_nothing_of_another_operator_stands_in_a_proposal(tmp_path: Path) -> None:
+    city, metro, grid = told_twice(tmp_path, Clock(), "op-metro", "op-grid")
+    city.propose("op-metro", "op-grid")
+    metro.hear()
+    grid.hear()
+
+    for node, other in ((metro, grid), (grid, metro)):
+        (said,) = [one for one in node.db.outgoing.inbox() if one.type == "proposal"]
+        text = said.data.decode()
+        assert other.name not in text
+        assert not any(share in text for share in own(other))
+        assert set(node.one.said.shares) == set(own(node))
+
+
+def test_who_was_told_of_no_campaign_is_proposed_nothing(tmp_path: Path) -> None:
+    policy = TokenPolicy(audiences=("city-soc",))
+    city, metro, grid = told_twice(
+        tmp_path, Clock(), "op-metro", "op-grid", by_itself=WAY, policy=policy
+    )
+
+    with pytest.raises(InputError, match="op-metro was not told of this campaign"):
+        city.want("op-metro")
+    for node in (metro, grid):
+        node.round()
+        assert node.db.proposals.all() == []
+
+
+@pytest.mark.parametrize(
+    "reason", ["", "op-grid sees it, too", "two\nlines", "x" * 501, "as at OP-GRID."]
+)
+def test_a_reason_is_a_line_that_names_no_operator(reason: str, evening: Any) -> None:
+    city, *_ = evening
+
+    with pytest.raises(InputError):
+        city.want("op-metro", reason=reason)
+
+
+# ---- kill -9
+
+
+POINTS = (
+    "exchange-letter:1", "exchange-letter:3", "proposal-before-letter", "proposal-before-letter:2",
+    "proposal-after-letter", "exchange-receipt:3", "exchange-link:4", "run-start:1", "run-start:2",
+    "seal-before-commit:4", "seal-after-commit:4", "receipt-before-commit:5",
+)  # fmt: skip
+
+
+def a_night(folder: Path, clock: Clock) -> tuple[City, list[Operator]]:
+    """The whole of it, from the findings to the block; again after a kill, it goes on."""
+    city = City(folder, clock, WAY)
+    nodes = [Operator(folder, name, city) for name in ("op-metro", "op-grid")]
+    for node in nodes:
+        if not node.db.checkpoint()[0]:
+            node.find()
+    for _ in range(5):
+        for node in nodes:
+            node.round()
+            for run in node.db.runs.all(open_only=True):
+                if not run.approvals:
+                    node.db.runs.approve(run.id, "ada", "analyst", run.plan.hash)
+        clock.turn(seconds=20)
+    return city, nodes
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_after_a_kill_nothing_is_lost_and_nothing_is_done_twice(point: str, tmp_path: Path) -> None:
+    child = os.fork()
+    if not child:
+        try:
+            faults._NAME, _, faults._NTH = point.partition(":")
+            a_night(tmp_path, Clock())
+        finally:
+            os._exit(3)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status), f"{point} was not passed"
+
+    city, nodes = a_night(tmp_path, Clock(NOON + timedelta(minutes=3)))
+
+    assert city.answers() == dict.fromkeys(("op-metro", "op-grid"), "Applied")
+    for node in nodes:
+        assert len(node.db.runs.all()) == 1
+        assert [call[0] for call in node.device.calls()] == ["deny"]
+        assert [one["state"] for one in node.said][-1] == "applied"
