@@ -33,6 +33,7 @@ from siem.store.notices import NoticeStore
 from siem.store.protocol import Assets, Document, Events, Findings, Range, RuleState, SourceState
 from siem.store.room import DISK_LOW_BYTES
 from siem.store.trail import Audited, Proof
+from siem.workbench import Workbench
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -58,6 +59,7 @@ class Served:
             lambda: known(settings, self._db.inventory.assets(merged=True)),
         )
         self._response = ResponseDesk(settings, self._db, self._events, clock)
+        self._workbench = Workbench(settings, self._db, clock)
         self.operator = settings.operator
         self.sector = settings.sector
         self.secret = assembly.secret_of(settings.state_path, "session.key")
@@ -85,6 +87,11 @@ class Served:
     def response(self) -> ResponseDesk:
         """What playbooks plan and do here."""
         return self._response
+
+    @property
+    def tuning(self) -> Workbench:
+        """Rules and filters as people change them."""
+        return self._workbench
 
     @property
     def sharing(self) -> SharingDesk:
@@ -184,6 +191,7 @@ class Served:
 
     def close(self) -> None:
         """Let go of the stores."""
+        self._workbench.close()
         self._events.close()
         self._db.close()
 
