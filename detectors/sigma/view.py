@@ -22,10 +22,10 @@ _THEIRS = "cw.vendor."
 class View:
     """One event: names to values, nested input flattened with dots, lists as several values."""
 
-    __slots__ = ("_flat", "_raw")
+    __slots__ = ("_raw", "flat")
 
     def __init__(self, fields: Mapping[str, Any], raw: str = "") -> None:
-        self._flat: Mapping[str, Any] = _flatten(fields) if _is_nested(fields) else fields
+        self.flat: Mapping[str, Any] = _flatten(fields) if _is_nested(fields) else fields
         self._raw = raw
 
     @classmethod
@@ -44,15 +44,15 @@ class View:
         found = self._found(name)
         if found is None:
             return ()
-        value = self._flat[found]
+        value = self.flat[found]
         return value if isinstance(value, (list, tuple)) else (value,)
 
     def _found(self, name: str) -> str | None:
         """The name under which this event has a field, its own or where else it may stand."""
-        if name in self._flat:
+        if name in self.flat:
             return name
         for other in elsewhere(name):
-            if other in self._flat:
+            if other in self.flat:
                 return other
         return None
 
@@ -60,9 +60,14 @@ class View:
         """Each value that the source said, for keywords."""
         if self._raw:
             yield self._raw
-        for name in self._flat:
-            if not name.startswith(_OURS) or name.startswith(_THEIRS):
+        for name in self.flat:
+            if is_said(name):
                 yield from self.values(name)
+
+
+def is_said(name: str) -> bool:
+    """True if a field is what the source said, and not what the node adds."""
+    return not name.startswith(_OURS) or name.startswith(_THEIRS)
 
 
 def text_of(value: Any) -> str:

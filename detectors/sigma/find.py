@@ -1,0 +1,231 @@
+"""Every comparison that rules make with a field, decided on a value in one go.
+
+Words are looked up in a table or found by one scan (Hyperscan if it is installed), numbers and
+networks in tables. What a value must have for a comparison to hold is looked for first; only then
+the comparison itself is asked, as the plain walk would ask it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from ipaddress import ip_network
+from typing import Any
+
+from detectors.sigma.matchers import (
+    AnyOf,
+    Comparison,
+    Exists,
+    Like,
+    Network,
+    Null,
+    Number,
+    Predicate,
+    Test,
+    address_of,
+    number_of,
+    predicate_of,
+    test_of,
+)
+from detectors.sigma.texts import Sign, Text
+from detectors.sigma.view import View, text_of
+
+try:
+    import hyperscan
+except ImportError:  # no wheel for this platform: words are looked for one by one
+    hyperscan = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
+
+SCAN_FROM = 24
+"""So many words are sooner found by a scan than one by one."""
+
+EDGE = b"\xff"
+"""Stands before and behind a value: no text has this byte in UTF-8."""
+
+
+class Ask:
+    """One thing that rules ask of a field: whether any of some comparisons holds.
+
+    Equal ones of different rules are one object, so that what holds is a set of objects.
+    """
+
+    __slots__ = ("__weakref__", "comparisons", "failed", "field")
+
+    def __init__(self, field: str | None, comparisons: frozenset[Comparison]) -> None:
+        self.field = field
+        self.comparisons = comparisons
+        self.failed = Failed()
+
+
+class Failed:
+    """Stands among what holds for an `Ask` that raised an error."""
+
+    is_told = False
+
+
+Held = frozenset[object]
+"""Every `Ask` that holds, and the `Failed` of those that failed."""
+NOTHING: Held = frozenset()
+
+Hit = tuple[Ask, "Predicate | None"]
+"""What may hold, and who has the last word; None if it holds for certain."""
+
+
+class Finder:
+    """All that is asked of one field."""
+
+    def __init__(self, asks: Iterable[Ask]) -> None:
+        self._whole: list[tuple[Ask, Test]] = []
+        self._words: dict[str, list[Hit]] = defaultdict(list)
+        self._parts: dict[bytes, list[Hit]] = defaultdict(list)
+        self._numbers: dict[float, list[Hit]] = defaultdict(list)
+        self._counts: dict[float, list[Hit]] = defaultdict(list)
+        self._networks: dict[tuple[int, int], dict[int, list[Hit]]] = {}
+        self._others: list[Hit] = []
+        self._every: list[tuple[Ask, Comparison]] = []
+        for ask in asks:
+            for comparison in ask.comparisons:
+                self._add(ask, comparison)
+        self._hits = list(self._parts.values())
+        self._scan = scanner(list(self._parts))
+        self._same: dict[Held, Held] = {NOTHING: NOTHING}
+
+    def _add(self, ask: Ask, one: Comparison) -> None:
+        match one:
+            case Null() | Exists():
+                self._whole.append((ask, test_of(one)))
+                return
+            case AnyOf(parts):
+                for part in parts:
+                    self._add(ask, part)
+                return
+            case Number("eq", limit, ""):
+                self._numbers[limit].append((ask, None))
+            case Network(text):
+                network = ip_network(text)
+                table = self._networks.setdefault((network.version, network.prefixlen), {})
+                start = int(network.network_address) >> network.max_prefixlen - network.prefixlen
+                table.setdefault(start, []).append((ask, None))
+            case Like((), cased):
+                self._words[""].append((ask, None))
+            case Like((str(whole),), cased):
+                self._words[whole.lower()].append((ask, predicate_of(one) if cased else None))
+                if (number := number_of(whole)) is not None:
+                    self._counts[number].append((ask, None))
+            case Like(text, cased) if found := part_of(text, cased):
+                word, is_enough = found
+                self._parts[word].append((ask, None if is_enough else predicate_of(one)))
+            case _:
+                self._others.append((ask, predicate_of(one)))
+        self._every.append((ask, one))
+
+    def held(self, values: Sequence[Any] | None) -> Held:
+        """What holds on the values of a field; None if the event does not have it."""
+        found: set[object] = set()
+        if self._whole:
+            view = View({} if values is None else {"": values})
+            found.update(ask for ask, test in self._whole if test(view, ""))
+        if given := [value for value in values or () if value is not None]:
+            for ask, test in self._hit(given):
+                if ask not in found:
+                    try:
+                        if test is None or any(map(test, given)):
+                            found.add(ask)
+                    except Exception:  # what fails must not silence the others
+                        found.add(ask.failed)
+                        if not ask.failed.is_told:
+                            ask.failed.is_told = True
+                            log.exception("What rules ask of %s fails on a value.", ask.field)
+        held = frozenset(found)
+        return self._same.setdefault(held, held)
+
+    def _hit(self, given: Sequence[Any]) -> list[Hit]:
+        """What may hold."""
+        texts = [text_of(value).lower() for value in given]
+        try:
+            data = EDGE.join([b"", *(text.encode() for text in texts), b""])
+        except UnicodeEncodeError:  # half of a character, which UTF-8 cannot hold
+            return [(ask, predicate_of(one)) for ask, one in self._every]
+        hits = [*self._others]
+        for value, text in zip(given, texts, strict=True):
+            hits += self._words.get(text, ())
+            if self._numbers or self._counts:
+                hits += self._numbered(value)
+            if self._networks:
+                hits += self._within(text)
+        for number in self._scan(data):
+            hits += self._hits[number]
+        return hits
+
+    def _numbered(self, value: Any) -> Iterator[Hit]:
+        number = number_of(value)
+        if number is not None:
+            yield from self._numbers.get(number, ())
+            if not isinstance(value, str):
+                yield from self._counts.get(number, ())
+
+    def _within(self, text: str) -> Iterator[Hit]:
+        address = address_of(text)
+        if address is not None:
+            bits = int(address)
+            for (version, length), table in self._networks.items():
+                if version == address.version:
+                    yield from table.get(bits >> address.max_prefixlen - length, ())
+
+
+def part_of(text: Text, cased: bool) -> tuple[bytes, bool] | None:
+    """Bytes that a value has if it is like the text, and whether they are enough to say so."""
+    longest = max((part for part in text if isinstance(part, str)), key=len, default="")
+    if not longest or (cased and not longest.isascii()):  # a capital sigma folds in two ways
+        return None
+    try:
+        word = longest.lower().encode()
+    except UnicodeEncodeError:
+        return None
+    match text:
+        case (Sign.MANY, str(), Sign.MANY):
+            return word, not cased
+        case (str(), Sign.MANY):
+            return EDGE + word, not cased
+        case (Sign.MANY, str()):
+            return word + EDGE, not cased
+    return word, False
+
+
+def scanner(parts: Sequence[bytes], scan_from: int = SCAN_FROM) -> Callable[[bytes], Iterable[int]]:
+    """What finds the numbers of the parts that data has."""
+    if hyperscan is None or len(parts) < scan_from:
+        return lambda data: [number for number, part in enumerate(parts) if part in data]
+    return _Scan(parts).found
+
+
+class _Scan:
+    """Hyperscan over many words, compiled when it is first asked."""
+
+    def __init__(self, parts: Sequence[bytes]) -> None:
+        self._parts = parts
+        self._found: list[int] = []
+
+    @cached_property
+    def _database(self) -> Any:
+        database = hyperscan.Database()
+        count = len(self._parts)
+        database.compile(
+            expressions=self._parts,
+            ids=list(range(count)),
+            flags=[hyperscan.HS_FLAG_SINGLEMATCH] * count,
+            literal=True,
+        )
+        return database
+
+    def found(self, data: bytes) -> list[int]:
+        """Numbers of the words that are in the data."""
+        self._found.clear()
+        self._database.scan(data, match_event_handler=self._take)
+        return self._found
+
+    def _take(self, number: int, *_: object) -> None:
+        self._found.append(number)

@@ -1,0 +1,77 @@
+"""What has been decided is remembered, within one bound for all memories together.
+
+Values of events repeat themselves: a memory decides each distinct one once. When the room that all
+memories share is used up, all are emptied: who sends fresh values costs time, never space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+from weakref import WeakValueDictionary
+
+ROOM_BYTES = 64_000_000
+"""So much may all memories of an engine hold, by estimate."""
+ENTRY_BYTES = 200
+"""An entry of a memory without the text of its key."""
+LONG = 4_096
+"""A text longer than this is decided anew each time: it rarely comes twice."""
+
+Key = TypeVar("Key")
+Found = TypeVar("Found")
+
+
+class Room:
+    """How much is remembered, and by whom."""
+
+    def __init__(self, size: int = ROOM_BYTES) -> None:
+        self.size = size
+        self.used = 0
+        self._memories: WeakValueDictionary[int, Memory[Any, Any]] = WeakValueDictionary()
+
+    def enter(self, memory: Memory[Any, Any]) -> None:
+        """A memory that has to share this room."""
+        self._memories[id(memory)] = memory
+
+    def take(self, size: int) -> None:
+        """Something of about this size will be remembered; if there is no room, make it."""
+        if self.used + size > self.size:
+            self.empty()
+        self.used += size
+
+    def empty(self) -> None:
+        """Forget everything."""
+        for memory in list(self._memories.values()):
+            memory.clear()
+        self.used = 0
+
+    def entries(self) -> int:
+        """How many things are remembered."""
+        return sum(len(memory) for memory in self._memories.values())
+
+
+class Memory(dict[Key, Found], Generic[Key, Found]):
+    """A look-up that decides what it does not know: `memory[key]`."""
+
+    def __init__(self, room: Room, decide: Callable[[Key], Found]) -> None:
+        super().__init__()
+        self._room = room
+        self._decide = decide
+        room.enter(self)
+
+    def __missing__(self, key: Key) -> Found:
+        found = self._decide(key)
+        size = size_of(key)
+        if size <= LONG:
+            self._room.take(ENTRY_BYTES + size)
+            self[key] = found
+        return found
+
+
+def size_of(key: Any) -> int:
+    """About how many bytes a key holds."""
+    if isinstance(key, str):
+        return len(key)
+    if isinstance(key, tuple):
+        return sum(map(size_of, key))
+    return 8

@@ -1,0 +1,163 @@
+"""The engine and the plain walk say the same of every event."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cityward.event import Event, LogSource
+from detectors.sigma.load import load_text
+from tests.detectors.sigma.city import START, TEST, event
+from tests.detectors.sigma.plain import differences
+
+# --- Random rules, random events ---------------------------------------------------------------
+
+FIELDS = ("f", "g", "n.m.f", "cs-method", "source.ip", "@timestamp")
+WORDS = st.sampled_from(
+    [
+        *("a", "A", "ab", "-a b", "/ab", "a*", "*b", "?b", "a*b*c", r"a\*", r"\\a", "*", "", " "),
+        *(
+            "ÄÖ",
+            "äö*",
+            "*ß",
+            "Σ",
+            "*ς",
+            "42",
+            "42.0",
+            "1",
+            "true",
+            "10.0.0.1",
+            "4*",
+            "\n",
+            "*a\nb*",
+        ),
+    ]
+)
+TEXTS = ["a", "A", "ab", "ABC", "-a b", "/a B", "a*", r"\a", "äÖ", "ß", "ΑΣ", "ας", "σ", "42"]
+TEXTS += ["42.0", "1", "true", "True", "10.0.0.1", "::ffff:10.0.0.1", "", " ", "\n", "xa\nby"]
+TEXTS += ["\ud800a", "aaaaXb" * 900, "GET", "YWI="]
+SCALARS = st.sampled_from(
+    [*TEXTS, 42, 42.0, 42.5, 1, 1.0, 0, -0.0, True, False, None, 10**400, float("nan"), START]
+)
+SEEN = st.one_of(
+    SCALARS,
+    st.lists(SCALARS, max_size=3),
+    st.lists(st.one_of(SCALARS, st.lists(SCALARS, max_size=2)), max_size=2),
+    st.dictionaries(st.sampled_from(["f", "m", "m.f", "x"]), SCALARS, max_size=2),
+    st.fixed_dictionaries({"m": st.dictionaries(st.sampled_from(["f", "x"]), SCALARS)}),
+    st.lists(st.dictionaries(st.sampled_from(["f", "m.f"]), SCALARS, max_size=1), max_size=2),
+)
+NAMES = st.sampled_from(
+    [*FIELDS, "n", "n.m", "x", "http.request.method", "cw.vendor", "cw.vendor.f", "cw.f"]
+)
+EVENTS = st.lists(
+    st.tuples(st.dictionaries(NAMES, SEEN, max_size=5), st.integers(0, 3), st.booleans()),
+    min_size=1,
+    max_size=8,
+)
+
+FIELD = st.sampled_from(FIELDS)
+TEXT_KINDS = st.sampled_from(
+    [
+        *("", "|contains", "|startswith", "|endswith", "|contains|all", "|cased", "|neq"),
+        *("|contains|cased", "|startswith|cased", "|contains|neq", "|windash|contains", "|all"),
+        "|base64offset|contains",
+    ]
+)
+
+
+def lines(kinds: st.SearchStrategy[str], values: st.SearchStrategy[Any]) -> Any:
+    return st.tuples(st.tuples(FIELD, kinds).map("".join), values)
+
+
+LINES = st.one_of(
+    lines(TEXT_KINDS, st.lists(WORDS.filter(bool), min_size=1, max_size=3)),
+    lines(st.just(""), st.sampled_from([42, 42.0, 1, True, False, "", None])),
+    lines(st.sampled_from(["|lt", "|gte"]), st.sampled_from([1, 42, 42.5])),
+    lines(st.sampled_from(["|hour", "|day|gt"]), st.sampled_from([5, 10])),
+    lines(st.sampled_from(["|re", "|re|i"]), st.sampled_from(["^a", "b$", "a.b", "[äÄ]", "A+"])),
+    lines(st.just("|cidr"), st.sampled_from(["10.0.0.0/8", "::/0", "0.0.0.0/0"])),
+    lines(st.just("|exists"), st.booleans()),
+    lines(st.sampled_from(["|fieldref", "|fieldref|neq", "|fieldref|contains"]), FIELD),
+)
+GROUPS = st.lists(LINES, min_size=1, max_size=3).map(dict)
+SELECTIONS = st.one_of(
+    GROUPS,
+    st.lists(GROUPS, min_size=1, max_size=2),
+    st.lists(WORDS.filter(lambda word: word.strip("*")), min_size=1, max_size=2),
+)
+CONDITIONS = st.sampled_from(
+    [
+        *("a", "a and b", "a or b", "not a", "a and not b", "not (a or b)", "1 of them"),
+        *("not a or not b", "not (a and not b) and (b or not a)", "all of them"),
+    ]
+)
+SOURCES = [
+    TEST,
+    LogSource(service="other"),
+    LogSource(product="p", service="test"),
+    LogSource("registry_set", "p"),
+]
+WANTED = [{"service": "test"}, {"product": "p"}, {"category": "registry_event"}]
+RULES = st.lists(
+    st.tuples(SELECTIONS, SELECTIONS, CONDITIONS, st.sampled_from(WANTED)), min_size=1, max_size=4
+)
+FILTER = st.none() | st.tuples(GROUPS, st.sampled_from(["2026-01-05", "2026-01-06", "2027-01-01"]))
+
+
+def written(rules: list[Any], tuning: Any) -> str:
+    """Rules, and a filter for all of them, as documents (JSON is YAML)."""
+    documents = [
+        {
+            "title": "T",
+            "id": f"00000000-0000-4000-8000-00000000000{number}",
+            "logsource": wanted,
+            "detection": {"a": a, "b": b, "condition": condition},
+        }
+        for number, (a, b, condition, wanted) in enumerate(rules)
+    ]
+    if tuning is not None:
+        documents.append(
+            {
+                "title": "F",
+                "logsource": {},
+                "cityward": {"reason": "r", "expires": tuning[1]},
+                "filter": {"rules": "any", "s": tuning[0], "condition": "not s"},
+            }
+        )
+    return "\n---\n".join(json.dumps(one) for one in documents)
+
+
+def made(given: list[Any]) -> list[Event]:
+    """Events of several days and log sources, with a record or without."""
+    return [
+        msgspec.structs.replace(
+            event(86_400.0 * number, SOURCES[source], b"raw A\xff b*" if with_record else b""),
+            fields=fields,
+        )
+        for number, (fields, source, with_record) in enumerate(given)
+    ]
+
+
+@settings(max_examples=200, deadline=None)
+@given(RULES, FILTER, EVENTS, st.sampled_from([1, 3, 512]))
+def test_engine_and_plain_walk_agree_on_random_rules_and_events(
+    rules: list[Any], tuning: Any, given: list[Any], batch: int
+) -> None:
+    loaded = load_text(written(rules, tuning))
+
+    assert differences(loaded, made(given), batch) == []
+
+
+@pytest.mark.full
+@settings(max_examples=30_000, deadline=None)
+@given(RULES, FILTER, EVENTS, st.sampled_from([1, 3, 512]))
+def test_engine_and_plain_walk_agree_on_very_many_rules_and_events(
+    rules: list[Any], tuning: Any, given: list[Any], batch: int
+) -> None:
+    assert differences(load_text(written(rules, tuning)), made(given), batch) == []
