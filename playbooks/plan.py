@@ -130,12 +130,16 @@ def form(planned: Planned, step: Step | None) -> str:
     if planned.actuator == MANUAL:
         return planned.manual
     reasons = [f"- {one.why}" for one in planned.checks if one.outcome == "deny"]
-    lines = ["cityward does not do this itself:", *reasons, f"By hand: {_by_hand(planned, step)}"]
+    return "\n".join(("cityward does not do this itself:", *reasons, *task(planned, step)))
+
+
+def task(planned: Planned, step: Step | None) -> Iterator[str]:
+    """What a person does instead, for how long, and whom to ask first; a line each."""
+    yield f"By hand: {_by_hand(planned, step)}"
     if planned.until is not None:
-        lines.append(f"Take it back by {planned.until:%Y-%m-%d %H:%M} UTC.")
+        yield f"Take it back by {planned.until:%Y-%m-%d %H:%M} UTC."
     if planned.dependants:
-        lines.append(f"Ask those first who depend on it: {', '.join(planned.dependants[:12])}.")
-    return "\n".join(lines)
+        yield f"Ask those first who depend on it: {', '.join(planned.dependants[:12])}."
 
 
 def _by_hand(planned: Planned, step: Step | None) -> str:

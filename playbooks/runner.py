@@ -37,6 +37,7 @@ from playbooks.journal import (
     wake_at,
 )
 from playbooks.model import Check, Plan, Planned, Step, StepState, outcome_of
+from playbooks.plan import form, task
 
 log = logging.getLogger(__name__)
 
@@ -298,7 +299,8 @@ class Runner:
         except TransientError as error:
             return self._later(run, row, error, now)
         except Unsafe as error:
-            return self._left(run, row, "denied", f"{error.what}. {error.todo}", now)
+            why = f"{error.what}. {error.todo}"
+            return _refused(self._left(run, row, "denied", why, now), row, why, now)
         except Exception as error:  # whatever an actuator of a stranger does
             log.exception("Step %s of run %s could not be planned.", step.name, run.id)
             return self._left(run, row, "failed", f"{type(error).__name__}: {error}", now)
@@ -328,7 +330,10 @@ class Runner:
         self, run: Run, row: StepRow, step: Step, planned: Planned, plan: Plan, now: datetime
     ) -> Change:
         if planned.outcome == "deny":
-            return self._denied(run, row, planned, now)
+            planned = msgspec.structs.replace(planned, manual=form(planned, step))
+            row = msgspec.structs.replace(row, planned=planned)
+            change = self._left(run, row, "denied", _reasons(planned, "deny"), now)
+            return _refused(change, row, planned.manual, now)
         if planned.outcome == "needs approval":
             return self._asks(run, row, planned, plan, now)
         if planned.actuator == MANUAL:
@@ -463,7 +468,8 @@ class Runner:
     def _checks(self, run: Run, planned: Planned) -> tuple[Check, ...]:
         """What the gate says; the kill switch is looked at here, whatever gate was handed in."""
         ids = (run.playbook.id, *(one.id for one in run.playbook.called))
-        names = {"global", f"actuator:{planned.actuator}", *(f"playbook:{id}" for id in ids)}
+        names = {"global", f"operator:{run.plan.operator}", f"actuator:{planned.actuator}"}
+        names |= {f"playbook:{id}" for id in ids}
         if on := names & set(self._journal.stopped()):
             return (Check(1, "kill switch", "deny", f"stopped: {', '.join(sorted(on))}"),)
         return tuple(self._gate(run, planned))
@@ -588,12 +594,6 @@ class Runner:
         rows = go_on(run, _moved(row, state, note), went, now)  # type: ignore[arg-type]
         return Change(run=run, steps=rows, entries=_states(rows, now))
 
-    def _denied(self, run: Run, row: StepRow, planned: Planned, now: datetime) -> Change:
-        why = _reasons(planned, "deny")
-        change = self._left(run, row, "denied", why, now)
-        refused = _entry("refused", row.id, f"{planned.name}: {why}", now)
-        return msgspec.structs.replace(change, entries=(*change.entries, refused))
-
     def _breaks_off(
         self, run: Run, row: StepRow, state: StepState, why: str, now: datetime
     ) -> Change:
@@ -610,10 +610,11 @@ class Runner:
             if not one.command.undo and one.state == "intended"
         )
         change = self._left(run, row, "rolling_back" if back else state, why, now)
-        refused = (_entry("refused", row.id, why, now),) if state == "denied" else ()
-        return msgspec.structs.replace(
-            change, effects=(*back, *unsent), entries=(*change.entries, *refused)
-        )
+        change = msgspec.structs.replace(change, effects=(*back, *unsent))
+        if state != "denied" or row.planned is None:
+            return change
+        instead = task(row.planned, run.playbook.steps[row.step])
+        return _refused(change, row, "\n".join((why, *instead)), now)
 
 
 _APPLIED: Mapping[str, Any] = {"is_applied": True}
@@ -630,6 +631,13 @@ def by_hand(effect: Effect) -> str:
         f" {effect.actuator}. 2. {command.undo.capitalize()} {command.target.value} there, so that"
         f" it is again as it was found: {found}. 3. Answer here that it is done."
     )
+
+
+def _refused(change: Change, row: StepRow, what: str, now: datetime) -> Change:
+    """With a line that becomes a finding: why it was not done, and what a person does instead."""
+    name = change.run.playbook.steps[row.step].name
+    refused = _entry("refused", row.id, f"{name}: {what}", now)
+    return msgspec.structs.replace(change, entries=(*change.entries, refused))
 
 
 def _undoing(run: Run, effect: Effect) -> Command:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cityward import Actuator, InputError, Target
+from cityward import Actuator, InputError, Target, Unsafe
 from playbooks.journal import RUN_ENDS, Overtaken, Run
 from playbooks.model import Action, Check, Planned, Step
 from playbooks.runner import Runner
@@ -120,8 +120,54 @@ def test_a_denied_step_takes_the_way_of_failure_and_says_why(world):
     run = world.go(gate=gate)
 
     assert (run.state, world.states()) == ("denied", {"block": "denied", "tell": "done"})
-    assert world.said("refused") == ["block: it is a controller"]
+    assert (
+        "block: cityward does not do this itself:\n- it is a controller\n"
+        in (world.said("refused")[0])
+    )
     assert world.device.calls() == []
+
+
+@pytest.mark.parametrize(
+    "name", ["global", "operator:op-1", "playbook:playbook--1", "actuator:recorder"]
+)
+def test_each_switch_stops_what_it_names_whatever_the_gate_says(world, name):
+    world.start(deny("block"))
+    world.start(deny("block"), id="r2")
+    world.runs.switch("actuator:other", "ada", "another", on=True)
+    assert world.go("r2").state == "waiting"
+    world.runs.switch(name, "ada", "wrong target", on=True)
+
+    assert world.go().state == "denied"
+
+    assert world.device.denied() == {"r2/block"}
+
+
+def test_a_denial_says_what_a_person_does_instead(world):
+    def kept(run: Run, planned: Planned) -> Sequence[Check]:
+        return (Check(4, "known target", "deny", "it is on the keep list."),)
+
+    world.start(deny("block"))
+
+    run = world.go(gate=kept)
+
+    said = (
+        "cityward does not do this itself:\n- it is on the keep list.\nBy hand: block r1/block.\n"
+        "Take it back by 2026-03-02 13:00 UTC."
+    )
+    assert world.said("refused") == [f"block: {said}"]
+    assert next(row.planned.manual for row in run.steps if row.id == "block") == said
+
+
+def test_a_target_that_is_none_is_refused_in_words(world):
+    def none(run: Run, step: Step) -> Planned:
+        raise Unsafe("'x; reboot' is no plain name", "target device", "Act by hand.")
+
+    world.start(deny("block"))
+    runner = Runner(world.runs, world.actuators, none, allows)
+    while world.now().state not in RUN_ENDS:
+        runner.advance("r1")
+
+    assert world.said("refused") == ["block: 'x; reboot' is no plain name. Act by hand."]
 
 
 def test_the_gate_is_asked_again_directly_before_the_effect(world):

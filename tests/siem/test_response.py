@@ -171,6 +171,7 @@ def test_a_refused_step_is_a_finding(node):
 
     assert (found.title, found.type) == ("block: a step was refused", "response")
     assert "stopped: global" in found.description
+    assert "By hand: block r1/block." in found.description
     again = ResponseWatch(node.db.runs)
     again.restore(watch.snapshot())
     assert list(again.tick(node.clock())) == []

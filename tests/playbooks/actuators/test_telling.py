@@ -136,7 +136,7 @@ def test_a_webhook_is_signed_over_time_and_body(web):
     }
 
 
-@pytest.mark.parametrize("status", [302, 307])
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirection_is_refused_and_not_followed(web, status):
     web.status = status
 
