@@ -16,6 +16,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -84,6 +85,7 @@ def app_of(
     *,
     password: str = "",
     queues: Sequence[Queue] = QUEUES,
+    looked: Path | None = None,
 ) -> Celery:
     """The Celery application over a Redis.
 
@@ -92,6 +94,7 @@ def app_of(
         runner: Makes the runner of a process, when its first message comes; None for who rings.
         password: Of Redis.
         queues: What a worker works for; it looks by itself through the first of them.
+        looked: A file that is touched whenever it does, so that others see that it lives.
     """
     app = Celery("cityward", broker=_with_password(url, password), set_as_current=False)
     app.conf.update(CONF)
@@ -103,11 +106,13 @@ def app_of(
         }
     }
     if runner is not None:
-        _tasks(app, runner, queues)
+        _tasks(app, runner, queues, looked)
     return app
 
 
-def _tasks(app: Celery, make: Callable[[], Runner], queues: Sequence[Queue]) -> None:
+def _tasks(
+    app: Celery, make: Callable[[], Runner], queues: Sequence[Queue], looked: Path | None
+) -> None:
     made: dict[int, Runner] = {}
     bell = Bell(lambda: app)
 
@@ -132,6 +137,8 @@ def _tasks(app: Celery, make: Callable[[], Runner], queues: Sequence[Queue]) -> 
     def look() -> None:
         for queue, count in Counter(runner().due().values()).items():
             bell(queue, count)
+        if looked is not None:
+            looked.touch()
 
 
 def _is_due(change: Change, runner: Runner) -> bool:

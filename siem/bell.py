@@ -20,7 +20,7 @@ def bell_of(settings: Settings, environment: Mapping[str, str] = os.environ) -> 
     It reaches for Redis when it is first rung. Where its password is not known, at a person's
     terminal perhaps, workers see by themselves what there is to do, some seconds later.
     """
-    if not settings.response.on or not settings.response.redis:
+    if not settings.response.redis:
         return None
     from playbooks import tasks
 

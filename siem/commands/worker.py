@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
+import signal
 import subprocess
 import sys
+import threading
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -20,6 +25,11 @@ from siem.logs import log_to
 from siem.node import now_utc
 from siem.response import Shelf
 
+log = logging.getLogger(__name__)
+
+LOOKED = "worker.looked"
+"""A file of the state folder, touched whenever the worker looks at the journal by itself."""
+TEND_S = 1.0
 END_S = 35.0
 """A little longer than what a worker takes for the transitions under way."""
 
@@ -54,24 +64,34 @@ def worker(
         lambda: _runner(settings),
         password=redis_password(settings),
         queues=mine,
+        looked=settings.state_path / LOOKED,
     )
     if queues:
         return tasks.work(app, queues=mine, processes=processes)
-    undoing = _undoing(file)
+    ended = threading.Event()
+    undoing = threading.Thread(target=_undoing, args=(file, ended), name="undoing", daemon=True)
+    undoing.start()
     try:
         return tasks.work(app, queues=mine, processes=processes)
     finally:
-        undoing.terminate()
-        try:
-            undoing.wait(END_S)
-        except subprocess.TimeoutExpired:
-            undoing.kill()  # the journal knows where it stood
+        ended.set()
+        undoing.join(2 * END_S)
 
 
-def _undoing(file: str) -> subprocess.Popen[bytes]:
-    """The worker of the queue `rollback`."""
+def _undoing(file: str, ended: threading.Event) -> None:
+    """Have the worker of the queue `rollback`, and another one when it is gone, until the end."""
     words = [sys.executable, "-m", "siem.cli", "worker", "--queues", UNDOES, "--processes", "1"]
-    return subprocess.Popen([*words, "--config", file], start_new_session=True)
+    while not ended.is_set():
+        worker = subprocess.Popen([*words, "--config", file], start_new_session=True)
+        while worker.poll() is None and not ended.wait(TEND_S):
+            pass
+        worker.terminate()
+        try:
+            worker.wait(END_S)
+        except subprocess.TimeoutExpired:
+            log.warning("The worker that undoes is killed; the journal knows where it stood.")
+        with contextlib.suppress(ProcessLookupError):  # and what it has left behind
+            os.killpg(worker.pid, signal.SIGKILL)
 
 
 def _runner(settings: Settings) -> Runner:

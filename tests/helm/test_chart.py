@@ -49,8 +49,8 @@ def _settings(values: dict[str, Any]) -> str:
     return str(_one(values, "ConfigMap")["data"]["cityward.toml"])
 
 
-def test_there_are_twelve_value_files() -> None:
-    assert len(VALUES) == 12
+def test_there_are_thirteen_value_files() -> None:
+    assert len(VALUES) == 13
 
 
 @pytest.mark.parametrize("path", VALUES, ids=NAMES)
@@ -140,6 +140,16 @@ def test_nothing_comes_in_or_goes_out_but_what_the_values_name(path: Path) -> No
     assert len(policy["egress"]) == 1 + len(values.get("egress", ()))
 
 
+@pytest.mark.parametrize("path", VALUES, ids=NAMES)
+def test_workers_run_beside_a_node_that_names_a_redis_and_nowhere_else(path: Path) -> None:
+    values = _values(path)
+    containers = _one(values, "StatefulSet")["spec"]["template"]["spec"]["containers"]
+    workers = [one["args"] for one in containers if one["name"] == "worker"]
+
+    has_redis = bool(values["settings"].get("response", {}).get("redis"))
+    assert workers == ([["worker", "--processes", "4"]] if has_redis else [])
+
+
 def test_what_is_selected_is_what_runs() -> None:
     for path in VALUES:
         objects = list(_objects(_values(path)))
@@ -183,6 +193,7 @@ WRONG = {
     "a standby without a cluster": {"part": "hub", "replicas": 2},
     "an open peer": {"console": {"from": [{}]}},
     "a port that is none": {"ports": [{"name": "x", "port": 70000}]},
+    "no worker at all": {"worker": {"processes": 0}},
     "a digest that is none": {"image": {"digest": "sha256:1"}},
 }
 

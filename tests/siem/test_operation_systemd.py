@@ -48,23 +48,24 @@ def test_systemd_finds_nothing_wrong_with_the_units_and_little_exposed(tmp_path:
     ]
 
     assert [line for line in done.stderr.splitlines() if str(tmp_path) in line] == []
-    assert [one.returncode for one in exposed] == [0, 0], [one.stdout for one in exposed]
+    assert [one.returncode for one in exposed] == [0, 0, 0], [one.stdout for one in exposed]
 
 
 def test_the_units_start_what_there_is_and_only_the_path_has_a_right() -> None:
-    console, path = (_settings(unit) for unit in UNITS)
+    console, path, worker = (_settings(unit) for unit in UNITS)
 
-    for unit in (console, path):
+    for unit in (console, path, worker):
         words = unit["ExecStart"].split()
         command = app[words[1]]
         assert command is not None
         assert words[-1] == config.SEARCH_PATH[-1]
         assert unit["NoNewPrivileges"] == "yes"
-        # The path asks brokers and addresses, the console delivers by mail and webhook.
+        # The path asks brokers and addresses, the console delivers by mail and webhook, workers
+        # act on other programs.
         assert unit["EnvironmentFile"] == "-/etc/cityward/secrets.env"
     assert "--path-only" in path["ExecStart"]
-    assert (path["AmbientCapabilities"], console["AmbientCapabilities"]) == ("CAP_NET_RAW", "")
-    assert (path["CapabilityBoundingSet"], console["CapabilityBoundingSet"]) == ("CAP_NET_RAW", "")
+    for rights in ("AmbientCapabilities", "CapabilityBoundingSet"):
+        assert (path[rights], console[rights], worker[rights]) == ("CAP_NET_RAW", "", "")
 
 
 @pytest.fixture

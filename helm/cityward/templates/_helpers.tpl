@@ -113,3 +113,16 @@ livenessProbe:
   periodSeconds: 60
   failureThreshold: 3
 {{- end -}}
+
+{{/* Workers look at the journal every five seconds, if Redis lets them; who has not for long hangs. */}}
+{{- define "cityward.workerProbes" -}}
+{{- $looked := list "sh" "-c" "test -n \"$(find /var/lib/cityward -maxdepth 1 -name worker.looked -mmin -10)\"" -}}
+startupProbe:
+  exec: {command: {{ toJson $looked }}}
+  periodSeconds: 5
+  failureThreshold: 120
+livenessProbe:
+  exec: {command: {{ toJson $looked }}}
+  periodSeconds: 60
+  failureThreshold: 3
+{{- end -}}

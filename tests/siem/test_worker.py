@@ -1,0 +1,75 @@
+"""`cityward worker` as a person or systemd has it: it looks, is tended, and ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cityward import ConfigError
+from siem.cli import app
+from tests.playbooks.storm import redis_at
+
+pytestmark = pytest.mark.skipif(not shutil.which("redis-server"), reason="no redis-server here")
+
+
+def _settings(folder: Path, redis: str) -> Path:
+    file = folder / "cityward.toml"
+    file.write_text(
+        f'state_dir = "{folder}/state"\nmodels.on = false\nrules.shipped = false\n'
+        f'[response]\non = true\nredis = "{redis}"\n'
+    )
+    return file
+
+
+def _until(is_so: Callable[[], object], within_s: float = 60.0) -> None:
+    ends_s = time.monotonic() + within_s
+    while not is_so():
+        assert time.monotonic() < ends_s, "it never came about"
+        time.sleep(0.1)
+
+
+def _undoing(worker: int) -> list[int]:
+    """The process that only undoes: the child that leads a session of its own."""
+    children = Path(f"/proc/{worker}/task").glob("*/children")
+    pids = [int(one) for file in children for one in file.read_text().split()]
+    return [pid for pid in pids if os.getsid(pid) == pid]
+
+
+@pytest.mark.slow
+def test_a_worker_looks_by_itself_tends_what_undoes_and_ends_with_all_it_has(
+    tmp_path: Path,
+) -> None:
+    looked = tmp_path / "state" / "worker.looked"
+    with redis_at(tmp_path) as redis:
+        words = [sys.executable, "-m", "siem.cli", "worker", "--processes", "1", "--config"]
+        file = _settings(tmp_path, redis.url)
+        worker = subprocess.Popen([*words, str(file)], stderr=subprocess.DEVNULL)
+        try:
+            _until(looked.exists)
+            _until(lambda: _undoing(worker.pid))
+            (first,) = _undoing(worker.pid)
+
+            os.kill(first, signal.SIGKILL)
+
+            _until(lambda: _undoing(worker.pid) not in ([], [first]))
+            (second,) = _undoing(worker.pid)
+            worker.terminate()
+            assert worker.wait(80) == 0
+            for session in (first, second):
+                with pytest.raises(ProcessLookupError):
+                    os.killpg(session, 0)
+        finally:
+            worker.kill()
+
+
+def test_a_worker_without_a_redis_says_that_the_node_does_the_work(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the node runs its playbooks itself"):
+        app(["worker", "--config", str(_settings(tmp_path, ""))])
