@@ -87,7 +87,11 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def look_at(
-    folder: Path, settings: Settings, others: Sequence[Path], lists: Placeholders
+    folder: Path,
+    settings: Settings,
+    others: Sequence[Path],
+    lists: Placeholders,
+    pipelines: Sequence[Path] = (),
 ) -> Report:
     """Load a folder beside the rules that run here, and judge each of its rules.
 
@@ -96,10 +100,12 @@ def look_at(
         settings: Whose sources count as configured.
         others: Folders that are loaded already.
         lists: The placeholders that inventory and settings give.
+        pipelines: What puts rules of others in our words.
     """
-    rules = load_folder(*others, folder)
+    rules = load_folder(*others, folder, pipelines=pipelines)
     mine = [one for one in rules.speaking() if _is_below(Path(one.document.file), folder)]
-    faults = [one for one in rules.refused if _is_below(_file_of(one), folder)]
+    theirs = (folder, *pipelines)
+    faults = [one for one in rules.refused if any(_is_below(_file_of(one), p) for p in theirs)]
     twice = [one for one in faults if one.what.startswith("id ")]
     return Report(
         tuple(_verdicts(mine, rules, senders(), configured(settings), lists)),
@@ -270,37 +276,44 @@ def with_folder(text: str, folder: str) -> str:
     Raises:
         ConfigError: it cannot be done without harm; a person has to write the line.
     """
-    quoted = f'"{folder}"'
+    return _with_one(text, "folders", folder)
+
+
+def with_pipeline(text: str, file: str) -> str:
+    """A settings file that names one more pipeline, before the others; see `with_folder`."""
+    return _with_one(text, "pipelines", file)
+
+
+def _with_one(text: str, key: str, value: str) -> str:
+    quoted = f'"{value}"'
     head = re.search(r"^\[rules\][ \t]*(?:#.*)?$", text, re.MULTILINE)
     if head is None:
-        changed = f"{text.rstrip()}\n\n[rules]\nfolders = [{quoted}]\n".lstrip()
+        changed = f"{text.rstrip()}\n\n[rules]\n{key} = [{quoted}]\n".lstrip()
     else:
         end = re.compile(r"^\[", re.MULTILINE).search(text, head.end())
         section = text[head.end() : end.start() if end else None]
         here, found = re.subn(
-            r"^(folders\s*=\s*\[)\s*(\]?)",
+            rf"^({key}\s*=\s*\[)\s*(\]?)",
             lambda seen: f"{seen[1]}{quoted}{seen[2] or ', '}",
             section,
             count=1,
             flags=re.MULTILINE,
         )
-        here = here if found else f"\nfolders = [{quoted}]{section}"
+        here = here if found else f"\n{key} = [{quoted}]{section}"
         changed = text[: head.end()] + here + (text[end.start() :] if end else "")
-    _check(text, changed, folder)
+    _check(text, changed, key, value)
     return changed
 
 
-def _check(before: str, after: str, folder: str) -> None:
+def _check(before: str, after: str, key: str, value: str) -> None:
     old, new = tomllib.loads(before), _parsed(after)
-    folders = new.get("rules", {}).get("folders", [])
-    old.setdefault("rules", {})["folders"] = [*old.get("rules", {}).get("folders", []), folder]
-    if sorted(folders) == sorted(old["rules"]["folders"]):
-        new["rules"]["folders"] = old["rules"]["folders"]
+    rules = old.setdefault("rules", {})
+    rules[key] = [value, *rules.get(key, [])]
     if new != old:
         raise ConfigError(
             "the settings are written in a way that cannot be changed without harm",
             "[rules]",
-            f'Add "{folder}" to `folders` yourself.',
+            f'Add "{value}" to `{key}` yourself.',
         )
 
 

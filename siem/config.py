@@ -184,6 +184,8 @@ class Rules(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Use the rule library that comes with cityward."""
     folders: tuple[str, ...] = ()
     """Folders with own rules, filters and correlations."""
+    pipelines: tuple[str, ...] = ()
+    """Processing pipelines of pySigma (files) that put rules of others in our fields' names."""
     off: tuple[str, ...] = ()
     """Ids of rules that shall not run here."""
 

@@ -20,7 +20,7 @@ from siem.common_store import FILE, commons_of
 from siem.config import Settings
 from siem.node import Clock, now_utc
 from siem.playbooks import playbooks_of
-from siem.ruleset import rule_folders
+from siem.ruleset import load
 
 ACTING = ("A1", "A2", "A3")
 """Classes of steps that change something; the others only tell."""
@@ -34,15 +34,13 @@ def hub_of(settings: Settings, clock: Clock = now_utc) -> Hub:
     Raises:
         ConfigError: these are the settings of a node, or something in them is impossible.
     """
-    from detectors.sigma.load import load_folder
-
     said = of(settings)
     state = settings.state_path
     return Hub(
         commons_of(settings, clock),
         assembly.db_of(settings, from_settings(settings), clock),
         state / EXCHANGE,
-        load_folder(*rule_folders(settings)),
+        load(settings),
         holder=f"{socket.gethostname()}, process {os.getpid()}",
         alone=settings.cluster is None,
         threshold=said.threshold,

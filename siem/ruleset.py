@@ -7,6 +7,8 @@ deployed stands in the place of a file with the same id.
 from __future__ import annotations
 
 import contextlib
+import logging
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +25,12 @@ if TYPE_CHECKING:
     from detectors.sigma.engine import Engine
     from detectors.sigma.rule import RuleSet
 
+log = logging.getLogger(__name__)
+
 SWITCHED = "switched off by"
+COMPILED = "rules.compiled"
+"""Rules as they were read last time, in the state folder."""
+SAID_EVERY_S = 2.0
 
 RULES_FOLDER = Path(__file__).parent.parent / "rules"
 """The rule library that comes with cityward."""
@@ -42,17 +49,42 @@ NODE_RULES = tuple(_node_rules())
 
 def rules_of(settings: Settings, db: NodeDb) -> RuleSet:
     """The rules that count at a node: files, and in their place what people deployed."""
-    from detectors.sigma.load import load_folder
-
     deployed = db.rulebook.deployed()
     texts = {one.file: one.text for one in deployed if one.is_whole}
-    rules = load_folder(*rule_folders(settings), over=texts)
+    rules = load(settings, texts)
     broken = [
         RuleError("it is not as it was deployed", one.file, "Deploy it again.")
         for one in deployed
         if not one.is_whole
     ]
     return msgspec.structs.replace(rules, refused=(*rules.refused, *broken))
+
+
+def load(settings: Settings, over: Mapping[str, str] | None = None) -> RuleSet:
+    """Read the rules of the files; a text stands in the place of a file with the same id."""
+    from detectors.sigma.load import load_folder
+
+    state = settings.state_path
+    return load_folder(
+        *rule_folders(settings),
+        over=over,
+        compiled=state / COMPILED if state.is_dir() else None,
+        pipelines=pipelines(settings),
+        progress=_Progress(),
+    )
+
+
+class _Progress:
+    """Says how far it is while thousands of rules are read for the first time."""
+
+    def __init__(self) -> None:
+        self._said_s = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now_s = time.monotonic()
+        if now_s - self._said_s >= SAID_EVERY_S:
+            self._said_s = now_s
+            log.info("%d of %d files of rules are read.", done, total)
 
 
 def states_of(engine: Engine, off: Mapping[str, str]) -> list[RuleState]:
@@ -64,10 +96,9 @@ def states_of(engine: Engine, off: Mapping[str, str]) -> list[RuleState]:
 def states_alone(settings: Settings) -> list[RuleState]:
     """How the rules of the files would do under these settings, without any state."""
     from detectors.sigma.engine import Engine
-    from detectors.sigma.load import load_folder
 
     lists = from_settings(settings).placeholders(settings.lists)
-    engine = Engine(load_folder(*rule_folders(settings)), lists)
+    engine = Engine(load(settings), lists)
     return states_of(engine, dict.fromkeys(settings.rules.off, OFF_IN_SETTINGS))
 
 
@@ -83,7 +114,8 @@ def stamp(settings: Settings, db: NodeDb) -> tuple[object, ...]:
     from detectors.sigma.load import rule_files
 
     files: list[tuple[str, int]] = []
-    for folder in (Path(one).expanduser() for one in settings.rules.folders):
+    own = [Path(one).expanduser() for one in settings.rules.folders]
+    for folder in (*own, *pipelines(settings)):
         for file in rule_files(folder):
             with contextlib.suppress(FileNotFoundError):
                 files.append((str(file), file.stat().st_mtime_ns))
@@ -95,6 +127,11 @@ def rule_folders(settings: Settings) -> list[Path]:
     own = [Path(one).expanduser() for one in settings.rules.folders]
     shipped = (HUB_RULES,) if settings.hub else NODE_RULES
     return [*shipped, *own] if settings.rules.shipped else own
+
+
+def pipelines(settings: Settings) -> list[Path]:
+    """What puts rules of others in our words."""
+    return [Path(one).expanduser() for one in settings.rules.pipelines]
 
 
 def switched_off(settings: Settings, db: NodeDb) -> dict[str, str]:

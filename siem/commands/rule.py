@@ -111,6 +111,7 @@ def add(
     config: ConfigFile = None,
     yes: Annotated[bool, Parameter(name=["--yes", "-y"], negative=())] = False,
     each: Annotated[bool, Parameter(name="--each", negative=())] = False,
+    pipeline: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     output: OutputForm = None,
 ) -> int:
     """Say what rules of others could tell here, and take their folder into the settings.
@@ -125,21 +126,26 @@ def add(
         config: Settings file; otherwise the first one found counts.
         yes: Write the folder into the settings file; without it, the line to write is printed.
         each: A row a rule instead of one a log source.
+        pipeline: A processing pipeline of pySigma that puts these rules in the names of our fields;
+            taken into the settings with the folder. May be given several times.
         output: Form of the result: table, json, ndjson or csv.
     """
     from siem import adopt
     from siem.assets import from_settings
-    from siem.ruleset import rule_folders
+    from siem.ruleset import pipelines, rule_folders
 
     path = _paths([folder])[0]
     file = settings_file.find(config)
     settings = settings_file.load(file) if file else Settings()
     others = [one.resolve() for one in rule_folders(settings)]
+    there = [one.resolve() for one in pipelines(settings)]
+    given = [one for one in _paths(pipeline) if one not in there] if pipeline else []
     report = adopt.look_at(
         path,
         settings,
         [one for one in others if one != path],
         from_settings(settings).placeholders(settings.lists),
+        [*given, *there],
     )
     if each:
         _print([_each(one) for one in report.verdicts], output, EACH_COLUMNS, "There are no rules.")
@@ -149,7 +155,7 @@ def add(
     _tell_report(report, folder)
     if not report.verdicts:
         return 4 if report.refused else 0
-    _take_up(path, path in others, file if yes else None)
+    _take_up(path, path in others, given, file if yes else None)
     return 0
 
 
@@ -183,19 +189,29 @@ def _tell_report(report: Any, folder: str) -> None:
     print("\n".join(visible(one) for one in said), file=sys.stderr)
 
 
-def _take_up(path: Path, is_there: bool, file: Path | None) -> None:
+def _take_up(path: Path, is_there: bool, pipelines: Sequence[Path], file: Path | None) -> None:
     from siem import adopt
 
-    if is_there:
+    if is_there and not pipelines:
         print("The folder is in the settings already.", file=sys.stderr)
-    elif file is None:
+        return
+    if file is None:
+        lines = [] if is_there else [f'folders = ["{path}"]']
+        quoted = ", ".join(f'"{one}"' for one in pipelines)
+        lines += [f"pipelines = [{quoted}]"] if pipelines else []
+        wanted = "\n".join(lines)
         print(
-            f'To use them: cityward rule add … --yes, or write\n\n[rules]\nfolders = ["{path}"]',
+            f"To use them: cityward rule add … --yes, or write\n\n[rules]\n{wanted}",
             file=sys.stderr,
         )
-    else:
-        adopt.write(file, adopt.with_folder(file.read_text(encoding="utf-8"), str(path)))
-        print(f"{file}: the folder is in the settings now; restart the node.", file=sys.stderr)
+        return
+    text = file.read_text(encoding="utf-8")
+    if not is_there:
+        text = adopt.with_folder(text, str(path))
+    for one in reversed(pipelines):
+        text = adopt.with_pipeline(text, str(one))
+    adopt.write(file, text)
+    print(f"{file}: the folder is in the settings now; restart the node.", file=sys.stderr)
 
 
 # ---- test

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tarfile
 import tomllib
 from pathlib import Path
@@ -208,3 +209,36 @@ def test_of_the_rules_of_sigmahq_all_are_judged_and_most_of_windows_speak(
     assert by_source["*/webserver/*"] == (82, 0)
     assert "by 867 authors" in said
     assert "refused" not in said
+
+
+PIPELINE = """\
+transformations:
+  - type: field_name_mapping
+    mapping: {nobody.has.this: dns.question.name}
+"""
+
+
+def test_a_pipeline_puts_their_rules_in_our_words_and_goes_into_the_settings(
+    folder: Path, settings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline = tmp_path / "map.yml"
+    pipeline.write_text(PIPELINE)
+    asked = ["rule", "add", str(folder), "--pipeline", str(pipeline), "-c", str(settings)]
+
+    assert run([*asked, "--each", "-o", "json"]) == 0
+    states = {row["rule"]: row["why"] for row in json.loads(capsys.readouterr().out)}
+    assert run([*asked, "--yes"]) == 0
+
+    assert "nobody.has.this" not in states["Strange"]
+    assert tomllib.loads(settings.read_text())["rules"]["pipelines"] == [str(pipeline)]
+
+
+def test_a_pipeline_that_cannot_be_used_is_told(
+    folder: Path, settings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline = tmp_path / "map.yml"
+    pipeline.write_text("transformations: [{type: rename}]\n")
+
+    assert run(["rule", "add", str(folder), "--pipeline", str(pipeline), "-c", str(settings)]) == 4
+
+    assert f"{pipeline}:1: pySigma does not take the pipeline" in capsys.readouterr().err
