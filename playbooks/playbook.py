@@ -158,6 +158,31 @@ def read_folders(
     return Loaded(tuple(whole.values()), tuple(refused))
 
 
+def faults_of_calls(paths: Sequence[Path], known: Specs) -> list[RuleError]:
+    """Calls of some playbooks that lead nowhere, in a circle or too deep.
+
+    They may call each other, what is beside them, and what ships.
+    """
+    given = {path.resolve() for path in paths}
+    found: dict[str, Playbook] = {}
+    for path in given:
+        _add(found, path, known)
+    if any(next(calls.calls(one), None) for one in found.values()):
+        beside = {one for path in given for one in path.parent.glob("*.yml")}
+        for path in sorted({*beside, *files_of(LIBRARY)} - given):
+            _add(found, path, known)
+    faults = calls.linked(found)[1]
+    refused = ((found[one.playbook], one) for one in faults)
+    return [_refused(one, fault) for one, fault in refused if Path(one.file) in given]
+
+
+def _add(found: dict[str, Playbook], path: Path, known: Specs) -> None:
+    if ".cases." not in path.name:
+        with suppress(RuleError):  # what else is wrong with it is told of it alone
+            one = read(path, known)
+            found.setdefault(one.id, one)
+
+
 def _refused(playbook: Playbook, fault: calls.Fault) -> RuleError:
     """A fault with the line of the step that calls, as far as the file can say it."""
     where = playbook.file

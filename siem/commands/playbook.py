@@ -108,11 +108,13 @@ def check(*paths: str, output: Output = None) -> int:
     """
     known = files.specs()
     errors: list[RuleError] = []
-    for path in _files(paths):
+    looked_at = _files(paths)
+    for path in looked_at:
         try:
             errors += files.examine(files.read_bytes(path), str(path), known)[1]
         except RuleError as error:
             errors.append(error)
+    errors += files.faults_of_calls(looked_at, known)
     rows = [{"where": one.where, "what": one.what, "todo": one.todo} for one in errors]
     _print(rows, output, CHECK_COLUMNS, "Nothing is wrong.")
     return 4 if errors else 0

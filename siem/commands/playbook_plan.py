@@ -13,8 +13,8 @@ import msgspec
 
 from cityward import InputError
 from cityward.command import Command
+from playbooks import calls, targets
 from playbooks import playbook as files
-from playbooks import targets
 from playbooks.model import Check, Plan, Planned, Playbook
 from playbooks.plan import plan
 from playbooks.safety import is_breaker_open
@@ -29,6 +29,7 @@ from siem.output import visible
 from siem.playbooks import keys_of, playbooks_of
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Document, Range
+from siem.store.stages import staged
 
 SIGNS = {"allow": "ok", "needs approval": "?", "deny": "NO"}
 _ID = re.compile(r"[0-9a-f-]{4,36}")
@@ -62,6 +63,7 @@ def plan_(which: str, *, finding: str, config: ConfigFile = None, output: Output
         if about is None:
             what = f"there is no finding {finding}, or several begin so"
             raise InputError(what, "--finding", "See cityward finding list.")
+        one = staged(one, db.stages.all())
         facts = book_of(settings, db, events, specs()).at(now_utc())
         made = plan(one, about, facts, actuators_of(settings))
     if output in ("json", "ndjson"):
@@ -177,4 +179,6 @@ def _playbook(which: str, settings: Settings) -> Playbook:
     path = Path(which)
     if not path.is_file():
         raise InputError(f"there is no playbook {which}", "", "See cityward playbook list.")
-    return files.read_signed(path, specs(), keys_of(settings), now_utc())
+    one = files.read_signed(path, specs(), keys_of(settings), now_utc())
+    others = {known.id: known for known in loaded.playbooks}
+    return calls.with_called(one, others)

@@ -294,3 +294,16 @@ def test_a_called_playbook_that_is_not_there_fails_its_step(device):
 
     assert device.go().state == "failed"
     assert names(device) == {"call": "failed", "fails": "done"}
+
+
+def test_a_check_tells_of_calls_and_knows_what_is_beside_a_file(tmp_path):
+    path = write(tmp_path, "Outer", "Inner", "Campaign across operators", "Nobody")
+    write(tmp_path, "Inner", "Fine")
+    write(tmp_path, "Fine")
+    known = {**playbook.specs(), **KNOWN}
+
+    faults = playbook.faults_of_calls([path], known)
+
+    assert [one.what for one in faults] == ["it calls a playbook that is not there"]
+    assert playbook.faults_of_calls([tmp_path / "Inner.yml"], known) == []
+    assert playbook.faults_of_calls([], known) == []
