@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -248,11 +248,17 @@ def test_an_engineer_approves_new_assets_and_corrects_one(page_of: Any, serve: S
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [390, 1440])
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_axe_finds_nothing(
-    width: int, theme: Any, browser: Browser, serve: Serve, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(
+    ("width", "theme"),
+    [
+        (390, "dark"),
+        (1440, "light"),
+        pytest.param(390, "light", marks=pytest.mark.full),
+        pytest.param(1440, "dark", marks=pytest.mark.full),
+    ],
+)
+def test_axe_finds_nothing(width: int, theme: Any, browser: Browser, serve: Serve) -> None:
+    """Both widths and both themes; each of them with each in `full`."""
     served = serve(fake.operator())
     context = browser.new_context(
         viewport={"width": width, "height": 844 if width == 390 else 900}, color_scheme=theme
@@ -265,8 +271,6 @@ def test_axe_finds_nothing(
 
     for name, path in VIEWS.items():
         page.goto(served.base + path)
-        page.wait_for_load_state("networkidle")
-        page.screenshot(path=tmp_path / f"{name}-{width}-{theme}.png")
         found[name] = _axe(page, context, page.url)
 
     context.close()
@@ -282,18 +286,25 @@ def _axe(page: Page, context: BrowserContext, url: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("width", [320, 390, 768, 1024, 1440, 2560])
-def test_no_page_is_wider_than_the_window(width: int, page: Page, serve: Serve) -> None:
+def wider(page: Page, path: str, widths: Sequence[int]) -> dict[tuple[str, int], int]:
+    """By how much a page that is open is wider than windows of these widths."""
+    found = {}
+    for width in widths:
+        page.set_viewport_size({"width": width, "height": 900})
+        found[path, width] = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    return {place: over for place, over in found.items() if over > 0}
+
+
+def test_no_page_is_wider_than_the_window(page: Page, serve: Serve) -> None:
     served = serve(fake.operator())
-    page.set_viewport_size({"width": width, "height": 900})
     enter(page, served, "b.oth")
     wide = {}
 
-    for name, path in VIEWS.items():
+    for path in VIEWS.values():
         page.goto(served.base + path)
-        wide[name] = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        wide |= wider(page, path, (320, 390, 768, 1024, 1440, 2560))
 
-    assert {name: over for name, over in wide.items() if over > 0} == {}
+    assert wide == {}
 
 
 KEPT = (

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 from siem.store.protocol import Person
 from tests.siem.console import fake
 from tests.siem.console.fake_response import SCANNER, VENDOR, library
-from tests.siem.console.test_browser import Serve, _axe, enter
+from tests.siem.console.test_browser import Serve, _axe, enter, wider
 
 pytestmark = pytest.mark.browser
 
@@ -91,12 +91,10 @@ def test_axe_finds_nothing(width: int, theme: Any, browser: Browser, serve: Serv
 
 def test_no_page_is_wider_than_the_window(page: Page, serve: Serve) -> None:
     served = serve(with_runs(fake.operator()))
-    page.set_viewport_size({"width": 320, "height": 800})
     enter(page, served, "a.ll")
     wide = {}
     for path in PATHS:
         page.goto(served.base + path)
-        over = page.evaluate("document.documentElement.scrollWidth - innerWidth")
-        wide |= {path: over} if over > 0 else {}
+        wide |= wider(page, path, (320, 1440))
 
     assert wide == {}

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.siem.console import fake
-from tests.siem.console.test_browser import Serve, _axe, enter
+from tests.siem.console.test_browser import Serve, _axe, enter, wider
 from tests.siem.console.test_routes import with_routes
 
 pytestmark = pytest.mark.browser
@@ -41,22 +41,18 @@ def test_axe_finds_nothing(width: int, theme: Any, browser: Browser, serve: Serv
     found = {}
     for path in PATHS:
         page.goto(served.base + path)
-        page.wait_for_load_state("networkidle")
         found[path] = _axe(page, context, page.url)
 
     context.close()
     assert {path: faults for path, faults in found.items() if faults} == {}
 
 
-@pytest.mark.parametrize("width", [320, 1440])
-def test_no_page_is_wider_than_the_window(width: int, page: Page, serve: Serve) -> None:
+def test_no_page_is_wider_than_the_window(page: Page, serve: Serve) -> None:
     served = serve(with_routes(fake.operator()))
-    page.set_viewport_size({"width": width, "height": 900})
     enter(page, served, "b.oth")
     wide = {}
     for path in PATHS:
         page.goto(served.base + path)
-        over = page.evaluate("document.documentElement.scrollWidth - innerWidth")
-        wide |= {path: over} if over > 0 else {}
+        wide |= wider(page, path, (320, 1440))
 
     assert wide == {}
