@@ -33,7 +33,7 @@ GLYPHS = {
     "expired": "blind",
 }
 """Sign of a state."""
-DONE = {"accept": "It is planned anew", "decline": "Declined; the city is told"}
+DONE = {"accept": "It is planned anew", "decline": "Declined"}
 
 
 class Proposals:

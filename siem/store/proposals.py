@@ -47,7 +47,7 @@ State = Literal[
 ]
 """`new`: the engine has not looked at it yet; all others are answers."""
 Why = Literal[
-    "", "shadow", "off", "no playbook", "no finding", "too often", "stopped", "refused", "failed",
+    "", "shadow", "off", "no playbook", "no finding", "too often", "refused", "failed",
     "not needed", "harm", "other way", "later", "declined", "time", "withdrawn",
 ]  # fmt: skip
 """The reasons that may leave: words of this list, never somebody's own."""

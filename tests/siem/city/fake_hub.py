@@ -212,7 +212,7 @@ class FakeHub:
         return [Playbook("external-scanner", "External scanner (block at nftables for 1 h)")]
 
     def concerned(self, campaign_id: str) -> list[str]:
-        return [one.operator for one in self.answers]
+        return list(dict.fromkeys(one.operator for one in self.answers))
 
     def propose(
         self, campaign_id: str, playbook: str, operators: Sequence[str], reason: str, by: str

@@ -53,7 +53,8 @@ def planned(node: FakeNode, asked_by: str = "city: ciso") -> str:
     book = playbook(deny("block"))
     plan = run_of(book, "203.0.113.9", node.db.runs.now()).plan
     node.db.runs.start(new_run("r1", book, plan, node.db.runs.now(), asked_by=asked_by))
-    (one,) = node.db.proposals.all()
+    one = node.db.proposals.get(ID)
+    assert one is not None
     node.db.proposals.settle(one, "planned", "", NOW, run="r1", about="f-1")
     return "r1"
 
@@ -77,7 +78,7 @@ def test_a_proposal_stands_with_what_the_city_said_and_what_became_of_it(node: F
 
     for said in ("Block it for 1 h", "the city: ciso", "it scans us all", "/runs/r1", "j:687:00ff"):
         assert said in text
-    assert "Planned, waits for its people" in text
+    assert "Planned, waits for a person" in text
     assert 'href="/approvals/r1"' in text
 
 

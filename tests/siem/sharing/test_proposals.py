@@ -43,7 +43,7 @@ def test_a_person_of_the_city_proposes_and_each_operator_decides_for_itself(
     for node in (metro, grid):
         node.round()
 
-    assert city.answers() == dict.fromkeys(("op-metro", "op-grid"), "Planned, waits for its people")
+    assert city.answers() == dict.fromkeys(("op-metro", "op-grid"), "Planned, waits for a person")
     assert metro.device.calls() == grid.device.calls() == []
     (run,) = metro.db.runs.all()
     assert (run.asked_by, run.stage, run.playbook.stage) == ("city: ciso", *["approve_all"] * 2)
@@ -58,7 +58,7 @@ def test_a_person_of_the_city_proposes_and_each_operator_decides_for_itself(
     city.clock.turn(hours=1, minutes=1)
     metro.round()
     assert metro.device.denied() == set()
-    assert city.answers()["op-metro"] == "Undone, as planned or by its people"
+    assert city.answers()["op-metro"] == "Undone"
 
 
 def test_the_hub_proposes_by_itself_where_its_settings_say_so(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_the_hub_proposes_by_itself_where_its_settings_say_so(tmp_path: Path) ->
         node.round()
 
     assert metro.one.said.by == "hub"
-    assert city.answers() == dict.fromkeys(("op-metro", "op-grid"), "Planned, waits for its people")
+    assert city.answers() == dict.fromkeys(("op-metro", "op-grid"), "Planned, waits for a person")
 
 
 # ---- What comes in is hostile
@@ -174,7 +174,7 @@ def test_an_operator_whose_responses_are_off_says_so(tmp_path: Path) -> None:
     metro.hear()
     metro.send()
 
-    assert city.answers() == {"op-metro": "Not possible: responses are off there"}
+    assert city.answers() == {"op-metro": "Not possible: responses are off"}
     assert metro.db.runs.all() == []
 
 
@@ -252,7 +252,7 @@ def test_what_may_never_be_touched_is_refused_by_the_operators_own_gate(tmp_path
 
     assert settled(metro) == ("not possible", "refused")
     assert metro.device.calls() == []
-    assert city.answers() == {"op-metro": "Not possible: its own safety gate refuses it"}
+    assert city.answers() == {"op-metro": "Not possible: the operator's own safety gate refuses it"}
     denied = [
         check.why
         for run in metro.db.runs.all()
