@@ -15,6 +15,7 @@ import heapq
 import logging
 import re
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -39,6 +40,7 @@ from siem.store.protocol import Document, Range
 log = logging.getLogger(__name__)
 
 Speaking = Rule | Correlation | Absence
+Group = tuple[tuple[str, str], ...]
 
 SAMPLES_MAX = 10
 """Of what would have been said, of what is new and of what is gone, so many are shown."""
@@ -396,16 +398,50 @@ class _Run:
         for window in windows:
             if self._tally.is_whole:
                 window.until(min(self._now, self._span.until))
-        would = windows[0].found
-        deployed = windows[1].found if len(windows) > 1 else {}
-        for key in would.keys() | deployed.keys():
-            said = would.get(key) or deployed[key]
-            is_would, is_deployed = key in would, key in deployed
-            self._tally.count(is_would, is_deployed, said.time.date().isoformat(), said.asset)
-            if is_would:
-                self._tally.said["would"].append(said)
-            if is_would is not is_deployed:
-                self._tally.said["new" if is_would else "gone"].append(said)
+        apart = max(_apart(side.one) for side in self._sides)
+        for would, deployed in _pairs([window.found for window in windows], apart):
+            said = would or deployed
+            assert said is not None
+            day = said.time.date().isoformat()
+            self._tally.count(would is not None, deployed is not None, day, said.asset)
+            if would is not None:
+                self._tally.said["would"].append(would)
+            if would is None or deployed is None:
+                self._tally.said["new" if would else "gone"].append(said)
+
+
+def _apart(one: Speaking) -> timedelta:
+    """How far two versions may be apart and still speak of the same."""
+    if isinstance(one, Rule):
+        return timedelta(0)
+    seconds = one.timespan_s if isinstance(one, Correlation) else one.within_s
+    return timedelta(seconds=seconds)
+
+
+def _pairs(
+    found: Sequence[dict[Group, list[Said]]], apart: timedelta
+) -> Iterator[tuple[Said | None, Said | None]]:
+    """What two versions say of the same group at about the same time, side by side.
+
+    A version that wants one event more speaks of the same a moment later.
+    """
+    if len(found) == 1:
+        for said in found[0].values():
+            yield from ((one, None) for one in said)
+        return
+    for group in dict.fromkeys(group for each in found for group in each):
+        ours, theirs = (
+            deque(sorted(each.get(group, ()), key=lambda one: one.time)) for each in found
+        )
+        while ours and theirs:
+            if abs(ours[0].time - theirs[0].time) <= apart:
+                yield ours.popleft(), theirs.popleft()
+            elif ours[0].time < theirs[0].time:
+                yield ours.popleft(), None
+            else:
+                yield None, theirs.popleft()
+        yield from ((one, None) for one in ours)
+        yield from ((None, one) for one in theirs)
 
 
 class _StopError(Exception):
@@ -558,7 +594,8 @@ class _Replay:
         ]
         self._due: list[datetime] = []
         """When absences are decided."""
-        self.found: dict[tuple[Any, ...], Said] = {}
+        self.found: dict[Group, list[Said]] = {}
+        self._count = 0
 
     def see(self, rule: str, event: Event) -> None:
         """A base rule matched."""
@@ -585,18 +622,21 @@ class _Replay:
         for finding in findings:
             if finding.analytic.id != self._side.one.id:
                 continue
-            if len(self.found) >= FINDINGS_MAX:
+            self._count += 1
+            if self._count > FINDINGS_MAX:
                 raise InputError(
                     f"it would have spoken more than {FINDINGS_MAX:,} times",
                     self._side.one.analytic.name,
                     "Choose a shorter time, or make the rule narrower.",
                 )
             deciding = finding.events[-1]
-            event = str(deciding.record.place)
-            key = (finding.group, event, finding.last_seen, finding.count)
-            self.found[key] = Said(
-                finding.last_seen, asset_of(deciding.fields), finding.description, event
+            said = Said(
+                finding.last_seen,
+                asset_of(deciding.fields),
+                finding.description,
+                str(deciding.record.place),
             )
+            self.found.setdefault(finding.group, []).append(said)
 
 
 def _clock_of(event: Event) -> datetime:

@@ -118,6 +118,7 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
             "check": "rule:check",
             "test": "rule:run_samples",
             "try": "rule:try_event",
+            "backtest": "rule_backtest:backtest",
             "add": "rule:add",
             "deploy": "tuning:deploy",
             "revert": "tuning:revert",

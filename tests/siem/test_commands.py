@@ -918,6 +918,7 @@ def commands() -> Iterator[tuple[str, ...]]:
 STAYS = {("openc2-consumer",), ("collect",), ("demo",), ("hub",), ("run",), ("serve",), ("worker",)}
 """Commands that go on until they are stopped; tests of their own run them."""
 TESTED_ELSEWHERE = {("rule", "check"), ("rule", "test"), ("rule", "try")} | {
+    ("rule", "backtest"),
     ("rule", "deploy"),
     ("rule", "revert"),
     ("rule", "history"),
