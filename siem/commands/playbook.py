@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from cityward import InputError, RuleError
-from playbooks import cacao, sign
+from playbooks import cacao, calls, sign
 from playbooks import playbook as files
 from playbooks.model import Playbook, Step
 from playbooks.safety import span
@@ -57,6 +57,14 @@ def list_(*, in_force: Switch = False, config: ConfigFile = None, output: Output
     return 4 if found.refused else 0
 
 
+def _called(one: Playbook, config: str | None) -> Mapping[str, str]:
+    """Names of the playbooks that it may call, by id; only looked for if it calls one."""
+    if next(calls.calls(one), None) is None:
+        return {}
+    found = playbooks_of(settings_of(config)[0], now_utc()).playbooks
+    return {other.id: other.name for other in found}
+
+
 def _stages(settings: Settings) -> Mapping[str, Staged]:
     """What people said of stages at this node, which may never have run."""
     if not (settings.state_path / "node.db").is_file():
@@ -91,7 +99,8 @@ def show(
         if not cacao.is_ours(document):
             return _show_foreign(cacao.outline(document), output)
     one = files.parse(data, str(path), files.specs())
-    _print([_step_row(one, step) for step in one.steps.values()], output, STEP_COLUMNS, "")
+    called = _called(one, config)
+    _print([_step_row(one, step, called) for step in one.steps.values()], output, STEP_COLUMNS, "")
     for line in (one.name, one.description, f"version {one.version[:16]}, stage {one.stage}"):
         print(visible(line), file=sys.stderr)
     return 0
@@ -216,22 +225,24 @@ def _row(one: Playbook) -> dict[str, Any]:
     }
 
 
-def _step_row(one: Playbook, step: Step) -> dict[str, Any]:
+def _step_row(one: Playbook, step: Step, called: Mapping[str, str]) -> dict[str, Any]:
     names = {id: step.name for id, step in one.steps.items()}
     safety = step.safety
     return {
         "step": step.name,
         "type": step.type,
         "class": safety.action_class if step.action is not None else "",
-        "does": _does(step),
+        "does": _does(step, called),
         "holds": span(safety.time_box) if safety.time_box is not None else "",
         "ends": safety.rollback if safety.time_box is not None else "",
         "then": ", ".join(_then(step, names)),
     }
 
 
-def _does(step: Step) -> str:
+def _does(step: Step, called: Mapping[str, str]) -> str:
     action = step.action
+    if step.playbook:
+        return f"calls {called.get(step.playbook, 'a playbook that is not here')}"
     if action is None:
         said = ", ".join(f"{field}: {streams.text(one)}" for field, one in step.when.items())
         return said or step.switch

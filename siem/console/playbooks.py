@@ -48,6 +48,12 @@ RUNS_READ = 200
 """Newest runs that the library counts."""
 RUNS_SHOWN = 25
 STAGES: tuple[Stage, ...] = ("draft", "shadow", "approve_all", "live")
+JUDGED = {
+    **dict.fromkeys(("true_positive", "suspicious"), "people judged right"),
+    **dict.fromkeys(("false_positive", "benign"), "people judged wrong"),
+}
+"""What people said of a finding, as a playbook in shadow is compared with it."""
+UNJUDGED = "nobody has judged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +135,7 @@ class Playbooks(Responses):
             runs=[run_row(run) for run in runs[:RUNS_SHOWN]],
             shadow=Counter(run.state for run in runs if run.stage == "shadow"),
             held=sum(len(_held_back(run)) for run in runs),
+            judged=self._judged([run for run in runs if run.stage == "shadow"]),
             shadow_runs=self.responder.shadow_runs(found),
             shadow_wanted=SHADOW_RUNS,
             stages=STAGES,
@@ -162,6 +169,12 @@ class Playbooks(Responses):
             lasts=[length_of(planned, plan) for planned in plan.actions],
             stage_words=STAGE_WORDS,
         )
+
+    def _judged(self, runs: list[Run]) -> Counter[str]:
+        """What people said of the findings that it would have acted on."""
+        found = (self.node.findings.get(run.plan.finding) for run in runs)
+        verdicts = (one.get("finding.verdict", "") if one else "" for one in found)
+        return Counter(JUDGED.get(verdict, UNJUDGED) for verdict in verdicts)
 
     def _breakers(self, *playbooks: Playbook) -> list[Breaker]:
         """The circuit breaker of each actuator that they name."""

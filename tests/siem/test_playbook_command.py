@@ -74,6 +74,19 @@ def test_the_steps_of_one_are_shown_in_words(capsys):
     assert "shadow" in err
 
 
+def test_a_step_that_calls_another_playbook_names_it(capsys, here):
+    calls = "  block: {type: playbook-action, playbook_id: External scanner at the perimeter,\n"
+    begin, rest = MINE.split("  block:\n", maxsplit=1)[0], MINE[MINE.index("  ask:\n") :]
+    (here / "own" / "outer.yml").write_text(
+        f"{begin}{calls}    on_success: end, on_failure: ask}}\n{rest}"
+    )
+
+    code, out, _ = run(capsys, "show", "own/outer.yml", "-o", "csv")
+
+    assert code == 0
+    assert "block,playbook-action,,calls External scanner at the perimeter,," in out
+
+
 def test_a_file_is_printed_as_it_is_to_begin_ones_own_with(capsys):
     assert run(capsys, "show", "own/night.yml", "--file")[1] == MINE
 

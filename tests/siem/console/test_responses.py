@@ -114,7 +114,7 @@ def test_an_approval_says_what_why_on_what_for_how_long_and_how_it_is_undone(
 
     assert "Close vendor remote access into cz-north for 4 h?" in page
     assert "198.51.100.73 wrote register 2 of RTU-7" in page
-    assert "until 07:14 UTC" in page
+    assert "from the last yes on" in page
     assert "A lease" in page
     assert "eng-vendor-1" in page
     assert "11 of 12 allow, again before the effect" in page
@@ -388,6 +388,20 @@ def test_the_page_of_a_playbook_says_how_often_it_ran_in_shadow(client: TestClie
 
     assert "<b>0 of 20</b> runs in shadow as it is now" in page
     assert said["shadow_runs"] == 0
+
+
+def test_runs_in_shadow_are_compared_with_what_people_said_of_the_findings(
+    client: TestClient, node: fake.FakeNode
+) -> None:
+    node.response.set_stage(SCANNER, "shadow", "eve", "new")
+    for number, about in enumerate((FINDING, OTHER)):
+        node.response.begun(SCANNER, about, id=f"run-{number}")
+    node.findings.get(OTHER)["finding.verdict"] = "false_positive"
+
+    page = client.get(f"/playbooks/{SCANNER}").text
+
+    assert "<dd>nobody has judged: 1</dd>" in page
+    assert "<dd>people judged wrong: 1</dd>" in page
 
 
 def test_an_open_breaker_is_seen_and_closed_by_a_person_with_a_reason(
