@@ -511,8 +511,21 @@ def _analytic(document: Document, kind: str) -> Analytic:
 
 def _version(value: Any) -> str:
     """Content hash: spaces and comments do not count, everything else does."""
-    data = msgspec.json.encode(value, order="sorted", enc_hook=str)
+    try:
+        data = msgspec.json.encode(value, order="sorted", enc_hook=str)
+    except (TypeError, ValueError):  # YAML knows keys and characters that JSON does not
+        data = _spelt(value).encode("utf-8", "surrogatepass")
     return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _spelt(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{{{','.join(sorted(f'{_spelt(k)}:{_spelt(v)}' for k, v in value.items()))}}}"
+    if isinstance(value, (set, frozenset)):
+        return f"{{{','.join(sorted(map(_spelt, value)))}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(_spelt, value))}]"
+    return ascii(value)
 
 
 def _id(document: Document) -> str:
@@ -528,7 +541,7 @@ def _id(document: Document) -> str:
 def _own(document: Document) -> Own:
     try:
         return msgspec.convert(document.value.get("cityward", {}), Own)
-    except msgspec.ValidationError as error:
+    except (ValueError, TypeError) as error:
         raise _fault(document, str(error), "cityward") from error
 
 

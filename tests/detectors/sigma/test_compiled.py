@@ -1,0 +1,162 @@
+"""Rules that were read once are not read again, and nothing but speed may tell."""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detectors.sigma import compiled, load
+from detectors.sigma.load import load_folder
+from tests.detectors.sigma.test_fuzz import SEEDS
+from tests.detectors.sigma.test_truth import unpacked
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> Path:
+    """One file of each kind of document, and one that is none."""
+    folder = tmp_path / "rules"
+    folder.mkdir()
+    for number, text in enumerate(SEEDS):
+        (folder / f"{number}.yml").write_text(text)
+    (folder / "bad.yml").write_text("title: Bad\ndetection: {}\n")
+    return folder
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Files that were really read."""
+    seen: list[str] = []
+    original = load._rules_of
+
+    def _rules_of(data: Any, file: str, pipelines: Any) -> Any:
+        seen.append(Path(file).name)
+        return original(data, file, pipelines)
+
+    monkeypatch.setattr(load, "_rules_of", _rules_of)
+    return seen
+
+
+def refused(given: Any) -> list[tuple[str, str, str]]:
+    return [(one.what, one.where, one.todo) for one in given.refused]
+
+
+def test_what_comes_from_the_cache_is_what_was_read(rules: Path, read: list[str]) -> None:
+    kept = rules.parent / "state" / "rules.compiled"
+
+    plain = load_folder(rules)
+    first = load_folder(rules, compiled=kept)
+    del read[:]
+    second = load_folder(rules, compiled=kept)
+
+    assert read == []
+    for one in (first, second):
+        assert one.speaking() == plain.speaking()
+        assert one.filters == plain.filters
+        assert refused(one) == refused(plain)
+    assert len(plain.speaking()) == 6
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert kept.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_one_changed_file_is_read_again_and_it_alone(rules: Path, read: list[str]) -> None:
+    kept = rules.parent / "rules.compiled"
+    load_folder(rules, compiled=kept)
+    del read[:]
+
+    (rules / "2.yml").write_text(SEEDS[2].replace("Three", "Four"))
+    (rules / "3.yml").unlink()
+    changed = load_folder(rules, compiled=kept)
+
+    assert read == ["2.yml"]
+    assert "Four" in [one.analytic.name for one in changed.speaking()]
+    assert load_folder(rules, compiled=kept).speaking() == changed.speaking()
+    assert read == ["2.yml"]
+
+
+def test_the_same_text_elsewhere_has_its_own_place(rules: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "rules.compiled"
+    load_folder(rules, compiled=kept)
+    rules.rename(tmp_path / "moved")
+
+    moved = load_folder(tmp_path / "moved", compiled=kept)
+
+    assert {Path(one.document.file).parent.name for one in moved.speaking()} == {"moved"}
+
+
+@pytest.mark.parametrize("text", [b"", b"\x00", b"\x92\xa1x\x80", os.urandom(100)])
+def test_what_is_no_cache_is_read_anew(rules: Path, read: list[str], text: bytes) -> None:
+    kept = rules.parent / "rules.compiled"
+    kept.write_bytes(text)
+
+    assert len(load_folder(rules, compiled=kept).speaking()) == 6
+    assert len(read) == len(SEEDS) + 1
+
+
+def test_a_cache_of_another_version_is_read_anew(
+    rules: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = rules.parent / "rules.compiled"
+    load_folder(rules, compiled=kept)
+    del read[:]
+
+    monkeypatch.setattr(compiled, "_version", lambda: "another")
+    load_folder(rules, compiled=kept)
+
+    assert len(read) == len(SEEDS) + 1
+
+
+def test_a_cache_that_others_may_write_is_not_believed(
+    rules: Path, read: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = rules.parent / "rules.compiled"
+    load_folder(rules, compiled=kept)
+    del read[:]
+
+    kept.chmod(0o666)
+    load_folder(rules, compiled=kept)
+
+    assert len(read) == len(SEEDS) + 1
+    assert "could be another person's" in caplog.text
+
+
+def test_a_place_that_cannot_be_written_costs_time_only(
+    rules: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (rules.parent / "file").write_text("")
+
+    found = load_folder(rules, compiled=rules.parent / "file" / "rules.compiled")
+
+    assert len(found.speaking()) == 6
+    assert "cannot be kept" in caplog.text
+
+
+def test_progress_is_told_to_its_end_and_garbage_is_collected_again(rules: Path) -> None:
+    told: list[tuple[int, int]] = []
+
+    load_folder(rules, progress=lambda done, total: told.append((done, total)))
+
+    assert told == [(0, 8), (8, 8)]
+    assert gc.isenabled()
+
+
+@pytest.mark.slow
+def test_3728_rules_start_from_the_cache_in_under_a_second(
+    data: Path, tmp_path: Path, record_property: Any
+) -> None:
+    folder, kept = unpacked(data, "sigmahq_rules", tmp_path / "rules"), tmp_path / "rules.compiled"
+    first = load_folder(folder, compiled=kept)
+    start_s = time.process_time()
+
+    second = load_folder(folder, compiled=kept)
+
+    took_s = time.process_time() - start_s
+    record_property("load_s", took_s)
+    assert len(second.rules) == 3728
+    assert second == first
+    assert took_s < 1.0
