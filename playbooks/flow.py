@@ -119,7 +119,10 @@ def _following(run: Run, row: StepRow, step: Step, went: Went) -> str:
     if step.on_failure:
         return step.on_failure
     exception = _exception(run, row)
-    return "" if any(one.step == exception for one in run.steps) else exception
+    is_own = exception == run.playbook.exception
+    taken = [one for one in run.steps if one.step == exception]
+    # Once in a run; that of a called playbook once each time it is called.
+    return "" if any(is_own or one.parent == row.parent for one in taken) else exception
 
 
 def _exception(run: Run, row: StepRow) -> str:

@@ -178,7 +178,8 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
         _body(
             ("playbook", "stage", "reason"),
             playbook=_TEXT,
-            stage=_word("draft", "shadow", "approve_all", "live"),
+            stage=_word("draft", "shadow", "approve_all", "live")
+            | {"description": "live: after 20 runs in shadow as it is now; 409 before"},
             reason=_TEXT,
         ),
     ),

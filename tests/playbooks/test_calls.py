@@ -287,6 +287,24 @@ def test_a_failure_within_takes_its_exception_and_then_the_callers_failure_path(
     }  # fmt: skip
 
 
+def test_what_is_called_in_a_loop_has_its_failure_path_each_time(device):
+    called = msgspec.structs.replace(
+        kit.playbook(kit.deny("block", actuator="nobody")), id="playbook--2", name="inner"
+    )
+    call = Step(id="call", name="call", type="playbook-action", playbook=called.id,
+                on_success="end", on_failure="end")  # fmt: skip
+    loop = Step(id="loop", name="loop", type="while-condition", when={"address": "r1"},
+                rounds_max=2, on_true="call", on_success="end", on_failure="fails")  # fmt: skip
+    outer = kit.playbook(loop, call)
+    whole, _ = linked({one.id: one for one in (outer, called)})
+    assert device.runs.start(kit.run_of(whole[outer.id], "r1", device.clock()))
+
+    run = device.go()
+
+    ends = [run.playbook.steps[row.step].name for row in run.steps if row.state == "done"]
+    assert ends.count("call/fails") == 2
+
+
 def test_a_called_playbook_that_is_not_there_fails_its_step(device):
     step = Step(id="call", name="call", type="playbook-action", playbook="playbook--9",
                 on_completion="end")  # fmt: skip
