@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
+from collections.abc import Callable
 
 import pytest
 
 PLACES = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
+
+PATIENCE_S = 180.0
+"""How long a test waits for what has to come: many times what a quiet machine takes."""
+
+
+def wait_until(is_so: Callable[[], object], why: str = "it never came about") -> None:
+    """Wait until something is so."""
+    until_s = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < until_s, why
+        time.sleep(0.02)
 
 
 def program(name: str) -> str:

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from cityward.errors import InputError
 from collectors.readers import Batch, FileReader, FolderReader, Reader
 from collectors.readers.lines import CUT_BYTES, LINE_MAX_BYTES, LineCutter
+from tests.programs import PATIENCE_S
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -34,7 +35,10 @@ def lines_of(batches: list[Batch]) -> list[bytes]:
 
 
 def until(
-    reader: Reader, enough: Callable[[list[Batch]], bool], place: Any = None, patience_s: float = 20
+    reader: Reader,
+    enough: Callable[[list[Batch]], bool],
+    place: Any = None,
+    patience_s: float = PATIENCE_S,
 ) -> list[Batch]:
     """Read a source that never ends until there is enough, and a little beyond."""
     stop, batches, end = threading.Event(), [], time.monotonic() + patience_s

@@ -16,7 +16,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from cityward import ConfigError, TransientError
 from collectors.readers import Batch
 from collectors.readers.mqtt import Got, Mqtt
-from tests.programs import program
+from tests.programs import PATIENCE_S, program
 
 
 def free_port() -> int:
@@ -45,7 +45,7 @@ class Broker:
         self._process = subprocess.Popen(
             [program("mosquitto"), "-c", str(self._settings)], stderr=subprocess.DEVNULL
         )
-        until = time.monotonic() + 10
+        until = time.monotonic() + PATIENCE_S
         while time.monotonic() < until:
             with socket.socket() as one:
                 if one.connect_ex(("127.0.0.1", self.port)) == 0:
@@ -56,14 +56,14 @@ class Broker:
     def stop(self) -> None:
         if self._process:
             self._process.terminate()
-            self._process.wait(10)
+            self._process.wait(PATIENCE_S)
 
     def publish(self, *payloads: str, topic: str = "city/gauge", qos: int = 1) -> None:
         client = mqtt.Client(CallbackAPIVersion.VERSION2)
         client.connect("127.0.0.1", self.port)
         client.loop_start()
         for payload in payloads:
-            client.publish(topic, payload, qos).wait_for_publish(10)
+            client.publish(topic, payload, qos).wait_for_publish(PATIENCE_S)
         client.disconnect()
         client.loop_stop()
 
@@ -81,8 +81,8 @@ def reader(broker: Broker, **named) -> Mqtt:
 
 
 def read(reader: Mqtt, place: object, wanted: int, *, done: bool = True) -> list[Batch]:
-    """Batches until so many records came and a little longer, or 10 s have passed."""
-    stop, found, until = threading.Event(), [], time.monotonic() + 10
+    """Batches until so many records came and a little longer, or patience is at its end."""
+    stop, found, until = threading.Event(), [], time.monotonic() + PATIENCE_S
     for batch in reader.read(place, stop):
         found.append(batch)
         if done:

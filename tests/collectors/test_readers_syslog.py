@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from cityward.errors import InputError
 from collectors.readers import Batch, SyslogTcp, SyslogUdp
 from collectors.readers.syslog import Framer, Message
-
-PATIENCE_S = 20.0
+from tests.programs import PATIENCE_S
 
 
 class Running:

@@ -17,7 +17,7 @@ import helm_python
 import pytest
 import yaml
 
-from tests.programs import program
+from tests.programs import PATIENCE_S, program
 
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = [pytest.mark.full, pytest.mark.root]
@@ -79,7 +79,7 @@ def _start(image: Path, args: list[str]) -> subprocess.Popen[bytes]:
 
 
 def _answers(port: int, process: subprocess.Popen[bytes]) -> bool:
-    until_s = time.monotonic() + 60
+    until_s = time.monotonic() + PATIENCE_S
     while time.monotonic() < until_s and process.poll() is None:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/sign-in", timeout=5) as answer:
@@ -117,7 +117,8 @@ def test_what_the_chart_starts_runs_in_it(image: Path) -> None:
         for one in started.values():
             one.terminate()
         ends = {
-            name: (one.communicate(timeout=30)[1], one.returncode) for name, one in started.items()
+            name: (one.communicate(timeout=PATIENCE_S)[1], one.returncode)
+            for name, one in started.items()
         }
         print(ends)
     assert [code for _, code in ends.values()] == [0, 0]

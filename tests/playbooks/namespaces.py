@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.programs import program
+from tests.programs import PATIENCE_S, program
 
 STRANGER, NEIGHBOUR, PARTNER = "203.0.113.7", "203.0.113.8", "203.0.113.200"
 STRANGER_6 = "2001:db8:1::7"
@@ -72,7 +72,7 @@ class City:
         subprocess.run([*self.nft, "-f", "-"], input=OWN_RULES.encode(), check=True)
         for port in (PORT, PORT + 1):
             self._serve(port)
-        until = time.monotonic() + 10
+        until = time.monotonic() + PATIENCE_S
         while self.is_cut(STRANGER_6) or self.is_cut(PARTNER):
             assert time.monotonic() < until, "neighbours are not found"
 

@@ -292,7 +292,7 @@ def storm(
     runs: int,
     kills: int,
     box_s: float = 20.0,
-    within_s: float = 120.0,
+    within_s: float = 600.0,
     workers: int = 2,
     held_s: float = 0.0,
     seed: int = 1,

@@ -23,6 +23,7 @@ from siem.store.runs import RunStore
 from tests.playbooks.kit import Clock, Planner, allows, approved, db_at, deny, playbook, run_of
 from tests.playbooks.recorder import Recorder
 from tests.playbooks.storm import Workers, book, hold, journal_at, redis_at, storm
+from tests.programs import PATIENCE_S
 
 MINUTE = timedelta(minutes=1)
 needs_redis = pytest.mark.skipif(not shutil.which("redis-server"), reason="no redis-server here")
@@ -230,7 +231,7 @@ def test_what_a_person_says_reaches_a_worker_that_never_looks_by_itself(tmp_path
             workers.end()
 
 
-def _until(is_so: Callable[[], bool], within_s: float = 40.0) -> None:
+def _until(is_so: Callable[[], bool], within_s: float = PATIENCE_S) -> None:
     ends_s = time.monotonic() + within_s
     while not is_so():
         assert time.monotonic() < ends_s, "it never came about"

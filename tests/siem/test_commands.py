@@ -25,6 +25,7 @@ import pytest
 from cityward import TransientError
 from siem import assembly, cli
 from siem.commands import common
+from tests.programs import PATIENCE_S
 
 CITYWARD = (sys.executable, "-m", "siem.cli")
 GUESSING = "".join(
@@ -326,7 +327,7 @@ def test_ctrl_c_keeps_the_place_and_the_same_command_goes_on(run, node, tmp_path
         while _size(spool) <= before + 100_000 and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=PATIENCE_S)
     rest = shell(*words, "--events", cwd=tmp_path)
 
     assert process.returncode == 130
@@ -667,8 +668,8 @@ def test_a_followed_search_prints_what_comes(run, node, tmp_path):
             if not reading.is_alive():
                 break
         process.send_signal(signal.SIGINT)
-        reading.join(30)
-        _, said = process.communicate(timeout=30)
+        reading.join(PATIENCE_S)
+        _, said = process.communicate(timeout=PATIENCE_S)
 
     assert [line["user.name"] for line in lines] == ["ada"] * 8
     assert (process.returncode, said) == (0, "")

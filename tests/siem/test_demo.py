@@ -21,6 +21,7 @@ from siem.exercise.processes import below
 from siem.exercise.saltmere import City
 from siem.exercise.steps import scenes
 from siem.node import now_utc
+from tests.programs import PATIENCE_S
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +64,7 @@ def _demo(tmp_path: Path, *words: str) -> tuple[int, dict[str, Any], str]:
         check=False,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=4 * PATIENCE_S,
         env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     lines = done.stdout.splitlines()
@@ -188,7 +189,7 @@ def running(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[int]
             start_new_session=True,
             env={**os.environ, "TMPDIR": str(tmp_path)},
         )
-    until_s = time.monotonic() + 60
+    until_s = time.monotonic() + PATIENCE_S
     while len(re.findall(r"http://\S+", said.read_text())) < 5:
         assert demo.poll() is None, said.read_text()
         assert time.monotonic() < until_s, said.read_text()
@@ -210,7 +211,7 @@ def _lives(pid: int) -> bool:
 
 
 def _wait_until_gone(pids: list[int]) -> list[int]:
-    until_s = time.monotonic() + 30
+    until_s = time.monotonic() + PATIENCE_S
     while (left := [pid for pid in pids if _lives(pid)]) and time.monotonic() < until_s:
         time.sleep(0.2)
     return left
@@ -224,7 +225,7 @@ def test_ctrl_c_ends_all_processes_and_leaves_no_file(
 
     os.killpg(demo.pid, signal.SIGINT)
 
-    assert demo.wait(30) == 130
+    assert demo.wait(PATIENCE_S) == 130
     assert _wait_until_gone(pids) == []
     assert list(tmp_path.glob("cityward-demo-*")) == []
 
@@ -235,6 +236,6 @@ def test_a_killed_demo_takes_its_nodes_along(
     demo, pids = running
 
     demo.kill()
-    demo.wait(10)
+    demo.wait(PATIENCE_S)
 
     assert _wait_until_gone(pids) == []

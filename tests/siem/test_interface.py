@@ -17,6 +17,7 @@ import pytest
 from siem import assembly, config
 from siem.node import Node
 from siem.store.protocol import Range
+from tests.programs import PATIENCE_S
 
 pytestmark = [
     pytest.mark.root,
@@ -64,7 +65,7 @@ def _listen(node: Node, link: str, frames: int, vlan: int = 0) -> None:
     source = node.sources[0]
     sender = threading.Timer(1.0, _send, (link, frames, vlan))
     sender.start()
-    until_s = time.monotonic() + 15
+    until_s = time.monotonic() + PATIENCE_S
     for gathered in node.collect():
         events = node.keep(gathered) if gathered else []
         node.conclude(node.detect(events))

@@ -27,6 +27,7 @@ from siem.node import now_utc
 from siem.register import Register
 from siem.store.inventory import Kept
 from siem.store.protocol import ModeEntry, Range
+from tests.programs import PATIENCE_S, wait_until
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 ZONES = (
@@ -585,13 +586,13 @@ def test_a_killed_node_tells_what_is_new_once_and_forgets_nothing(
     log = tmp_path / "auth.log"
     log.write_bytes(b"".join(map(_line, range(100))))
 
-    assert _run(config, f"{fault}:1").wait(timeout=30) == -signal.SIGKILL
+    assert _run(config, f"{fault}:1").wait(PATIENCE_S) == -signal.SIGKILL
     with log.open("ab") as file:
         file.writelines(map(_line, range(100, 400)))
     second = _run(config)
     _wait_for_assets(config, 200)
     second.send_signal(signal.SIGTERM)
-    assert second.wait(timeout=30) == 0
+    assert second.wait(PATIENCE_S) == 0
 
     events = assembly.events_of(load(config), now_utc, write=False)
     rows = events.search(f"cw.record.source:{SOURCE}", Range(), limit=1000).rows
@@ -601,12 +602,12 @@ def test_a_killed_node_tells_what_is_new_once_and_forgets_nothing(
 
 
 def _wait_for_assets(config: Path, wanted: int) -> None:
-    for _ in range(200):
+    def found() -> int:
         settings = load(config)
         db = assembly.db_of(settings, from_settings(settings), now_utc)
-        found = len(db.inventory.assets())
-        db.close()
-        if found >= wanted:
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"{found} of {wanted} assets")
+        try:
+            return len(db.inventory.assets())
+        finally:
+            db.close()
+
+    wait_until(lambda: found() >= wanted, f"not all of {wanted} assets came")

@@ -19,9 +19,9 @@ from siem import assembly
 from siem.config import Settings, load
 from siem.node import event_of
 from siem.store.protocol import Range
+from tests.programs import PATIENCE_S, wait_until
 
 LINES = 400
-PATIENCE_S = 180.0
 FAULTS = (
     "after-receive",
     "before-commit",
@@ -122,7 +122,7 @@ def _until(config: Path, wanted: int, process: subprocess.Popen[bytes]) -> None:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 0
+    assert process.wait(PATIENCE_S) == 0
 
 
 def test_a_batch_becomes_events_and_a_finding_that_explains_itself(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_node_killed_at_a_named_point_loses_nothing_and_doubles_nothing(
 
     killed = _start(config, f"{fault}:1")
     _until(config, LINES, killed)
-    assert killed.wait(timeout=30) == -signal.SIGKILL, f"{fault} was never reached"
+    assert killed.wait(PATIENCE_S) == -signal.SIGKILL, f"{fault} was never reached"
     with log.open("ab") as file:
         file.writelines(_line(number) for number in range(LINES // 2, LINES))
     second = _start(config)
@@ -286,11 +286,7 @@ def test_the_console_ends_with_a_node_that_is_killed(tmp_path: Path) -> None:
     node.wait()
 
     assert said.startswith("console http://127.0.0.1:")
-    for _ in range(100):
-        if not _answers(address):
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"the console at {address} outlived its node")
+    wait_until(lambda: not _answers(address), f"the console at {address} outlived its node")
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import pytest
 from siem import cli
 from siem import config as settings_file
 from siem.commands import doctor
+from tests.programs import PATIENCE_S
 from tests.siem.notify_fakes import mail_server
 
 ROUTE = """
@@ -134,12 +135,12 @@ def test_a_node_tells_of_its_very_first_finding(tmp_path: Path) -> None:
         words = [sys.executable, "-m", "siem.cli", "run", "-c", str(file)]
         node = subprocess.Popen(words, stderr=subprocess.DEVNULL)
         try:
-            until = time.monotonic() + 60
+            until = time.monotonic() + PATIENCE_S
             while not fake.mails and time.monotonic() < until:
                 time.sleep(0.2)
         finally:
             node.terminate()
-        assert node.wait(30) == 0
+        assert node.wait(PATIENCE_S) == 0
 
     assert b"203.0.113.7 failed to log in 5 times" in fake.mails[0][2]
     assert len(fake.mails) == 1

@@ -26,6 +26,7 @@ from siem.notify.syslog import envelope
 from siem.notify.worker import ATTEMPTS_MAX, Notifier, attempt
 from siem.store.notices import Delivery
 from siem.tls import make_self_signed
+from tests.programs import PATIENCE_S
 from tests.siem.notify_fakes import Pair, mail_server, syslog_server, web_server
 from tests.siem.test_notify import MAIL, Desk, desk, match, rule
 
@@ -393,7 +394,7 @@ def test_udp_says_that_it_has_no_receipt(desk: Desk) -> None:
         desk.set(syslog_to(fake.port, "udp"))
         desk.keep(match(source="2001:db8::7"))
         done = deliver(desk)
-        until = time.monotonic() + 5
+        until = time.monotonic() + PATIENCE_S
         while not fake.received and time.monotonic() < until:
             time.sleep(0.01)
 
@@ -431,7 +432,7 @@ def notifier(desk: Desk, tmp_path: Path) -> Iterator[Notifier]:
     made.stop()
 
 
-def wait_for(what: Any, within_s: float = 10.0) -> None:
+def wait_for(what: Any, within_s: float = PATIENCE_S) -> None:
     until = time.monotonic() + within_s
     while not what():
         assert time.monotonic() < until, "it did not happen in time"
@@ -442,7 +443,9 @@ def test_a_route_whose_server_hangs_does_not_hold_up_the_others(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hangs = threading.Event()
-    monkeypatch.setattr("siem.notify.worker.syslog.send", lambda *_: hangs.wait(20) and None)
+    monkeypatch.setattr(
+        "siem.notify.worker.syslog.send", lambda *_: hangs.wait(PATIENCE_S) and None
+    )
     with web_server() as fake:
         desk.set({**hook_to(fake.port), "id": "hook"}, {**syslog_to(1), "id": "hung"})
         made = Notifier(desk.routes, desk.db.notices, "op-port", lambda: desk.now, tmp_path)
@@ -526,7 +529,10 @@ def test_what_a_kill_interrupts_is_sent_again_with_its_id_and_nothing_is_lost(
         words = [sys.executable, "-c", WORKER, str(tmp_path), said]
         environment = {**os.environ, "PYTHONPATH": os.getcwd()}
         killed = subprocess.run(
-            [*words, "keep"], env={**environment, "CITYWARD_FAULT": fault}, timeout=30, check=False
+            [*words, "keep"],
+            env={**environment, "CITYWARD_FAULT": fault},
+            timeout=PATIENCE_S,
+            check=False,
         )
         assert killed.returncode == -signal.SIGKILL
         again = subprocess.Popen([*words, "go on"], env=environment)

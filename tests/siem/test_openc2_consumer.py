@@ -22,6 +22,7 @@ from playbooks.actuators.openc2 import OpenC2
 from playbooks.targets import target_of
 from siem.sharing.certificates import Authority, key_of_request, new_key, pem
 from tests.playbooks.namespaces import PARTNER, STRANGER, City
+from tests.programs import PATIENCE_S
 
 CITYWARD = (sys.executable, "-m", "siem.cli", "openc2-consumer", "--listen", "127.0.0.1:0")
 TOKEN = "s3cret-t0ken"
@@ -60,7 +61,7 @@ def consumer(folder: Path, nft: Sequence[str], *words: str) -> Iterator[str]:
         yield found[1]
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE_S) == 0
 
 
 def deny(key: str, seconds: float) -> Command:

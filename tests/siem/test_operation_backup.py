@@ -19,6 +19,7 @@ from siem import assembly
 from siem.city.sqlite import SqliteCommons
 from siem.config import load
 from siem.store import backup as store
+from tests.programs import PATIENCE_S
 from tests.siem.test_node import (
     LINES,
     _end,
@@ -130,7 +131,7 @@ def test_a_node_that_is_killed_during_its_backup_loses_and_doubles_nothing(tmp_p
         time.sleep(0.005)
     node.send_signal(signal.SIGKILL)
     node.wait()
-    assert backup.wait(60) == 0
+    assert backup.wait(PATIENCE_S) == 0
     restored = _restored(tmp_path / "b.tar", tmp_path / "new")
     right_after = _kept(restored, 30 * LINES)
     again = _start(restored)

@@ -18,6 +18,7 @@ import pytest
 
 from siem.store.spool import segments
 from tests.collectors.packets.wire import ether, four, udp
+from tests.programs import PATIENCE_S
 
 STOP_MAX_S = 10.0
 PACKETS = 300_000
@@ -75,7 +76,7 @@ def test_a_node_under_load_ends_within_ten_seconds_and_loses_nothing_it_kept(
     flood = threading.Thread(target=_flood, args=(port, end))
     flood.start()
     try:
-        until_s = time.monotonic() + 90
+        until_s = time.monotonic() + PATIENCE_S
         before: Counter[tuple[str, str, int]] = Counter()
         while not {"big", "flood"} <= {source for source, _, _ in before}:
             assert time.monotonic() < until_s

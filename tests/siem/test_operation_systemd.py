@@ -18,6 +18,7 @@ import pytest
 
 from siem import config
 from siem.cli import app
+from tests.programs import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 UNITS = sorted((ROOT / "scripts" / "systemd").glob("*.service"))
@@ -137,7 +138,7 @@ def test_the_path_reads_an_interface_as_another_account_with_net_raw_alone(
     inside = ["nsenter", "-t", str(node.pid), "-n", sys.executable, "-c", send]
     spool = open_folder / "state" / "events" / "spool"
     held = b""
-    for _ in range(120):
+    for _ in range(720):
         if node.poll() is not None or METERED.search(held):
             break
         subprocess.run(inside, check=False, capture_output=True)
@@ -145,7 +146,7 @@ def test_the_path_reads_an_interface_as_another_account_with_net_raw_alone(
         held = b"".join(one.read_bytes() for one in spool.glob("*.ndjson"))
         rights = _capabilities(node.pid) if node.poll() is None else (0, 0)
     node.send_signal(signal.SIGTERM)
-    _, complaint = node.communicate(timeout=20)
+    _, complaint = node.communicate(timeout=PATIENCE_S)
 
     assert node.returncode == 0, complaint.decode()
     assert rights == (1 << CAP_NET_RAW, NOBODY)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from tests.playbooks.kit import (
     run_of,
 )
 from tests.playbooks.recorder import Recorder
+from tests.programs import wait_until
 
 
 class Node:
@@ -150,9 +150,7 @@ def test_with_workers_elsewhere_the_node_rings_and_goes_on_with_what_is_late(nod
 def test_the_driver_runs_in_a_thread_of_its_own_and_ends(node):
     node.response.start()
     node.find("a")
-    until = time.monotonic() + 10
-    while not node.device.denied() and time.monotonic() < until:
-        time.sleep(0.05)
+    wait_until(node.device.denied)
 
     node.response.stop()
 

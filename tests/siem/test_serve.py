@@ -17,6 +17,7 @@ from siem.assets import from_settings
 from siem.console.access import password_hash
 from siem.node import now_utc
 from siem.store.protocol import Person
+from tests.programs import PATIENCE_S
 from tests.siem.console.conftest import csrf_of
 
 SECURE = "[console]\nport = 0\nsecure_cookie = true\n"
@@ -44,7 +45,7 @@ class Console:
         )
         assert self.process.stderr is not None
         base = self.process.stderr.readline().removeprefix("console ").strip()
-        self.http = httpx.Client(base_url=base, timeout=60)
+        self.http = httpx.Client(base_url=base, timeout=PATIENCE_S)
 
     def db(self):  # type: ignore[no-untyped-def]
         return assembly.db_of(self.settings, from_settings(self.settings), now_utc)
@@ -58,7 +59,7 @@ class Console:
 
     def stop(self) -> int:
         self.process.terminate()
-        return self.process.wait(20)
+        return self.process.wait(PATIENCE_S)
 
 
 @pytest.fixture

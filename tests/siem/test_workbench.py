@@ -15,6 +15,7 @@ from siem.config import Settings
 from siem.node import document
 from siem.store.embedded import NodeDb
 from siem.workbench import BLANK, Job, Workbench
+from tests.programs import PATIENCE_S
 from tests.siem.test_tuning import (
     FILTER,
     FILTER_ID,
@@ -121,7 +122,7 @@ def test_a_line_is_tried_and_it_says_why_not(bench: Workbench) -> None:
 
 
 def over(bench: Workbench, job: Job) -> Job:
-    until = time.monotonic() + 60
+    until = time.monotonic() + PATIENCE_S
     while not job.is_over and time.monotonic() < until:
         time.sleep(0.02)
     found = bench.job(job.id)

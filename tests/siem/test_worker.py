@@ -16,6 +16,7 @@ import pytest
 from cityward import ConfigError
 from siem.cli import app
 from tests.playbooks.storm import redis_at
+from tests.programs import PATIENCE_S
 
 pytestmark = pytest.mark.skipif(not shutil.which("redis-server"), reason="no redis-server here")
 
@@ -29,7 +30,7 @@ def _settings(folder: Path, redis: str) -> Path:
     return file
 
 
-def _until(is_so: Callable[[], object], within_s: float = 60.0) -> None:
+def _until(is_so: Callable[[], object], within_s: float = PATIENCE_S) -> None:
     ends_s = time.monotonic() + within_s
     while not is_so():
         assert time.monotonic() < ends_s, "it never came about"
@@ -62,7 +63,7 @@ def test_a_worker_looks_by_itself_tends_what_undoes_and_ends_with_all_it_has(
             _until(lambda: _undoing(worker.pid) not in ([], [first]))
             (second,) = _undoing(worker.pid)
             worker.terminate()
-            assert worker.wait(80) == 0
+            assert worker.wait(PATIENCE_S) == 0
             for session in (first, second):
                 with pytest.raises(ProcessLookupError):
                     os.killpg(session, 0)

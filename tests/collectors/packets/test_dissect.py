@@ -17,6 +17,7 @@ import pytest
 from collectors.packets import dissect as dissecting
 from collectors.packets.dissect import Dissection, Limits, dissect
 from tests.collectors.packets.wire import T0, datagram, ether, four, pcap, segment
+from tests.programs import PATIENCE_S
 
 READ = bytes.fromhex("000100000006010300000002")
 GOOD = segment("10.0.0.1", 5000, "10.0.0.2", 502, data=READ)
@@ -175,6 +176,6 @@ def test_dissecting_works_from_any_thread(tmp_path: Path, monkeypatch: pytest.Mo
 
     thread = threading.Thread(target=lambda: found.extend(dissect(path, tools=["scapy"])))
     thread.start()
-    thread.join(20)
+    thread.join(PATIENCE_S)
 
     assert [one.notes for one in found] == [()]

@@ -17,6 +17,7 @@ from collectors.packets.interface import InterfaceReader
 from collectors.packets.packets import Packets
 from collectors.readers import Batch
 from tests.collectors.packets.wire import datagram, ether, four, udp
+from tests.programs import PATIENCE_S
 
 
 @pytest.fixture
@@ -51,17 +52,17 @@ def received(name: str, packets: list[bytes], sender: str) -> list[Batch]:
     reading = threading.Thread(target=read)
     reading.start()
     try:
-        assert ready.wait(5)
+        assert ready.wait(PATIENCE_S)
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
             sock.bind((sender, 0))
             for packet in packets:
                 sock.send(packet)
-        until = time.monotonic() + 5
+        until = time.monotonic() + PATIENCE_S
         while time.monotonic() < until and len(_ours(found)) < len(packets):
             time.sleep(0.02)
     finally:
         stop.set()
-        reading.join(5)
+        reading.join(PATIENCE_S)
     assert not reading.is_alive()
     return found
 

@@ -29,6 +29,7 @@ from tests.collectors.packets.wire import (
     six,
     udp,
 )
+from tests.programs import PATIENCE_S
 
 __all__ = ["ends"]
 START = datetime.fromtimestamp(T0 / 1e9, UTC)
@@ -129,7 +130,9 @@ def test_a_process_that_was_killed_leaves_a_ring_that_is_read_and_gone_on_with(
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     root = Path(__file__).parents[3]
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root, check=False, timeout=30)
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=root, check=False, timeout=PATIENCE_S
+    )
     (before,) = segments(tmp_path)
     with before.path.open("ab") as file:
         file.write(bytes(11))  # half a record

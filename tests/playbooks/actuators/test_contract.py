@@ -22,6 +22,7 @@ from tests.playbooks.actuators.test_ocpp import StationSimulator
 from tests.playbooks.actuators.test_telling import Desk
 from tests.playbooks.actuators.test_unbound import Resolver
 from tests.playbooks.namespaces import STRANGER, City
+from tests.programs import PATIENCE_S
 from tests.siem.notify_fakes import mail_server, web_server
 
 REGISTERED = plugin.load("actuators")
@@ -61,7 +62,7 @@ def mosquitto(folder: Path) -> Iterator[Case]:
         )
     finally:
         broker.process.terminate()
-        broker.process.wait(10)
+        broker.process.wait(PATIENCE_S)
 
 
 @contextlib.contextmanager
@@ -75,7 +76,7 @@ def unbound(folder: Path) -> Iterator[Case]:
         )
     finally:
         resolver.process.terminate()
-        resolver.process.wait(10)
+        resolver.process.wait(PATIENCE_S)
         resolver.upstream.close()
 
 

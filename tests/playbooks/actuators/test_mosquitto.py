@@ -18,7 +18,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from cityward import Command, ConfigError, Target, TransientError, Unsafe
 from playbooks.actuators import mosquitto
 from playbooks.actuators.mosquitto import Mosquitto
-from tests.programs import program
+from tests.programs import PATIENCE_S, program
 
 UNTIL = datetime.now(UTC) + timedelta(hours=1)
 GATE, BRIDGE = Target("account", "gate-7"), Target("account", "scada-bridge")
@@ -43,7 +43,7 @@ class Broker:
         self.process = subprocess.Popen(
             [program("mosquitto"), "-c", str(settings)], stderr=subprocess.DEVNULL
         )
-        until = time.monotonic() + 10
+        until = time.monotonic() + PATIENCE_S
         while socket.socket().connect_ex(("127.0.0.1", self.port)):
             assert time.monotonic() < until, "mosquitto does not listen"
             time.sleep(0.05)
@@ -97,7 +97,7 @@ def broker(tmp_path_factory) -> Iterator[Broker]:
     made = Broker(tmp_path_factory.mktemp("broker"))
     yield made
     made.process.terminate()
-    made.process.wait(10)
+    made.process.wait(PATIENCE_S)
 
 
 @pytest.fixture(autouse=True)

@@ -21,6 +21,7 @@ from cityward.checks import INJECTIONS
 from playbooks.actuators import csms
 from playbooks.actuators.csms import Csms
 from playbooks.actuators.ocpp import Ocpp
+from tests.programs import PATIENCE_S
 
 UNTIL = datetime.now(UTC) + timedelta(hours=1)
 CP = Target("device", "CP-17")
@@ -207,7 +208,7 @@ def test_a_station_that_is_silent_or_away_is_asked_again_later(
         actuator.apply(command)
 
     station.end()
-    until = time.monotonic() + 5
+    until = time.monotonic() + PATIENCE_S
     while central.stations["CP-17"].state()["connected"]:
         assert time.monotonic() < until
     with pytest.raises(TransientError, match="not connected"):
@@ -262,7 +263,7 @@ def test_what_a_station_makes_up_harms_nobody_else(central, text):
 
 def test_a_question_of_the_wrong_shape_is_refused(central, station):
     for body in (b"", b"{}", b'{"operative": "no"}', b"A" * 2_000):
-        link = http.client.HTTPConnection("127.0.0.1", central.port, timeout=5)
+        link = http.client.HTTPConnection("127.0.0.1", central.port, timeout=PATIENCE_S)
         link.request("POST", "/stations/CP-17/availability", body, {"Authorization": "Bearer t0k"})
         assert link.getresponse().status == 400
         link.close()

@@ -17,7 +17,7 @@ import pytest
 from cityward import Command, ConfigError, Target, TransientError, Unsafe
 from cityward.checks import INJECTIONS
 from playbooks.actuators.unbound import Unbound
-from tests.programs import program
+from tests.programs import PATIENCE_S, program
 
 UNTIL = datetime.now(UTC) + timedelta(hours=1)
 EVIL, OWN = Target("domain_name", "evil.example"), Target("domain_name", "city.example")
@@ -65,7 +65,7 @@ class Resolver:
         settings.write_text(SETTINGS.format(port=self.port, folder=folder, upstream=upstream))
         self.control = (program("unbound-control"), "-c", str(settings))
         self.process = subprocess.Popen([program("unbound"), "-c", str(settings)])
-        until = time.monotonic() + 10
+        until = time.monotonic() + PATIENCE_S
         while subprocess.run(
             [*self.control, "status"], check=False, capture_output=True
         ).returncode:
@@ -77,7 +77,7 @@ class Resolver:
         labels = b"".join(bytes([len(one)]) + one.encode() for one in name.split("."))
         question = struct.pack("!6H", 7, 0x0100, 1, 0, 0, 0) + labels + b"\0\0\1\0\1"
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
-            one.settimeout(5)
+            one.settimeout(PATIENCE_S)
             one.sendto(question, ("127.0.0.1", self.port))
             said = one.recv(512)
         if code := said[3] & 15:
@@ -112,7 +112,7 @@ def resolver(tmp_path_factory) -> Iterator[Resolver]:
     made = Resolver(tmp_path_factory.mktemp("unbound"))
     yield made
     made.process.terminate()
-    made.process.wait(10)
+    made.process.wait(PATIENCE_S)
     made.upstream.close()
 
 

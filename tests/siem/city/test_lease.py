@@ -25,6 +25,7 @@ from siem.city.lease import Lease, alone
 from siem.city.links import links
 from siem.city.sqlite import SqliteCommons
 from siem.sharing.envelope import Signed, split
+from tests.programs import PATIENCE_S
 from tests.siem.city.city import Node, share_id
 
 ROOT = Path(__file__).parents[3]
@@ -133,7 +134,7 @@ class Process:
             self.said.append(line.strip())
 
     def wait_for(self, word: str) -> str:
-        until = time.monotonic() + 20
+        until = time.monotonic() + PATIENCE_S
         while time.monotonic() < until:
             for line in self.said:
                 if line.startswith(word):
@@ -143,7 +144,7 @@ class Process:
 
     def wait_until_stopped(self) -> None:
         stat = Path(f"/proc/{self._process.pid}/stat")
-        until = time.monotonic() + 20
+        until = time.monotonic() + PATIENCE_S
         while stat.read_text().rpartition(") ")[2][0] != "T":
             assert time.monotonic() < until, "it does not stop"
             time.sleep(0.02)
@@ -152,11 +153,11 @@ class Process:
         self._process.send_signal(number)
 
     def ended(self) -> int:
-        return self._process.wait(20)
+        return self._process.wait(PATIENCE_S)
 
     def connection(self, context: ssl.SSLContext) -> http.client.HTTPSConnection:
         port = int(self.wait_for("port").split()[1])
-        return http.client.HTTPSConnection("localhost", port, timeout=10, context=context)
+        return http.client.HTTPSConnection("localhost", port, timeout=PATIENCE_S, context=context)
 
     def end(self) -> None:
         with suppress(ProcessLookupError):

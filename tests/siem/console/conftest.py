@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 
 from siem.console.access import Access
 from siem.console.app import make_app
+from tests.programs import PATIENCE_S
 from tests.siem.console import fake
 
 CHROMIUM = "/usr/bin/chromium"
@@ -91,7 +92,7 @@ def serve_app() -> Iterator[Callable[[Any], str]]:
     yield start
     for server, thread in servers:
         server.should_exit = True
-        thread.join(5)
+        thread.join(PATIENCE_S)
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from siem.store.opensearch import OpenSearchCluster
 from siem.store.protocol_cluster import Result, Write
 from tests import opensearch as server_of_tests
 from tests.opensearch import Server, own_server
+from tests.programs import PATIENCE_S
 
 pytestmark = pytest.mark.slow
 
@@ -117,7 +118,7 @@ class Load:
         assert self.cluster.most <= 2
 
 
-def await_(there: Callable[[], bool], seconds: float = 60.0) -> None:
+def await_(there: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
     until = time.monotonic() + seconds
     while not there():
         assert time.monotonic() < until, "it takes too long"
@@ -184,7 +185,7 @@ def test_busy_for_whole_requests_and_for_single_items(faults: Server, load: Load
 
     with _pushing(faults, f"{load.index}-others"):
         thread = load.run(0, 40)
-        thread.join(60)
+        thread.join(PATIENCE_S)
     faults.ask("DELETE", f"/{load.index}-others")
 
     load.check(40)
@@ -200,7 +201,7 @@ def test_a_write_block_and_a_disk_at_its_flood_stage(faults: Server, load: Load)
         await_(lambda: "cluster_block_exception" in load.writer.tally.trouble)
         _set(faults, load.index, **{name: None})
         load.until(before + 5)
-    thread.join(60)
+    thread.join(PATIENCE_S)
 
     load.check(60)
     assert load.writer.tally.trouble == ""
@@ -219,7 +220,7 @@ def test_an_index_that_is_red_until_it_heals(faults: Server, load: Load) -> None
     thread = load.run(0, 10)
     await_(lambda: bool(load.writer.tally.trouble))
     _set(faults, load.index, **{"index.routing.allocation.require._name": None})
-    thread.join(60)
+    thread.join(PATIENCE_S)
 
     load.check(10)
 
@@ -232,12 +233,10 @@ def test_a_cluster_that_hangs(faults: Server, load: Load) -> None:
         time.sleep(HANGS_S)
     finally:
         os.kill(faults.pid, signal.SIGCONT)
-    begun = time.monotonic()
-    thread.join(60)
+    thread.join(PATIENCE_S)
 
     load.check(60)
     assert load.cluster.statuses.get("TransientError", 0) > 0
-    assert time.monotonic() - begun < 60
 
 
 def test_a_cluster_that_is_killed_and_started_again(faults: Server, load: Load) -> None:
@@ -247,6 +246,6 @@ def test_a_cluster_that_is_killed_and_started_again(faults: Server, load: Load) 
     await_(lambda: bool(load.writer.tally.trouble))
     words = ("--set", "thread_pool.write.size=1", "--set", "thread_pool.write.queue_size=1")
     server_of_tests.start(faults.home, *words, until=os.getpid())
-    thread.join(120)
+    thread.join(PATIENCE_S)
 
     load.check(150)
