@@ -105,7 +105,7 @@ def planned(
         commands=tuple(_commands(step, actuator, target, until, state, finding)),
         prior=state.found,
         until=until if step.safety.action_class != "A0" else None,
-        undo=_undo(step, until, spec.verbs.get(action.verb, "")),
+        undo=_undo(step, spec.verbs.get(action.verb, "")),
         dependants=_dependants(target, facts),
     )
 
@@ -194,11 +194,11 @@ def _strictest(step: Step, least: str) -> ActionClass:
     return found
 
 
-def _undo(step: Step, until: datetime, verb: str) -> str:
+def _undo(step: Step, verb: str) -> str:
     """How it ends, in words."""
     if step.safety.action_class == "A0" or step.safety.time_box is None:
         return ""
-    after = f"after {span(step.safety.time_box)}, at {until:%H:%M} UTC"
+    after = f"after {span(step.safety.time_box)}"
     back = f"by {verb}, to what was there before" if verb else "by itself"
     return {
         "device": f"The device ends it by itself {after}; cityward looks, and undoes it if not.",

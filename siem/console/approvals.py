@@ -66,6 +66,7 @@ class Approvals(Responses):
 
     def _question(self, ask: Ask, session: Session) -> dict[str, Any]:
         planned, run = ask.planned, ask.run
+        lasts = {row.id: length_of(row.planned, run.plan) for row in ask.rows if row.planned}
         step = run.playbook.steps.get(planned.step)
         return {
             "title": ask.title,
@@ -73,7 +74,7 @@ class Approvals(Responses):
             "ask": ask,
             "run": run,
             "planned": planned,
-            "diffs": [list(diff_of(row.planned)) for row in ask.rows if row.planned],
+            "diffs": [list(diff_of(row.planned, lasts[row.id])) for row in ask.rows if row.planned],
             "lasts": length_of(planned, run.plan),
             "undone_by": UNDONE_BY[step.safety.rollback if step else "none"],
             "limit": step.safety.blast_limit if step else None,

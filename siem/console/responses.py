@@ -16,6 +16,7 @@ from starlette.responses import Response
 from playbooks import targets
 from playbooks.journal import RUN_ENDS, Approval, Run, StepRow
 from playbooks.model import Plan, Planned, Playbook
+from playbooks.safety import span
 from siem.console import formats
 from siem.console.access import Session
 from siem.console.protocol import Console, Responder
@@ -70,6 +71,17 @@ UNDONE_BY = {
     "journal": "cityward",
     "none": "Nothing to undo",
 }
+TARGET_WORDS = {
+    "ipv4_net": "address or network",
+    "ipv6_net": "address or network",
+    "ipv4_connection": "connection",
+    "ipv6_connection": "connection",
+    "domain_name": "domain",
+    "email_addr": "mail address",
+    "mac_addr": "hardware address",
+    "uri": "web address",
+}
+"""Types of targets of OpenC2 in a person's words; others are words already."""
 STAGE_WORDS = {
     "draft": "holds everything back",
     "shadow": "only tells people; what it would do is planned and held back",
@@ -121,6 +133,12 @@ class Ask:
         return tuple(one for one in self.run.approvals if one.plan_hash == self.run.plan.hash)
 
     @property
+    def is_answered(self) -> bool:
+        """Whether people have said enough since it was asked, and the runner looks next."""
+        yes = len(self.yes)
+        return yes >= self.needed and any(row.attempt < yes for row in self.rows)
+
+    @property
     def until(self) -> datetime:
         """When it is void."""
         return min(row.deadline for row in self.rows)
@@ -134,7 +152,7 @@ class Ask:
         if " " not in said and planned.commands:
             # A step whose name is one word says less than what it does.
             said = f"{planned.commands[0].verb.capitalize()} {targets.words(planned.target)}"
-        return f"{said}{f' for {ago(lasts.total_seconds())}' if lasts else ''}?"
+        return f"{said}{lasts and f' for {lasts}'}?"
 
     def role_of(self, person: Person) -> str:
         """The role in which somebody would say yes: one that is still missing, if they have it."""
@@ -156,12 +174,13 @@ class Ask:
 
 
 def ask_of(run: Run | None) -> Ask | None:
-    """What a run asks people; None: it waits for no yes."""
+    """What a run asks people; None: it waits for no yes, or has it and goes on in a moment."""
     if run is None or run.state in RUN_ENDS:
         return None
     waiting = (row for row in run.steps if row.state == "waiting_approval")
     rows = tuple(row for row in waiting if row.planned is not None)
-    return Ask(run, rows) if rows else None
+    ask = Ask(run, rows)
+    return ask if rows and not ask.is_answered else None
 
 
 def asks(responder: Responder) -> list[Ask]:
@@ -184,14 +203,21 @@ def brake_of(responder: Responder) -> Brake:
     )
 
 
-def length_of(planned: Planned, plan: Plan) -> timedelta | None:
-    """How long an action would hold, also where its turn in the plan comes later."""
+def length_of(planned: Planned, plan: Plan) -> str:
+    """How long an action would hold, in words, also where its turn comes later; empty: nothing."""
     said = next((one for one in plan.actions if one.step == planned.step), planned)
-    return said.until - plan.made if said.until is not None else None
+    if said.until is None:
+        return ""
+    return span(timedelta(seconds=round((said.until - plan.made).total_seconds())))
 
 
-def diff_of(planned: Planned) -> Iterator[tuple[str, str]]:
-    """An action as a difference to the world: a mark, and the line."""
+def diff_of(planned: Planned, lasts: str = "") -> Iterator[tuple[str, str]]:
+    """An action as a difference to the world: a mark, and the line.
+
+    Args:
+        planned: The action.
+        lasts: How long it would hold from a yes on; empty: it says until when.
+    """
     target = f"{planned.target.type} {planned.target.value}".strip()
     yield "head", f"{planned.actuator}, {target}" if planned.target.value else planned.actuator
     if not planned.commands:
@@ -203,7 +229,8 @@ def diff_of(planned: Planned) -> Iterator[tuple[str, str]]:
         yield "gone", f"{name}  {shown(value)}"
     for one in planned.commands:
         until = f"  to {planned.until:%H:%M} UTC" if planned.until else ""
-        yield "new", f"{one.verb} {one.target.type} {one.target.value}{until}"
+        ends = f"  for {lasts}" if lasts else until
+        yield "new", f"{one.verb} {one.target.type} {one.target.value}{ends}"
         for name, value in one.args.items():
             yield "new", f"    {name}  {shown(value)}"
 
@@ -309,6 +336,7 @@ class Responses:
             names=self._names(),
             saved_as=self.site.view_of(request).one("done"),
             roles=ROLE_NAMES,
+            kinds=TARGET_WORDS,
             **context,
         )
 

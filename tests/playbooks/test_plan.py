@@ -72,8 +72,7 @@ def test_a_plan_is_the_difference_to_the_world_as_it_is():
     )
     assert (block.action_class, block.until, block.dependants) == ("A1", NOW + HOUR, ("camera-1",))
     assert block.undo == (
-        "The device ends it by itself after 1 h, at 04:00 UTC; cityward looks, and undoes it if"
-        " not."
+        "The device ends it by itself after 1 h; cityward looks, and undoes it if not."
     )
     assert block.outcome == "needs approval"
     assert again.commands == ()

@@ -152,7 +152,7 @@ def planned(one: Playbook, finding: Mapping[str, Any], now: datetime) -> Planned
         commands=(Command("deny", target, "allow", until, {"direction": "both"}),),
         prior={"policy": "allow"},
         until=until,
-        undo=f"The device ends it by itself after 4 h, at {until:%H:%M} UTC.",
+        undo="The device ends it by itself after 4 h.",
         dependants=("eng-vendor-1",),
         checks=checks(),
     )

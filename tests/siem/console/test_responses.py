@@ -230,6 +230,20 @@ def test_what_waits_stands_beside_the_word_and_an_empty_list_says_so(node: fake.
     assert '1<span class="sr"> waiting' in client.get("/approvals").text
 
 
+def test_a_question_that_has_its_yes_is_asked_no_more(node: fake.FakeNode) -> None:
+    approver = enter(node, "t.lindqvar")
+    one = node.response.waiting(SCANNER, FINDING, "i.vasko")
+    two = node.response.waiting(VENDOR, OTHER, "i.vasko")
+
+    for run in (one, two):
+        yes(approver, run)
+
+    asked = approver.get("/approvals.json").json()["rows"]
+    assert [row["run"] for row in asked] == [two.id], "the second person is still to say yes"
+    assert "It waits for a yes" not in approver.get(f"/runs/{one.id}").text
+    assert "It waits for a yes" in approver.get(f"/runs/{two.id}").text
+
+
 # ---- In force, undo
 
 
