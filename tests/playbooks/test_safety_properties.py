@@ -8,7 +8,9 @@ from __future__ import annotations
 import ipaddress
 import random
 from collections import Counter
+from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,11 +19,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cityward import Asset, Command, Target, Unsafe
-from playbooks.journal import Approval
-from playbooks.model import BlastLimit, Limits, Plan, Planned, Playbook, outcome_of
-from playbooks.plan import plan
+from playbooks.flow import new_run
+from playbooks.journal import RUN_ENDS, Approval, Run
+from playbooks.model import BlastLimit, Check, Limits, Plan, Planned, Playbook, Step, outcome_of
+from playbooks.plan import plan, planned
+from playbooks.runner import Runner
 from playbooks.safety import Consent, gate
 from playbooks.targets import target_of
+from siem.store.runs import RunStore
+from tests.playbooks.kit import Clock, db_at
 from tests.playbooks.world import NOW, ZONES, World, action, actuators, finding, playbook
 
 ADDRESSES = (
@@ -280,6 +286,75 @@ def test_nothing_leads_to_an_effect_that_must_not_be() -> None:
     assert SEEN["A1"] > 50
     assert SEEN["A2"] > 5
     assert SEEN["deny"] > SEEN["allow"]
+
+
+# ---- Runs: planner, gate, journal and device together, while the world changes
+
+
+class Watched:
+    """Actuators that look, at the very moment of an effect, whether it is one that must not be."""
+
+    def __init__(self, book: Playbook, about: dict[str, Any], world: World) -> None:
+        self.book, self.about, self.world = book, about, world
+        self.asked: Planned | None = None
+        self.applied = 0
+        self.wrong: list[str] = []
+        self.actuators = actuators()
+        for part in self.actuators.values():
+            part.apply = self._watched(part.apply)
+
+    def _watched(self, apply: Any) -> Any:
+        def watched(command: Command) -> None:
+            if command.undo and command.verb != "allow":
+                assert self.asked is not None
+                self.applied += 1
+                # An error here would be the actuator's; it is looked at when the run is over.
+                self.wrong += wrong(self.asked, self.book, self.about, self.world)
+                if command.target not in {one.target for one in self.asked.commands}:
+                    self.wrong.append("another target than the gate was asked of")
+            apply(command)
+
+        return watched
+
+    def plan(self, run: Run, step: Step) -> Planned:
+        return planned(step, run.playbook, run.finding, self.world, self.actuators)
+
+    def gate(self, run: Run, one: Planned) -> tuple[Check, ...]:
+        self.asked = one
+        consent = Consent(plan=run.plan, approvals=run.approvals, asked_by=run.asked_by)
+        return gate(one, run.playbook, run.finding, self.world, consent)
+
+
+@pytest.mark.slow
+def test_no_run_has_an_effect_that_must_not_be_though_the_world_changes(tmp_path: Path) -> None:
+    clock = Clock(NOW)
+    with closing(db_at(tmp_path, clock)) as db:
+        applied = sum(_one_run(Dice(seed), db.runs, f"r{seed}") for seed in range(120))
+
+    assert applied > 10
+
+
+def _one_run(dice: Dice, runs: RunStore, id: str) -> int:
+    book, world = playbooks(dice), worlds(dice)
+    about = finding(**{"source.ip": dice.choice(ADDRESSES), "rule.id": "r1"})
+    watched = Watched(book, about, world)
+    runner = Runner(runs, watched.actuators, watched.plan, watched.gate)
+    made = plan(book, about, world, watched.actuators)
+    run = new_run(id, book, made, NOW, finding=about, group=id, stage=book.stage, asked_by="eve")
+    assert runs.start(run)
+    for _ in range(40):
+        if dice.rarely(5):  # between a plan, a yes and an effect
+            watched.world = worlds(dice)
+        change = runner.advance(id)
+        if change is None or change.wake is None or change.state == "waiting":
+            found = runs.get(id)
+            assert found is not None
+            if found.state in RUN_ENDS or any(one.is_in_force for one in found.effects):
+                break
+            for by, role in (("ada", "analyst"), ("bo", "approver")):
+                runs.approve(id, by, role, found.plan.hash)
+    assert watched.wrong == []
+    return watched.applied
 
 
 @settings(max_examples=300, deadline=None)
