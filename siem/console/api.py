@@ -48,7 +48,9 @@ WORDS: dict[str, tuple[dict[str, Any], str]] = {
     "verify": (_TEXT, "1: prove the chain; the answer has proof"),
     "route": (_TEXT, "Only deliveries of this route"),
     "near": (_TEXT, "Time of the event, if it is known: it saves reading"),
-    "finding": (_TEXT, "Id of the finding that is planned for"),
+    "finding": (_TEXT, "Id of the finding that is meant"),
+    "field": ({"type": "array", "items": _TEXT}, "Field that tells what is harmless"),
+    "days": (_NUMBER, "How long the filter hides, 30 if it is not given"),
     "samples": (_TEXT, "1: run the samples of the rule"),
 }
 """Words of addresses: schema and what they mean."""
@@ -60,6 +62,9 @@ LISTS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "/hunt": ("hunt", ("q", "f", "from", "to", "by", "limit", "offset")),
     "/rules": ("rules", ("q", "state", "sort")),
+    "/filters": ("rules", ()),
+    "/filters/new": ("switch", ("finding", "field", "days")),
+    "/filters/{filter_id}": ("rules", ()),
     "/assets": ("assets", ("q", "state", "zone", "type", "sort", "limit", "offset")),
     "/health": ("health", ("only",)),
     "/routes": ("routes", ()),
@@ -164,6 +169,17 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
         "switch",
         _body(("act", "id", "reason"), act=_word("on", "off"), id=_IDS, reason=_TEXT),
     ),
+    "/filters/add": (
+        "switch",
+        _body(
+            ("finding", "field", "reason"),
+            finding=_TEXT,
+            field=_IDS | {"description": "Fields whose values tell what is harmless"},
+            reason=_TEXT,
+            days=_TEXT | {"description": "How long it hides; 30 if it is not said"},
+        ),
+    ),
+    "/filters/remove": ("switch", _body(("id", "reason"), id=_TEXT, reason=_TEXT)),
     "/playbooks/start": (
         "plan",
         _body(

@@ -30,6 +30,7 @@ from siem.console.city_protocol import CityConsole
 from siem.console.city_site import CitySite
 from siem.console.door import Door
 from siem.console.duties import Duties
+from siem.console.filters import Filters
 from siem.console.findings import Findings
 from siem.console.first import First
 from siem.console.health import Health
@@ -200,6 +201,7 @@ def _node_routes(app: FastAPI, site: NodeSite) -> None:
     _case_routes(app, site, site.node)
     findings, hunt, rules = Findings(site), Hunt(site), Rules(site)
     assets, routes, health = Assets(site), Routes(site), Health(site)
+    filters = Filters(site)
     triage = Triage(site, findings)
     add = partial(_add, app)
     _add_lists(
@@ -208,6 +210,7 @@ def _node_routes(app: FastAPI, site: NodeSite) -> None:
             "/findings": findings.listing,
             "/hunt": hunt.listing,
             "/rules": rules.listing,
+            "/filters": filters.listing,
             "/assets": assets.listing,
             "/health": health.page,
             "/routes": routes.listing,
@@ -219,6 +222,10 @@ def _node_routes(app: FastAPI, site: NodeSite) -> None:
         add("/findings/{finding_id}" + ending, findings.one)
         add("/hunt/{event_id}" + ending, hunt.one)
         add("/rules/change" + ending, rules.change, "POST")
+        add("/filters/new" + ending, filters.new)
+        add("/filters/add" + ending, filters.add, "POST")
+        add("/filters/remove" + ending, filters.remove, "POST")
+        add("/filters/{filter_id}" + ending, filters.one)
         add("/rules/{rule_id}" + ending, rules.one)
         add("/assets/change" + ending, assets.change, "POST")
         add("/assets/{asset_id:path}" + ending, assets.one)

@@ -35,6 +35,7 @@ TRIAGE: Keys = (
     ("s", "suppress, asks until when"),
     ("c", "comment"),
     ("i", "to an incident"),
+    ("f", "a filter from this"),
 )
 
 

@@ -59,6 +59,7 @@ const SINGLE = {
   "]": () => shift(1),
   "-": () => open("[data-zoom-out]"),
   y: () => open("[data-copy-link]"),
+  f: () => open("[data-filter]"),
   Escape: close,
   Enter: () => here()?.querySelector("[data-open]")?.click(),
 };

@@ -1,0 +1,162 @@
+"""Filters in the console: from a finding to a filter that counts, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from siem.store.protocol import Change
+from tests.siem.console.conftest import csrf_of
+from tests.siem.console.fake import FakeNode
+from tests.siem.test_tuning import NOW, attempts, findings, seen
+
+Enter = Callable[..., TestClient]
+ENGINEER = "b.oth"
+
+
+@pytest.fixture
+def node(node: FakeNode) -> FakeNode:
+    """One with real findings of a real rule."""
+    seen(node.tuning._settings, node.db, [*attempts("192.0.2.7"), *attempts("192.0.2.8", minute=1)])
+    node.findings = node.db  # type: ignore[assignment]
+    node.clock = NOW
+    return node
+
+
+def id_of(node: FakeNode, source: str) -> str:
+    (one,) = findings(node.db, f"source.ip:{source}")
+    return str(one["finding.id"])
+
+
+def fill(client: TestClient, node: FakeNode, **said: Any) -> dict[str, Any]:
+    page = client.get(f"/filters/new?finding={id_of(node, '192.0.2.8')}").text
+    return {
+        "csrf": csrf_of(page),
+        "finding": id_of(node, "192.0.2.8"),
+        "field": ["source.ip"],
+        "reason": "our scanner",
+        "days": "30",
+        **said,
+    }
+
+
+def test_from_a_finding_in_two_clicks_to_a_filter_that_counts(
+    node: FakeNode, signed_in: Enter
+) -> None:
+    client, id = signed_in(ENGINEER), id_of(node, "192.0.2.8")
+    finding = client.get(f"/findings/{id}").text
+    assert f'href="/filters/new?finding={id}"' in finding
+
+    form = client.get(f"/filters/new?finding={id}").text
+    assert "1 findings of the last 30 days whole" in form
+    assert 'name="field" value="source.ip" checked' in form
+    done = client.post("/filters/add", data=fill(client, node))
+
+    (row,) = node.tuning.filters()
+    assert (done.status_code, done.headers["location"]) == (303, f"/filters/{row.id}?done=added")
+    assert (row.owner, row.reason) == (ENGINEER, "our scanner")
+    page = client.get(done.headers["location"]).text
+    assert "The filter counts" in page
+    assert "192.0.2.8" in page
+    assert "our scanner" in client.get("/filters").text
+
+
+def test_other_fields_are_looked_at_before_anything_counts(
+    node: FakeNode, signed_in: Enter
+) -> None:
+    client = signed_in(ENGINEER)
+    said = fill(client, node, field=["user.name"], act="show", reason="a & b")
+
+    shown = client.post("/filters/add", data=said)
+    form = client.get(shown.headers["location"]).text
+
+    assert "csrf" not in shown.headers["location"]
+    assert "2 findings of the last 30 days whole" in form
+    assert 'value="a &amp; b"' in form
+    assert node.tuning.filters() == []
+
+
+def test_what_was_right_is_never_hidden(node: FakeNode, signed_in: Enter) -> None:
+    node.db.change([id_of(node, "192.0.2.8")], Change(verdict="true_positive"), "i.vasko", NOW)
+    client = signed_in(ENGINEER)
+
+    form = client.get(f"/filters/new?finding={id_of(node, '192.0.2.8')}").text
+    refused = client.post("/filters/add.json", data=fill(client, node))
+
+    assert "It would hide what was right" in form
+    assert "Add the filter" not in form
+    assert refused.status_code == 409
+    assert "would not be made any more" in refused.json()["error"]["what"]
+    assert node.tuning.filters() == []
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"reason": " "}, "the reason is empty"),
+        ({"field": []}, "no field is ticked"),
+        ({"field": ["source.bytes"]}, "not the same in all events"),
+        ({"finding": "nothing"}, "no such finding"),
+    ],
+)
+def test_what_is_missing_is_said(
+    node: FakeNode, signed_in: Enter, said: dict[str, Any], why: str
+) -> None:
+    client = signed_in(ENGINEER)
+
+    answer = client.post("/filters/add.json", data=fill(client, node, **said))
+
+    assert answer.status_code == 400
+    assert why in answer.json()["error"]["what"]
+
+
+def test_a_filter_is_taken_back_with_a_reason(node: FakeNode, signed_in: Enter) -> None:
+    client = signed_in(ENGINEER)
+    client.post("/filters/add", data=fill(client, node))
+    (row,) = node.tuning.filters()
+    csrf = csrf_of(client.get(f"/filters/{row.id}").text)
+
+    bare = client.post("/filters/remove.json", data={"csrf": csrf, "id": row.id, "reason": ""})
+    done = client.post("/filters/remove", data={"csrf": csrf, "id": row.id, "reason": "it moved"})
+    again = client.post("/filters/remove.json", data={"csrf": csrf, "id": row.id, "reason": "x"})
+
+    assert (bare.status_code, done.status_code, again.status_code) == (400, 303, 400)
+    assert node.tuning.filters() == []
+    assert "Nothing is hidden" in client.get("/filters?done=removed").text
+
+
+def test_nothing_changes_without_the_token_of_the_session(node: FakeNode, signed_in: Enter) -> None:
+    client = signed_in(ENGINEER)
+
+    assert client.post("/filters/add", data=fill(client, node, csrf="x")).status_code == 403
+    assert node.tuning.filters() == []
+
+
+def test_programs_get_the_same(node: FakeNode, signed_in: Enter) -> None:
+    client = signed_in(ENGINEER)
+    before = client.get(f"/filters/new.json?finding={id_of(node, '192.0.2.8')}").json()
+    client.post("/filters/add", data=fill(client, node))
+    (row,) = client.get("/filters.json").json()["rows"]
+    one = client.get(f"/filters/{row['id']}.json").json()
+
+    assert before["choices"]["source.ip"] == "192.0.2.8"
+    assert [each["finding"] for each in before["hidden"]] == [id_of(node, "192.0.2.8")]
+    assert row["rules"][0]["title"] == "Wrong password"
+    assert "condition: not known" in one["text"]
+    assert client.get("/filters/none.json").status_code == 404
+    assert client.get("/filters/none").status_code == 404
+    assert client.get("/filters/new?finding=none").status_code == 404
+    assert client.get("/filters.csv").text.startswith("id,title")
+
+
+def test_hostile_words_of_a_reason_are_text(node: FakeNode, signed_in: Enter) -> None:
+    client = signed_in(ENGINEER)
+    client.post("/filters/add", data=fill(client, node, reason="<script>alert(1)</script>{{7*7}}"))
+
+    page = client.get("/filters").text
+
+    assert "<script>alert" not in page
+    assert "{{7*7}}" in page
