@@ -73,8 +73,9 @@ RUN_ENDS = frozenset(state for state, following in RUN_EDGES.items() if not foll
 IN_FORCE: frozenset[EffectState] = frozenset({"intended", "applied", "rolling_back"})
 """The world may be other than it was."""
 
-LEASE = timedelta(seconds=15)
-"""Whoever has claimed a run and says nothing for so long was overtaken; a long one only delays."""
+LEASE = timedelta(seconds=60)
+"""Whoever has claimed a run, lives, and says nothing for so long hangs, and is overtaken; who is
+dead is at once."""
 APPROVAL_LIVES = timedelta(minutes=15)
 PAGED_AFTER = 5
 """So many failures to undo, and a person is given the exact steps."""
@@ -181,6 +182,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     made: datetime
     deadline: datetime
     token: int = 0
+    due: datetime | None = None
+    """Since when it is, as it was claimed; what is under way goes before what begins."""
     steps: tuple[StepRow, ...] = ()
     effects: tuple[Effect, ...] = ()
     approvals: tuple[Approval, ...] = ()

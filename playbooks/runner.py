@@ -195,7 +195,7 @@ class Runner:
         if state != run.state:
             entries = (*entries, _entry("state", "", f"run {state}", now))
         then = msgspec.structs.replace(then, state=state)
-        wake = None if state in RUN_ENDS else now
+        wake = None if state in RUN_ENDS else run.due or now
         if wake and not _goes_on(change):
             wake = max(wake_at(then) or now, now + AGAIN)
         return msgspec.structs.replace(

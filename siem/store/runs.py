@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,8 @@ from datetime import datetime, timedelta
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from struct import Struct
+from typing import Any, BinaryIO, Literal
 
 import msgspec
 
@@ -54,6 +56,7 @@ CREATE TABLE runs (
 ) WITHOUT ROWID;
 CREATE INDEX runs_due ON runs (queue, wake) WHERE is_open = 1;
 CREATE INDEX runs_open ON runs (grp) WHERE is_open = 1;
+CREATE INDEX runs_leased ON runs (lease_until) WHERE is_open = 1 AND lease_until > 0;
 CREATE INDEX runs_by_playbook ON runs (playbook, made);
 CREATE INDEX runs_by_finding ON runs (finding);
 CREATE INDEX runs_by_time ON runs (made);
@@ -93,6 +96,10 @@ CREATE TABLE run_switches (
 
 TURNS = 256
 """Files by which processes take turns at targets."""
+CLAIMS = "claims"
+"""A file without content, of which each claim locks the byte of its token."""
+_LOCK = Struct("hhqqi0q")
+"""`struct flock` of Linux: kind, whence, begin, length, process (0: of the open file)."""
 TURN_S = 5.0
 """So long a runner waits for another that acts on the same target."""
 KEPT = timedelta(days=400)
@@ -183,6 +190,8 @@ class RunStore:
         """A file that stops everything while it is there."""
         self.bell: Bell | None = None
         """Rings for workers when people or findings give a run something to do."""
+        self._held: dict[str, BinaryIO] = {}
+        """Locks that say that the claims of this process are those of a living one."""
 
     # ---- Time
 
@@ -268,24 +277,48 @@ class RunStore:
         return bool(made)
 
     def claim(self, run: str, now: datetime, lease: timedelta = LEASE) -> Run | None:
-        """Take a run for one transition; None if none is due or somebody has it."""
-        free = f"id = ? AND {_FREE}"
-        at = (run, micros(now), micros(now), micros(now + lease))
-        if not _one(self._reading(), f"SELECT 1 FROM runs WHERE {free}", *at):
+        """Take a run for one transition; None if none is due or somebody has it.
+
+        Who has it and is dead has it no longer, however long the lease.
+        """
+        due = "id = ? AND is_open = 1 AND wake <= ?"
+        found = _one(self._reading(), f"SELECT * FROM runs WHERE {due}", run, micros(now))
+        if found is None or (_is_leased(found, now, lease) and self._lives(found["token"])):
             return None
         with self._unsynced() as db:
-            db.execute(
+            (token,) = db.execute(
                 f"INSERT INTO numbers VALUES ('{_TOKEN}', 1)"
-                " ON CONFLICT (name) DO UPDATE SET value = value + 1"
-            )
+                " ON CONFLICT (name) DO UPDATE SET value = value + 1 RETURNING value"
+            ).fetchone()
             taken = db.execute(
-                "UPDATE runs SET lease_until = ?, token ="
-                f" (SELECT value FROM numbers WHERE name = '{_TOKEN}') WHERE {free}",
-                (micros(now + lease), *at),
+                f"UPDATE runs SET lease_until = ?, token = ? WHERE {due} AND token = ?",
+                (micros(now + lease), token, run, micros(now), found["token"]),
             ).rowcount
+            if taken:  # before anybody can see the claim
+                self._hold(run, token)
         fault("run-claimed")
         # Behind the claim: who cannot be read holds up nobody until the lease is over.
         return self.get(run) if taken else None
+
+    def _hold(self, run: str, token: int) -> None:
+        """Say that the claim of this token is that of a living process, until `record`."""
+        self._let_go(run)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._held[run] = file = open(self._folder / CLAIMS, "ab")  # noqa: SIM115 – until `record`
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, _byte(token))
+
+    def _lives(self, token: int) -> bool:
+        """Whether the process that has this claim is there; the system knows."""
+        try:
+            with open(self._folder / CLAIMS, "rb") as file:
+                said = fcntl.fcntl(file, fcntl.F_OFD_GETLK, _byte(token))
+        except FileNotFoundError:
+            return False
+        return bool(_LOCK.unpack(said)[0] != fcntl.F_UNLCK)
+
+    def _let_go(self, run: str) -> None:
+        if file := self._held.pop(run, None):
+            file.close()
 
     def record(self, change: Change) -> None:
         """Write a transition and let the run go.
@@ -309,6 +342,7 @@ class RunStore:
                 ),
             ).rowcount  # fmt: skip
             if not taken:
+                self._let_go(run.id)
                 raise Overtaken(f"run {run.id} is somebody else's, token {run.token} is old")
             if change.plan is not None:
                 db.execute(
@@ -324,7 +358,8 @@ class RunStore:
                 (run.id, run.seen),
             )
             for kind in said.fetchall():
-                _wake(db, run.id, kind[0], now)
+                _wake(db, run.id, kind[0])
+        self._let_go(run.id)
         fault(f"run-after-{_edge(change)}")
 
     @contextmanager
@@ -368,13 +403,18 @@ class RunStore:
         the longest overdue first.
         """
         db, at = self._reading(), (micros(now), micros(now), micros(now + LEASE))
+        leased = db.execute(
+            "SELECT * FROM runs WHERE is_open = 1 AND lease_until > 0 AND wake <= ?", (micros(now),)
+        )
+        # Whoever has died over it may have been undoing.
+        dead = [row["id"] for row in leased if not self._lives(row["token"])]
         over = db.execute(
             "SELECT runs.id FROM effects JOIN runs ON runs.id = effects.run"
             " WHERE effects.state IN ('intended', 'applied', 'rolling_back')"
             f" AND effects.until <= ? AND {_FREE} ORDER BY effects.until LIMIT ?",
             (micros(now), *at, limit),
         )
-        found: dict[str, Queue] = {row["id"]: UNDOES for row in over}
+        found: dict[str, Queue] = dict.fromkeys([*dead, *(row["id"] for row in over)], UNDOES)
         begins: list[tuple[int, str, Queue]] = []
         for queue in dict.fromkeys((UNDOES, *queues)):
             if len(found) >= limit:
@@ -447,7 +487,7 @@ class RunStore:
 
     def _order(self, db: sqlite3.Connection, run: str, said: Entry) -> None:
         _write_entries(db, run, (said,))
-        _wake(db, run, said.kind, micros(said.time))
+        _wake(db, run, said.kind)
         about = f"{run} {said.about} {said.what}"
         self._trail.add(db, said.by, f"response: {said.kind}", about, said.time)
 
@@ -698,6 +738,7 @@ def _run(db: sqlite3.Connection, id: str) -> Run | None:
             "id": id,
             "state": row["state"],
             "token": row["token"],
+            "due": from_micros(row["wake"]) if row["wake"] is not None else None,
             "plan": msgspec.json.decode(row["plan"]),
             "steps": [msgspec.json.decode(one["document"]) for one in steps],
             "effects": [msgspec.json.decode(one["document"]) for one in effects],
@@ -764,11 +805,21 @@ def _write_entries(db: sqlite3.Connection, run: str, entries: Sequence[Entry]) -
     )
 
 
-def _wake(db: sqlite3.Connection, run: str, kind: str, now: int) -> None:
-    """What a person wants of a run is due now; what they want undone, before all that begins."""
-    db.execute("UPDATE runs SET wake = ? WHERE id = ? AND is_open = 1", (now, run))
+def _wake(db: sqlite3.Connection, run: str, kind: str) -> None:
+    """What a person wants of a run is due before newer runs; what they want undone, before all."""
+    db.execute("UPDATE runs SET wake = made WHERE id = ? AND is_open = 1", (run,))
     if queue := _TAKEN_BACK.get(kind):
         db.execute("UPDATE runs SET queue = ? WHERE id = ?", (queue, run))
+
+
+def _is_leased(row: sqlite3.Row, now: datetime, lease: timedelta) -> bool:
+    # A lease that ends later than any can is of a clock that was set back since.
+    return micros(now) < int(row["lease_until"]) <= micros(now + lease)
+
+
+def _byte(token: int) -> bytes:
+    """The lock that stands for a token: it needs no room, and goes with the process that has it."""
+    return _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, token, 1, 0)
 
 
 def _lasts(change: Change) -> bool:

@@ -4,6 +4,8 @@ held journal is waited for, and workers elsewhere are rung for."""
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -143,6 +145,39 @@ def test_a_run_that_never_could_go_on_is_said_once(world, caplog):
         world.clock.turn(minutes=1)
 
     assert caplog.text.count("Run broken does not go on.") == 1
+
+
+_CLAIMS = """
+import os, signal, sys
+from datetime import datetime
+from pathlib import Path
+from tests.playbooks.kit import db_at
+
+now = datetime.fromisoformat(sys.argv[2])
+assert db_at(Path(sys.argv[1]), lambda: now).runs.claim("r1", now)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_run_of_a_killed_process_is_gone_on_with_at_once_and_first(world, tmp_path):
+    world.start("r1")
+    words = [sys.executable, "-c", _CLAIMS, str(tmp_path), world.clock().isoformat()]
+    subprocess.run(words, check=False, cwd=Path(__file__).parents[2])
+    world.start("r0")
+
+    assert first(world.runner().work(), 1) == ["r1"]
+
+
+def test_a_run_that_a_living_process_has_is_left_to_it_until_its_lease_is_over(world, tmp_path):
+    world.start("r1")
+    with closing(db_at(tmp_path, world.clock)) as other:
+        assert other.runs.claim("r1", world.clock())
+        world.clock.turn(seconds=59)
+        assert list(world.runner().work()) == []
+
+        world.clock.turn(seconds=1)
+
+        assert first(world.runner().work(), 1) == ["r1"]
 
 
 # ---- A journal that somebody holds
