@@ -52,7 +52,9 @@ OFTEN = Rate(per_hour=10_000, at_once=10_000, cooldown=timedelta())
 
 def rows(runs: int) -> Iterator[dict[str, Any]]:
     """One row a figure."""
-    yield _row("node: transitions a second", _node_rate())
+    rate, cpu_ms = _node_rate()
+    yield _row("node: transitions a second", rate)
+    yield _row("node: CPU of a transition, ms", cpu_ms)
     for workers in (1, 2):
         yield _row(f"celery: transitions a second, {workers} workers of 2", _celery_rate(workers))
     for driver in DRIVERS:
@@ -112,14 +114,15 @@ def _until(is_so: Callable[[], object]) -> float:
 # ---- Transitions a second
 
 
-def _node_rate() -> float:
+def _node_rate() -> tuple[float, float]:
     with _home() as (folder, db):
         runner = _runner(folder, db)
         for number in range(RUNS):
             db.runs.start(run_of(book(BOX_S), f"run-{number}", db.runs.now()))
-        began_s = time.perf_counter()
+        began_s, cpu_s = time.perf_counter(), time.process_time()
         made = sum(change is not None for change in runner.work())
-        return made / (time.perf_counter() - began_s)
+        seconds, cpu_s = time.perf_counter() - began_s, time.process_time() - cpu_s
+        return made / seconds, 1_000 * cpu_s / made
 
 
 def _celery_rate(workers: int) -> float:

@@ -13,14 +13,18 @@ from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cityward import Actuator, Command
 from playbooks.journal import Change
 from playbooks.runner import Runner
+from siem.assembly import db_of
+from siem.assets import from_settings
 from siem.bell import bell_of
 from siem.config import Response as ResponseSettings
 from siem.config import Settings
+from siem.node import now_utc
 from siem.store.runs import RunStore
 from tests.playbooks.kit import Clock, Planner, allows, approved, db_at, deny, playbook, run_of
 from tests.playbooks.recorder import Recorder
@@ -180,6 +184,25 @@ def test_a_run_that_a_living_process_has_is_left_to_it_until_its_lease_is_over(w
         assert first(world.runner().work(), 1) == ["r1"]
 
 
+def test_what_is_intended_is_on_the_disk_before_the_device_is_touched(world):
+    """A transition that only looked need not be: it is made anew."""
+    said: list[str] = []
+    world.runs._reading().set_trace_callback(said.append)
+    apply = world.device.apply
+    world.device.apply = lambda command: said.append("the device") or apply(command)
+    world.start("one")
+
+    list(world.runner().work())
+
+    begins = next(place for place, line in enumerate(said) if "INSERT INTO effects" in line)
+    acts = said.index("the device")
+    commits = [place for place, line in enumerate(said) if line == "COMMIT" and place > begins]
+    levels = [line for line in said[:begins] if line.startswith("PRAGMA synchronous")]
+    assert levels[-1] == "PRAGMA synchronous = FULL"
+    assert commits[0] < acts
+    assert "PRAGMA synchronous = NORMAL" not in said[begins : commits[0]]
+
+
 # ---- A journal that somebody holds
 
 
@@ -248,6 +271,14 @@ def test_a_password_that_is_not_known_here_is_said_and_workers_look_by_themselve
     world.start("one")
 
     assert "REDIS_PASSWORD is not set" in caplog.text
+
+
+@pytest.mark.parametrize("redis", ["", "redis://127.0.0.1:1/0"])
+def test_console_commands_and_path_all_ring_where_a_redis_is_named(tmp_path: Path, redis: str):
+    settings = msgspec.structs.replace(_settings(redis), state_dir=str(tmp_path))
+
+    with closing(db_of(settings, from_settings(settings), now_utc)) as db:
+        assert (db.runs.bell is not None) == bool(redis)
 
 
 @pytest.mark.slow
