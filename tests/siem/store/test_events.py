@@ -264,8 +264,9 @@ def test_a_reader_never_sees_a_batch_whose_commit_line_is_not_whole(
     whole = segment.read_bytes()
     first_batch_ends = whole.index(b"\n", whole.index(b'{"cw.batch":1')) + 1
 
+    commit_line = whole.rindex(b'{"cw.batch":')
     seen = set()
-    for end in range(first_batch_ends, len(whole) - 1, 7):
+    for end in (*range(first_batch_ends, commit_line, 67), *range(commit_line, len(whole) - 1, 11)):
         segment.write_bytes(whole[:end])
         other = EventStore(tmp_path, write=False)
         seen.add(tuple(sequences(other)))

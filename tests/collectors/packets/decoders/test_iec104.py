@@ -395,10 +395,13 @@ def test_the_baseline_has_no_frame_out_of_order_even_without_tcp(data: Path) -> 
     assert not [fields for _, fields in found if "event.reason" in fields]
 
 
-@pytest.mark.slow
-def test_no_other_protocol_of_the_captures_is_taken_for_iec104(data: Path) -> None:
+@pytest.mark.parametrize(
+    "captures", ["iec104_*", pytest.param("*", marks=[pytest.mark.slow, pytest.mark.full])]
+)
+def test_no_other_protocol_of_the_captures_is_taken_for_iec104(captures: str, data: Path) -> None:
+    """What tshark finds in all captures in `full`; what each begins with: test_all_decoders."""
     taken, own = {}, {}
-    for capture in sorted(data.rglob("*.pcap*")):
+    for capture in sorted(data.rglob(f"{captures}.pcap*")):
         try:
             read = pieces(capture)
         except subprocess.CalledProcessError:

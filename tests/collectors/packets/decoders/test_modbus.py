@@ -377,7 +377,9 @@ def test_plant_polling_is_read_without_a_fault(data: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_no_other_protocol_of_the_captures_is_taken_for_modbus(data: Path) -> None:
+    """Everything that is said in them; what each begins with: test_all_decoders."""
     taken = {}
     for capture in sorted(data.rglob("*.pcap*")):
         if capture.name.startswith("modbus_"):
