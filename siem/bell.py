@@ -13,6 +13,9 @@ from siem.config import Settings
 if TYPE_CHECKING:
     from celery import Celery
 
+LOOKED = "worker.looked"
+"""A file of the state folder, touched whenever a worker looks at the journal by itself."""
+
 
 def bell_of(settings: Settings, environment: Mapping[str, str] = os.environ) -> Bell | None:
     """What rings for workers; None: there is no Redis, so the node does the work itself.

@@ -12,7 +12,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +23,7 @@ from siem import assembly, ruleset, tls
 from siem import config as settings_file
 from siem import output as streams
 from siem.assets import from_settings
+from siem.bell import LOOKED
 from siem.commands.common import ConfigFile, Output
 from siem.commands.share import warnings_of
 from siem.commands.source import states_of
@@ -41,6 +42,9 @@ BUILT = datetime.fromisoformat("2026-01-01T00:00:00+00:00")
 POLICY_TODO = "Write one: cityward share example; docs/sharing.md says how."
 HUB_TODO = "Check sharing.hub and the way there; what waits is sent when it answers."
 AGAIN_TODO = "Ask the hub for a new token: cityward operator join."
+WORKERS_TODO = "Start cityward worker, look at its log; the node goes on meanwhile, more slowly."
+LOOKED_S = 60.0
+"""Workers look every five seconds."""
 CLUSTER_S = 5.0
 EVENTS_LOCK, HUB_LOCK = "events/writer.lock", "hub.lock"
 LOCAL = ("127.", "::1", "localhost")
@@ -96,7 +100,7 @@ def _checks(named: str | None) -> Iterator[Check]:
     for group in plugin.GROUPS:
         yield from (_wrong("plug-in", error) for error in plugin.broken(group))
     looks = (_state, _clock, _disk, _store, _people, _tls, _rules, _routes, _sharing, _sources)
-    for look in (*looks, _cluster):
+    for look in (*looks, _workers, _cluster):
         try:
             yield from look(settings)
         except (CitywardError, OSError) as error:
@@ -393,6 +397,22 @@ def _sources(settings: Settings) -> Iterator[Check]:
                 yield said or Check(
                     f"source {one.id}", "ok", f"{one.reader}, read by {source.name}"
                 )
+
+
+def _workers(settings: Settings) -> Iterator[Check]:
+    """Whether somebody works on playbooks, where a Redis is to ring for them."""
+    if not settings.response.redis:
+        return
+    try:
+        looked_s = (settings.state_path / LOOKED).stat().st_mtime
+    except FileNotFoundError:
+        yield Check("workers", "wrong", "none has ever looked at the journal", WORKERS_TODO)
+        return
+    what = f"last look at the journal {datetime.fromtimestamp(looked_s, UTC):%Y-%m-%d %H:%M:%S}Z"
+    if now_utc().timestamp() - looked_s > LOOKED_S:
+        yield Check("workers", "wrong", f"{what}: they are down, or Redis is", WORKERS_TODO)
+    else:
+        yield Check("workers", "ok", what)
 
 
 def _failed(settings: Settings) -> Iterator[tuple[str, Check]]:

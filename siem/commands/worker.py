@@ -18,7 +18,7 @@ from playbooks.journal import QUEUES, UNDOES, Queue
 from playbooks.runner import Runner
 from siem import assembly
 from siem.assets import from_settings
-from siem.bell import redis_password
+from siem.bell import LOOKED, redis_password
 from siem.commands.common import ConfigFile, settings_of
 from siem.config import Settings
 from siem.logs import log_to
@@ -27,8 +27,6 @@ from siem.response import Shelf
 
 log = logging.getLogger(__name__)
 
-LOOKED = "worker.looked"
-"""A file of the state folder, touched whenever the worker looks at the journal by itself."""
 TEND_S = 1.0
 END_S = 35.0
 """A little longer than what a worker takes for the transitions under way."""

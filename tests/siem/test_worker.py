@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 
 from cityward import ConfigError
+from siem.bell import LOOKED
 from siem.cli import app
+from siem.commands.doctor import _workers
+from siem.config import Response, Settings
 from tests.playbooks.storm import redis_at
 from tests.programs import PATIENCE_S
 
@@ -69,6 +72,30 @@ def test_a_worker_looks_by_itself_tends_what_undoes_and_ends_with_all_it_has(
                     os.killpg(session, 0)
         finally:
             worker.kill()
+
+
+@pytest.mark.parametrize(
+    ("ago_s", "state", "what"),
+    [
+        (None, "wrong", "none has ever looked at the journal"),
+        (120, "wrong", "they are down, or Redis is"),
+        (5, "ok", "last look at the journal"),
+    ],
+)
+def test_the_doctor_says_whether_somebody_works(
+    tmp_path: Path, ago_s: float | None, state: str, what: str
+) -> None:
+    settings = Settings(
+        state_dir=str(tmp_path), response=Response(redis="redis://127.0.0.1:1/0", on=True)
+    )
+    if ago_s is not None:
+        (tmp_path / LOOKED).touch()
+        os.utime(tmp_path / LOOKED, (time.time() - ago_s,) * 2)
+
+    (check,) = _workers(settings)
+
+    assert check.state == state
+    assert what in check.what
 
 
 def test_a_worker_without_a_redis_says_that_the_node_does_the_work(tmp_path: Path) -> None:
