@@ -277,11 +277,18 @@ def run_row(run: Run) -> Document:
         "playbook_id": run.playbook.id,
         "finding": run.plan.finding,
         "title": str(run.finding.get("finding.title", "")),
+        "targets": _targets(run),
         "asked_by": run.asked_by,
         "made": run.made,
         "in_force": sum(one.is_in_force for one in run.effects),
         "plan": run.plan.hash,
     }
+
+
+def _targets(run: Run) -> list[str]:
+    """What a run acts on, in words; telling and collecting act on nothing."""
+    acting = (one for one in run.plan.actions if one.action_class != "A0" and one.target.value)
+    return list(dict.fromkeys(targets.words(one.target) for one in acting))
 
 
 def class_of(playbook: Playbook) -> str:

@@ -45,6 +45,8 @@ if (wrong) {
 }
 
 document.querySelector("tr#e")?.scrollIntoView({ block: "center" });
+// On a phone the parts are a row that is wider than the window.
+document.querySelector(".nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
 
 lists();
 fresh();

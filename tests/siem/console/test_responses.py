@@ -12,6 +12,8 @@ import msgspec
 import pytest
 from starlette.testclient import TestClient
 
+from playbooks.calls import linked
+from playbooks.model import Step
 from siem.console.app import make_app
 from siem.console.responses import ask_of
 from siem.store.protocol import Person
@@ -311,6 +313,7 @@ def test_runs_are_listed_the_newest_first_a_page_at_a_time(
 
     assert [one["run"] for one in (*newest["rows"], *oldest["rows"])] == ["second", "first"]
     assert oldest["rows"][0]["in_force"] == 1
+    assert oldest["rows"][0]["targets"] == ["198.51.100.73"]
     assert "Next 1" in client.get("/runs?limit=1").text
     assert "Next" not in client.get("/runs?limit=1&offset=1").text
 
@@ -402,6 +405,22 @@ def test_the_page_of_a_playbook_says_how_often_it_ran_in_shadow(client: TestClie
 
     assert "<b>0 of 20</b> runs in shadow as it is now" in page
     assert said["shadow_runs"] == 0
+
+
+def test_a_step_that_calls_leads_to_what_it_calls(client: TestClient, node: fake.FakeNode) -> None:
+    scanner, vendor = library()
+    step = Step(id="call", name="Do as for a scanner", type="playbook-action",
+                playbook=scanner.id, on_completion="end")  # fmt: skip
+    steps = {**vendor.steps, step.id: step}
+    caller = msgspec.structs.replace(vendor, steps=steps, start=step.id)
+    whole, _ = linked({one.id: one for one in (scanner, caller)})
+    node.response.shelf = list(whole.values())
+
+    page = client.get(f"/playbooks/{VENDOR}").text
+
+    assert f'calls <a href="/playbooks/{SCANNER}">External scanner at the perimeter</a>' in page
+    assert "first within it: Do as for a scanner/Start" in page
+    assert "Do as for a scanner/Block the scanner" in page
 
 
 def test_runs_in_shadow_are_compared_with_what_people_said_of_the_findings(
