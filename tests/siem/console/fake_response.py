@@ -207,7 +207,8 @@ class FakeResponder:
 
     def shadow_runs(self, playbook: Playbook) -> int:
         runs = self.runs.all(limit=200)
-        return sum(one.stage == "shadow" and one.playbook == playbook for one in runs)
+        own = (one for one in runs if one.playbook == playbook and one.stage == "shadow")
+        return sum(one.state in ("done", "failed", "denied") for one in own)
 
     def _known(self, id: str) -> Playbook:
         found = next((one for one in self.shelf if one.id == id), None)
