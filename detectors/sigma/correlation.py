@@ -18,7 +18,7 @@ References:
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Literal
@@ -28,13 +28,15 @@ import msgspec
 from cityward.event import Event
 from cityward.finding import Finding
 from detectors.sigma import speak
+from detectors.sigma.measures import Entry
 from detectors.sigma.rule import Absence, Correlation, RuleSet
 from detectors.sigma.view import View, text_of
 from detectors.sigma.window import (
     KEPT_MAX,
     UNKNOWN,
-    Entry,
+    Kept,
     Reached,
+    Terms,
     Window,
     time_us,
     values_of,
@@ -72,7 +74,7 @@ class Saved(msgspec.Struct):
     version: str
     """Content hash of its document: another one begins anew."""
     counts: dict[str, int]
-    windows: list[tuple[Key, Window]] = []
+    windows: list[tuple[Key, Kept]] = []
     absences: list[tuple[Key, AbsenceGroup]] = []
 
 
@@ -94,39 +96,45 @@ class Correlator:
 
     def see(self, match: Match) -> Iterator[Finding]:
         """Take a match; what it completes speaks, and what that completes in turn."""
-        waiting = deque([match])
-        while waiting:
-            one = waiting.popleft()
-            for state in self._uses.get(one.rule, ()):
-                yield from self._spoken(state, state.see(one), waiting)
+        waiting = [match]
+        for one in waiting:  # it grows while it is read
+            uses = self._uses.get(one.rule)
+            if uses is None:
+                continue
+            then_us = time_us(one.event.time)
+            for state in uses:
+                finding = state.see(one, then_us)
+                if finding is not None:
+                    yield from self._said(state, finding, waiting)
 
     def tick(self, now: datetime) -> Iterator[Finding]:
         """Time has come to `now`: absences are decided, old windows forgotten."""
-        waiting: deque[Match] = deque()
+        waiting: list[Match] = []
         for state in self._states.values():
             # What is left over of a window has been fed upward when the window first spoke.
-            upward = waiting if isinstance(state, _Absences) else deque[Match]()
-            yield from self._spoken(state, state.tick(now), upward)
-        while waiting:
-            yield from self.see(waiting.popleft())
+            upward = waiting if isinstance(state, _Absences) else []
+            for finding in state.tick(now):
+                yield from self._said(state, finding, upward)
+        for one in waiting:
+            yield from self.see(one)
 
     def leftover(self) -> Iterator[Finding]:
         """The input has ended: windows say what they had kept for later; absences stay open."""
         for state in self._states.values():
             if isinstance(state, _Windows):
-                yield from self._spoken(state, state.leftover(), deque[Match]())
+                for finding in state.leftover():
+                    yield from self._said(state, finding, [])
 
-    def _spoken(
-        self, state: _Windows | _Absences, findings: Iterator[Finding], waiting: deque[Match]
+    def _said(
+        self, state: _Windows | _Absences, finding: Finding, waiting: list[Match]
     ) -> Iterator[Finding]:
-        for finding in findings:
-            state.counts["spoken"] += 1
+        state.counts["spoken"] += 1
+        if state.id in self._uses:
             event = finding.events[-1]
-            if state.id in self._uses:
-                fields = {"@timestamp": event.time, **event.fields, **dict(finding.group)}
-                waiting.append(Match(state.id, event, View(fields)))
-            if state.id not in self.silenced:
-                yield finding
+            fields = {"@timestamp": event.time, **event.fields, **dict(finding.group)}
+            waiting.append(Match(state.id, event, View(fields)))
+        if state.id not in self.silenced:
+            yield finding
 
     def counts(self, correlation: str) -> Counter[str]:
         """What became of base events: `seen`, `spoken`, `late`, `ungrouped`, `evicted`, `cut`."""
@@ -162,6 +170,10 @@ def kind_of(one: Correlation | Absence) -> Literal["correlation", "absence"]:
     return "correlation" if isinstance(one, Correlation) else "absence"
 
 
+def _fields_of(one: Correlation, rule: str) -> tuple[str, ...]:
+    return tuple(one.aliases.get(name, {}).get(rule, name) for name in one.group_by)
+
+
 class _Windows:
     """One correlation and its groups, the one touched last at the end."""
 
@@ -173,37 +185,45 @@ class _Windows:
         self.titles = titles
         self.kept = 0
         self.now_us = UNKNOWN
+        self.terms = Terms(one)
+        self.fields = {rule: _fields_of(one, rule) for rule in one.rules}
+        """Of each base rule the fields that make the group."""
 
-    def see(self, match: Match) -> Iterator[Finding]:
+    def see(self, match: Match, then_us: int) -> Finding | None:
         self.counts["seen"] += 1
         key = self._key(match)
         if key is None:
             self.counts["ungrouped"] += 1
-            return
-        window = self.groups.setdefault(key, Window())
-        self.groups.move_to_end(key)
+            return None
+        window = self.groups.get(key)
+        if window is None:
+            window = self.groups[key] = Window(self.terms)
+        else:
+            self.groups.move_to_end(key)
         window.touched_us = self.now_us
         values = values_of(self.one, match.view)
-        entry = Entry(time_us(match.event.time), match.rule, values, match.event)
+        entry = Entry(then_us, match.rule, values, match.event)
         before, cut = len(window.entries), window.cut
-        taken = window.take(entry, self.one)
+        taken = window.take(entry)
         self.kept += len(window.entries) - before
-        self.counts["cut"] += window.cut - cut
-        self._evict(key)
+        if window.cut != cut:
+            self.counts["cut"] += window.cut - cut
+        if len(self.groups) > GROUPS_MAX or self.kept > KEPT_MAX:
+            self._evict(key)
         if not taken:
             self.counts["late"] += 1
-        elif reached := window.reached(entry, self.one):
-            yield from self._speak(key, window, entry, reached)
+            return None
+        reached = window.reached(entry)
+        return None if reached is None else self._speak(key, window, entry, reached)
 
     def _key(self, match: Match) -> Key | None:
         """Values of the `group-by` fields; an alias has its own field in each rule."""
         found = []
-        for name in self.one.group_by:
-            field = self.one.aliases.get(name, {}).get(match.rule, name)
+        for field in self.fields[match.rule]:
             values = match.view.values(field)
             if not values or values[0] is None:
                 return None
-            found.append(",".join(text_of(value) for value in values))
+            found.append(text_of(values[0]) if len(values) == 1 else ",".join(map(text_of, values)))
         return tuple(found)
 
     def _evict(self, newest: Key) -> None:
@@ -214,14 +234,14 @@ class _Windows:
             self.kept -= len(self.groups.pop(oldest).entries)
             self.counts["evicted"] += 1
 
-    def _speak(self, key: Key, window: Window, entry: Entry, reached: Reached) -> Iterator[Finding]:
+    def _speak(self, key: Key, window: Window, entry: Entry, reached: Reached) -> Finding | None:
         window.since += 1
         if window.fired_us is not None and self._is_soon(window.fired_us, entry.time_us):
-            return
-        yield self._finding(key, window, reached, entry)
+            return None
+        return self._finding(key, window, reached, entry)
 
     def _is_soon(self, fired_us: int, then_us: int) -> bool:
-        return abs(then_us - fired_us) < self.one.timespan_s * 1_000_000
+        return abs(then_us - fired_us) < self.terms.span_us
 
     def _finding(self, key: Key, window: Window, reached: Reached, deciding: Entry) -> Finding:
         group = tuple(zip(self.one.group_by, key, strict=True))
@@ -231,7 +251,7 @@ class _Windows:
 
     def tick(self, now: datetime) -> Iterator[Finding]:
         """What was left over speaks; windows that no event can reach any more are forgotten."""
-        self.now_us, span_us = time_us(now), self.one.timespan_s * 1_000_000
+        self.now_us, span_us = time_us(now), self.terms.span_us
         for key, window in list(self.groups.items()):
             if window.touched_us == UNKNOWN:
                 window.touched_us = self.now_us
@@ -252,19 +272,19 @@ class _Windows:
         if window.since and newest is not None and newest.event is not None:
             # The last measure is not kept: the window is measured once more.
             everything = Reached(0.0, window.entries, 0, len(window.entries))
-            again = window.reached(newest, self.one) or everything
+            again = window.reached(newest) or everything
             yield self._finding(key, window, again, newest)
 
     def save(self) -> Saved:
         return Saved(
             self.one.analytic.version,
             dict(self.counts),
-            windows=list(self.groups.items()),
+            windows=[(key, window.kept()) for key, window in self.groups.items()],
         )
 
     def load(self, saved: Saved) -> None:
         self.counts = Counter(saved.counts)
-        self.groups = OrderedDict(saved.windows)
+        self.groups = OrderedDict((key, Window(self.terms, kept)) for key, kept in saved.windows)
         for window in self.groups.values():
             window.touched_us = UNKNOWN
             for entry in window.entries + window.late:
@@ -284,23 +304,23 @@ class _Absences:
         self.before_us = one.before_s * 1_000_000
         self.within_us = one.within_s * 1_000_000
 
-    def see(self, match: Match) -> Iterator[Finding]:
+    def see(self, match: Match, then_us: int) -> Finding | None:
         self.counts["seen"] += 1
         values = [match.view.values(name) for name in self.one.group_by]
         if not all(values):
             self.counts["ungrouped"] += 1
-            return
+            return None
         key = tuple(",".join(text_of(one) for one in column) for column in values)
         group = self.groups.setdefault(key, AbsenceGroup())
         self.groups.move_to_end(key)
         if len(self.groups) > GROUPS_MAX:
             self.groups.popitem(last=False)
             self.counts["evicted"] += 1
-        then_us = time_us(match.event.time)
         if match.rule == self.one.expected:
             self._expected(group, then_us)
         if match.rule == self.one.trigger:
-            yield from self._triggered(key, group, then_us, match.event)
+            return self._triggered(key, group, then_us, match.event)
+        return None
 
     def _expected(self, group: AbsenceGroup, then_us: int) -> None:
         group.expected.append(then_us)
@@ -314,16 +334,16 @@ class _Absences:
 
     def _triggered(
         self, key: Key, group: AbsenceGroup, then_us: int, event: Event
-    ) -> Iterator[Finding]:
+    ) -> Finding | None:
         if any(self._answers(one, then_us) for one in group.expected):
-            return
+            return None
         if self.within_us == 0:
-            yield self._finding(key, event)
-            return
+            return self._finding(key, event)
         group.pending.append((then_us, event))
         if len(group.pending) > PENDING_MAX:
             self.counts["cut"] += 1
-            yield self._finding(key, group.pending.pop(0)[1])
+            return self._finding(key, group.pending.pop(0)[1])
+        return None
 
     def _finding(self, key: Key, event: Event) -> Finding:
         group = tuple(zip(self.one.group_by, key, strict=True))

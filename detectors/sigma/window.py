@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import operator
-import statistics
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from heapq import heappop, heappush, heapreplace
 from typing import Any
 
 import msgspec
@@ -16,6 +17,17 @@ from cityward.fields import FIELDS
 from cityward.finding import EVENTS_KEPT
 from detectors.sigma import condition
 from detectors.sigma.matchers import number_of
+from detectors.sigma.measures import (
+    NEVER,
+    Entry,
+    Measure,
+    Order,
+    Ranked,
+    Share,
+    Sum,
+    median,
+    percentile,
+)
 from detectors.sigma.rule import Correlation
 from detectors.sigma.view import View, text_of
 
@@ -46,17 +58,6 @@ def time_us(time: datetime) -> int:
     return (time - _EPOCH) // _US
 
 
-class Entry(msgspec.Struct):
-    """A base event in a window."""
-
-    time_us: int
-    rule: str
-    values: tuple[str | float, ...]
-    """What is counted or summed."""
-    event: Event | None
-    """None once so many newer ones are there that a finding would not show it."""
-
-
 class Reached(msgspec.Struct, frozen=True):
     """A window in which the condition holds; to be read before the next event comes."""
 
@@ -81,8 +82,48 @@ UNKNOWN = -1
 """Not by any clock yet: the next tick says when."""
 
 
-class Window(msgspec.Struct):
-    """What one group has seen."""
+class Terms:
+    """What the windows of one correlation have in common."""
+
+    def __init__(self, one: Correlation) -> None:
+        self.one = one
+        self.span_us = one.timespan_s * 1_000_000
+        self.most = entries_max(one)
+        self.counts_values = one.type == "value_count"
+        self.knows_rules = one.type == "temporal"
+        self.counts_events = one.type == "event_count"
+        self.holds = _condition_of(one)
+
+    def new_measure(self) -> Measure | None:
+        """What is measured as events come; None if times alone say it, or a list is needed."""
+        one = self.one
+        match one.type:
+            case "value_sum":
+                return Sum()
+            case "value_avg":
+                return Sum(mean=True)
+            case "value_median":
+                return Ranked(None)
+            case "value_percentile":
+                return Share() if one.percentile is None else Ranked(one.percentile)
+            case "temporal_ordered" if one.expression is None:
+                return Order(one.rules, self.span_us)
+        return None
+
+
+def _condition_of(one: Correlation) -> Callable[[float], bool]:
+    """The condition on what is measured."""
+    if one.expression is not None:
+        return lambda value: value > 0
+    limits = [(OPERATORS[name], limit) for name, limit in one.limits]
+    if len(limits) > 1:
+        return lambda value: all(compare(value, limit) for compare, limit in limits)
+    [(compare, limit)] = limits
+    return lambda value: compare(value, limit)
+
+
+class Kept(msgspec.Struct):
+    """A window in a snapshot."""
 
     entries: list[Entry] = []
     """By time; twice the time span is kept, so that a late event finds whole windows."""
@@ -95,81 +136,205 @@ class Window(msgspec.Struct):
     since: int = 0
     """Base events on which the condition held since then."""
     last: dict[str, int] = {}
-    """Values of the newest window and when each was seen last, oldest first (`value_count`)."""
+    """Values (`value_count`) or rules (`temporal`) of the newest window, and when each was last."""
     cut: int = 0
     """Entries that went because the window was full."""
 
-    def take(self, entry: Entry, correlation: Correlation) -> bool:
+
+class Window:
+    """What one group has seen."""
+
+    __slots__ = (
+        *("entries", "late", "fired_us", "touched_us", "since", "last", "cut"),
+        *("_terms", "_start", "_measure", "_leaving"),
+    )
+
+    def __init__(self, terms: Terms, kept: Kept | None = None) -> None:
+        kept = kept or Kept()
+        self.entries = kept.entries
+        self.late = kept.late
+        self.fired_us = kept.fired_us
+        self.touched_us = kept.touched_us
+        self.since = kept.since
+        self.last = kept.last
+        self.cut = kept.cut
+        self._terms = terms
+        self._start = 0
+        self._measure = terms.new_measure()
+        self._leaving = sorted((time, value) for value, time in self.last.items())
+        """Each value of `last` once, by a time at which it was seen: a heap."""
+        self._again()
+
+    def kept(self) -> Kept:
+        """What a snapshot keeps of it."""
+        return Kept(
+            self.entries,
+            self.late,
+            self.fired_us,
+            self.touched_us,
+            self.since,
+            self.last,
+            self.cut,
+        )
+
+    def take(self, entry: Entry) -> bool:
         """Put an event in its place; False if it is too late to count.
 
         An event may be one time span late. Three too late ones in a row begin the window anew:
         the source's clock was set back, or one event came from the future.
         """
-        span_us = correlation.timespan_s * 1_000_000
-        anew = bool(self.entries) and entry.time_us < self.entries[-1].time_us - span_us
-        if anew:
+        entries = self.entries
+        if not entries or entry.time_us >= entries[-1].time_us:
+            entries.append(entry)
+            self._enter(entry)
+        elif entry.time_us >= entries[-1].time_us - self._terms.span_us:
+            insort(entries, entry, key=_time)
+            if isinstance(self._measure, Order):
+                self._again()
+            else:
+                self._enter(entry)
+        else:
             self.late.append(entry)
             if len(self.late) < JUMP_BACK:
                 return False
-            self.entries = sorted(self.late, key=_time)
-            self.fired_us = None
-        else:
-            insort(self.entries, entry, key=_time)
-        self.late = []
-        if correlation.type == "value_count":
-            in_order = self.entries[-1] is entry and not anew
-            self._note([entry] if in_order else self.entries, in_order, span_us)
-            while len(self.last) > entries_max(correlation):
-                del self.last[next(iter(self.last))]
-        self._prune(entry, span_us, correlation)
+            self._begin_anew()
+            return True
+        if self.late:
+            self.late = []
+        self._leave()
+        if (
+            len(entries) > EVENTS_KEPT
+            or entries[0].time_us < entry.time_us - 2 * self._terms.span_us
+        ):
+            self._prune(entry)
         return True
 
-    def _note(self, entries: Sequence[Entry], in_order: bool, span_us: int) -> None:
-        """Keep `last` true: what is counted costs the same for ten values and for ten thousand."""
-        if not in_order:
-            self.last = {}
-        for one in entries:
-            for value in one.values:
-                self.last.pop(str(value), None)
-                self.last[str(value)] = one.time_us
-        oldest = self.entries[-1].time_us - span_us
-        while self.last and self.last[next(iter(self.last))] < oldest:
-            del self.last[next(iter(self.last))]
+    def _begin_anew(self) -> None:
+        self.entries = sorted(self.late, key=_time)
+        self.late, self.fired_us = [], None
+        self.last, self._leaving = {}, []
+        self._again()
+        if self._measure is None:
+            for one in self.entries:
+                self._enter(one)
+        self._leave()
 
-    def _prune(self, entry: Entry, span_us: int, correlation: Correlation) -> None:
-        oldest = self.entries[-1].time_us - 2 * span_us
-        if self.entries[0].time_us < oldest:
-            del self.entries[: bisect_left(self.entries, oldest, key=_time)]
-        most = entries_max(correlation)
-        if len(self.entries) > most:
-            self.cut += len(self.entries) - most
-            del self.entries[:-most]
-        if len(self.entries) > EVENTS_KEPT and self.entries[-EVENTS_KEPT - 1] is not entry:
-            self.entries[-EVENTS_KEPT - 1].event = None
+    def _again(self) -> None:
+        """Measure the newest window from its events."""
+        if self.entries:
+            oldest_us = self.entries[-1].time_us - self._terms.span_us
+            self._start = bisect_left(self.entries, oldest_us, key=_time)
+        self._measure = self._terms.new_measure()
+        if self._measure is not None:
+            for one in self.entries[self._start :]:
+                self._measure.enter(one)
 
-    def reached(self, entry: Entry, correlation: Correlation) -> Reached | None:
+    def _enter(self, entry: Entry) -> None:
+        """Measure an event; `last` stays true when a full window loses events."""
+        terms = self._terms
+        if self._measure is not None:
+            self._measure.enter(entry)
+        elif terms.counts_values:
+            for value in map(str, entry.values):
+                seen_us = self.last.get(value)
+                if seen_us is None:
+                    heappush(self._leaving, (entry.time_us, value))
+                if seen_us is None or seen_us < entry.time_us:
+                    self.last[value] = entry.time_us
+            while len(self.last) > terms.most:
+                self._forget_oldest()
+        elif terms.knows_rules and self.last.get(entry.rule, NEVER) < entry.time_us:
+            self.last[entry.rule] = entry.time_us
+
+    def _forget(self, oldest_us: int) -> None:
+        """Values that were not seen since; a heap knows which, whatever came late."""
+        leaving, last = self._leaving, self.last
+        while leaving and leaving[0][0] < oldest_us:
+            value = leaving[0][1]
+            if last[value] < oldest_us:
+                heappop(leaving)
+                del last[value]
+            else:
+                heapreplace(leaving, (last[value], value))
+
+    def _forget_oldest(self) -> None:
+        leaving, last = self._leaving, self.last
+        while leaving[0][0] < last[leaving[0][1]]:
+            value = leaving[0][1]
+            heapreplace(leaving, (last[value], value))
+        del last[heappop(leaving)[1]]
+
+    def _leave(self) -> None:
+        """What is no more in the newest window."""
+        entries, start = self.entries, self._start
+        oldest_us = entries[-1].time_us - self._terms.span_us
+        while entries[start].time_us < oldest_us:
+            if self._measure is not None:
+                self._measure.leave(entries[start])
+            start += 1
+        self._start = start
+        if self._terms.counts_values:
+            self._forget(oldest_us)
+
+    def _prune(self, entry: Entry) -> None:
+        """Forget what no late event can need; many at once, as each time moves all others."""
+        entries, most = self.entries, self._terms.most
+        oldest_us = entries[-1].time_us - 2 * self._terms.span_us
+        if entries[len(entries) // 8].time_us < oldest_us:
+            self._drop(bisect_left(entries, oldest_us, key=_time))
+        if len(entries) > most + most // 8:
+            self.cut += len(entries) - most
+            self._drop(len(entries) - most)
+        if len(entries) > EVENTS_KEPT and entries[-EVENTS_KEPT - 1] is not entry:
+            entries[-EVENTS_KEPT - 1].event = None
+
+    def _drop(self, number: int) -> None:
+        if self._measure is not None:
+            for one in self.entries[self._start : number]:
+                self._measure.leave(one)
+        del self.entries[:number]
+        self._start = max(0, self._start - number)
+
+    def reached(self, entry: Entry) -> Reached | None:
         """The first window around an event in which the condition holds."""
-        span_us = correlation.timespan_s * 1_000_000
-        for end in self._ends(entry, span_us):
-            start = bisect_left(self.entries, self.entries[end - 1].time_us - span_us, key=_time)
-            value = self._measure(correlation, start, end)
-            if value is not None and _holds(correlation, value):
-                return Reached(value, self.entries, start, end)
+        entries, span_us = self.entries, self._terms.span_us
+        if entries[-1] is entry:
+            return self._checked(self._newest(), self._start, len(entries))
+        for end in self._ends(entry):
+            if end == len(entries):
+                return self._checked(self._newest(), self._start, end)
+            start = bisect_left(entries, entries[end - 1].time_us - span_us, key=_time)
+            found = self._checked(measure(self._terms.one, entries[start:end]), start, end)
+            if found is not None:
+                return found
         return None
 
-    def _measure(self, correlation: Correlation, start: int, end: int) -> float | None:
-        if correlation.type == "event_count":
-            return float(end - start)
-        if correlation.type == "value_count" and end == len(self.entries):
-            return float(len(self.last))
-        return measure(correlation, self.entries[start:end])
+    def _checked(self, value: float | None, start: int, end: int) -> Reached | None:
+        if value is None or not self._terms.holds(value):
+            return None
+        return Reached(value, self.entries, start, end)
 
-    def _ends(self, entry: Entry, span_us: int) -> Iterator[int]:
+    def _newest(self) -> float | None:
+        """What is measured in the newest window."""
+        one = self._terms.one
+        if self._terms.counts_events:
+            return float(len(self.entries) - self._start)
+        if self._measure is not None:
+            return self._measure.value(self.entries[-1])
+        if self._terms.counts_values:
+            return float(len(self.last))
+        if self._terms.knows_rules:
+            oldest_us = self.entries[-1].time_us - self._terms.span_us
+            return _seen_together(one, {r for r, us in self.last.items() if us >= oldest_us})
+        return measure(one, self.entries[self._start :])
+
+    def _ends(self, entry: Entry) -> Iterator[int]:
         """Where the windows end that hold the entry: after it, and after later ones."""
         end = bisect_right(self.entries, entry.time_us, key=_time)
+        last_us = entry.time_us + self._terms.span_us
         for _ in range(LATE_ENDS_MAX):
             yield end
-            if end == len(self.entries) or self.entries[end].time_us > entry.time_us + span_us:
+            if end == len(self.entries) or self.entries[end].time_us > last_us:
                 return
             end = bisect_right(self.entries, self.entries[end].time_us, key=_time)
 
@@ -183,12 +348,6 @@ def entries_max(correlation: Correlation) -> int:
 
 def _time(entry: Entry) -> int:
     return entry.time_us
-
-
-def _holds(correlation: Correlation, value: float) -> bool:
-    if correlation.expression is not None:
-        return value > 0
-    return all(OPERATORS[name](value, limit) for name, limit in correlation.limits)
 
 
 def values_of(correlation: Correlation, view: View) -> tuple[str | float, ...]:
@@ -226,23 +385,22 @@ def measure(correlation: Correlation, entries: Sequence[Entry]) -> float | None:
         case "value_count":
             return float(len(set(values)))
         case "temporal":
-            return _temporal(correlation, entries)
+            return _seen_together(correlation, {entry.rule for entry in entries})
         case "temporal_ordered":
             return _ordered(correlation, entries)
         case "value_sum":
-            return float(sum(numbers)) if numbers else None
+            return math.fsum(numbers) if numbers else None
         case "value_avg":
-            return statistics.fmean(numbers) if numbers else None
+            return math.fsum(numbers) / len(numbers) if numbers else None
         case "value_median":
-            return statistics.median(numbers) if numbers else None
+            return median(sorted(numbers)) if numbers else None
         case "value_percentile" if correlation.percentile is not None:
-            return _percentile(numbers, correlation.percentile) if numbers else None
+            return percentile(sorted(numbers), correlation.percentile) if numbers else None
     newest = entries[-1].values
     return 100.0 * values.count(newest[0]) / len(values) if newest else None
 
 
-def _temporal(correlation: Correlation, entries: Sequence[Entry]) -> float:
-    seen = {entry.rule for entry in entries}
+def _seen_together(correlation: Correlation, seen: set[str]) -> float:
     if correlation.expression is None:
         return float(len(seen))
     return float(condition.holds(correlation.expression, seen.__contains__))
@@ -252,9 +410,9 @@ def _ordered(correlation: Correlation, entries: Sequence[Entry]) -> float:
     """How many of the rules were seen, each not before the one named before it."""
     wanted = correlation.rules
     if correlation.expression is not None:
-        if not _temporal(correlation, entries):
-            return 0.0
         seen = {entry.rule for entry in entries}
+        if not _seen_together(correlation, seen):
+            return 0.0
         named = condition.named(correlation.expression)
         wanted = tuple(rule for rule, negated in named if not negated and rule in seen)
     times: dict[str, list[int]] = {}
@@ -268,15 +426,6 @@ def _ordered(correlation: Correlation, entries: Sequence[Entry]) -> float:
             return 0.0 if correlation.expression is not None else float(done)
         reached_us = known[place]
     return float(len(wanted))
-
-
-def _percentile(numbers: Sequence[float], percent: float) -> float:
-    """Linear between the two nearest ranks, as numpy and most databases have it."""
-    ranked = sorted(numbers)
-    place = (len(ranked) - 1) * percent / 100
-    low = int(place)
-    high = min(low + 1, len(ranked) - 1)
-    return ranked[low] + (ranked[high] - ranked[low]) * (place - low)
 
 
 def with_dates(event: Event) -> Event:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import timedelta
+from typing import Any
 
+import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cityward.finding import Finding
@@ -355,13 +358,13 @@ def test_counting_as_they_come_agrees_with_counting_a_window_again(
     rule = load_text(
         correlated("type: value_count, rules: a, timespan: 10s, condition: {field: v, gte: 1}")
     ).correlations[0]
-    window = windows.Window()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(windows, "ENTRIES_MAX", most)
+        window = windows.Window(windows.Terms(rule))
 
     for at_s, value, has in seen:
         entry = windows.Entry(at_s * 1_000_000, "a", (value,) if has else (), None)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(windows, "ENTRIES_MAX", most)
-            window.take(entry, rule)
+        window.take(entry)
 
         newest = window.entries[-1].time_us
         within = [one for one in window.entries if one.time_us >= newest - 10_000_000]
@@ -370,6 +373,96 @@ def test_counting_as_they_come_agrees_with_counting_a_window_again(
             assert len(window.last) == counted
         else:
             assert counted <= len(window.last) <= most
+
+
+MEASURED = {
+    "event_count": "rules: [a, b, c], condition: {gte: 1}",
+    "value_count": "rules: [a, b, c], condition: {field: v, gte: 1}",
+    "value_sum": "rules: [a, b, c], condition: {field: v, gte: 1}",
+    "value_avg": "rules: [a, b, c], condition: {field: v, gte: 1}",
+    "value_median": "rules: [a, b, c], condition: {field: v, gte: 1}",
+    "value_percentile": "rules: [a, b, c], condition: {field: v, percentile: 90, gte: 1}",
+    "value_percentile ": "rules: [a, b, c], condition: {field: v, gte: 1}",
+    "temporal": "rules: [a, b, c]",
+    "temporal ": "condition: a and b and not c",
+    "temporal_ordered": "rules: [a, b, a]",
+    "temporal_ordered ": "condition: a and (b or c)",
+}
+
+
+IDS = {one.name: one.id for one in load_text(BASES).rules}
+TERMS = {
+    kind: windows.Terms(
+        load_text(correlated(f"type: {kind}, timespan: 10s, {section}")).correlations[0]
+    )
+    for kind, section in MEASURED.items()
+}
+VALUES = st.sampled_from([None, 1, 0.1, 1e17])
+
+
+@pytest.mark.parametrize("kind", MEASURED)
+@settings(max_examples=60, deadline=None)
+@given(
+    seen=st.lists(st.tuples(st.integers(-3, 4), st.sampled_from("abc"), VALUES), max_size=60),
+    restart=st.integers(0, 60),
+)
+def test_measuring_as_they_come_agrees_with_measuring_a_window_again(
+    kind: str, seen: list[tuple[int, str, float | None]], restart: int
+) -> None:
+    """In order and late, across a restart: exactly the same number."""
+    terms = TERMS[kind]
+    window, now_s = windows.Window(terms), 0
+
+    for number, (step_s, base, value) in enumerate(seen):
+        now_s += step_s
+        values = () if value is None else (str(value) if terms.counts_values else value,)
+        entry = windows.Entry(now_s * 1_000_000, IDS[base], values, None)
+        if number == restart:
+            saved = msgspec.json.encode(window.kept())
+            window = windows.Window(terms, msgspec.json.decode(saved, type=windows.Kept))
+        if not window.take(entry):
+            continue
+
+        newest_us = window.entries[-1].time_us
+        within = [one for one in window.entries if one.time_us >= newest_us - 10_000_000]
+        assert window._newest() == windows.measure(terms.one, within)
+
+
+@pytest.mark.parametrize("kind", ["value_count", "value_sum", "temporal_ordered"])
+def test_a_match_costs_the_same_with_ten_and_ten_thousand_distinct_values(kind: str) -> None:
+    """In steps of the interpreter, which do not depend on what else the machine does."""
+    section = "rules: [a, b], condition: {field: v, gte: 50000}"
+    if kind == "temporal_ordered":
+        section = "rules: [a, b]"
+    rule = load_text(correlated(f"type: {kind}, timespan: 1d, {section}")).correlations[0]
+
+    def steps(distinct: int) -> int:
+        window = windows.Window(windows.Terms(rule))
+        word: Any = str if kind == "value_count" else float
+        entries = [
+            windows.Entry(at * 1_000, rule.rules[0], (word(at % distinct),), None)
+            for at in range(10_000)
+        ]
+        for entry in entries[:9_000]:
+            window.take(entry)
+            window.reached(entry)
+        counted = 0
+
+        def count(*_: object) -> Any:
+            nonlocal counted
+            counted += 1
+            return count
+
+        sys.settrace(count)
+        try:
+            for entry in entries[9_000:]:
+                window.take(entry)
+                window.reached(entry)
+        finally:
+            sys.settrace(None)
+        return counted
+
+    assert steps(10_000) < 1.5 * steps(10)
 
 
 def test_time_that_passes_forgets_windows() -> None:
