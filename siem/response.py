@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from cityward import CitywardError
+from cityward import CitywardError, TransientError
 from cityward.when import compile_when
 from playbooks import plan as planning
 from playbooks import safety
@@ -181,20 +181,18 @@ class Response:
         for _, id in changes:
             finding = self._db.get(id)
             if finding is not None and finding.get("finding.status") not in OVER:
-                self._begin(finding)
+                for playbook in self._shelf.fitting(finding):
+                    self._run(playbook, finding)
         if changes:
             self._db.keep_setting(CURSOR, str(changes[-1][0]).encode(), replace=True)
         return bool(changes)
 
-    def _begin(self, finding: Document) -> None:
-        for playbook in self._shelf.fitting(finding):
-            try:
-                self._run(playbook, finding)
-            except CitywardError as error:
-                log.warning("Playbook %s did not start: %s.", playbook.name, error.what)
-
     def _run(self, playbook: Playbook, finding: Document) -> None:
-        """Start a playbook for a finding, unless it did already, or would run too often."""
+        """Start a playbook for a finding, unless it did already, or would run too often.
+
+        Raises:
+            TransientError: the journal is held; the cursor stays, so the finding is not lost.
+        """
         runs, now = self._db.runs, self._db.runs.now()
         group = group_of(playbook, finding)
         last = runs.last_of(group)
@@ -204,10 +202,19 @@ class Response:
         if is_too_often(self._db, playbook):
             log.warning("Playbook %s fits more findings than it may run for.", playbook.name)
             return
-        plan = self._shelf.plan(playbook, finding)
-        runs.start(
-            new_run(id, playbook, plan, now, finding=finding, group=group, stage=playbook.stage)
-        )
+        try:
+            plan = self._shelf.plan(playbook, finding)
+        except TransientError:
+            raise
+        except CitywardError as error:
+            log.warning("Playbook %s did not start: %s.", playbook.name, error.what)
+        except Exception:  # of an actuator of a stranger: other findings must not wait for it
+            log.exception("Playbook %s did not start.", playbook.name)
+        else:
+            made = new_run(
+                id, playbook, plan, now, finding=finding, group=group, stage=playbook.stage
+            )
+            runs.start(made)
 
 
 def run_id(playbook: Playbook, finding: Mapping[str, Any]) -> str:

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from cityward import Actuator
-from playbooks.model import Playbook
+from cityward import Actuator, TransientError
+from playbooks.model import Plan, Playbook
 from playbooks.runner import Runner
 from siem.refusals import ResponseWatch
 from siem.response import Response, run_id
+from siem.store.protocol import Document
 from tests.playbooks.kit import (
     Clock,
     Planner,
@@ -26,6 +27,7 @@ from tests.playbooks.kit import (
     run_of,
 )
 from tests.playbooks.recorder import Recorder
+from tests.playbooks.storm import hold
 from tests.programs import wait_until
 
 
@@ -111,6 +113,39 @@ def test_a_killed_driver_has_missed_no_finding(node):
         pass
 
     assert node.device.denied() == {"a/block", "b/block"}
+
+
+def test_a_finding_waits_for_a_journal_that_somebody_holds(node, tmp_path):
+    node.find("a")
+    node.db.runs._reading().execute("PRAGMA busy_timeout = 50")
+    held = threading.Event()
+    holder = threading.Thread(target=hold, args=(tmp_path / "node.db", 0.5, held))
+    holder.start()
+    held.wait()
+    with pytest.raises(TransientError):
+        node.turn()
+    holder.join()
+
+    node.turn()
+
+    assert node.device.denied() == {"a/block"}
+
+
+def test_a_plan_that_breaks_holds_up_no_other_finding(node, caplog):
+    def breaks(book: Playbook, finding: Document) -> Plan:
+        if finding["rule.id"] == "a":
+            raise ValueError("a stranger's actuator")
+        return plan(book, finding)
+
+    plan = node.response._shelf.plan
+    node.response._shelf.plan = breaks
+    node.find("a")
+    node.find("b")
+
+    node.turn()
+
+    assert node.device.denied() == {"b/block"}
+    assert "Playbook block did not start." in caplog.text
 
 
 def test_a_playbook_runs_no_more_often_than_it_may(node):
