@@ -89,6 +89,8 @@ class Terms:
         self.one = one
         self.span_us = one.timespan_s * 1_000_000
         self.most = entries_max(one)
+        self.spare = min(self.most, EVENTS_KEPT)
+        """So many entries need no room made."""
         self.counts_values = one.type == "value_count"
         self.knows_rules = one.type == "temporal"
         self.counts_events = one.type == "event_count"
@@ -203,7 +205,7 @@ class Window:
             self.late = []
         self._leave()
         if (
-            len(entries) > EVENTS_KEPT
+            len(entries) > self._terms.spare
             or entries[0].time_us < entry.time_us - 2 * self._terms.span_us
         ):
             self._prune(entry)
