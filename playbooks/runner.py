@@ -48,6 +48,8 @@ VERIFY_WITHIN = timedelta(seconds=30)
 """For a step that does not say by when its effect has to be seen."""
 DEVICE_LEASE, RENEW_EVERY = timedelta(minutes=10), timedelta(minutes=3)
 """A device that is told of a leased effect forgets it after so long without a renewal."""
+LATE = timedelta(minutes=5)
+"""Somebody is told of an effect that held for so long behind its end."""
 SLACK = timedelta(seconds=5)
 """A device that counts in seconds may end so much before what it was told."""
 HELD_S = 20.0
@@ -487,7 +489,8 @@ class Runner:
             with self._journal.turn(effect.actuator, command.target, run.token):
                 if other := self._other_holder(run, effect):
                     return self._is_undone(run, effect, f"it goes on for run {other}", now)
-                if actuator.probe(command.target).is_applied:
+                held = actuator.probe(command.target).is_applied
+                if held:
                     actuator.apply(_undoing(run, effect))
                     if not _is_back(actuator.probe(command.target), command):
                         raise TransientError("the device still shows it", effect.actuator)
@@ -495,7 +498,8 @@ class Runner:
             raise
         except Exception as error:  # it is tried again, whatever it was
             return self._not_undone(run, effect, error, now)
-        return self._is_undone(run, effect, "", self._journal.now())
+        change = self._is_undone(run, effect, "", self._journal.now())
+        return _said_late(change, effect, self._journal.now()) if held else change
 
     def _other_holder(self, run: Run, effect: Effect) -> str:
         """Another run that wants the same to go on; it has taken over the state found before."""
@@ -638,6 +642,19 @@ def _refused(change: Change, row: StepRow, what: str, now: datetime) -> Change:
     name = change.run.playbook.steps[row.step].name
     refused = _entry("refused", row.id, f"{name}: {what}", now)
     return msgspec.structs.replace(change, entries=(*change.entries, refused))
+
+
+def _said_late(change: Change, effect: Effect, now: datetime) -> Change:
+    """With an alarm, if it held for longer than anybody was told."""
+    if effect.until is None or now <= effect.until + LATE:
+        return change
+    command = effect.command
+    what = (
+        f"{command.verb} of {command.target.value} by {effect.actuator} held until now, and should"
+        f" have ended at {effect.until:%Y-%m-%d %H:%M} UTC. It is undone; see why nothing did so."
+    )
+    page = _entry("page", effect.key, what, now)
+    return msgspec.structs.replace(change, entries=(*change.entries, page))
 
 
 def _undoing(run: Run, effect: Effect) -> Command:

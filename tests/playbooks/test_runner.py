@@ -320,6 +320,25 @@ def test_an_effect_that_cannot_be_undone_pages_a_person_with_the_steps(world):
     assert world.device.denied() == set()
 
 
+def test_an_effect_that_held_for_longer_than_it_should_is_undone_and_told_of(world):
+    world.start(deny("block"))
+    world.start(deny("block"), id="r2")
+    world.go()
+    world.go("r2")
+    world.clock.turn(minutes=64)
+    world.go("r2")
+
+    world.clock.turn(minutes=30)  # nobody looked
+    run = world.go()
+
+    assert (run.state, world.device.denied()) == ("done", set())
+    assert world.said("page") == [
+        "deny of r1/block by recorder held until now, and should have ended at"
+        " 2026-03-02 13:00 UTC. It is undone; see why nothing did so."
+    ]
+    assert world.said("page", "r2") == []
+
+
 def test_a_device_that_does_not_answer_is_tried_until_the_deadline(world):
     world.device.failing = {"deny"}
     world.start(deny("block"))
