@@ -250,16 +250,26 @@ class Exercise:
         return self._officers.are_settled(self._runs_promised)
 
     def _with_response(self, total: Verdict) -> Verdict:
-        """What playbooks did, and whether all of it is undone."""
+        """What playbooks did, and whether it is what people said yes to, and all of it undone."""
         found = self._officers.responded()
+        wrong = found.unasked
+        if found.unasked:
+            self.says(f"city: {found.unasked} blocks came without a yes")
         is_stopped = self.options.stop_file is not None and self.options.stop_file.exists()
-        acts = self.options.approves and not is_stopped
-        promised = self._runs_promised if acts else 0
-        is_right = found.effects_applied == promised
-        if not is_right:
-            self.says(f"city: {found.effects_applied} blocks, {promised} were promised")
-        said = msgspec.structs.asdict(found)
-        return msgspec.structs.replace(total, missed=total.missed + (not is_right), **said)
+        # Without the duty officers it is whoever sits at the consoles who says yes, or nobody.
+        if self.options.approves or is_stopped:
+            promised = 0 if is_stopped else self._runs_promised
+            wrong += abs(found.effects_applied - promised)
+            if found.effects_applied != promised:
+                self.says(f"city: {found.effects_applied} blocks, {promised} were promised")
+        return msgspec.structs.replace(
+            total,
+            missed=total.missed + wrong,
+            runs=found.runs,
+            effects_applied=found.effects_applied,
+            effects_undone=found.effects_undone,
+            in_force=found.in_force,
+        )
 
     def _with_city(self, total: Verdict) -> Verdict:
         """What the hub shows: what left, what stayed, and what became one picture."""
@@ -267,6 +277,8 @@ class Exercise:
         by_token = [one for one in joined if one["cw.campaign.join"] == "token"]
         for one in joined:
             self.says(f"city: {_line(one)}")
+            for told in self._visitor.answers(one["finding.id"]):
+                self.says(f"city: {told['operator']} answered: {told['answer']}")
         promised = int(self._is_campaign_promised)
         is_right = len(by_token) == promised
         if not is_right:

@@ -37,6 +37,8 @@ class Responded(msgspec.Struct, frozen=True):
     effects_applied: int = 0
     effects_undone: int = 0
     in_force: int = 0
+    unasked: int = 0
+    """Effects to which nobody said yes."""
 
 
 class Officer(Visitor):
@@ -115,12 +117,14 @@ class Officer(Visitor):
         runs = self._runs()
         documents = [self._document(f"runs/{one['run']}.json") for one in runs]
         applied = [effect for one in documents for effect in _applied(one)]
+        approved = [effect for one in documents if one["approvals"] for effect in _applied(one)]
         listed = len(self._rows("in-force.json"))
         return Responded(
             runs=dict(Counter(run["state"] for run in runs)),
             effects_applied=len(applied),
             effects_undone=sum(one["state"] == "rolled_back" for one in applied),
             in_force=listed or int(not self._gateway.lets_in()),
+            unasked=len(applied) - len(approved),
         )
 
     def _runs(self) -> list[Document]:
@@ -178,4 +182,5 @@ class Officers:
             effects_applied=sum(one.effects_applied for one in every),
             effects_undone=sum(one.effects_undone for one in every),
             in_force=sum(one.in_force for one in every),
+            unasked=sum(one.unasked for one in every),
         )

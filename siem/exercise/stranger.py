@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from http.cookiejar import CookieJar
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import msgspec
 
@@ -58,6 +58,11 @@ class Visitor:
     def campaigns(self) -> list[Document]:
         """What the hub has joined."""
         return self._rows("campaigns.json", {"from": "all", "limit": ROWS})
+
+    def answers(self, campaign: str) -> list[Document]:
+        """What operators answered to what the city proposed, at the hub."""
+        told = self._document(f"campaigns/{quote(campaign)}.json")["told"]
+        return [one for one in told if one["answer"]]
 
     def _post(self, page: str, path: str, said: Mapping[str, str]) -> None:
         """Send a form as its page shows it."""
