@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
@@ -121,22 +122,27 @@ def _ordered(
     ready: set[str], built: Sequence[Correlation | Absence], refused: list[RuleError]
 ) -> list[Correlation | Absence]:
     """Base before what builds on it; what is in a circle, or builds on one, is refused."""
-    done = set(ready)
+    known = {one.id: one for one in built}
+    missing = {one.id: len(set(_bases(one)) - ready) for one in built}
+    above: dict[str, list[str]] = {}
+    for one in built:
+        for base in set(_bases(one)) - ready:
+            above.setdefault(base, []).append(one.id)
+    free = deque(id for id, count in missing.items() if count == 0)
     ordered: list[Correlation | Absence] = []
-    waiting = list(built)
-    while waiting:
-        free = [one for one in waiting if done.issuperset(_bases(one))]
-        if not free:
-            break
-        ordered += free
-        done.update(one.id for one in free)
-        waiting = [one for one in waiting if one.id not in done]
-    for one in waiting:
-        refused.append(
-            RuleError(
-                "it builds on itself, or on what is refused",
-                one.document.where(),
-                "Break the circle, or mend what it builds on.",
+    while free:
+        ordered.append(known[free.popleft()])
+        for id in above.get(ordered[-1].id, ()):
+            missing[id] -= 1
+            if missing[id] == 0:
+                free.append(id)
+    for one in built:
+        if missing[one.id]:
+            refused.append(
+                RuleError(
+                    "it builds on itself, or on what is refused",
+                    one.document.where(),
+                    "Break the circle, or mend what it builds on.",
+                )
             )
-        )
     return ordered

@@ -16,6 +16,10 @@ import msgspec
 MAX_DEPTH = 64
 """Brackets and negations within each other."""
 MAX_TOKENS = 20_000
+MAX_NAMES = 20_000
+"""Names that the patterns of one condition stand for."""
+MAX_LOOKED = 1_000_000
+"""Names that the patterns of one condition are compared with."""
 
 
 class Name(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -83,6 +87,9 @@ def named(condition: Condition, negated: bool = False) -> Iterator[tuple[str, bo
 class _Parser:
     def __init__(self, text: str, names: Sequence[str] | None) -> None:
         self.names = names
+        self.known = frozenset(names or ())
+        self.selected: dict[str, tuple[Name, ...]] = {}
+        self.named = self.looked = 0
         self.tokens = list(_tokens(text))
         self.place = 0
         self.depth = 0
@@ -149,7 +156,7 @@ class _Parser:
             raise ValueError(f"{token!r} is not expected in the condition")
         if "*" in token:
             raise ValueError(f"pattern {token!r} needs `1 of` or `all of` before it")
-        if self.names is not None and token not in self.names:
+        if self.names is not None and token not in self.known:
             raise ValueError(f"selection {token!r} is not defined")
         return Name(token)
 
@@ -158,10 +165,23 @@ class _Parser:
         pattern = self._take()
         if quantity not in ("1", "any", "all"):
             raise ValueError(f"`{quantity} of` is no Sigma; write `1 of` or `all of`")
-        found = [name for name in self.names or () if _selects(pattern, name)]
+        found = self._selected(pattern)
         if not found:
             raise ValueError(f"`{quantity} of {pattern}` selects nothing")
-        return Group(quantity == "all", tuple(Name(name) for name in found))
+        self.named += len(found)
+        if self.named > MAX_NAMES:
+            raise ValueError(f"the patterns of the condition stand for more than {MAX_NAMES} names")
+        return Group(quantity == "all", found)
+
+    def _selected(self, pattern: str) -> tuple[Name, ...]:
+        if pattern not in self.selected:
+            names = self.names or ()
+            self.looked += len(names)
+            if self.looked > MAX_LOOKED:
+                raise ValueError("the condition has too many patterns for so many selections")
+            found = tuple(Name(name) for name in names if _selects(pattern, name))
+            self.selected[pattern] = found
+        return self.selected[pattern]
 
 
 def _tokens(text: str) -> Iterator[str]:

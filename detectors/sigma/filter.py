@@ -12,7 +12,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 import msgspec
 
@@ -30,16 +30,27 @@ def bind_filters(
 ) -> tuple[list[Rule], list[Filter]]:
     """Give each rule its filters; those that do not hold up are put to `refused`."""
     not_rules = {name for one in others for name in (one.id, one.name) if name}
-    good = []
+    named: dict[str, list[Rule]] = {}
+    for rule in rules:
+        for name in {rule.id, rule.name} - {""}:
+            named.setdefault(name, []).append(rule)
+    good: list[Filter] = []
+    bound: dict[str, list[Filter]] = {}
     for one in filters:
-        faults = list(faults_of(one, rules, not_rules))
+        meant = [rule for name in one.rules for rule in named.get(name, ())]
+        tuned = {rule.id for rule in (meant if one.rules else rules) if binds(one, rule)}
+        faults = list(_faults(one, named.keys(), not_rules, binds_to_any=bool(tuned)))
         refused += faults
         if not faults:
             good.append(one)
-    return [_tuned(rule, good) for rule in rules], good
+            for id in tuned:
+                bound.setdefault(id, []).append(one)
+    return [_tuned(rule, bound.get(rule.id, ())) for rule in rules], good
 
 
-def faults_of(one: Filter, rules: Sequence[Rule], not_rules: set[str]) -> Iterable[RuleError]:
+def _faults(
+    one: Filter, known: Container[str], not_rules: set[str], *, binds_to_any: bool
+) -> Iterable[RuleError]:
     """What speaks against a filter."""
     texts = one.detection.conditions
     if not any(negated for _, read in texts for _, negated in condition.named(read)):
@@ -51,9 +62,9 @@ def faults_of(one: Filter, rules: Sequence[Rule], not_rules: set[str]) -> Iterab
     for number, name in enumerate(one.rules):
         if name in not_rules:
             yield _fault(one, f"{name} is a correlation; filter its rules", "rules", number)
-        elif not any(name in (rule.id, rule.name) for rule in rules):
+        elif name not in known:
             yield _fault(one, f"the filter binds to nothing: no rule {name}", "rules", number)
-    if not any(binds(one, rule) for rule in rules):
+    if not binds_to_any:
         yield _fault(one, "the filter binds to nothing: no such rule has its log source", "rules")
 
 
@@ -83,12 +94,11 @@ def covers(wanted: LogSource, given: LogSource) -> bool:
     )
 
 
-def _tuned(rule: Rule, filters: Iterable[Filter]) -> Rule:
-    bound = tuple(one for one in filters if binds(one, rule))
-    if not bound:
+def _tuned(rule: Rule, filters: Sequence[Filter]) -> Rule:
+    if not filters:
         return rule
-    needs = rule.needs.union(*(one.needs for one in bound))
-    return msgspec.structs.replace(rule, filters=bound, needs=needs)
+    needs = rule.needs.union(*(one.needs for one in filters))
+    return msgspec.structs.replace(rule, filters=tuple(filters), needs=needs)
 
 
 def _fault(one: Filter, what: str, *place: str | int) -> RuleError:
