@@ -221,10 +221,12 @@ def _filter(document: Document) -> Filter:
     if "rules" not in section:
         raise _fault(document, "`rules` is missing: ids or names, or any", "filter")
     rules = section["rules"]
-    anyone = (isinstance(rules, str) and rules.lower() == "any") or rules == []
+    if rules == []:
+        raise _fault(document, "`rules` is empty; name some, or any", "filter", "rules")
+    anyone = isinstance(rules, str) and rules.lower() == "any"
     return Filter(
         id=_id(document),
-        title=_text(document, "title"),
+        title=_title(document),
         logsource=_logsource(document),
         rules=() if anyone else _texts(document, rules, "filter", "rules"),
         detection=compile_detection(document, "filter"),
@@ -264,6 +266,8 @@ def compile_detection(
     }
     given = section["condition"]
     texts = _texts(document, given, key, "condition")
+    if not texts:
+        raise _fault(document, "the list of conditions is empty", key, "condition")
     read = [(text, _condition(document, text, names, (key, "condition"))) for text in texts]
     return Detection(selections, tuple(read))
 
@@ -482,9 +486,7 @@ _READERS: dict[str, Callable[[Document], Loaded]] = {
 
 def _analytic(document: Document, kind: str) -> Analytic:
     value = document.value
-    title = _text(document, "title")
-    if not title:
-        raise _fault(document, "the title is missing", "title")
+    title = _title(document)
     level = value.get("level", "medium")
     if level not in LEVELS:
         raise _fault(document, f"{level!r} is no level", "level")
@@ -507,6 +509,13 @@ def _analytic(document: Document, kind: str) -> Analytic:
         falsepositives=_texts(document, value.get("falsepositives") or [], "falsepositives"),
         description=_text(document, "description").strip(),
     )
+
+
+def _title(document: Document) -> str:
+    title = _text(document, "title")
+    if not title:
+        raise _fault(document, "the title is missing", "title")
+    return title
 
 
 def _version(value: Any) -> str:

@@ -11,12 +11,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sigma.rule import SigmaRule
 
 from cityward import documents
+from cityward.documents import Document
+from cityward.errors import RuleError
 from cityward.event import Event, LogSource, Record
 from detectors.sigma import condition
 from detectors.sigma.engine import Engine
@@ -106,6 +109,63 @@ def test_all_samples_of_the_specification_load(data: Path) -> None:
     assert sorted(kind.__name__ for kind in kinds) == sorted(
         [Correlation.__name__] * 8 + [Filter.__name__] * 2 + [Rule.__name__] * 2
     )
+
+
+WRONG: list[Any] = [None, 7, "x", [], {}, ["x"], {"x": "y"}, True]
+LENIENT = {
+    # What says nothing of what is detected: `rule check` warns, the rule works.
+    *("title", "id", "status", "description", "author", "date", "modified", "references", "tags"),
+    *("falsepositives", "taxonomy", "related", "fields", "scope", "license", "level"),
+    # One for a list of one, as pySigma takes it; no group is one group; words alone are keywords.
+    *("correlation.rules", "correlation.group-by", "filter.rules", "filter.selection"),
+    *("detection.selection", "detection.keywords", "detection.filter", "detection.+"),
+}
+
+
+def wrong(value: Any, *place: Any) -> Iterator[tuple[str, Any]]:
+    """A document with one part left out, added, or of another kind; and the section it is in."""
+    for key in value:
+        where = ".".join(map(str, (*place, key)))
+        yield where, {name: one for name, one in value.items() if name != key}
+        for other in WRONG:
+            yield where, {**value, key: other}
+        if isinstance(value[key], dict) and len(place) < 2:
+            for inner, changed in wrong(value[key], *place, key):
+                yield inner, {**value, key: changed}
+    yield ".".join((*place, "+")), {**value, "zzz": "x"}
+
+
+def test_what_the_schemas_of_the_specification_refuse_is_refused(
+    data: Path, tmp_path: Path
+) -> None:
+    folder = unpacked(data, "sigma_spec_schema_samples", tmp_path)
+    schemas = {
+        kind: jsonschema.Draft202012Validator(json.loads(file.read_text()))
+        for kind, file in (
+            ("correlation", folder / "json-schema" / "sigma-correlation-rules-schema.json"),
+            ("filter", folder / "json-schema" / "sigma-filters-schema.json"),
+            ("detection", folder / "json-schema" / "sigma-detection-rule-schema.json"),
+        )
+    }
+    taken, refused = set(), 0
+
+    for file in sorted(folder.rglob("*.yml")):
+        value = documents.parse(file.read_bytes())[0].value
+        schema = next(one for kind, one in schemas.items() if kind in value)
+        for where, changed in wrong(value):
+            if schema.is_valid(json.loads(json.dumps(changed, default=str))):
+                continue
+            try:
+                read_document(Document(changed, file.name, {}))
+            except RuleError:
+                refused += 1
+            else:
+                taken.add(".".join(where.split(".")[:2]))
+
+    assert {
+        one for one in taken if one not in LENIENT and one.split(".")[0] not in LENIENT
+    } == set()
+    assert refused > 300
 
 
 # --- Random rules and conditions ---------------------------------------------------------------
