@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from graphlib import TopologicalSorter
 from typing import Literal
-from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -23,12 +22,12 @@ from cityward.finding import Finding, Why
 from detectors.sigma import explain, speak
 from detectors.sigma.correlation import Correlator, Match, bases_of, kind_of
 from detectors.sigma.filter import covers
-from detectors.sigma.find import Ask
+from detectors.sigma.knowledge import Library
 from detectors.sigma.load import compile_detection
 from detectors.sigma.matchers import Placeholders
 from detectors.sigma.memory import Room
 from detectors.sigma.plan import Asks, Expired, Plan, Planned, Tree, joined, tree_of
-from detectors.sigma.route import Knowledge, Piles, Route
+from detectors.sigma.route import Piles, Route
 from detectors.sigma.rule import Absence, Correlation, Detection, Filter, Rule, RuleSet
 from detectors.sigma.view import View
 
@@ -113,12 +112,11 @@ class Engine:
         self.rules = rules
         self.placeholders: Placeholders = placeholders or {}
         self._asks = Asks()
-        self._room = Room()
-        self._knowledge: WeakValueDictionary[frozenset[Ask], Knowledge] = WeakValueDictionary()
         self._active: dict[str, _Active] = {}
         self._idle: dict[str, tuple[State, str]] = {}
         for rule in rules.rules:
             self._activate(rule)
+        self._library = Library((one.leaves for one in self._active.values()), Room())
         self._correlator = Correlator(rules)
         self._silent = self._correlator.silenced
         self._routes: dict[LogSource, Route[_Active]] = {}
@@ -218,7 +216,7 @@ class Engine:
             if len(self._plans) >= PLANS_MAX:
                 self._settle()
                 self._plans.clear()
-            route = self._plans[key] = Route(Plan(rules), self._knowledge, self._room)
+            route = self._plans[key] = Route(Plan(rules), self._library)
         if logsource in self._routes or len(self._routes) < ROUTES_MAX:
             self._routes[logsource] = route
         return route

@@ -23,6 +23,7 @@ from detectors.sigma.matchers import (
     Null,
     Number,
     Predicate,
+    Reference,
     Test,
     address_of,
     number_of,
@@ -52,12 +53,14 @@ class Ask:
     Equal ones of different rules are one object, so that what holds is a set of objects.
     """
 
-    __slots__ = ("__weakref__", "comparisons", "failed", "field")
+    __slots__ = ("__weakref__", "comparisons", "failed", "field", "others")
 
     def __init__(self, field: str | None, comparisons: frozenset[Comparison]) -> None:
         self.field = field
         self.comparisons = comparisons
         self.failed = Failed()
+        self.others = {one.field for one in comparisons if isinstance(one, Reference)}
+        """Fields with which it compares: then a value alone says nothing."""
 
 
 class Failed:

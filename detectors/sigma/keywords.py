@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from datetime import datetime
 
 from cityward.event import Event
 from cityward.event import text_of as record_text
 from detectors.sigma.find import EDGE, NOTHING, Ask, Held, part_of, scanner
 from detectors.sigma.matchers import AnyOf, Comparison, Like, Test, test_of
-from detectors.sigma.view import View, is_said, text_of
+from detectors.sigma.view import TIME, View, is_said, taker, text_of
 
 BETWEEN = "\n"
 """Stands between values; what has it in itself may have been found where there is nothing."""
@@ -18,16 +19,10 @@ BETWEEN = "\n"
 SCAN_FROM = 3
 """So few words are looked for one by one: an event has much text."""
 
-_OF_TIMES = frozenset("0123456789-:+.tz")
-
-
-class Place(NamedTuple):
-    """Where a field stands in an event."""
-
-    name: str
-    kind: type
-    is_inner: bool
-    """True if it stands in the nested field."""
+_OF_NUMBERS = re.compile(r"[0-9a-fxtz:.+-]*|in?f?|nf?|nan?|an", re.ASCII)
+"""What may stand in the text of a number or a time."""
+_NUMBERS = frozenset({int, float, datetime, type(None)})
+_GROUPS = (Mapping, list, tuple)
 
 
 class Keywords:
@@ -43,8 +38,8 @@ class Keywords:
                 self._add(ask, one)
         self._hits = list(self._words.values())
         self._scan = scanner(list(self._words), SCAN_FROM)
-        self.looks_at_times = any(_OF_TIMES.issuperset(word.decode()) for word in self._words)
-        """True if a word could be found in the time of an event."""
+        self.looks_at_numbers = any(_OF_NUMBERS.fullmatch(word.decode()) for word in self._words)
+        """True if a word could be found in a number or a time."""
 
     def _add(self, ask: Ask, one: Comparison) -> None:
         match one:
@@ -77,40 +72,60 @@ class Keywords:
         if not hits:
             return NOTHING
         view = View.of(event)
-        return frozenset(ask for ask, is_enough in hits if is_enough or self._holds(ask, view))
+        return frozenset(
+            ask if is_enough else self._asked(ask, view) for ask, is_enough in hits
+        ) - {None}
 
-    def _holds(self, ask: Ask, view: View) -> bool:
-        return any(test(view, None) for test in self._tests[ask])
+    def _asked(self, ask: Ask, view: View) -> object:
+        """The ask if it holds; its failure if it fails."""
+        try:
+            return ask if any(test(view, None) for test in self._tests[ask]) else None
+        except Exception:  # what fails must not silence the others
+            return ask.failed
+
+
+def every_text(event: Event) -> list[str]:
+    """The texts of an event of any shape."""
+    return [text_of(value) for value in View.of(event).every_value() if value is not None]
 
 
 class Texts:
-    """What text events of one layout have for keywords.
+    """What text events have that name the same fields.
 
     Args:
-        places: Where fields stand: their name and type there, and whether that is the nested field.
-        with_time: True if the time of an event belongs to it.
+        names: The names of an event's fields.
+        outer: The field that holds others.
+        inner: The names of those.
+        with_numbers: True if numbers and times belong to it.
     """
 
-    def __init__(self, places: Mapping[str, Place], with_time: bool) -> None:
-        said = {name: place for name, place in places.items() if is_said(name)}
-        self._outer = [p.name for p in said.values() if p.kind is str and not p.is_inner]
-        self._inner = [p.name for p in said.values() if p.kind is str and p.is_inner]
-        self._others = [(name, p) for name, p in said.items() if p.kind is not str]
-        self._has_original = "event.original" in places
-        self._with_time = with_time
+    def __init__(
+        self, names: Sequence[str], outer: str | None, inner: Sequence[str], with_numbers: bool
+    ) -> None:
+        self._take = taker([name for name in names if name != outer and is_said(name)])
+        self._outer = outer
+        self._take_inner = taker([name for name in inner if is_said(f"{outer}.{name}")])
+        self._with_numbers = with_numbers
+        self._with_time = with_numbers and TIME not in names
+        self._with_record = "event.original" not in names
 
-    def of(self, event: Event, row: Mapping[str, Any], inner: Mapping[str, Any]) -> list[str]:
+    def of(self, event: Event) -> list[str]:
         """The texts of an event."""
-        texts = [row[name] for name in self._outer]
-        texts += [inner[name] for name in self._inner]
-        for whole, place in self._others:
-            value = (inner if place.is_inner else row)[place.name]
-            if place.kind is int:
-                texts.append(text_of(value))
-            else:
-                texts += map(text_of, View({whole: value}).every_value())
+        values = self._take(event.fields)
+        if self._outer is not None:
+            values += self._take_inner(event.fields[self._outer])
+        texts = [value for value in values if type(value) is str]
+        if len(texts) < len(values):
+            for value in values:
+                kind = type(value)
+                if kind is list and all(type(one) is str for one in value):
+                    texts += value
+                elif isinstance(value, _GROUPS):
+                    return every_text(event)
+                elif kind is not str and (self._with_numbers or kind not in _NUMBERS):
+                    texts.append(text_of(value))
         if self._with_time:
             texts.append(text_of(event.time))
-        if not self._has_original and event.record.data:
+        if self._with_record and event.record.data:
             texts.append(record_text(event.record.data))
         return texts

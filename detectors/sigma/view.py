@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime
+from operator import itemgetter
 from typing import Any
 
 from cityward.event import Event
 from cityward.event import text_of as record_text
 from detectors.sigma.native import elsewhere
+
+TIME = "@timestamp"
+"""The name under which an event has its time."""
 
 DEPTH_MAX = 32
 """Nested input deeper than this is not looked into."""
@@ -31,7 +35,7 @@ class View:
     @classmethod
     def of(cls, event: Event) -> View:
         """The event's fields and its time; keywords also see the record it was read from."""
-        fields = {"@timestamp": event.time, **event.fields}
+        fields = {TIME: event.time, **event.fields}
         data = event.record.data
         return cls(fields, record_text(data) if data and "event.original" not in fields else "")
 
@@ -63,6 +67,13 @@ class View:
         for name in self.flat:
             if is_said(name):
                 yield from self.values(name)
+
+
+def taker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    """What takes the values of these fields from a mapping that has them all."""
+    if len(names) > 1:
+        return itemgetter(*names)
+    return lambda row: tuple(row[name] for name in names)
 
 
 def is_said(name: str) -> bool:

@@ -1,0 +1,78 @@
+"""What is known of a field: all that rules ask of it, and what held on the values that came."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+from weakref import WeakSet
+
+from detectors.sigma.find import Ask, Finder, Held
+from detectors.sigma.memory import Memory, Room
+from detectors.sigma.view import View
+
+SAME = frozenset({str, int, type(None)})
+"""Types whose values can be looked up as they are; `True` and `1.0` would be found as `1`."""
+_TYPED = frozenset({bool, float})
+_LISTS = frozenset({list, tuple})
+_PLAIN = SAME | _TYPED
+
+
+class Knowledge:
+    """A field's matchers and what they have said: shared by all routes that ask something of it."""
+
+    def __init__(self, asks: frozenset[Ask], room: Room) -> None:
+        self.asks = asks
+        self.finder = Finder(asks)
+        self.missing = self.finder.held(None)
+        self.known: Memory[Any, Held] = Memory(room, self._decide)
+
+    def _decide(self, key: Any) -> Held:
+        """A key is the value, or types and values if the value alone would not do."""
+        if type(key) is not tuple:
+            return self.finder.held((key,))
+        types, values = key
+        return self.finder.held(values if type(types) is tuple else (values,))
+
+    def of(self, value: Any) -> Held:
+        """What holds on a value of any type."""
+        kind = type(value)
+        if kind in _TYPED:
+            return self.known[kind, value]
+        if kind in _LISTS:
+            types = tuple(map(type, value))
+            if _PLAIN.issuperset(types):
+                return self.known[types, tuple(value)]
+        return self.finder.held(View({"": value}).values(""))
+
+
+class Library:
+    """All that is known.
+
+    What the rules ask at first of a field is known together: a route learns more than it asked,
+    but each value is decided once for all routes. What rules ask later is known beside it.
+    """
+
+    def __init__(self, rules: Iterable[frozenset[object]], room: Room) -> None:
+        self.room = room
+        self._first: dict[str | None, set[Ask]] = defaultdict(set)
+        for ask in frozenset[object]().union(*rules):
+            if isinstance(ask, Ask) and not ask.others:
+                self._first[ask.field].add(ask)
+        self._known: dict[str, Knowledge] = {}
+        self._later: WeakSet[Knowledge] = WeakSet()
+
+    def of(self, field: str, asks: frozenset[Ask]) -> list[Knowledge]:
+        """Who knows what is asked of a field."""
+        first = self._known.get(field)
+        if first is None:
+            first = self._known[field] = Knowledge(frozenset(self._first[field]), self.room)
+        found = []
+        for one in (first, *self._later):
+            if not asks.isdisjoint(one.asks):
+                found.append(one)
+                asks -= one.asks
+        if asks:
+            found.append(Knowledge(asks, self.room))
+            self._later.add(found[-1])
+        return found
