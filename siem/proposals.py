@@ -167,9 +167,9 @@ class Proposals:
             return self._db.proposals.settle(one, "expired", "time", now)
         state, why = outcome(run)
         ended = self._ended(one)
-        if ended and state == "planned" and run.state not in RUN_ENDS:
+        if ended and state == "planned":
             state, why = "expired", ended
-            if run.id == run_id(one):
+            if run.id == run_id(one):  # one that is over takes no order
                 runs.order(run.id, "cancel", run.asked_by, f"the proposal ended: {ended}")
         return self._db.proposals.settle(one, state, why, now)
 
@@ -216,7 +216,7 @@ def outcome(run: Run) -> tuple[State, Why]:
     if run.state == "denied":
         return "not possible", "refused"
     if run.state == "done":
-        return "applied", ""  # it was only told to somebody
+        return "done", ""
     is_approved = any(yes.plan_hash == run.plan.hash for yes in run.approvals)
     return ("approved", "") if is_approved else ("planned", "")
 

@@ -348,7 +348,7 @@ class HubView:
         ]
         for operator, one in given(self.records, campaign_id, operators):
             what = _proposal(one.action, one.by, one.reason)
-            found.append(Told(operator, what, one.at, one.answer, one.answered))
+            found.append(Told(operator, what, one.at, one.answer(self._clock()), one.answered))
         for wanted in waiting(self.records, campaign_id):
             what = f"Waits to be sent. {_proposal(wanted.action, wanted.by, wanted.reason)}"
             found += [Told(operator, what, wanted.at) for operator in wanted.operators]

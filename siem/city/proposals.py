@@ -88,9 +88,15 @@ class Given(msgspec.Struct, frozen=True, kw_only=True):
     answered: datetime | None = None
 
     @property
-    def answer(self) -> str:
+    def is_over(self) -> bool:
+        """Whether the operator has said its last word on it."""
+        return self.state not in ("", "planned", "approved", "applied")
+
+    def answer(self, now: datetime) -> str:
         """In words; empty: none yet."""
-        return in_words(self.state, self.why) if self.state else ""
+        if not self.state:
+            return "No answer before it ended" if self.until < now else ""
+        return in_words(self.state, self.why)
 
 
 class _Of(msgspec.Struct, frozen=True, kw_only=True):
@@ -261,6 +267,7 @@ def want(records: Records, wanted: Wanted, operators: Iterable[str]) -> None:
             what = f"{operator[:60]} was not told of this campaign"
             todo = "Its shares, or those of others, are not for it to know; call it instead."
             raise InputError(what, "operator", todo)
+        _check_anew(records, wanted, operator)
     if not 0 < len(wanted.reason) <= REASON_MAX or not _LINE.fullmatch(wanted.reason):
         raise InputError("the reason is empty, or no line", "reason", "Say why, in a line.")
     words = set(re.findall(r"[\w-]+", wanted.reason.lower()))
@@ -274,6 +281,19 @@ def want(records: Records, wanted: Wanted, operators: Iterable[str]) -> None:
     name = hashlib.sha256(msgspec.json.encode(said, order="sorted")).hexdigest()[:32]
     with suppress(Conflict):  # the same form, sent twice
         records.put(WANTED, name, said, None)
+
+
+def _check_anew(records: Records, wanted: Wanted, operator: str) -> None:
+    """Refuse what was proposed already and is not over."""
+    open_ = [
+        one.playbook
+        for _, one in given(records, wanted.campaign, (operator,))
+        if not one.is_over and one.until > wanted.at
+    ]
+    waits = [one.playbook for one in waiting(records, wanted.campaign) if operator in one.operators]
+    if wanted.playbook in (*open_, *waits):
+        what = f"{wanted.playbook} was proposed to {operator} for this campaign already"
+        raise InputError(what, "operator", "See what it answers, or leave it out.")
 
 
 def waiting(records: Records, campaign: str) -> Iterator[Wanted]:

@@ -28,6 +28,7 @@ GLYPHS = {
     "approved": "degraded",
     "applied": "running",
     "undone": "running",
+    "done": "running",
     "declined": "blind",
     "not possible": "blind",
     "expired": "blind",

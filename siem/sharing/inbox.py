@@ -26,7 +26,7 @@ def told_row(told: Told) -> dict[str, Any]:
         "type": said.type,
         "share_id": said.share_id,
         "revision": said.revision,
-        "title": payload.get("finding.title", ""),
+        "title": payload.get("finding.title") or payload.get("action", ""),
         "description": payload.get("finding.description", ""),
         "severity": payload.get("finding.severity", ""),
         "operators": payload.get("cw.campaign.operators", []),
@@ -40,11 +40,14 @@ def told_row(told: Told) -> dict[str, Any]:
 
 
 def newest(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The newest word on each share, the newest first; what was taken back is left out."""
+    """The newest word on each share, the newest first; what was taken back is left out.
+
+    A proposal says nothing new of its campaign, and stands with the proposals.
+    """
     seen: set[str] = set()
     found = []
     for row in rows:
-        if row["share_id"] in seen:
+        if row["share_id"] in seen or row["type"] == "proposal":
             continue
         seen.add(row["share_id"])
         if row["type"] != "withdraw":

@@ -23,10 +23,11 @@ _WORDS = ("", "clear", "green", "amber", "amber+strict", "red")
 
 STATE_WORDS = {
     "new": "Came, and is looked at",
-    "planned": "Planned, waits for a person",
+    "planned": "Planned",
     "approved": "Approved",
     "applied": "Applied",
     "undone": "Undone",
+    "done": "Done, nothing is in force",
     "declined": "Declined",
     "not possible": "Not possible",
     "expired": "Expired",
@@ -53,6 +54,8 @@ WHY_WORDS = {
 def in_words(state: str, why: str) -> str:
     """An answer, for people."""
     said = STATE_WORDS.get(state, state)
+    if state == "planned" and not why:
+        return f"{said}, waits for a person"
     return f"{said}: {WHY_WORDS[why]}" if why in WHY_WORDS else said
 
 

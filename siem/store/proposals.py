@@ -43,9 +43,9 @@ CREATE INDEX proposals_by_run ON proposals (run);
 """Since format 3 of the state."""
 
 State = Literal[
-    "new", "planned", "approved", "applied", "undone", "declined", "not possible", "expired"
+    "new", "planned", "approved", "applied", "undone", "done", "declined", "not possible", "expired"
 ]
-"""`new`: the engine has not looked at it yet; all others are answers."""
+"""`new`: the engine has not looked at it yet; all others are answers. `done`: nothing stays."""
 Why = Literal[
     "", "shadow", "off", "no playbook", "no finding", "too often", "refused", "failed",
     "not needed", "harm", "other way", "later", "declined", "time", "withdrawn",
@@ -63,6 +63,8 @@ OPEN_MAX = 200
 KEPT_FOR = timedelta(days=400)
 NOTE_MAX = 500
 _OPEN = ", ".join(f"'{one}'" for one in OPEN)
+_OPEN_YET = "state IN ('new', 'planned', 'approved')"
+_AGAIN = "(state IN ('declined', 'not possible') OR why = 'shadow')"
 _UNANSWERED = "state <> 'new' AND answered <> state || '/' || why"
 
 
@@ -107,9 +109,9 @@ class Proposed(msgspec.Struct, frozen=True, kw_only=True):
     """State and reason that the hub was told last."""
 
     @property
-    def is_open(self) -> bool:
-        """Whether it changes by itself."""
-        return self.state in OPEN
+    def may_be_planned(self) -> bool:
+        """Whether a person may have it planned anew."""
+        return self.state in ("declined", "not possible") or self.why == "shadow"
 
 
 class ProposalStore:
@@ -188,12 +190,12 @@ class ProposalStore:
         return bool(done)
 
     def accept(self, id: str, by: str, now: datetime) -> bool:
-        """Have the engine plan what it could not before, or what somebody declined."""
-        return self._decide(id, "new", "", by, "", now, "('declined', 'not possible')")
+        """Have the engine plan what it could not before, held back, or what somebody declined."""
+        return self._decide(id, "new", "", by, "", now, _AGAIN)
 
     def decline(self, id: str, by: str, why: Why, note: str, now: datetime) -> bool:
         """Say no to what is not in force; the note stays here."""
-        return self._decide(id, "declined", why, by, note, now, "('new', 'planned', 'approved')")
+        return self._decide(id, "declined", why, by, note, now, _OPEN_YET)
 
     def _decide(
         self, id: str, state: State, why: Why, by: str, note: str, now: datetime, before: str
@@ -203,7 +205,7 @@ class ProposalStore:
             done = db.execute(
                 "UPDATE proposals SET state = ?1, why = ?2, person = ?3, note = ?4, changed = ?5,"
                 " run = iif(?1 = 'new', '', run), accepted = accepted + (?1 = 'new')"
-                f" WHERE id = ?6 AND state IN {before} AND expires > ?5 AND NOT is_withdrawn",
+                f" WHERE id = ?6 AND {before} AND expires > ?5 AND NOT is_withdrawn",
                 (state, why, by, note, micros(now), id),
             ).rowcount
             if done:

@@ -117,7 +117,7 @@ class City:
         """What each operator answered last."""
         names = [one.name for one in self.ends.operators.all()]
         found = given(self.ends.commons.records, self.campaign, names)
-        return {operator: one.answer for operator, one in found}
+        return {operator: one.answer(self.clock()) for operator, one in found}
 
 
 class _Timed(Exchange):

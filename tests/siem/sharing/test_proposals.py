@@ -14,8 +14,9 @@ from cityward import InputError, Unsafe
 from playbooks.flow import group_of, new_run
 from siem.city.intake import Refused
 from siem.sharing.envelope import BEGIN, Envelope, payload_hash, sign
+from siem.sharing.inbox import newest, told_row
 from siem.store import faults, proposals
-from tests.playbooks.kit import NOON, Clock
+from tests.playbooks.kit import NOON, Clock, deny, playbook
 from tests.siem.city.test_joins import tokens_of
 from tests.siem.sharing.proposing import (
     ATTACKER,
@@ -69,6 +70,43 @@ def test_the_hub_proposes_by_itself_where_its_settings_say_so(tmp_path: Path) ->
 
     assert metro.one.said.by == "hub"
     assert city.answers() == dict.fromkeys(("op-metro", "op-grid"), "Planned, waits for a person")
+
+
+def test_what_was_proposed_and_is_not_over_is_not_proposed_again(tmp_path: Path) -> None:
+    city, metro, _ = told_twice(tmp_path, Clock(), "op-metro", "op-grid")
+    city.want("op-metro", reason="it scans us all")
+    with pytest.raises(InputError, match="was proposed to op-metro for this campaign already"):
+        city.want("op-metro", "op-grid", reason="again")
+    city.proposals.step()
+    with pytest.raises(InputError, match="already"):
+        city.want("op-metro", reason="again")
+
+    metro.hear()
+    metro.db.proposals.decline(metro.one.id, "ada", "later", "", NOON)
+    metro.send()
+    city.propose("op-metro", reason="now, then")
+
+    metro.hear()
+    assert sorted(one.state for one in metro.db.proposals.all()) == ["declined", "new"]
+
+
+def test_a_proposal_that_nobody_answered_is_said_to_have_ended(tmp_path: Path) -> None:
+    city, *_ = told_twice(tmp_path, Clock(), "op-metro", "op-grid")
+    city.propose("op-metro")
+    city.clock.turn(hours=25)
+
+    assert city.answers() == {"op-metro": "No answer before it ended"}
+
+
+def test_a_proposal_hides_no_campaign_in_the_inbox(tmp_path: Path) -> None:
+    city, metro, _ = told_twice(tmp_path, Clock(), "op-metro", "op-grid")
+    city.propose("op-metro")
+    metro.hear()
+
+    rows = [told_row(one) for one in metro.db.outgoing.inbox()]
+
+    assert (rows[0]["type"], rows[0]["title"]) == ("proposal", WAY.action)
+    assert [one["type"] for one in newest(rows)] == ["share"]
 
 
 # ---- What comes in is hostile
@@ -239,6 +277,34 @@ def test_a_campaign_that_is_taken_back_takes_its_proposals_with_it(tmp_path: Pat
     metro.round()
     assert metro.db.runs.all(open_only=True) == []
     assert metro.device.calls() == []
+
+
+def test_what_was_held_back_in_shadow_may_be_planned_when_it_may_go_further(
+    tmp_path: Path,
+) -> None:
+    books = {"block": playbook(deny("block"), stage="shadow")}
+    city, metro, _ = told_twice(tmp_path, Clock(), "op-metro", "op-grid", books=books)
+    city.propose("op-metro")
+    assert settled(metro) == ("planned", "shadow")
+    assert city.answers() == {"op-metro": "Planned: in shadow, nothing was done"}
+
+    books["block"] = playbook(deny("block"), stage="approve_all")
+    assert metro.db.proposals.accept(metro.one.id, "ada", city.clock())
+
+    assert settled(metro) == ("planned", "")
+    assert metro.yes()
+    assert settled(metro) == ("applied", "")
+
+
+def test_what_was_held_back_in_shadow_ends_with_the_proposal(tmp_path: Path) -> None:
+    books = {"block": playbook(deny("block"), stage="shadow")}
+    city, metro, _ = told_twice(tmp_path, Clock(), "op-metro", "op-grid", books=books)
+    city.propose("op-metro")
+    metro.round()
+    city.clock.turn(hours=25)
+
+    assert settled(metro) == ("expired", "time")
+    assert metro.db.proposals.open() == []
 
 
 # ---- The hub's word lifts no check
