@@ -47,6 +47,8 @@ STEPS = ("one", "two", "three")
 LATE_S = 30.0
 """An effect is undone so long after its end at the latest, with everything being killed."""
 OTHERS = tuple(one for one in QUEUES if one != UNDOES)
+STILL_S = 10.0
+"""Also a driver that does nothing is struck after so long."""
 EDGES = (
     *("run-claimed", "run-turn", "run-acted"),
     *(
@@ -332,16 +334,21 @@ def storm(
         edges = list(EDGES)
         chance.shuffle(edges)
         gap_s = max(0.15, min(1.0, box_s / kills)) if kills else 1.0
+        done, waited_s = 0, 0.0
         while time.monotonic() - began_s < within_s:
-            if made < kills:
+            crew.tend()
+            if _is_over(db, device, driver, runs):
+                break
+            # Who is only just starting is not killed: a kill hits work under way.
+            is_at_work = done < (done := len(device.calls())) or waited_s > STILL_S
+            if made < kills and is_at_work:
                 made += _strike(made, crew, redis, folder, edges, chance)
                 _repeat(app, driver, chance)
-            else:
-                crew.tend()
+                waited_s = 0.0
+            elif made >= kills:
                 (folder / "step").unlink(missing_ok=True)
-                if _is_over(db, device, driver, runs):
-                    break
             time.sleep(gap_s)
+            waited_s += gap_s
         seconds = time.monotonic() - began_s
         return _count(db, device, driver, runs, made, seconds, box_s)
 
@@ -429,9 +436,10 @@ def _count(
     twice = sum(count > 1 for count in told.values())
     all_ = [f"run-{number}" for number in range(runs)]
     targets = [f"{run}/{step}" for run in all_ for step in STEPS]
+    now_s = time.time()
     late = sum(
         ("deny", one) in times
-        and times.get(("allow", one), 1e12) > times["deny", one] + box_s + LATE_S
+        and times.get(("allow", one), now_s) > times["deny", one] + box_s + LATE_S
         for one in targets
     )
     states = db.runs.counts()
