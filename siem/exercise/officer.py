@@ -20,7 +20,7 @@ from siem.exercise.nodes import OFFICER, OneNode
 from siem.exercise.stranger import Visitor
 from siem.store.protocol import Document
 
-LOOK_EVERY_S = 0.5
+LOOK_EVERY_S = 1.0
 UNDOES = "op-port"
 """Here the officer takes the block back; elsewhere it ends by itself."""
 UNDONE_AFTER_S = 3.0
