@@ -10,12 +10,18 @@ from typing import Any
 
 import pytest
 
-from cityward import InputError, Unsafe
+from cityward import ConfigError, InputError, Unsafe
 from playbooks.flow import group_of, new_run
+from siem import config, duties
+from siem.city.hub import HubView
 from siem.city.intake import Refused
+from siem.city.town import Town
+from siem.hub import hub_of
 from siem.sharing.envelope import BEGIN, Envelope, payload_hash, sign
 from siem.sharing.inbox import newest, told_row
 from siem.store import faults, proposals
+from siem.store.embedded import NodeDb
+from siem.store.protocol import Range
 from tests.playbooks.kit import NOON, Clock, deny, playbook
 from tests.siem.city.test_joins import tokens_of
 from tests.siem.sharing.proposing import (
@@ -527,3 +533,41 @@ def test_after_a_kill_nothing_is_lost_and_nothing_is_done_twice(point: str, tmp_
         assert len(node.db.runs.all()) == 1
         assert [call[0] for call in node.device.calls()] == ["deny"]
         assert [one["state"] for one in node.said][-1] == "applied"
+
+
+# ---- At the hub
+
+
+def test_the_page_of_a_campaign_has_what_was_proposed_and_answered(tmp_path: Path) -> None:
+    city, metro, _ = told_twice(tmp_path, Clock(), "op-metro", "op-grid")
+    db = NodeDb(tmp_path / "people.db", b"city", clock=city.clock, is_hub=True)
+    view = HubView(
+        city.ends.commons, db, city.folder / "exchange", Town(), b"of a test", threshold=3,
+        store="", deadlines=duties.load(), playbooks=lambda: [WAY], clock=city.clock,
+    )  # fmt: skip
+    view.propose(city.campaign, WAY.name, ["op-metro"], "it scans us all", "ciso")
+    what = f"Proposed by ciso: {WAY.action}. it scans us all"
+    waits = {(one.what, one.answer) for one in view.told(city.campaign)}
+    city.proposals.step()
+    metro.round()
+
+    told = {(one.what, one.answer) for one in view.told(city.campaign)}
+
+    assert view.concerned(city.campaign) == ["op-grid", "op-metro"]
+    assert (f"Waits to be sent. {what}", "") in waits
+    assert (what, "Planned, waits for a person") in told
+    assert [one.action for one in view.trail("proposed", Range())[0]] == ["campaign: proposed"]
+    with pytest.raises(InputError, match="no playbook is called 'burn'"):
+        view.propose(city.campaign, "burn", ["op-metro"], "why", "ciso")
+    db.close()
+
+
+def test_a_hub_that_would_propose_what_does_not_ship_says_so(tmp_path: Path) -> None:
+    said = f'operator = "city"\nstate_dir = "{tmp_path}/state"\n[hub]\npropose = "burn"\n'
+    (tmp_path / "cityward.toml").write_text(said)
+
+    with pytest.raises(ConfigError, match="no playbook is called 'burn'") as error:
+        hub_of(config.load(tmp_path / "cityward.toml"))
+
+    assert error.value.where == "hub.propose"
+    assert "external-scanner" in error.value.todo
