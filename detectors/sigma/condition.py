@@ -18,7 +18,7 @@ MAX_DEPTH = 64
 MAX_TOKENS = 20_000
 MAX_NAMES = 20_000
 """Names that the patterns of one condition stand for."""
-MAX_LOOKED = 1_000_000
+MAX_LOOKED = 250_000
 """Names that the patterns of one condition are compared with."""
 
 
@@ -179,8 +179,8 @@ class _Parser:
             self.looked += len(names)
             if self.looked > MAX_LOOKED:
                 raise ValueError("the condition has too many patterns for so many selections")
-            found = tuple(Name(name) for name in names if _selects(pattern, name))
-            self.selected[pattern] = found
+            selects = _selector(pattern)
+            self.selected[pattern] = tuple(Name(name) for name in names if selects(name))
         return self.selected[pattern]
 
 
@@ -194,10 +194,11 @@ def _tokens(text: str) -> Iterator[str]:
         yield found[0].strip()
 
 
-def _selects(pattern: str, name: str) -> bool:
+def _selector(pattern: str) -> Callable[[str], bool]:
     """`them` is everything but names with a leading underscore; so is a pattern without one."""
-    if name.startswith("_") and not pattern.startswith("_"):
-        return False
     if pattern == "them":
-        return True
-    return re.fullmatch(re.escape(pattern).replace(r"\*", ".*"), name) is not None
+        return lambda name: not name.startswith("_")
+    found = re.compile(re.escape(pattern).replace(r"\*", ".*")).fullmatch
+    if pattern.startswith("_"):
+        return lambda name: found(name) is not None
+    return lambda name: not name.startswith("_") and found(name) is not None

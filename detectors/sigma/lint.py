@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +11,7 @@ import msgspec
 
 from cityward.errors import RuleError
 from cityward.fields import FIELDS
-from detectors.sigma import attack, condition
+from detectors.sigma import attack, condition, validators
 from detectors.sigma.load import load_folder
 from detectors.sigma.rule import Absence, Correlation, Filter, Rule, RuleSet
 from detectors.sigma.samples import lacks, read_samples, samples_file
@@ -79,6 +80,10 @@ def _problems(rules: RuleSet, path: Path, *, samples: bool) -> Iterator[Problem]
     for one in rules.rules:
         if _is_below(one.document.file, path):
             yield from _unused(one)
+            yield from _metadata(one)
+    mine = [one.document for one in rules.speaking() if _is_below(one.document.file, path)]
+    for issue in validators.issues_of(mine):
+        yield Problem(issue.where, issue.what, "warning")
     for tuning in rules.filters:
         if _is_below(tuning.document.file, path) and tuning.document.value.get("taxonomy") == OURS:
             yield from _unknown(tuning, sorted(tuning.detection.fields()), "filter")
@@ -183,6 +188,29 @@ def _unused(rule: Rule) -> Iterator[Problem]:
         if name not in used:
             where = rule.document.where("detection", name)
             yield Problem(where, f"no condition uses the selection {name}", "warning")
+
+
+STATUS = frozenset({"stable", "test", "experimental", "deprecated", "unsupported"})
+_TEXTS = ("title", "description", "author", "license", "taxonomy")
+_LISTS = ("references", "tags", "falsepositives", "fields", "scope", "related")
+_DAYS = ("date", "modified")
+
+
+def _metadata(rule: Rule) -> Iterator[Problem]:
+    """What says nothing of what is detected, and is still not as the specification has it."""
+    value, where = rule.document.value, rule.document.where
+    for name in _TEXTS:
+        if name in value and not isinstance(value[name], str):
+            yield Problem(where(name), f"{name} is no text", "warning")
+    for name in _LISTS:
+        if name in value and not isinstance(value[name], list):
+            yield Problem(where(name), f"{name} is no list", "warning")
+    for name in _DAYS:
+        if name in value and not isinstance(value[name], date):
+            yield Problem(where(name), f"{name} is no day like 2026-01-31", "warning")
+    if "status" in value and value["status"] not in STATUS:
+        wanted = ", ".join(sorted(STATUS))
+        yield Problem(where("status"), f"{value['status']!r} is none of {wanted}", "warning")
 
 
 def _samples(one: Speaking, *, has_records: bool) -> Iterator[Problem]:

@@ -29,7 +29,7 @@ from cityward.finding import Analytic, Severity
 from detectors.sigma import attack, bind, condition
 from detectors.sigma.compiled import Compiled, FileRules, Loaded, key_of, undisturbed
 from detectors.sigma.condition import Condition
-from detectors.sigma.lines import compile_item, needs_of
+from detectors.sigma.lines import Budget, compile_item, needs_of
 from detectors.sigma.matchers import Item, Placeholders
 from detectors.sigma.pipelines import Every, Pipelines
 from detectors.sigma.rule import (
@@ -261,9 +261,8 @@ def compile_detection(
     names = [name for name in section if name not in others]
     if bad := [name for name in names if not isinstance(name, str)]:
         raise _fault(document, f"selection {bad[0]!r} is no text", key)
-    selections = {
-        name: _selection(document, section[name], (key, name), placeholders) for name in names
-    }
+    reader = _Selections(document, placeholders)
+    selections = {name: reader.read(section[name], (key, name)) for name in names}
     given = section["condition"]
     texts = _texts(document, given, key, "condition")
     if not texts:
@@ -284,40 +283,34 @@ def _condition(
 _NESTED = (dict, list, Every)
 
 
-def _selection(
-    document: Document, value: Any, place: documents.Place, placeholders: Placeholders | None
-) -> Selection:
-    """A mapping is an "and", a list an "or", words alone are keywords."""
-    if isinstance(value, dict) and value:
-        parts = [
-            _item(document, key, inner, (*place, key), placeholders) for key, inner in value.items()
-        ]
-        return parts[0] if len(parts) == 1 else Several(True, tuple(parts))
-    is_every = isinstance(value, Every)
-    if is_every or (isinstance(value, list) and any(isinstance(one, _NESTED) for one in value)):
-        several = [
-            _selection(document, one, (*place, number), placeholders)
-            for number, one in enumerate(value)
-        ]
-        return Several(is_every, tuple(several))
-    if value is None or value in ({}, []):
-        raise _fault(document, "the selection is empty", *place)
-    return _item(document, None, value, place, placeholders)
+class _Selections:
+    """Reads the selections of one document."""
 
+    def __init__(self, document: Document, placeholders: Placeholders | None) -> None:
+        self.document = document
+        self.placeholders = placeholders
+        self.budget = Budget()
 
-def _item(
-    document: Document,
-    key: Any,
-    value: Any,
-    place: documents.Place,
-    placeholders: Placeholders | None,
-) -> Item:
-    if key is not None and not isinstance(key, str):
-        raise _fault(document, f"field {key!r} is no text", *place)
-    try:
-        return compile_item(key, value, placeholders)
-    except ValueError as error:
-        raise _fault(document, str(error), *place) from error
+    def read(self, value: Any, place: documents.Place) -> Selection:
+        """A mapping is an "and", a list an "or", words alone are keywords."""
+        if isinstance(value, dict) and value:
+            parts = [self._item(key, inner, (*place, key)) for key, inner in value.items()]
+            return parts[0] if len(parts) == 1 else Several(True, tuple(parts))
+        is_every = isinstance(value, Every)
+        if is_every or (isinstance(value, list) and any(isinstance(one, _NESTED) for one in value)):
+            several = [self.read(one, (*place, number)) for number, one in enumerate(value)]
+            return Several(is_every, tuple(several))
+        if value is None or value in ({}, []):
+            raise _fault(self.document, "the selection is empty", *place)
+        return self._item(None, value, place)
+
+    def _item(self, key: Any, value: Any, place: documents.Place) -> Item:
+        if key is not None and not isinstance(key, str):
+            raise _fault(self.document, f"field {key!r} is no text", *place)
+        try:
+            return compile_item(key, value, self.placeholders, self.budget)
+        except ValueError as error:
+            raise _fault(self.document, str(error), *place) from error
 
 
 def _needs(document: Document, key: str) -> frozenset[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -194,6 +196,23 @@ def test_many_wildcards_run_in_linear_time() -> None:
         rule_of(f"  s: {{f: 1}}\n  condition: s{' and s' * 50_000}\n"),
         rule_of(f"  s: {{f|windash|base64: '{' -a' * 10}'}}\n  condition: s\n"),
         rule_of(f"  s: {{f|re: '{'(a{0,999}){0,999}' * 3}'}}\n  condition: s\n"),
+        rule_of(
+            "".join(f"  a{n}: {{f|windash|base64: -a -b -c -d -e{n}}}\n" for n in range(999))
+            + "  condition: 1 of a*\n"
+        ),
+        rule_of(
+            "".join(f"  a{n}: {{f|re: 'a{{999}}{n}'}}\n" for n in range(2000))
+            + "  condition: 1 of a*\n"
+        ),
+        rule_of(
+            "".join(f"  a{n}: {{f: {n}}}\n" for n in range(5_000))
+            + f"  condition: {' or '.join(f'1 of a{n}*' for n in range(5_000))}\n"
+        ),
+        rule_of(
+            "".join(f"  a{n}: {{f: {n}}}\n" for n in range(5_000))
+            + f"  condition: {' or '.join(['1 of a*'] * 5_000)}\n"
+        ),
+        rule_of("  s: {f: " + "1" + ":1" * 50_000 + "}\n  condition: s\n"),
     ],
     ids=[
         "10 MB",
@@ -206,13 +225,51 @@ def test_many_wildcards_run_in_linear_time() -> None:
         "long",
         "dashes",
         "repeats",
+        "many dashes",
+        "many repeats",
+        "many patterns",
+        "one pattern often",
+        "sixties",
     ],
 )
 def test_a_hostile_document_is_refused(text: str) -> None:
+    start_s = time.process_time()
+
     rules = load_text(text)
 
     assert len(rules.refused) == 1
+    assert rules.refused[0].where.startswith("<text>")
     assert rules.rules == ()
+    assert time.process_time() - start_s < 20
+
+
+def test_a_chain_of_thousands_of_correlations_is_bound_in_linear_time() -> None:
+    """Written from its end, so that each builds on the one behind it."""
+    chain = "---\n".join(
+        f"title: T\nname: n{number}\ncorrelation: {{type: event_count, rules: n{number + 1}, "
+        "timespan: 1m, condition: {gte: 2}}\n"
+        for number in range(3_000)
+    )
+    last = rule_of("  s: {f: 1}\n  condition: s\n").replace("title: T", "title: T\nname: n3000")
+
+    rules = load_text(f"{chain}---\n{last}")
+
+    assert rules.refused == ()
+    assert [one.name for one in rules.correlations][:2] == ["n2999", "n2998"]
+    assert len(rules.correlations) == 3_000
+
+
+def test_a_circle_of_thousands_is_refused_and_each_is_named() -> None:
+    circle = "---\n".join(
+        f"title: T\nname: n{number}\ncorrelation: {{type: event_count, "
+        f"rules: n{(number + 1) % 1_000}, timespan: 1m, condition: {{gte: 2}}}}\n"
+        for number in range(1_000)
+    )
+
+    rules = load_text(circle)
+
+    assert rules.correlations == ()
+    assert len({one.where for one in rules.refused}) == 1_000
 
 
 def test_a_hundred_thousand_values_are_one_look_up() -> None:
@@ -326,10 +383,57 @@ def test_a_good_rule_has_no_problems(tmp_path: Path) -> None:
             "write.yml:13: warning: no condition uses the selection t",
         ),
         ("condition: s", "condition: x", "write.yml:13: error: selection 'x' is not defined"),
+        (
+            "level: high",
+            "level: high\nstatus: fine",
+            "write.yml:10: warning: 'fine' is none of "
+            "deprecated, experimental, stable, test, unsupported",
+        ),
+        (
+            "level: high",
+            "level: high\ndate: 5th of May",
+            "write.yml:10: warning: date is no day like 2026-01-31",
+        ),
+        ("author: A. Nybody", "author: 7", "write.yml:4: warning: author is no text"),
+        (
+            "[a new engineering host]",
+            "a host",
+            "write.yml:7: warning: falsepositives is no list",
+        ),
+        (
+            "ot.operation: write",
+            "ot.operation: '*write*'",
+            "write.yml:10: warning: String contains wildcards at beginning and end instead of "
+            "being modified with contains modifier (detection item ot.operation)",
+        ),
+        (
+            "condition: s",
+            "condition: all of them",
+            "write.yml:13: warning: Rule refers to 'them' but has only one condition",
+        ),
     ],
 )
 def test_a_problem_is_named_with_its_line(tmp_path: Path, old: str, new: str, problem: str) -> None:
     assert problem in problems(tmp_path, GOOD.replace(old, new))
+
+
+def test_validators_of_pysigma_ask_nothing_of_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(*_: object) -> None:
+        raise AssertionError("a rule check is made without the network")
+
+    monkeypatch.setattr("socket.socket.connect", connect)
+
+    assert problems(tmp_path, GOOD) == []
+
+
+def test_without_pysigma_a_check_is_our_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sigma.validation", None)
+
+    assert problems(tmp_path, GOOD.replace("operation: write", "operation: '*write*'")) == []
 
 
 def test_missing_and_poor_samples_are_problems(tmp_path: Path) -> None:
