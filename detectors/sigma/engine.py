@@ -119,7 +119,7 @@ class Engine:
         self._library = Library((one.leaves for one in self._active.values()), Room())
         self._correlator = Correlator(rules)
         self._silent = self._correlator.silenced
-        self._routes: dict[LogSource, Route[_Active]] = {}
+        self._routes: dict[LogSource, Route[_Active] | None] = {}
         self._plans: dict[tuple[str, ...], Route[_Active]] = {}
 
     def _activate(self, rule: Rule) -> None:
@@ -216,6 +216,7 @@ class Engine:
             if len(self._plans) >= PLANS_MAX:
                 self._settle()
                 self._plans.clear()
+                self._routes = dict.fromkeys(self._routes)
             route = self._plans[key] = Route(Plan(rules), self._library)
         if logsource in self._routes or len(self._routes) < ROUTES_MAX:
             self._routes[logsource] = route

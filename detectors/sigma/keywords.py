@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from cityward.event import Event
@@ -19,10 +19,9 @@ BETWEEN = "\n"
 SCAN_FROM = 3
 """So few words are looked for one by one: an event has much text."""
 
-_OF_NUMBERS = re.compile(r"[0-9a-fxtz:.+-]*|in?f?|nf?|nan?|an", re.ASCII)
+_NUMBERS = frozenset({int, float, bool, datetime})
+_OF_NUMBERS = re.compile(r"[0-9a-fxtz:.+-]*", re.ASCII)
 """What may stand in the text of a number or a time."""
-_NUMBERS = frozenset({int, float, datetime, type(None)})
-_GROUPS = (Mapping, list, tuple)
 
 
 class Keywords:
@@ -38,8 +37,8 @@ class Keywords:
                 self._add(ask, one)
         self._hits = list(self._words.values())
         self._scan = scanner(list(self._words), SCAN_FROM)
-        self.looks_at_numbers = any(_OF_NUMBERS.fullmatch(word.decode()) for word in self._words)
-        """True if a word could be found in a number or a time."""
+        self.looks_at_numbers = any(_is_of_numbers(word.decode()) for word in self._words)
+        """True if a word could be found in a number, a flag or a time."""
 
     def _add(self, ask: Ask, one: Comparison) -> None:
         match one:
@@ -84,6 +83,11 @@ class Keywords:
             return ask.failed
 
 
+def _is_of_numbers(word: str) -> bool:
+    special = any(word in text for text in ("true", "false", "inf", "nan"))
+    return special or _OF_NUMBERS.fullmatch(word) is not None
+
+
 def every_text(event: Event) -> list[str]:
     """The texts of an event of any shape."""
     return [text_of(value) for value in View.of(event).every_value() if value is not None]
@@ -96,7 +100,7 @@ class Texts:
         names: The names of an event's fields.
         outer: The field that holds others.
         inner: The names of those.
-        with_numbers: True if numbers and times belong to it.
+        with_numbers: True if numbers, flags and times belong to it.
     """
 
     def __init__(
@@ -105,7 +109,7 @@ class Texts:
         self._take = taker([name for name in names if name != outer and is_said(name)])
         self._outer = outer
         self._take_inner = taker([name for name in inner if is_said(f"{outer}.{name}")])
-        self._with_numbers = with_numbers
+        self._skipped = {str, type(None)} | (set() if with_numbers else _NUMBERS)
         self._with_time = with_numbers and TIME not in names
         self._with_record = "event.original" not in names
 
@@ -114,16 +118,16 @@ class Texts:
         values = self._take(event.fields)
         if self._outer is not None:
             values += self._take_inner(event.fields[self._outer])
+        kinds = {*map(type, values)}
         texts = [value for value in values if type(value) is str]
-        if len(texts) < len(values):
+        if not self._skipped.issuperset(kinds):
             for value in values:
-                kind = type(value)
-                if kind is list and all(type(one) is str for one in value):
+                if type(value) is list and all(type(one) is str for one in value):
                     texts += value
-                elif isinstance(value, _GROUPS):
-                    return every_text(event)
-                elif kind is not str and (self._with_numbers or kind not in _NUMBERS):
+                elif type(value) in _NUMBERS:
                     texts.append(text_of(value))
+                elif type(value) not in self._skipped:
+                    return every_text(event)
         if self._with_time:
             texts.append(text_of(event.time))
         if self._with_record and event.record.data:

@@ -1,0 +1,148 @@
+"""What the engine remembers is bounded, and what it forgets it decides again."""
+
+from __future__ import annotations
+
+import gc
+
+import msgspec
+import pytest
+
+from cityward.event import LogSource
+from detectors.sigma import engine as module
+from detectors.sigma import find, keywords
+from detectors.sigma.engine import Engine
+from detectors.sigma.find import Ask, Finder
+from detectors.sigma.load import load_text
+from detectors.sigma.matchers import Like
+from detectors.sigma.memory import Memory, Room
+from detectors.sigma.texts import Sign
+from tests.detectors.sigma.city import HEAD, engine, event, rule_of
+
+MANY = rule_of("  s:\n    f|contains: [evil, bad]\n    g|endswith: x\n  condition: s\n")
+
+
+def room_of(one: Engine) -> Room:
+    return one._library.room
+
+
+def test_a_value_is_decided_once() -> None:
+    asked: list[str] = []
+
+    def decide(value: str) -> str:
+        asked.append(value)
+        return value.upper()
+
+    memory = Memory(Room(), decide)
+
+    assert [memory["a"], memory["a"], memory["b"]] == ["A", "A", "B"]
+    assert asked == ["a", "b"]
+
+
+def test_a_full_room_is_emptied_for_all_memories() -> None:
+    room = Room(size=1_000)
+    one, other = Memory(room, len), Memory(room, len)
+
+    for number in range(100):
+        assert one[f"{number}"] == len(f"{number}")
+        assert other["same"] == 4
+        assert room.entries() <= 5
+
+
+def test_a_very_long_text_is_not_remembered() -> None:
+    memory = Memory(Room(), len)
+
+    assert memory["x" * 100_000] == 100_000
+    assert len(memory) == 0
+
+
+def test_fresh_values_fields_and_types_cost_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = engine(MANY)
+    monkeypatch.setattr(room_of(one), "size", 50_000)
+    most = 0
+
+    for number in range(2_000):
+        fields = {f"n{number}": number, "f": f"evil {number}", "g": [number, f"{number}x"]}
+        assert len(list(one.detect([msgspec.structs.replace(event(), fields=fields)]))) == 1
+        most = max(most, room_of(one).entries())
+
+    assert most < 250
+    assert one.states()[0].matches == one.states()[0].evaluated == 2_000
+
+
+def test_fresh_log_sources_cost_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROUTES_MAX", 4)
+    monkeypatch.setattr(module, "PLANS_MAX", 2)
+    text = "\n---\n".join(
+        HEAD.replace("service: test", f"service: s{number}")
+        + "detection:\n  s: {f: a}\n  condition: s\n"
+        for number in range(6)
+    )
+    one = engine(text)
+
+    for number in range(30):
+        list(one.detect([event(0.0, LogSource(service=f"s{number % 10}"), f="a")]))
+
+    assert len(one._routes) <= 4
+    assert len(one._plans) <= 2
+    assert [(state.evaluated, state.matches) for state in one.states()] == [(3, 3)] * 6
+
+
+def test_old_asks_are_forgotten_when_placeholders_change() -> None:
+    one = engine(
+        rule_of("  s: {f|expand: '%who%'}\n  condition: s\n").replace("title: T", "title: U"),
+        {"who": ["a"]},
+    )
+
+    for number in range(50):
+        one.use_placeholders({"who": [f"a{number}"]})
+        assert len(list(one.detect([event(f=f"a{number}"), event(f="a")]))) == 1
+
+    gc.collect()
+    assert len(one._library._later) == 1
+    assert one.states()[0].evaluated == 100
+
+
+WORDS = ["evil", "BAD", "x", "äÖ", "a\nb", "Σ", "wo rd"] + [f"word{number}" for number in range(40)]
+
+
+@pytest.mark.parametrize("has_hyperscan", [True, False])
+def test_words_are_found_with_hyperscan_and_without(
+    has_hyperscan: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_hyperscan:
+        monkeypatch.setattr(find, "hyperscan", None)
+    asks = {
+        (word, shape): Ask("f", frozenset({Like(tuple(shape(word.lower())))}))
+        for word in WORDS
+        for shape in (
+            lambda word: (Sign.MANY, word, Sign.MANY),
+            lambda word: (word, Sign.MANY),
+            lambda word: (Sign.MANY, word),
+        )
+    }
+    finder = Finder(asks.values())
+
+    for seen in ["an EVIL x", "evil", "bad word12", "word12 ÄÖ", "xa\nb", "ΑΣ", "wo  rd", ""]:
+        expected = {
+            ask
+            for (word, _), ask in asks.items()
+            for one in ask.comparisons
+            if find.predicate_of(one)(seen)
+        }
+        assert finder.held([seen]) == expected
+
+
+@pytest.mark.parametrize("has_hyperscan", [True, False])
+def test_keywords_are_found_with_hyperscan_and_without(
+    has_hyperscan: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_hyperscan:
+        monkeypatch.setattr(find, "hyperscan", None)
+    monkeypatch.setattr(keywords, "SCAN_FROM", 1)
+    one = Engine(load_text(rule_of("  s: [evil, bad*thing, 42, 'true']\n  condition: s\n")))
+
+    seen = [{"f": "an EVIL x"}, {"f": "bad", "g": "thing"}, {"f": "a bad little thing"}]
+    seen += [{"f": 7_427}, {"f": True}, {"f": [["evil"]]}, {"f": {"g": "evil"}}, {"f": None}]
+    found = list(one.detect([msgspec.structs.replace(event(), fields=one) for one in seen]))
+
+    assert [finding.events[0].fields for finding in found] == [seen[i] for i in (0, 2, 3, 4, 5, 6)]
