@@ -36,7 +36,7 @@ from detectors.sigma.matchers import (
 from detectors.sigma.texts import Sign, Text
 from detectors.sigma.view import text_of
 
-COMPARISONS_MAX = 250_000
+COMPARISONS_MAX = 150_000
 """Comparisons of one document, values that stand for several written out."""
 PROGRAM_MAX = 1_000_000
 """Steps of all regular expressions of one document; one alone has up to some 300,000."""

@@ -15,6 +15,8 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sigma.correlations import SigmaCorrelationRule
+from sigma.exceptions import SigmaError
 from sigma.rule import SigmaRule
 
 from cityward import documents
@@ -166,6 +168,30 @@ def test_what_the_schemas_of_the_specification_refuse_is_refused(
         one for one in taken if one not in LENIENT and one.split(".")[0] not in LENIENT
     } == set()
     assert refused > 300
+
+
+def test_what_pysigma_refuses_or_ignores_and_we_do_not() -> None:
+    """`utf16le`, two limits, `cidr|expand`, absences, and filters that bind to nothing."""
+    head = {"title": "T", "logsource": {"service": "test"}}
+    rules = [
+        {**head, "detection": {"s": {"f|utf16le|base64": "a"}, "condition": "s"}},
+        {**head, "detection": {"s": {"f|cidr|expand": "%nets%"}, "condition": "s"}},
+        {
+            "title": "T",
+            "correlation": {
+                "type": "event_count",
+                "rules": ["a"],
+                "timespan": "5m",
+                "condition": {"gte": 3, "lt": 9},
+            },
+        },
+    ]
+
+    for value in rules:
+        twin = SigmaCorrelationRule if "correlation" in value else SigmaRule
+        with pytest.raises(SigmaError):
+            twin.from_dict(value)
+        assert read_document(Document(value, "<text>", {}))
 
 
 # --- Random rules and conditions ---------------------------------------------------------------
