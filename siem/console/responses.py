@@ -281,6 +281,7 @@ def run_row(run: Run) -> Document:
         "asked_by": run.asked_by,
         "made": run.made,
         "in_force": sum(one.is_in_force for one in run.effects),
+        "undone": sum(one.state == "rolled_back" for one in run.effects),
         "plan": run.plan.hash,
     }
 

@@ -314,6 +314,7 @@ def test_runs_are_listed_the_newest_first_a_page_at_a_time(
     assert [one["run"] for one in (*newest["rows"], *oldest["rows"])] == ["second", "first"]
     assert oldest["rows"][0]["in_force"] == 1
     assert oldest["rows"][0]["targets"] == ["198.51.100.73"]
+    assert "1 in force" in client.get("/runs").text
     assert "Next 1" in client.get("/runs?limit=1").text
     assert "Next" not in client.get("/runs?limit=1&offset=1").text
 
