@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import pytest
@@ -25,8 +26,9 @@ from cityward.errors import RuleError
 from cityward.event import Event, LogSource, Record
 from detectors.sigma import condition
 from detectors.sigma.engine import Engine
+from detectors.sigma.lines import MODIFIERS
 from detectors.sigma.load import load_folder, read_document
-from detectors.sigma.rule import Correlation, Filter, Rule
+from detectors.sigma.rule import Correlation, CorrelationType, Filter, Rule
 from detectors.sigma.view import View
 from tests.detectors.sigma import pysigma_twin
 from tests.detectors.sigma.city import reasons
@@ -192,6 +194,14 @@ def test_what_pysigma_refuses_or_ignores_and_we_do_not() -> None:
         with pytest.raises(SigmaError):
             twin.from_dict(value)
         assert read_document(Document(value, "<text>", {}))
+
+
+def test_the_page_names_every_modifier_and_every_kind_of_correlation() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "rules.md").read_text()
+    named = set(re.findall(r"`([\w-]+)`", page.partition("## All of Sigma")[2]))
+
+    assert MODIFIERS - named == set()
+    assert set(get_args(CorrelationType)) - named == set()
 
 
 # --- Random rules and conditions ---------------------------------------------------------------
