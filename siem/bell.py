@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Any
 
 from cityward import ConfigError
 from playbooks.journal import Bell
 from siem.config import Settings
-
-if TYPE_CHECKING:
-    from celery import Celery
 
 LOOKED = "worker.looked"
 """A file of the state folder, touched whenever a worker looks at the journal by itself."""
@@ -27,9 +24,9 @@ def bell_of(settings: Settings, environment: Mapping[str, str] = os.environ) -> 
         return None
     from playbooks import tasks
 
-    apps: list[Celery] = []
+    apps: list[Any] = []
 
-    def app() -> Celery:
+    def app() -> Any:
         if not apps:
             password = redis_password(settings, environment)
             apps.append(tasks.app_of(settings.response.redis, password=password))

@@ -29,12 +29,12 @@ from siem import register, ruleset
 from siem import samples as runs
 from siem.assets import Inventory, from_settings
 from siem.config import Settings
+from siem.console.tuning import Examined, Hidden, Silenced, Tried
 from siem.node import event_of
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Document, Range
 from siem.store.query import quoted
 from siem.store.rulebook import Protected, Version
-from siem.trial import in_words
 
 LOOKED_BACK = timedelta(days=30)
 FINDINGS_MAX = 500
@@ -52,75 +52,6 @@ BEFORE_SEEN = {"cw.record.source": "", "cw.record.place": "", "cw.record.number"
 
 Speaking = Rule | Correlation | Absence
 Speaks = Callable[[Sequence[Protected]], set[int]]
-
-
-class Silenced(msgspec.Struct, frozen=True):
-    """A finding that was right, and that would not be made any more."""
-
-    rule: str
-    title: str
-    finding: str
-    operator: str
-    """Who released it; empty: it is ours."""
-    time: datetime
-
-
-class Hidden(msgspec.Struct, frozen=True):
-    """A finding of the past, and how much of it a filter hides."""
-
-    finding: str
-    title: str
-    verdict: str
-    time: datetime
-    events: int
-    """Copies of its events that were looked at."""
-    hidden: int
-
-    @property
-    def is_whole(self) -> bool:
-        """True if nothing of it would be left."""
-        return self.hidden == self.events
-
-
-class Tried(msgspec.Struct, frozen=True):
-    """An event of a tried line."""
-
-    fields: Mapping[str, Any]
-    logsource: str
-    collector: str
-    matched: bool
-    lines: tuple[tuple[str, bool], ...]
-    """Each line of the rule in words, and whether it is as a match wants it."""
-
-
-class Examined(msgspec.Struct, frozen=True):
-    """What a change would mean."""
-
-    document: str
-    kind: str
-    title: str
-    text: str
-    samples: str
-    number: int
-    """Of the version that counts now; 0: there is none."""
-    problems: tuple[lint.Problem, ...]
-    outcomes: tuple[Outcome, ...]
-    silenced: tuple[Silenced, ...]
-
-    def reasons(self) -> list[str]:
-        """What forbids it, in words; empty: it may be deployed."""
-        said = [str(one) for one in self.problems if one.severity == "error"]
-        said += [
-            f"sample {one.name!r} fails: {'; '.join(one.problems)}"
-            for one in self.outcomes
-            if not one.passed
-        ]
-        said += [
-            f"{one.title} would not be made any more: finding {one.finding[:12]}"
-            f" of {one.time:%Y-%m-%d %H:%M} UTC was right"
-            for one in self.silenced
-        ]
-        return said
 
 
 class Tuner:
@@ -244,15 +175,25 @@ class Tuner:
             RuleError: the rule cannot be loaded.
             InputError: it is not on single events, or no collector reads the line.
         """
-        id, _, after = self.candidate(text)
+        engine, rule = self._asked(text)
+        return [_tried(engine, rule, self._described(one)) for one in _events(line, collector)]
+
+    def explain(self, text: str, event: Document) -> Tried:
+        """What a rule makes of an event that is kept, and why not; see `attempt`."""
+        engine, rule = self._asked(text)
+        return _tried(engine, rule, _event(event))
+
+    def _asked(self, text: str) -> tuple[Engine, Rule]:
+        """A rule on single events, or the one of a filter, and an engine with it alone."""
+        _, id, after = self.candidate(text)
         rule = next((one for one in after.rules if one.id == id), None)
         if rule is None:
-            what = "only a rule on single events can be tried on a line"
+            what = "only a rule on single events can be tried on one"
             raise InputError(what, "rule", "Try its rules; samples are for the rest.")
         engine = Engine(runs.alone(rule, after), self.placeholders)
         if state := next((one for one in engine.states() if one.state != "on"), None):
             raise InputError(f"it is not evaluated here: {state.reason}", rule.title, "See lists.")
-        return [_tried(engine, rule, self._described(one)) for one in _events(line, collector)]
+        return engine, rule
 
     def _described(self, event: Event) -> Event:
         fields = {**self._inventory.describe(event), **event.fields}
@@ -499,11 +440,9 @@ def _events(line: str, named: str) -> Iterator[Event]:
 
 
 def _tried(engine: Engine, rule: Rule, event: Event) -> Tried:
-    checks = engine.explain(rule, event).checks
-    lines = tuple((in_words(one), one.held is not one.negated) for one in checks)
     fields = {"@timestamp": event.time, **event.fields}
-    name = event.record.source
-    return Tried(fields, str(event.logsource), name, engine.matches(rule, event), lines)
+    matched, why = engine.matches(rule, event), engine.explain(rule, event)
+    return Tried(fields, str(event.logsource), event.record.source, matched, why)
 
 
 def _nothing(samples: Sequence[Protected]) -> set[int]:

@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from cityward import CitywardError, InputError, RuleError, Unsafe
-from cityward.fields import FIELDS
 from siem import ruleset
 from siem.config import Settings
+from siem.console.tuning import Examined, FilterRow, Hidden, Job, Source, Tried
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Document, Range
 from siem.store.rulebook import Draft, Version
 
 if TYPE_CHECKING:
-    from siem.backtest import Backtest, Progress
-    from siem.tuning import Examined, Hidden, Tried, Tuner
+    from siem.backtest import Progress
+    from siem.tuning import Tuner
 
 LINE_MAX = 65_536
 TRIED_MAX = 20
@@ -36,55 +36,6 @@ TRIED_MAX = 20
 JOBS_KEPT = 20
 PREVIEW_DAYS = (1, 7, 30, 90)
 STOP_S = 5.0
-
-
-class Source(msgspec.Struct, frozen=True):
-    """A document as a person edits it."""
-
-    document: str
-    title: str
-    kind: str
-    text: str
-    samples: str
-    origin: str
-    """`draft`, `deployed`, `file` or `new`."""
-    number: int = 0
-    """Of the version that counts; 0: the file does, or nothing."""
-    draft_by: str = ""
-    is_shipped: bool = False
-    """It comes with cityward: to change it takes two people."""
-
-
-class FilterRow(msgspec.Struct, frozen=True):
-    """A filter that is loaded."""
-
-    id: str
-    title: str
-    rules: tuple[tuple[str, str], ...]
-    """Ids and titles; empty: every rule of its log source."""
-    owner: str
-    reason: str
-    expires: date | None
-    is_expired: bool
-    since: datetime | None
-    """When it was deployed; None: it stands in a file."""
-    is_ours: bool
-    """It was deployed here, so it can be taken back here."""
-
-
-class Job(msgspec.Struct):
-    """A preview: under way, or what came out."""
-
-    id: str
-    document: str
-    text: str
-    """Of which it speaks: a preview of an older text is stale."""
-    days: int
-    by: str
-    progress: Progress | None = None
-    result: Backtest | None = None
-    fault: str = ""
-    is_over: bool = False
 
 
 class Workbench:
@@ -118,16 +69,19 @@ class Workbench:
             beside = tuner.beside(document)
         kind, title, file = ("rule", "", "") if one is None else _facts(one)
         shipped = file.startswith(str(ruleset.RULES_FOLDER)) or document in _shipped()
-        if draft is not None:
-            return Source(document, title, kind, draft.text, draft.samples, "draft", number,
-                          draft.by, shipped)  # fmt: skip
+        counts, samples, origin = "", beside, "file"
         if last is not None and last.text:
-            return Source(document, last.title, last.kind, last.text, last.samples, "deployed",
-                          number, is_shipped=shipped)  # fmt: skip
-        if one is None:
+            kind, title, counts, samples = last.kind, last.title, last.text, last.samples
+            origin = "deployed"
+        elif one is not None:
+            counts = _text_of(one, file)
+        elif draft is None:
             return None
-        return Source(document, title, kind, _text_of(one, file), beside, "file", number,
-                      is_shipped=shipped)  # fmt: skip
+        text = counts
+        if draft is not None:
+            text, samples, origin = draft.text, draft.samples, "draft"
+        return Source(document, title, kind, text, samples, origin, number,
+                      draft.by if draft else "", shipped, counts)  # fmt: skip
 
     def blank(self) -> Source:
         """A rule to begin with."""
@@ -274,6 +228,11 @@ class Workbench:
         with self._turn:
             return self._tuner.attempt(text, line[:LINE_MAX], collector)[:TRIED_MAX]
 
+    def explain(self, text: str, event: Document) -> Tried:
+        """What a rule makes of an event that is kept; see `attempt` for what it raises."""
+        with self._turn:
+            return self._tuner.explain(text, event)
+
     def preview(self, text: str, days: int, by: str) -> Job:
         """Begin to ask the events of some days what a rule would have said; see `job`.
 
@@ -342,9 +301,12 @@ class Workbench:
 
     # ---- For the editor
 
-    def fields(self) -> Sequence[str]:
-        """Names that a rule of ours may use."""
-        return sorted(FIELDS)
+    def words(self) -> Mapping[str, Any]:
+        """What an editor offers, by where it fits."""
+        from siem.words import words
+
+        with self._turn:
+            return words(rule.logsource for rule in self._tuner.rules.rules)
 
     @property
     def _tuner(self) -> Tuner:

@@ -21,7 +21,8 @@ from siem.output import visible
 from siem.store.embedded import NodeDb
 
 if TYPE_CHECKING:
-    from siem.tuning import Examined, Tuner
+    from siem.console.tuning import Examined
+    from siem.tuning import Tuner
 
 Reason = Annotated[str, Parameter(name=["--reason"])]
 Fields = Annotated[tuple[str, ...], Parameter(name=["--field"], negative=())]

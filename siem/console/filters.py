@@ -19,9 +19,9 @@ from siem.console.access import NotYours, Session
 from siem.console.body import body_of
 from siem.console.site import Fault, NodeSite, number_in, see_other
 from siem.console.triage import text
+from siem.console.tuning import FilterRow
 from siem.console.view import path_of
 from siem.store.protocol import Conflict, Document
-from siem.workbench import FilterRow
 
 DAYS = (7, 30, 90, 365)
 DAYS_FIRST = 30

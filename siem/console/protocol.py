@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from datetime import datetime
+from typing import Protocol
 
 import msgspec
 
 from playbooks.model import Plan, Playbook, Stage
+from siem.console.tuning import Tuning
 from siem.duties import Duties
 from siem.notify.routes import Route
 from siem.sharing.ledger import Proof as LedgerProof
@@ -20,13 +21,8 @@ from siem.store.notices import NoticeStore
 from siem.store.outgoing import OutgoingStore
 from siem.store.proposals import ProposalStore
 from siem.store.protocol import Assets, Document, Events, Findings, Range, RuleState, SourceState
-from siem.store.rulebook import Draft, Version
 from siem.store.runs import RunStore
 from siem.store.trail import Audited, Proof
-from siem.workbench import FilterRow, Job, Source
-
-if TYPE_CHECKING:
-    from siem.tuning import Examined, Hidden, Tried
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -252,92 +248,6 @@ class Responder(Protocol):
 
     def shadow_runs(self, playbook: Playbook) -> int:
         """How often a playbook as it is now has come to its end in shadow."""
-        ...
-
-
-class Tuning(Protocol):
-    """Rules and filters of a node as people change them; nothing counts before `deploy`.
-
-    What it raises: `RuleError` for a document that cannot be loaded, `InputError` for what is not
-    there, `Unsafe` for what is forbidden, `Conflict` if somebody else was faster.
-    """
-
-    def source(self, document: str) -> Source | None:
-        """A document to edit: the draft, what is deployed, or its file."""
-        ...
-
-    def blank(self) -> Source:
-        """A rule to begin with."""
-        ...
-
-    def examine(self, text: str, samples: str = "") -> Examined:
-        """What a document would do; nothing changes."""
-        ...
-
-    def save(self, text: str, samples: str, by: str) -> str:
-        """Keep a draft, whatever it is like; returns the id of its document."""
-        ...
-
-    def discard(self, document: str) -> None:
-        """Forget a draft."""
-        ...
-
-    def drafts(self) -> Sequence[Draft]:
-        """What people write on, newest first."""
-        ...
-
-    def deploy(self, text: str, samples: str, by: str, reason: str, seen: int) -> int:
-        """Let a document count from now on; returns the number of its version."""
-        ...
-
-    def revert(self, document: str, number: int, by: str, reason: str) -> int:
-        """Go back to an older version, or with 0 to the file."""
-        ...
-
-    def history(self, document: str) -> Sequence[Version]:
-        """Versions of a document, newest first."""
-        ...
-
-    def protected(self, rule: str) -> Mapping[str, int]:
-        """Findings whose events may not be silenced, with how many events each."""
-        ...
-
-    def filters(self, rule: str = "") -> Sequence[FilterRow]:
-        """Filters that are loaded, those of one rule or all; expired ones first."""
-        ...
-
-    def filter_hides(self, id: str) -> Sequence[Hidden]:
-        """Findings of the last 30 days that a loaded filter hides, of those that are kept."""
-        ...
-
-    def choices(self, finding: Document) -> Mapping[str, Any]:
-        """Fields by which a filter may tell the events of a finding, with their one value."""
-        ...
-
-    def filter_of(
-        self, finding: Document, fields: Sequence[str], reason: str, expires: date, by: str
-    ) -> tuple[str, Examined, Sequence[Hidden]]:
-        """A filter made from a finding, what speaks against it, and what it would have hidden."""
-        ...
-
-    def attempt(self, text: str, line: str, collector: str = "") -> Sequence[Tried]:
-        """What a rule makes of a line, by the collector that recognises it."""
-        ...
-
-    def preview(self, text: str, days: int, by: str) -> Job:
-        """Begin to ask the events of some days what a rule would have said."""
-        ...
-
-    def job(self, id: str) -> Job | None:
-        """A preview that was begun."""
-        ...
-
-    def cancel(self, id: str) -> None:
-        """Stop a preview; it keeps what it had come to."""
-        ...
-
-    def fields(self) -> Sequence[str]:
-        """Names that a rule of ours may use."""
         ...
 
 

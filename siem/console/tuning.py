@@ -1,0 +1,227 @@
+"""Rules and filters as people change them: what the console asks of a node, and what it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from cityward.finding import Why
+from siem.store.protocol import Document
+from siem.store.rulebook import Draft, Version
+
+if TYPE_CHECKING:
+    from detectors.sigma.lint import Problem
+    from detectors.sigma.samples import Outcome
+
+
+class Source(msgspec.Struct, frozen=True):
+    """A document as a person edits it."""
+
+    document: str
+    title: str
+    kind: str
+    text: str
+    samples: str
+    origin: str
+    """`draft`, `deployed`, `file` or `new`."""
+    number: int = 0
+    """Of the version that counts; 0: the file does, or nothing."""
+    draft_by: str = ""
+    is_shipped: bool = False
+    """It comes with cityward: to change it takes two people."""
+    counts: str = ""
+    """The text that counts now; empty: none does."""
+
+
+class Silenced(msgspec.Struct, frozen=True):
+    """A finding that was right, and that would not be made any more."""
+
+    rule: str
+    title: str
+    finding: str
+    operator: str
+    """Who released it; empty: it is ours."""
+    time: datetime
+
+
+class Examined(msgspec.Struct, frozen=True):
+    """What a change would mean."""
+
+    document: str
+    kind: str
+    title: str
+    text: str
+    samples: str
+    number: int
+    """Of the version that counts now; 0: there is none."""
+    problems: tuple[Problem, ...]
+    outcomes: tuple[Outcome, ...]
+    silenced: tuple[Silenced, ...]
+
+    def reasons(self) -> list[str]:
+        """What forbids it, in words; empty: it may be deployed."""
+        said = [str(one) for one in self.problems if one.severity == "error"]
+        said += [
+            f"sample {one.name!r} fails: {'; '.join(one.problems)}"
+            for one in self.outcomes
+            if not one.passed
+        ]
+        said += [
+            f"{one.title} would not be made any more: finding {one.finding[:12]}"
+            f" of {one.time:%Y-%m-%d %H:%M} UTC was right"
+            for one in self.silenced
+        ]
+        return said
+
+
+class Hidden(msgspec.Struct, frozen=True):
+    """A finding of the past, and how much of it a filter hides."""
+
+    finding: str
+    title: str
+    verdict: str
+    time: datetime
+    events: int
+    """Copies of its events that were looked at."""
+    hidden: int
+
+    @property
+    def is_whole(self) -> bool:
+        """True if nothing of it would be left."""
+        return self.hidden == self.events
+
+
+class FilterRow(msgspec.Struct, frozen=True):
+    """A filter that is loaded."""
+
+    id: str
+    title: str
+    rules: tuple[tuple[str, str], ...]
+    """Ids and titles; empty: every rule of its log source."""
+    owner: str
+    reason: str
+    expires: date | None
+    is_expired: bool
+    since: datetime | None
+    """When it was deployed; None: it stands in a file."""
+    is_ours: bool
+    """It was deployed here, so it can be taken back here."""
+
+
+class Tried(msgspec.Struct, frozen=True):
+    """An event of a tried line."""
+
+    fields: Mapping[str, Any]
+    logsource: str
+    collector: str
+    matched: bool
+    why: Why
+    """Each line of the rule beside what the event has."""
+
+
+class Job(msgspec.Struct):
+    """A preview: under way, or what came out."""
+
+    id: str
+    document: str
+    text: str
+    """Of which it speaks: a preview of an older text is stale."""
+    days: int
+    by: str
+    progress: Any = None
+    result: Any = None
+    fault: str = ""
+    is_over: bool = False
+
+
+class Tuning(Protocol):
+    """Rules and filters of a node as people change them; nothing counts before `deploy`.
+
+    What it raises: `RuleError` for a document that cannot be loaded, `InputError` for what is not
+    there, `Unsafe` for what is forbidden, `Conflict` if somebody else was faster.
+    """
+
+    def source(self, document: str) -> Source | None:
+        """A document to edit: the draft, what is deployed, or its file."""
+        ...
+
+    def blank(self) -> Source:
+        """A rule to begin with."""
+        ...
+
+    def examine(self, text: str, samples: str = "") -> Examined:
+        """What a document would do; nothing changes."""
+        ...
+
+    def save(self, text: str, samples: str, by: str) -> str:
+        """Keep a draft, whatever it is like; returns the id of its document."""
+        ...
+
+    def discard(self, document: str) -> None:
+        """Forget a draft."""
+        ...
+
+    def drafts(self) -> Sequence[Draft]:
+        """What people write on, newest first."""
+        ...
+
+    def deploy(self, text: str, samples: str, by: str, reason: str, seen: int) -> int:
+        """Let a document count from now on; returns the number of its version."""
+        ...
+
+    def revert(self, document: str, number: int, by: str, reason: str) -> int:
+        """Go back to an older version, or with 0 to the file."""
+        ...
+
+    def history(self, document: str) -> Sequence[Version]:
+        """Versions of a document, newest first."""
+        ...
+
+    def protected(self, rule: str) -> Mapping[str, int]:
+        """Findings whose events may not be silenced, with how many events each."""
+        ...
+
+    def filters(self, rule: str = "") -> Sequence[FilterRow]:
+        """Filters that are loaded, those of one rule or all; expired ones first."""
+        ...
+
+    def filter_hides(self, id: str) -> Sequence[Hidden]:
+        """Findings of the last 30 days that a loaded filter hides, of those that are kept."""
+        ...
+
+    def choices(self, finding: Document) -> Mapping[str, Any]:
+        """Fields by which a filter may tell the events of a finding, with their one value."""
+        ...
+
+    def filter_of(
+        self, finding: Document, fields: Sequence[str], reason: str, expires: date, by: str
+    ) -> tuple[str, Examined, Sequence[Hidden]]:
+        """A filter made from a finding, what speaks against it, and what it would have hidden."""
+        ...
+
+    def attempt(self, text: str, line: str, collector: str = "") -> Sequence[Tried]:
+        """What a rule makes of a line, by the collector that recognises it."""
+        ...
+
+    def explain(self, text: str, event: Document) -> Tried:
+        """What a rule makes of an event that is kept."""
+        ...
+
+    def preview(self, text: str, days: int, by: str) -> Job:
+        """Begin to ask the events of some days what a rule would have said."""
+        ...
+
+    def job(self, id: str) -> Job | None:
+        """A preview that was begun."""
+        ...
+
+    def cancel(self, id: str) -> None:
+        """Stop a preview; it keeps what it had come to."""
+        ...
+
+    def words(self) -> Mapping[str, Any]:
+        """What an editor offers, by where it fits."""
+        ...
