@@ -277,7 +277,7 @@ class Exercise:
         by_token = [one for one in joined if one["cw.campaign.join"] == "token"]
         for one in joined:
             self.says(f"city: {_line(one)}")
-            for told in self._visitor.answers(one["finding.id"]):
+            for told in self._visitor.answers(one["cw.share.id"]):
                 self.says(f"city: {told['operator']} answered: {told['answer']}")
         promised = int(self._is_campaign_promised)
         is_right = len(by_token) == promised

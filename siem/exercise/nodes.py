@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from cityward import TransientError
@@ -37,6 +38,7 @@ OFFICER = "duty"
 """Says yes or no to what playbooks would do; somebody else than who looks at findings."""
 STOP_S = 15.0
 ANSWERS_S = 60.0
+LAST_WORDS_S = 3.0
 _SAYS = "console "
 
 
@@ -105,6 +107,10 @@ class Child:
 
     def fault(self, what: str) -> TransientError:
         """An error that says what happened to this process, with its last words."""
+        if self._process is not None:
+            # One that is ending says why at its very end.
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(LAST_WORDS_S)
         said = self._log.read_text(errors="replace") if self._log.is_file() else ""
         return TransientError(
             f"{self.operator} {what}",

@@ -95,6 +95,7 @@ def test_the_evening_keeps_its_promises(whole: tuple[int, dict[str, Any], str]) 
     actuator = "simulator" if cannot_be_real() else "nftables"
     for operator in ("op-metro", "op-port"):
         assert re.search(rf"{operator}: ipv6_net \S+ is kept out by {actuator}", said), said
+        assert f"city: {operator} answered" in said, said
     assert "op-port: duty undoes it" in said
     assert verdict["first_finding_s"] > 0
     assert 0 < verdict["peak_rss_mb"] < 4000
