@@ -33,7 +33,7 @@ from typing import Any
 
 import pytest
 
-from tests.programs import program
+from tests.programs import PATIENCE_S, program
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "scripts/opensearch"
@@ -86,7 +86,7 @@ class Server:
             login = f"{user}:{password or self.admin_password}".encode()
             request.add_header("Authorization", "Basic " + base64.b64encode(login).decode())
         try:
-            with urllib.request.urlopen(request, timeout=60, context=context) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE_S, context=context) as answer:
                 said = answer.read()
                 return answer.status, json.loads(said) if said else None
         except urllib.error.HTTPError as error:

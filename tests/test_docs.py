@@ -16,6 +16,7 @@ import pytest
 from cityward import plugin
 from siem import cli, config
 from siem.notify.routes import routes_of
+from tests.programs import PATIENCE_S
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -91,7 +92,7 @@ def run_page(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
         env=environment(folder),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
         check=False,
     )
 
@@ -219,7 +220,7 @@ def test_the_settings_page_is_what_the_code_says():
     made = subprocess.run(
         [sys.executable, ROOT / "scripts" / "settings-page"],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=60, check=True,
+        capture_output=True, text=True, timeout=PATIENCE_S, check=True,
     )  # fmt: skip
 
     assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == made.stdout
@@ -229,7 +230,7 @@ def test_the_page_of_sources_is_what_the_code_says():
     made = subprocess.run(
         [sys.executable, ROOT / "scripts" / "sources-page"],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=60, check=True,
+        capture_output=True, text=True, timeout=PATIENCE_S, check=True,
     )  # fmt: skip
 
     assert (ROOT / "docs" / "sources.md").read_text(encoding="utf-8") == made.stdout

@@ -12,6 +12,7 @@ from pathlib import Path
 from detectors.sigma.load import load_folder
 from detectors.sigma.rule import RuleSet
 from siem.ruleset import RULES_FOLDER
+from tests.programs import PATIENCE_S
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "docs" / "coverage.md"
@@ -33,7 +34,7 @@ def test_the_page_is_what_the_rules_say() -> None:
     made = subprocess.run(
         [sys.executable, ROOT / "scripts" / "coverage-page"],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=60, check=True,
+        capture_output=True, text=True, timeout=PATIENCE_S, check=True,
     )  # fmt: skip
 
     assert PAGE.read_text(encoding="utf-8") == made.stdout

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -67,20 +68,40 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return run_
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a node was made that has read a log in which passwords are guessed."""
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("HOME", str(folder / "home"))
+        patch.delenv("CITYWARD_CONFIG", raising=False)
+        (folder / "auth.log").write_text(GUESSING)
+        words = ("--yes", "--sector", "energy.electricity", "--source", "auth.log")
+        assert cli.run(("init", "node", *words)) == 0
+        assert cli.run(("ingest", "--keep", "auth.log", "-c", "node/cityward.toml")) == 0
+    return folder
+
+
 @pytest.fixture
-def node(run: Run, tmp_path: Path) -> Path:
-    """A node that has read a log in which passwords are guessed; its settings file."""
-    (tmp_path / "auth.log").write_text(GUESSING)
-    run("init", "node", "--yes", "--sector", "energy.electricity", "--source", "auth.log")
+def node(made: Path, tmp_path: Path) -> Path:
+    """Settings file of such a node in the folder of the test."""
+    shutil.copy(made / "auth.log", tmp_path)
+    shutil.copytree(made / "node", tmp_path / "node")
     settings = tmp_path / "node" / "cityward.toml"
-    run("ingest", "--keep", "auth.log", "-c", str(settings))
+    settings.write_text(settings.read_text().replace(str(made), str(tmp_path)))
     return settings
 
 
 def shell(*words: str, given: bytes = b"", cwd: Path) -> Done:
     """Run a command in a process of its own."""
     done = subprocess.run(
-        [*CITYWARD, *words], input=given, capture_output=True, cwd=cwd, timeout=60, check=False
+        [*CITYWARD, *words],
+        input=given,
+        capture_output=True,
+        cwd=cwd,
+        timeout=PATIENCE_S,
+        check=False,
     )
     return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
 
@@ -349,7 +370,7 @@ def test_a_reader_that_has_enough_is_no_fault(tmp_path):
     words = " ".join((*CITYWARD, "ingest --events -q auth.log | head -n 1; exit ${PIPESTATUS[0]}"))
 
     done = subprocess.run(
-        ["bash", "-c", words], cwd=tmp_path, capture_output=True, timeout=60, check=False
+        ["bash", "-c", words], cwd=tmp_path, capture_output=True, timeout=PATIENCE_S, check=False
     )
 
     assert (done.returncode, done.stderr, done.stdout.count(b"\n")) == (0, b"", 1)
@@ -1030,7 +1051,11 @@ def test_help_loads_nothing_heavy():
     )
 
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
 
     assert "ingest" in done.stdout

@@ -46,7 +46,7 @@ def _cityward(*words: str | Path, fault: str = "") -> subprocess.CompletedProces
         env={**os.environ, "CITYWARD_FAULT": fault},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
     )
 

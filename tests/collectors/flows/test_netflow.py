@@ -25,6 +25,7 @@ from collectors.packets.packets import Packets
 from collectors.readers.syslog import SyslogUdp
 from tests.collectors.flows import suite
 from tests.collectors.packets.wire import chunks, collected
+from tests.programs import PATIENCE_S
 
 RECORD = {"flow_ended", "flow_begun", "flow_continues", "flow_denied", "flow_options"}
 """Actions that stand for one record of an export."""
@@ -344,7 +345,7 @@ def test_softflowd_reports_over_a_real_socket(data: Path, version: int) -> None:
     reader.open()
     command = [program, "-r", str(data / "network" / CAPTURE), "-v", str(version)]
     command += ["-n", f"127.0.0.1:{reader.port}"]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE_S)
     threading.Timer(1.0, stop.set).start()
     collect = Netflow()
     found = [event for batch in reader.read(None, stop) for event in collect(batch.records)]

@@ -14,7 +14,7 @@ from cityward.checks import check_collector, check_decoder, events_of, records
 from collectors.flows.sflow import Samples, Sflow, is_sflow
 from collectors.packets.decoders.netflow import SflowDatagrams
 from tests.collectors.packets import wire
-from tests.programs import program
+from tests.programs import PATIENCE_S, program
 
 AGENT = bytes((192, 0, 2, 254))
 OCTETS = 7_000_000_000
@@ -194,7 +194,7 @@ def test_tshark_reads_the_same(tmp_path: Path) -> None:
     columns += ["sflow_245.nexthop", "sflow_245.header.frame_length", "tcp.dstport"]
     out = subprocess.run(
         [tshark, "-r", str(capture), "-T", "json", *(f"-e{name}" for name in columns)],
-        check=True, capture_output=True, timeout=60,
+        check=True, capture_output=True, timeout=PATIENCE_S,
     ).stdout  # fmt: skip
 
     (theirs,) = (packet["_source"]["layers"] for packet in json.loads(out))

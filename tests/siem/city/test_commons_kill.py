@@ -19,6 +19,7 @@ from siem.city.commons import Commons, Rights
 from siem.city.sqlite import SqliteCommons
 from siem.store.protocol import TIME_MIN, Conflict, Range
 from tests.opensearch import Server
+from tests.programs import PATIENCE_S
 from tests.siem.city import writer
 from tests.siem.city.homes import a_cluster
 
@@ -147,7 +148,7 @@ def race(home: str, rounds: int) -> None:
     with get_context("spawn").Pool(2) as pool:
         runs = [pool.apply_async(_race, (home, name, rounds)) for name in ("a", "b")]
         records.put("lease", "race", {"round": 0}, None)
-        won = [number for run in runs for number in run.get(timeout=120)]
+        won = [number for run in runs for number in run.get(timeout=PATIENCE_S)]
 
     assert sorted(won) == list(range(rounds))
     found = records.get("lease", "race")

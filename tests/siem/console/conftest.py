@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from playwright.sync_api import expect
 from starlette.testclient import TestClient
 
 from siem.console.access import Access
@@ -20,6 +21,7 @@ from tests.programs import PATIENCE_S
 from tests.siem.console import fake
 
 CHROMIUM = "/usr/bin/chromium"
+expect.set_options(timeout=PATIENCE_S * 1000)
 QUIET = (
     "--no-sandbox",
     "--disable-background-networking",

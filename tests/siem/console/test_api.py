@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 
 from siem.console.api import CHANGES, LISTS, described
 from siem.console.app import make_app
+from tests.programs import PATIENCE_S
 from tests.siem.console import fake
 from tests.siem.console.conftest import Served, csrf_of
 
@@ -233,7 +234,7 @@ def test_the_commands_of_the_page_work(
 
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
-        env=environment, capture_output=True, text=True, timeout=60, check=False,
+        env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
 
     assert done.returncode == 0, done.stderr

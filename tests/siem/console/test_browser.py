@@ -76,7 +76,6 @@ def page_of(request: pytest.FixtureRequest, browser: Browser) -> Any:
     context = browser.new_context(
         java_script_enabled=request.param, viewport={"width": 1440, "height": 900}
     )
-    context.set_default_timeout(8000)
     yield context.new_page(), request.param
     context.close()
 
@@ -207,7 +206,7 @@ def test_new_rows_wait_behind_a_link(page: Page, serve: Serve) -> None:
 
     page.clock.run_for(10_500)
 
-    expect(page.get_by_text("1 new since")).to_be_visible(timeout=20_000)
+    expect(page.get_by_text("1 new since")).to_be_visible()
     expect(page.get_by_role("link", name="reload")).to_be_visible()
 
 

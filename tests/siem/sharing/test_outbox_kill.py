@@ -18,6 +18,7 @@ from siem.sharing.drop import read_drop
 from siem.sharing.envelope import Envelope, Signed
 from siem.sharing.ledger import keys_of, prove
 from siem.store.embedded import NodeDb
+from tests.programs import PATIENCE_S
 from tests.siem.sharing.sender import Journal
 from tests.siem.sharing.standin import KEY, OPERATOR, key_from
 
@@ -50,7 +51,7 @@ class Oracle:
                 self.acknowledged.add(process.stdout.readline().decode().strip())
                 time.sleep(after_s)
                 process.send_signal(signal.SIGKILL)
-            said, complaint = process.communicate(timeout=120)
+            said, complaint = process.communicate(timeout=PATIENCE_S)
         assert process.returncode in (0, -signal.SIGKILL), complaint.decode()
         self.acknowledged |= set(said.decode().split("\n")[:-1])
         return process.returncode != 0

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.programs import program
+from tests.programs import PATIENCE_S, program
 
 CALLS = "openat,lseek,write,pwrite64,ftruncate,fsync,fdatasync,rename,unlink,mkdir,close"
 SECTOR = 512
@@ -49,7 +49,9 @@ def traced(words: Sequence[str], folder: Path, environment: dict[str, str]) -> l
         "-o",
         str(trace),
     )
-    subprocess.run([*strace, *words], env=environment, check=True, capture_output=True, timeout=120)
+    subprocess.run(
+        [*strace, *words], env=environment, check=True, capture_output=True, timeout=PATIENCE_S
+    )
     return list(_ops(trace, str(folder)))
 
 

@@ -19,6 +19,7 @@ import pytest
 from siem.store import compact
 from siem.store.events import EventStore
 from siem.store.protocol import Range
+from tests.programs import PATIENCE_S
 
 ROOT = Path(__file__).parents[3]
 WRITER = Path(__file__).with_name("writer.py")
@@ -66,7 +67,7 @@ class Oracle:
                 process.stdout.readline()
                 time.sleep(after_s)
                 process.send_signal(signal.SIGKILL)
-            said, complaint = process.communicate(timeout=120)
+            said, complaint = process.communicate(timeout=PATIENCE_S)
         assert process.returncode in (0, -signal.SIGKILL), complaint.decode()
         numbers = [int(line) for line in said.split(b"\n")[:-1]]
         self.acknowledged = max([self.acknowledged, *numbers])

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from cityward import Session
 from cityward.fields import faults
+from tests.programs import PATIENCE_S
 
 
 class Piece(NamedTuple):
@@ -39,7 +40,7 @@ def pieces(capture: Path, port: int = 0, again: bool = False) -> tuple[Piece, ..
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=PATIENCE_S,
     ).stdout
     return tuple(_piece(line.split("\t")) for line in said.splitlines())
 

@@ -27,6 +27,7 @@ from collectors.packets.decoders.dnp3 import (
     time_text,
 )
 from tests.collectors.packets.decoders.streams import Wire, decoded, session
+from tests.programs import PATIENCE_S
 
 MASTER, OUTSTATION = 3, 4
 LATCH_ON = bytes.fromhex("0c01 28 0100 0100 03 01 64000000 64000000 00")
@@ -633,7 +634,7 @@ def test_random_messages_mean_what_tshark_reads(tmp_path: Path) -> None:
     names = [f"dnp3.{name}" for name in wanted.split()]
     said = subprocess.run(
         ["tshark", "-r", str(capture), "-T", "fields", *(x for n in names for x in ("-e", n))],
-        capture_output=True, text=True, check=True, timeout=120,
+        capture_output=True, text=True, check=True, timeout=PATIENCE_S,
     ).stdout.splitlines()  # fmt: skip
 
     for fragment, packet, line in zip(fragments, packets, said, strict=True):

@@ -17,6 +17,7 @@ from cityward.checks import check_decoder
 from collectors.packets.decoders.dns import Dns, registered_domain
 from tests.collectors.packets.decoders.captured import datagrams, messages
 from tests.collectors.packets.decoders.streams import Wire, session
+from tests.programs import PATIENCE_S
 
 
 def name(text: str) -> bytes:
@@ -226,7 +227,7 @@ def test_tshark_reads_the_same(name: str, data: Path) -> None:
     said = subprocess.run(
         ["tshark", "-r", str(data / name), "-Y", "dns && udp.port==53", "-T", "fields"]
         + [part for column in columns for part in ("-e", f"dns.{column}")],
-        capture_output=True, text=True, check=True, timeout=60, errors="replace",
+        capture_output=True, text=True, check=True, timeout=PATIENCE_S, errors="replace",
     ).stdout.splitlines()  # fmt: skip
     ours = [one for one in messages(data / name, Dns) if one["network.protocol"] == "dns"]
     theirs = sorted(line.split("\t") for line in said)

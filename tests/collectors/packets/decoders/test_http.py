@@ -17,7 +17,7 @@ from collectors.packets.decoders.http import Http
 from collectors.packets.packets import Packets
 from tests.collectors.packets.decoders.streams import Wire, decoded, session
 from tests.collectors.packets.wire import ACK, chunk, collected, pcap, seconds, segment
-from tests.programs import program
+from tests.programs import PATIENCE_S, program
 
 Talk = list[tuple[bool, bytes]]
 
@@ -341,7 +341,7 @@ def test_tshark_sees_the_same_messages_in_the_websocket(tmp_path: Path) -> None:
     ]
     shown = subprocess.run(
         [program("tshark"), "-r", str(capture), *asked],
-        capture_output=True, text=True, check=True, timeout=60,
+        capture_output=True, text=True, check=True, timeout=PATIENCE_S,
     ).stdout.split()  # fmt: skip
 
     names = {"1": "ocpp", "8": "websocket_close", "9": "websocket_ping", "10": "websocket_pong"}

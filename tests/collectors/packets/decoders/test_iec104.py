@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from collectors.packets.decoders.iec104 import CAUSES, OPEN_MAX, TYPES, Iec104, time_tag
 from tests.collectors.packets.decoders.streams import Wire, decoded, pieces, session
+from tests.programs import PATIENCE_S
 
 CASES = json.loads((Path(__file__).parent / "iec104_cases.json").read_text())
 
@@ -318,7 +319,7 @@ def test_control_commands_agree_with_tshark(data: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     ).stdout
     theirs = [
         [cell.split(",")[0] for cell in line.split("\t")] for line in said.splitlines() if line

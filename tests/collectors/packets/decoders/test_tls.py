@@ -18,6 +18,7 @@ from cityward.checks import check_decoder
 from collectors.packets.decoders.tls import Hello, Tls, ja4
 from tests.collectors.packets.decoders.streams import Wire, session
 from tests.collectors.packets.wire import pcap, seconds, segment
+from tests.programs import PATIENCE_S
 
 CASES: dict[str, list[tuple[bool, bytes]]] = {
     name: [(who, bytes.fromhex(text)) for who, text in pieces]
@@ -195,7 +196,7 @@ def test_tshark_sees_the_same_fingerprints(tmp_path: Path) -> None:
         said = subprocess.run(
             ["tshark", "-r", str(file), "-T", "fields"]
             + [part for column in columns for part in ("-e", column)],
-            capture_output=True, text=True, check=True, timeout=60,
+            capture_output=True, text=True, check=True, timeout=PATIENCE_S,
         ).stdout.split()  # fmt: skip
         ours = [
             value

@@ -24,7 +24,7 @@ from collectors.packets.decoders.opcua import Opcua
 from collectors.packets.packets import Packets
 from tests.collectors.packets.decoders.streams import Wire, session
 from tests.collectors.packets.wire import chunks, collected
-from tests.programs import program
+from tests.programs import PATIENCE_S, program
 
 pytestmark = pytest.mark.slow
 ROUNDS = 1_500
@@ -256,7 +256,7 @@ def _theirs(capture: Path, wanted: str, columns: tuple[str, ...]) -> dict[int, l
     asked = [word for name in ("frame.number", *columns) for word in ("-e", name)]
     said = subprocess.run(
         [program("tshark"), "-r", str(capture), "-Y", wanted, "-T", "fields", *asked],
-        capture_output=True, text=True, check=True, timeout=120,
+        capture_output=True, text=True, check=True, timeout=PATIENCE_S,
     ).stdout  # fmt: skip
     found = {}
     for line in said.splitlines():
