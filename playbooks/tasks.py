@@ -37,7 +37,7 @@ VISIBILITY_S = 180
 """Redis gives a message anew that nobody has acknowledged for so long; a task that ran longer
 would run a second time while the first still runs, so it is three times the longest."""
 RING_S = 2.0
-"""Who rings waits so long for Redis."""
+"""Who rings waits so long for Redis, also for one that takes the connection and says nothing."""
 SILENT_S = 5.0
 """A Redis that did not answer is left alone for so long: the workers look by themselves."""
 RINGS_MAX = 8
@@ -98,6 +98,9 @@ def app_of(
     """
     app = Celery("cityward", broker=_with_password(url, password), set_as_current=False)
     app.conf.update(CONF)
+    if runner is None:  # a worker waits on Redis for longer: it listens
+        options = {**CONF["broker_transport_options"], "socket_timeout": RING_S}
+        app.conf.broker_transport_options = options
     app.conf.beat_schedule = {
         "look": {
             "task": LOOK,
@@ -106,15 +109,18 @@ def app_of(
         }
     }
     if runner is not None:
-        _tasks(app, runner, queues, looked)
+        _tasks(app, runner, Bell(lambda: app_of(url, password=password)), queues, looked)
     return app
 
 
 def _tasks(
-    app: Celery, make: Callable[[], Runner], queues: Sequence[Queue], looked: Path | None
+    app: Celery,
+    make: Callable[[], Runner],
+    bell: Bell,
+    queues: Sequence[Queue],
+    looked: Path | None,
 ) -> None:
     made: dict[int, Runner] = {}
-    bell = Bell(lambda: app)
 
     def runner() -> Runner:
         # A child of the worker must not use the connections of the process it was forked from.
@@ -149,11 +155,12 @@ class Bell:
     """Says to workers that so many runs of a queue may have something to do.
 
     Args:
-        app: Makes, or has, the application that rings.
+        make: The application that rings, when it first does.
     """
 
-    def __init__(self, app: Callable[[], Celery]) -> None:
-        self._app = app
+    def __init__(self, make: Callable[[], Celery]) -> None:
+        self._make = make
+        self._app: Celery | None = None
         self._silent_until_s = 0.0
 
     def __call__(self, queue: Queue, count: int) -> bool:
@@ -161,9 +168,10 @@ class Bell:
         if time.monotonic() < self._silent_until_s:
             return False
         try:
-            app = self._app()
+            if self._app is None:
+                self._app = self._make()
             for _ in range(min(count, RINGS_MAX)):
-                app.send_task(WORK, queue=queue, retry=False, ignore_result=True)
+                self._app.send_task(WORK, queue=queue, retry=False, ignore_result=True)
         except Exception as error:  # of Celery, of kombu, of redis, of the system
             self._silent_until_s = time.monotonic() + SILENT_S
             log.warning("Nobody was rung for, workers look by themselves: %s.", error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
 
 from cityward import ConfigError
 from playbooks.journal import Bell
@@ -24,15 +23,8 @@ def bell_of(settings: Settings, environment: Mapping[str, str] = os.environ) -> 
         return None
     from playbooks import tasks
 
-    apps: list[Any] = []
-
-    def app() -> Any:
-        if not apps:
-            password = redis_password(settings, environment)
-            apps.append(tasks.app_of(settings.response.redis, password=password))
-        return apps[0]
-
-    return tasks.Bell(app)
+    url = settings.response.redis
+    return tasks.Bell(lambda: tasks.app_of(url, password=redis_password(settings, environment)))
 
 
 def redis_password(settings: Settings, environment: Mapping[str, str] = os.environ) -> str:

@@ -4,6 +4,7 @@ held journal is waited for, and workers elsewhere are rung for."""
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -271,6 +272,18 @@ def test_a_password_that_is_not_known_here_is_said_and_workers_look_by_themselve
     world.start("one")
 
     assert "REDIS_PASSWORD is not set" in caplog.text
+
+
+@needs_redis
+def test_a_redis_that_takes_the_connection_and_says_nothing_holds_up_nobody(tmp_path: Path):
+    with redis_at(tmp_path) as redis:
+        bell = bell_of(_settings(redis.url))
+        assert bell is not None
+        assert bell("control", 8)
+        assert redis.process is not None
+        redis.process.send_signal(signal.SIGSTOP)
+
+        assert not bell("control", 8)
 
 
 @pytest.mark.parametrize("redis", ["", "redis://127.0.0.1:1/0"])
