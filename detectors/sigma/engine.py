@@ -194,6 +194,7 @@ class Engine:
 
     def use_placeholders(self, placeholders: Placeholders) -> None:
         """Take new values of placeholders; only the rules that name a changed one are compiled."""
+        self._settle()
         names = {*self.placeholders, *placeholders}
         old = self.placeholders
         changed = {name for name in names if [*old.get(name, ())] != [*placeholders.get(name, ())]}

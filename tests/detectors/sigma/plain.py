@@ -59,9 +59,15 @@ class Plain:
         return day is not None and time >= datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
-def differences(rules: RuleSet, events: Sequence[Event], batch: int = 512) -> list[object]:
+def differences(
+    rules: RuleSet,
+    events: Sequence[Event],
+    batch: int = 512,
+    placeholders: Mapping[str, Sequence[str]] | None = None,
+) -> list[object]:
     """Where engine and plain walk disagree on what matches, or on what they count."""
-    engine, plain = Engine(rules), Plain(rules)
+    rules = msgspec.structs.replace(rules, correlations=(), absences=())
+    engine, plain = Engine(rules, placeholders), Plain(rules, placeholders)
     found: list[object] = []
     for start in range(0, len(events), batch):
         part = events[start : start + batch]

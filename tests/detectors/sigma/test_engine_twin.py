@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
 import json
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,8 +16,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cityward.event import Event, LogSource
-from detectors.sigma.load import load_text
+from cityward.event import Event, LogSource, Record
+from collectors.logs.windows import SYSMON, windows
+from detectors.sigma.load import load_folder, load_text
+from detectors.sigma.rule import RuleSet
+from detectors.sigma.samples import events_of, read_samples, samples_file
+from siem.ruleset import RULES_FOLDER
+from siem.samples import collect
 from tests.detectors.sigma.city import START, TEST, event
 from tests.detectors.sigma.plain import differences
 
@@ -161,3 +172,77 @@ def test_engine_and_plain_walk_agree_on_very_many_rules_and_events(
     rules: list[Any], tuning: Any, given: list[Any], batch: int
 ) -> None:
     assert differences(load_text(written(rules, tuning)), made(given), batch) == []
+
+
+# --- Real events -------------------------------------------------------------------------------
+
+
+def otrf(data: Path, count: int | None) -> Iterator[Record]:
+    """The first lines of the recorded attack simulations."""
+    with gzip.open(data / "sigma" / "otrf_windows_100k.ndjson.gz") as file:
+        for number, line in enumerate(itertools.islice(file, count)):
+            yield Record(line.rstrip(b"\n"), "otrf", number, START)
+
+
+def flat(record: Record) -> Event:
+    """An event with its native names, and the log source that the data's README hints at."""
+    fields = json.loads(record.data)
+    category = ""
+    if fields.get("Channel") == "Microsoft-Windows-Sysmon/Operational":
+        category = SYSMON.get(int(fields["EventID"]), "")
+    product = "windows" if "Channel" in fields else ""
+    return Event(START, LogSource(category, product), fields, Record(b"", "otrf", 1, START))
+
+
+@pytest.fixture(scope="module")
+def sigmahq(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], RuleSet]:
+    """SigmaHQ's rules, unpacked when asked for."""
+
+    @cache
+    def load(data: Path) -> RuleSet:
+        folder = tmp_path_factory.mktemp("sigmahq")
+        with tarfile.open(data / "sigma" / "sigmahq_rules.tar.gz") as archive:
+            archive.extractall(folder, filter="data")
+        return load_folder(folder / "rules")
+
+    return load
+
+
+@pytest.mark.slow
+def test_both_agree_on_recorded_attacks_as_they_were_written(
+    data: Path, sigmahq: Callable[[Path], RuleSet]
+) -> None:
+    events = [flat(record) for record in otrf(data, 5_000)]
+
+    assert differences(sigmahq(data), events) == []
+
+
+@pytest.mark.slow
+def test_both_agree_on_recorded_attacks_as_our_collector_reads_them(
+    data: Path, sigmahq: Callable[[Path], RuleSet]
+) -> None:
+    """Native names stand in a nested field there."""
+    events = list(windows(otrf(data, 1_000)))
+
+    assert differences(sigmahq(data), events) == []
+
+
+@pytest.mark.full
+def test_both_agree_on_every_recorded_attack(
+    data: Path, sigmahq: Callable[[Path], RuleSet]
+) -> None:
+    assert differences(sigmahq(data), [flat(record) for record in otrf(data, None)]) == []
+
+
+@pytest.mark.slow
+def test_both_agree_on_the_samples_of_every_shipped_rule() -> None:
+    rules = load_folder(RULES_FOLDER)
+    events: list[Event] = []
+    placeholders: dict[str, Sequence[str]] = {}
+    for one in rules.speaking():
+        for case in read_samples(samples_file(Path(one.document.file))).cases:
+            events += events_of(case, one, collect)
+            placeholders |= case.placeholders
+
+    assert len(events) > 1_000
+    assert differences(rules, events, placeholders=placeholders) == []
