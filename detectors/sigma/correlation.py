@@ -39,7 +39,6 @@ from detectors.sigma.window import (
     Terms,
     Window,
     time_us,
-    values_of,
     with_dates,
 )
 
@@ -50,6 +49,8 @@ EXPECTED_MAX = 1_000
 """Times of expected events that one group of an absence remembers."""
 
 Key = tuple[str, ...]
+Keys = dict[tuple[str, ...], "Key | None"]
+"""Of one match the group by the fields that make it: correlations often group alike."""
 
 
 class Match(msgspec.Struct, frozen=True):
@@ -102,8 +103,9 @@ class Correlator:
             if uses is None:
                 continue
             then_us = time_us(one.event.time)
+            keys: Keys = {}
             for state in uses:
-                finding = state.see(one, then_us)
+                finding = state.see(one, then_us, keys)
                 if finding is not None:
                     yield from self._said(state, finding, waiting)
 
@@ -170,6 +172,17 @@ def kind_of(one: Correlation | Absence) -> Literal["correlation", "absence"]:
     return "correlation" if isinstance(one, Correlation) else "absence"
 
 
+def _key(view: View, fields: tuple[str, ...]) -> Key | None:
+    """Values of the `group-by` fields; None if the event lacks one."""
+    found = []
+    for field in fields:
+        values = view.values(field)
+        if not values or values[0] is None:
+            return None
+        found.append(text_of(values[0]) if len(values) == 1 else ",".join(map(text_of, values)))
+    return tuple(found)
+
+
 def _fields_of(one: Correlation, rule: str) -> tuple[str, ...]:
     return tuple(one.aliases.get(name, {}).get(rule, name) for name in one.group_by)
 
@@ -189,9 +202,10 @@ class _Windows:
         self.fields = {rule: _fields_of(one, rule) for rule in one.rules}
         """Of each base rule the fields that make the group."""
 
-    def see(self, match: Match, then_us: int) -> Finding | None:
+    def see(self, match: Match, then_us: int, keys: Keys) -> Finding | None:
         self.counts["seen"] += 1
-        key = self._key(match)
+        fields = self.fields[match.rule]
+        key = keys[fields] if fields in keys else keys.setdefault(fields, _key(match.view, fields))
         if key is None:
             self.counts["ungrouped"] += 1
             return None
@@ -201,8 +215,7 @@ class _Windows:
         else:
             self.groups.move_to_end(key)
         window.touched_us = self.now_us
-        values = values_of(self.one, match.view)
-        entry = Entry(then_us, match.rule, values, match.event)
+        entry = Entry(then_us, match.rule, self.terms.values(match.view), match.event)
         before, cut = len(window.entries), window.cut
         taken = window.take(entry)
         self.kept += len(window.entries) - before
@@ -214,17 +227,12 @@ class _Windows:
             self.counts["late"] += 1
             return None
         reached = window.reached(entry)
-        return None if reached is None else self._speak(key, window, entry, reached)
-
-    def _key(self, match: Match) -> Key | None:
-        """Values of the `group-by` fields; an alias has its own field in each rule."""
-        found = []
-        for field in self.fields[match.rule]:
-            values = match.view.values(field)
-            if not values or values[0] is None:
-                return None
-            found.append(text_of(values[0]) if len(values) == 1 else ",".join(map(text_of, values)))
-        return tuple(found)
+        if reached is None:
+            return None
+        window.since += 1
+        if window.fired_us is not None and self._is_soon(window.fired_us, then_us):
+            return None
+        return self._finding(key, window, reached, entry)
 
     def _evict(self, newest: Key) -> None:
         while len(self.groups) > GROUPS_MAX or self.kept > KEPT_MAX:
@@ -233,12 +241,6 @@ class _Windows:
                 return
             self.kept -= len(self.groups.pop(oldest).entries)
             self.counts["evicted"] += 1
-
-    def _speak(self, key: Key, window: Window, entry: Entry, reached: Reached) -> Finding | None:
-        window.since += 1
-        if window.fired_us is not None and self._is_soon(window.fired_us, entry.time_us):
-            return None
-        return self._finding(key, window, reached, entry)
 
     def _is_soon(self, fired_us: int, then_us: int) -> bool:
         return abs(then_us - fired_us) < self.terms.span_us
@@ -304,13 +306,12 @@ class _Absences:
         self.before_us = one.before_s * 1_000_000
         self.within_us = one.within_s * 1_000_000
 
-    def see(self, match: Match, then_us: int) -> Finding | None:
+    def see(self, match: Match, then_us: int, keys: Keys) -> Finding | None:
         self.counts["seen"] += 1
-        values = [match.view.values(name) for name in self.one.group_by]
-        if not all(values):
+        key = _key(match.view, self.one.group_by)
+        if key is None:
             self.counts["ungrouped"] += 1
             return None
-        key = tuple(",".join(text_of(one) for one in column) for column in values)
         group = self.groups.setdefault(key, AbsenceGroup())
         self.groups.move_to_end(key)
         if len(self.groups) > GROUPS_MAX:

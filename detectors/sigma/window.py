@@ -92,9 +92,26 @@ class Terms:
         self.spare = min(self.most, EVENTS_KEPT)
         """So many entries need no room made."""
         self.counts_values = one.type == "value_count"
+        self.texts = self.counts_values or (
+            one.type == "value_percentile" and one.percentile is None
+        )
+        """True if values are compared for equality, not added up."""
         self.knows_rules = one.type == "temporal"
         self.counts_events = one.type == "event_count"
         self.holds = _condition_of(one)
+
+    def values(self, view: View) -> tuple[str | float, ...]:
+        """What an event brings to a window; nothing if it lacks the field."""
+        names = self.one.field
+        if not names:
+            return ()
+        column = view.values(names[0])
+        if len(names) > 1 or len(column) != 1:
+            return _several(self, view)
+        value = column[0]
+        if value is None:
+            return ()
+        return (text_of(value),) if self.texts else _number(value)
 
     def new_measure(self) -> Measure | None:
         """What is measured as events come; None if times alone say it, or a list is needed."""
@@ -301,7 +318,10 @@ class Window:
         """The first window around an event in which the condition holds."""
         entries, span_us = self.entries, self._terms.span_us
         if entries[-1] is entry:
-            return self._checked(self._newest(), self._start, len(entries))
+            value = self._newest()
+            if value is None or not self._terms.holds(value):
+                return None
+            return Reached(value, entries, self._start, len(entries))
         for end in self._ends(entry):
             if end == len(entries):
                 return self._checked(self._newest(), self._start, end)
@@ -352,25 +372,24 @@ def _time(entry: Entry) -> int:
     return entry.time_us
 
 
-def values_of(correlation: Correlation, view: View) -> tuple[str | float, ...]:
-    """What an event brings to a window; nothing if it lacks the field."""
-    if not correlation.field:
-        return ()
-    columns = [view.values(name) for name in correlation.field]
+def _several(terms: Terms, view: View) -> tuple[str | float, ...]:
+    """What an event brings that has the field more than once, or where several fields are one."""
+    columns = [view.values(name) for name in terms.one.field]
     if len(columns) > 1:
         texts = [",".join(text_of(one) for one in column) for column in columns if column]
         return ("\x1f".join(texts),) if len(texts) == len(columns) else ()
     present = [one for one in columns[0] if one is not None]
-    if counts_texts(correlation):
+    if terms.texts:
         return tuple(text_of(one) for one in present)
-    numbers = (number_of(one) for one in present)
-    return tuple(float(one) for one in numbers if one is not None and abs(one) < 1e300)
+    return tuple(number for one in present for number in _number(one))
 
 
-def counts_texts(correlation: Correlation) -> bool:
-    """True if values are compared for equality, not added up."""
-    kind = correlation.type
-    return kind == "value_count" or (kind == "value_percentile" and correlation.percentile is None)
+def _number(value: Any) -> tuple[float, ...]:
+    number = number_of(value)
+    return () if number is None or not -_HUGE < number < _HUGE else (float(number),)
+
+
+_HUGE = 1e300
 
 
 def measure(correlation: Correlation, entries: Sequence[Entry]) -> float | None:
