@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from graphlib import TopologicalSorter
+from time import perf_counter_ns
 from typing import Literal
 
 import msgspec
@@ -38,6 +40,8 @@ ROUTES_MAX = 1024
 """Log sources remembered; a sender who invents more costs time, not memory."""
 PLANS_MAX = 256
 """Plans remembered; when there are more, they are made anew as they are needed."""
+MEASURED_NS = 10_000_000_000
+"""No rule is set aside before so much time has been measured."""
 BATCH = 512
 """Events that are looked at together; more at once are no faster."""
 
@@ -66,6 +70,9 @@ class RuleState(msgspec.Struct, frozen=True):
     """Fields it looks at that no event had so far."""
     faults: int = 0
     """Events on which it failed; it is then passed over."""
+    share: float = 0.0
+    """Rules: part of all time that went into what it alone asks, sampled; what rules ask together
+    is parted among them."""
     lost: Mapping[str, int] = {}
     """Correlations: base events that did not count, by reason (`LOSSES`)."""
     file: str = ""
@@ -104,12 +111,21 @@ class Engine:
         rules: What was loaded.
         placeholders: Values of `%name%` by name. A rule that needs one that is missing or empty is
             not evaluated, and says so.
+        share_max: A rule that takes a larger part of all time is set aside when time passes
+            (`tick`), and says so; None leaves it to who reads `states`.
     """
 
     name = "sigma"
 
-    def __init__(self, rules: RuleSet, placeholders: Placeholders | None = None) -> None:
+    def __init__(
+        self,
+        rules: RuleSet,
+        placeholders: Placeholders | None = None,
+        share_max: float | None = None,
+    ) -> None:
         self.rules = rules
+        self.share_max = share_max
+        self._spent_ns = 0
         self.placeholders: Placeholders = placeholders or {}
         self._asks = Asks()
         self._active: dict[str, _Active] = {}
@@ -151,6 +167,7 @@ class Engine:
             yield from self._detect(events[start : start + BATCH])
 
     def _detect(self, events: Sequence[Event]) -> Iterator[Finding]:
+        start_ns = perf_counter_ns()
         piles: Piles[_Active] = {}
         for place, event in enumerate(events):
             route = self._routes.get(event.logsource) or self._route(event.logsource)
@@ -162,6 +179,7 @@ class Engine:
             for place, verdict in zip(pile.places, pile.verdicts(), strict=True)
             if verdict
         }
+        self._spent_ns += perf_counter_ns() - start_ns
         for place in sorted(verdicts):
             matched, failed = verdicts[place]
             for active in failed:
@@ -186,7 +204,29 @@ class Engine:
 
     def tick(self, now: datetime) -> Iterator[Finding]:
         """Time passes: absences speak, windows that nobody needs any more are forgotten."""
+        if self.share_max is not None and self._spent_ns > MEASURED_NS:
+            self._set_aside(self.share_max)
         yield from self._correlator.tick(now)
+
+    def _set_aside(self, share_max: float) -> None:
+        """Rules that take more than their share are not evaluated any more."""
+        greedy = {key: one for key, one in self._shares().items() if one > share_max}
+        for key, share in greedy.items():
+            reason = f"set aside: it took {share:.0%} of the time, the limit is {share_max:.0%}"
+            log.warning("Rule %s is %s.", key, reason)
+            self._settle()
+            del self._active[key]
+            self._idle[key] = ("not evaluated", reason)
+        if greedy:
+            self._plan_again()
+
+    def _shares(self) -> dict[str, float]:
+        """The part of all time that each rule took."""
+        users = Counter(ask for one in self._active.values() for ask in one.asks)
+        return {
+            key: sum(ask.spent_ns / users[ask] for ask in one.asks) / max(self._spent_ns, 1)
+            for key, one in self._active.items()
+        }
 
     def leftover(self) -> Iterator[Finding]:
         """The input has ended: what windows that had spoken kept for the end of their span."""
@@ -273,7 +313,8 @@ class Engine:
     def states(self) -> list[RuleState]:
         """How every document is doing, those that could not be loaded included."""
         self._settle()
-        found = [self._state_of(rule) for rule in self.rules.rules]
+        shares = self._shares()
+        found = [self._state_of(rule, shares.get(rule.id, 0.0)) for rule in self.rules.rules]
         found += self._built_states(found)
         found += [
             RuleState(one.id, one.title, "filter", "", "on", file=one.document.where())
@@ -285,7 +326,7 @@ class Engine:
         ]
         return found
 
-    def _state_of(self, rule: Rule) -> RuleState:
+    def _state_of(self, rule: Rule, share: float) -> RuleState:
         state = RuleState(
             rule.id, rule.title, "rule", rule.analytic.level, "on", file=rule.document.where()
         )
@@ -301,6 +342,7 @@ class Engine:
             arriving=arriving,
             never_seen=tuple(sorted(active.never_seen)) if arriving else (),
             faults=active.faults,
+            share=share,
         )
 
     def _built_states(self, base: Iterable[RuleState]) -> Iterator[RuleState]:

@@ -70,17 +70,12 @@ class Keywords:
                 hits += self._hits[number]
         if not hits:
             return NOTHING
-        view = View.of(event)
-        return frozenset(
-            ask if is_enough else self._asked(ask, view) for ask, is_enough in hits
-        ) - {None}
+        views = (View.of(event),)
+        found = {ask if is_enough else self._put(ask, views) for ask, is_enough in hits}
+        return frozenset(found) - {None}
 
-    def _asked(self, ask: Ask, view: View) -> object:
-        """The ask if it holds; its failure if it fails."""
-        try:
-            return ask if any(test(view, None) for test in self._tests[ask]) else None
-        except Exception:  # what fails must not silence the others
-            return ask.failed
+    def _put(self, ask: Ask, views: Sequence[View]) -> object:
+        return ask.put(lambda view: any(test(view, None) for test in self._tests[ask]), views)
 
 
 def _is_of_numbers(word: str) -> bool:

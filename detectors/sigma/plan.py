@@ -151,7 +151,8 @@ class Planned:
         self.tree = tree
         self.truth = tree.truth()
         self.leaves = frozenset(tree.leaves())
-        self.failures = frozenset(leaf.failed for leaf in self.leaves if isinstance(leaf, Ask))
+        self.asks = [leaf for leaf in self.leaves if isinstance(leaf, Ask)]
+        self.failures = frozenset(ask.failed for ask in self.asks)
 
 
 class Plan(Generic[Rule]):

@@ -258,10 +258,13 @@ def _time_column(knowledge: Knowledge) -> Column:
 def _reference(ask: Ask) -> Column:
     """A comparison with another field of the event."""
     tests = [test_of(one) for one in ask.comparisons]
-    holds = frozenset({ask})
+
+    def holds(event: Event) -> bool:
+        view = View.of(event)
+        return any(test(view, ask.field) for test in tests)
 
     def held(event: Event) -> Held:
-        view = View.of(event)
-        return holds if any(test(view, ask.field) for test in tests) else NOTHING
+        found = ask.put(holds, (event,))
+        return NOTHING if found is None else frozenset((found,))
 
     return lambda events: map(held, events)

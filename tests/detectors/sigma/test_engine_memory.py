@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 
 import msgspec
 import pytest
@@ -13,10 +14,10 @@ from detectors.sigma import find, keywords
 from detectors.sigma.engine import Engine
 from detectors.sigma.find import Ask, Finder
 from detectors.sigma.load import load_text
-from detectors.sigma.matchers import Like
+from detectors.sigma.matchers import Comparison, Like, Predicate, Regex
 from detectors.sigma.memory import Memory, Room
 from detectors.sigma.texts import Sign
-from tests.detectors.sigma.city import HEAD, engine, event, rule_of
+from tests.detectors.sigma.city import HEAD, START, engine, event, rule_of
 
 MANY = rule_of("  s:\n    f|contains: [evil, bad]\n    g|endswith: x\n  condition: s\n")
 
@@ -146,3 +147,56 @@ def test_keywords_are_found_with_hyperscan_and_without(
     found = list(one.detect([msgspec.structs.replace(event(), fields=one) for one in seen]))
 
     assert [finding.events[0].fields for finding in found] == [seen[i] for i in (0, 2, 3, 4, 5, 6)]
+
+
+def test_a_rule_that_eats_the_time_is_named_and_set_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MEASURED_NS", 0)
+    plain = find.predicate_of
+
+    def slow(one: Comparison) -> Predicate:
+        test = plain(one)
+        return (lambda seen: time.sleep(0.002) or test(seen)) if isinstance(one, Regex) else test
+
+    monkeypatch.setattr(find, "predicate_of", slow)
+    text = "\n---\n".join(
+        HEAD.replace("title: T", f"title: {title}")
+        + f"id: 00000000-0000-4000-8000-00000000000{number}\n"
+        + f"detection:\n  s: {{f|{key}}}\n  condition: s\n"
+        for number, (title, key) in enumerate([("A", "contains: y"), ("B", "re: z")])
+    )
+    one = Engine(load_text(text), share_max=0.3)
+    events = [event(f=f"y{number}") for number in range(200)]
+
+    list(one.detect(events[:100]))
+    cheap, dear = one.states()
+    list(one.tick(START))
+    list(one.detect(events[100:]))
+
+    assert cheap.share < 0.1
+    assert dear.share > 0.3
+    cheap, dear = one.states()
+    assert (cheap.state, cheap.evaluated, cheap.matches) == ("on", 200, 200)
+    assert dear.state == "not evaluated"
+    assert "of the time, the limit is 30%" in dear.reason
+
+
+def test_a_rule_that_fails_is_passed_over_and_its_neighbours_speak(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(_: object) -> bool:
+        raise RuntimeError("broken")
+
+    plain = find.predicate_of
+    monkeypatch.setattr(
+        find, "predicate_of", lambda one: broken if isinstance(one, Regex) else plain(one)
+    )
+    one = engine(
+        rule_of("  s: {f|re: a}\n  condition: s\n")
+        + "\n---\n"
+        + rule_of("  s: {f: a}\n  t: {g|re: b}\n  condition: s or t\n").replace(
+            "title: T", "title: U"
+        )
+    )
+
+    assert len(list(one.detect([event(f="a"), event(f="a")]))) == 2
+    assert [(state.faults, state.matches) for state in one.states()] == [(2, 0), (0, 2)]
