@@ -231,14 +231,18 @@ class Runner:
 
         def is_due(effect: Effect) -> bool:
             began = effect.began or run.made
-            by_person = any(one.about in ("", effect.key) and one.time >= began for one in wanted)
+            by_person = any(
+                one.about == effect.key or (not one.about and one.time >= began) for one in wanted
+            )
             # Also one that is intended only: what would be over does not begin.
             is_over = effect.until is not None and effect.until <= now
             return by_person or is_over
 
         effects = _undone(run, is_due)
-        if not effects:
-            return None
+        return self._ended(run, effects, now) if effects else None
+
+    def _ended(self, run: Run, effects: tuple[Effect, ...], now: datetime) -> Change:
+        """Effects that are to be taken back, with their steps."""
         rows = []
         for row in run.steps:
             if row.id in {one.step for one in effects} and row.state != "rolling_back":
@@ -296,8 +300,17 @@ class Runner:
         if step.type != "action":
             rows = decide(run, row, now)
             return Change(run=run, steps=rows, entries=_states(rows, now))
+        planned = self._planned(run, row, step, now)
+        if isinstance(planned, Change):
+            return planned
+        gated = msgspec.structs.replace(_moved(row, "gated", ""), planned=planned, since=now)
+        gated = msgspec.structs.replace(gated, attempt=0, again=None)
+        return Change(run=run, steps=(gated,), entries=_states((gated,), now))
+
+    def _planned(self, run: Run, row: StepRow, step: Step, now: datetime) -> Planned | Change:
+        """What an action would do now; or what follows from that it cannot be planned."""
         try:
-            planned = self._plan(run, step)
+            return self._plan(run, step)
         except TransientError as error:
             return self._later(run, row, error, now)
         except Unsafe as error:
@@ -306,9 +319,6 @@ class Runner:
         except Exception as error:  # whatever an actuator of a stranger does
             log.exception("Step %s of run %s could not be planned.", step.name, run.id)
             return self._left(run, row, "failed", f"{type(error).__name__}: {error}", now)
-        gated = msgspec.structs.replace(_moved(row, "gated", ""), planned=planned, since=now)
-        gated = msgspec.structs.replace(gated, attempt=0, again=None)
-        return Change(run=run, steps=(gated,), entries=_states((gated,), now))
 
     def _gated(self, run: Run, row: StepRow, step: Step, now: datetime) -> Change | None:
         """The gate decides; what is allowed is intended, and nothing was done yet."""
@@ -362,10 +372,9 @@ class Runner:
     def _waiting(self, run: Run, row: StepRow, step: Step, now: datetime) -> Change | None:
         if _yeses(run, run.plan) > row.attempt:
             # Planned anew: what was approved must still be what would be done.
-            try:
-                planned = self._plan(run, step)
-            except TransientError as error:
-                return self._later(run, row, error, now)
+            planned = self._planned(run, row, step, now)
+            if isinstance(planned, Change):
+                return planned
             again = msgspec.structs.replace(_moved(row, "gated", ""), planned=planned, since=now)
             return Change(run=run, steps=(again,), entries=_states((again,), now))
         if now >= row.deadline:
@@ -494,8 +503,9 @@ class Runner:
                     actuator.apply(_undoing(run, effect))
                     if not _is_back(actuator.probe(command.target), command):
                         raise TransientError("the device still shows it", effect.actuator)
-        except Overtaken:
-            raise
+        except Overtaken:  # at this target, by another run: a higher token comes with the next try
+            tried = msgspec.structs.replace(effect, again=now + AGAIN)
+            return Change(run=run, effects=(tried,))
         except Exception as error:  # it is tried again, whatever it was
             return self._not_undone(run, effect, error, now)
         change = self._is_undone(run, effect, "", self._journal.now())
@@ -535,15 +545,21 @@ class Runner:
         return Change(run=run, effects=(tried,), entries=page)
 
     def _renew(self, run: Run, effect: Effect, now: datetime) -> Change:
-        """Tell the device for a little longer; if that fails the effect ends by itself."""
+        """Tell the device for a little longer; if that fails the effect ends by itself.
+
+        What it has forgotten, or a person took back at the device, is over: only the gate begins it
+        anew.
+        """
         assert effect.until is not None  # a lease has an end
         until = min(now + DEVICE_LEASE, effect.until)
         command = msgspec.structs.replace(effect.command, until=until, token=run.token)
         try:
+            actuator = self._actuator(effect.actuator)
             with self._journal.turn(effect.actuator, command.target, run.token):
-                self._actuator(effect.actuator).apply(command)
-        except Overtaken:
-            raise
+                if not actuator.probe(command.target).is_applied:
+                    gone = msgspec.structs.replace(effect, note="the device holds it no more")
+                    return self._ended(run, (_rolling_back(gone),), now)
+                actuator.apply(command)
         except Exception as error:
             log.warning("Effect %s could not be renewed: %s.", effect.key, error)
             return Change(run=run, effects=(_renewed(effect, effect.command, now + AGAIN),))
@@ -588,9 +604,9 @@ class Runner:
         """Something outside did not answer: again in a while, until the step's time is over."""
         if now >= row.deadline:
             return self._breaks_off(run, row, "failed", f"until its deadline: {error.what}", now)
-        if isinstance(error, Overtaken):
-            return Change(run=run)
         later = msgspec.structs.replace(_tried(row, now), note=error.what)
+        if row.state == "waiting_approval":  # its number is that of the yeses that were not enough
+            later = msgspec.structs.replace(later, attempt=row.attempt)
         return Change(run=run, steps=(later,))
 
     def _left(self, run: Run, row: StepRow, state: StepState, note: str, now: datetime) -> Change:
@@ -604,7 +620,7 @@ class Runner:
         """A step that has perhaps changed the world is taken back before it has failed."""
         mine = [one for one in run.effects if one.step == row.id]
         back = tuple(
-            msgspec.structs.replace(one, state="rolling_back", again=None)
+            _rolling_back(one)
             for one in mine
             if one.command.undo and one.state in ("intended", "applied")
         )
@@ -668,10 +684,14 @@ def _undoing(run: Run, effect: Effect) -> Command:
 def _undone(run: Run, is_due: Callable[[Effect], bool]) -> tuple[Effect, ...]:
     """Effects that are to be taken back now."""
     return tuple(
-        msgspec.structs.replace(one, state="rolling_back", again=None)
+        _rolling_back(one)
         for one in run.effects
         if one.state in ("intended", "applied") and one.command.undo and is_due(one)
     )
+
+
+def _rolling_back(effect: Effect) -> Effect:
+    return msgspec.structs.replace(effect, state="rolling_back", again=None)
 
 
 def _holds(state: State, command: Command) -> bool:
@@ -742,7 +762,8 @@ def _noted(row: StepRow, note: str) -> StepRow:
 
 def _moved_effect(effect: Effect, state: str, now: datetime, command: Command) -> Effect:
     ended = now if state == "done" else None
-    return msgspec.structs.replace(effect, state=state, began=now, ended=ended, command=command)
+    # It began when it was intended: who wanted it undone since, wanted that.
+    return msgspec.structs.replace(effect, state=state, ended=ended, command=command)
 
 
 def _tried(row: StepRow, now: datetime) -> StepRow:

@@ -10,13 +10,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from cityward import Actuator, InputError, Target, Unsafe
+from cityward import Actuator, Command, InputError, Target, TransientError, Unsafe
 from playbooks.journal import RUN_ENDS, Overtaken, Run
 from playbooks.model import Action, Check, Planned, Step
 from playbooks.runner import Runner
 from siem.store.embedded import NodeDb
 from siem.store.runs import RunStore
 from tests.playbooks.kit import (
+    ALLOW,
     NOON,
     Clock,
     Planner,
@@ -509,6 +510,83 @@ def test_a_leased_effect_is_renewed_and_the_device_is_told_of_little_at_a_time(w
     assert run.effects[0].until == NOON + timedelta(hours=1)
 
 
+def test_a_leased_effect_that_somebody_took_back_at_the_device_does_not_come_back(world):
+    world.start(deny("block", by="lease"))
+    world.go()
+    world.device.apply(Command("allow", Target("ipv4_net", "r1/block"), "deny", NOON))
+
+    world.clock.turn(minutes=3)
+    run = world.go()
+
+    assert run.state == "done"
+    assert (run.effects[0].state, world.device.denied()) == ("rolled_back", set())
+    assert [call[0] for call in world.device.calls()] == ["deny", "allow"]
+
+
+@pytest.mark.parametrize("by_key", [True, False])
+def test_what_a_person_wants_undone_while_it_is_being_done_is_undone(world, by_key):
+    world.start(deny("block"))
+    while world.states() != {"block": "intended"}:
+        world.runner().advance("r1")
+    (effect,) = world.now().effects
+
+    def gate(run: Run, planned: Planned) -> Sequence[Check]:
+        world.clock.turn(seconds=1)
+        assert world.runs.order("r1", "undo", "ada", "a partner", effect.key if by_key else "")
+        world.clock.turn(seconds=1)
+        return (ALLOW,)
+
+    world.runner(gate).advance("r1")
+    assert world.device.denied() == {"r1/block"}
+
+    assert world.go().effects[0].state == "rolled_back"
+    assert world.device.denied() == set()
+
+
+def test_a_yes_is_not_lost_to_a_device_that_does_not_answer_for_a_moment(world):
+    world.start(deny("block"))
+    run = world.go(gate=approved)
+    world.runs.approve("r1", "ada", "analyst", run.plan.hash)
+    away = _Away(world.device, TransientError("busy", "recorder"))
+    world.actuators["recorder"] = away
+    world.go(gate=approved)
+    assert world.states() == {"block": "waiting_approval"}
+
+    world.actuators["recorder"] = world.device
+    world.clock.turn(seconds=5)
+    world.go(gate=approved)
+
+    assert world.states()["block"] == "verified"
+
+
+def test_what_its_actuator_refuses_after_the_yes_is_denied_in_words(world):
+    world.start(deny("block"))
+    run = world.go(gate=approved)
+    world.runs.approve("r1", "ada", "analyst", run.plan.hash)
+    world.actuators["recorder"] = _Away(world.device, Unsafe("it charges somebody", "r", "Wait."))
+
+    run = world.go(gate=approved)
+
+    assert (run.state, world.states()["block"]) == ("denied", "denied")
+    assert "it charges somebody" in world.said("refused")[0]
+
+
+def test_who_was_overtaken_at_a_target_undoes_a_moment_later(world):
+    world.start(deny("block"))
+    world.go()
+    target = world.now().effects[0].command.target
+    token = world.now().token
+    with world.runs.turn("recorder", target, token + 3):
+        pass  # a run that was claimed later was here before
+    world.runs.order("r1", "undo", "ada", "a partner")
+
+    run = world.go()
+    assert run.effects[0].state == "rolling_back"
+    world.clock.turn(seconds=2)
+
+    assert world.go().effects[0].state == "rolled_back"
+
+
 def test_what_people_do_stands_in_the_audit_trail(world):
     world.start(deny("block"), asked_by="bob")
     run = world.go(gate=approved)
@@ -526,6 +604,23 @@ def test_what_people_do_stands_in_the_audit_trail(world):
     ]
 
 
+class _Away:
+    """A device that cannot plan."""
+
+    def __init__(self, device: Recorder, error: Exception) -> None:
+        self.device = device
+        self.error = error
+
+    def plan(self, verb: str, target: Target, until: Any) -> Iterator[Any]:
+        raise self.error
+
+    def apply(self, command: Any) -> None:
+        self.device.apply(command)
+
+    def probe(self, target: Target) -> Any:
+        return self.device.probe(target)
+
+
 class _Always:
     """A device that is told again although it holds, as one that is given more time."""
 
@@ -533,8 +628,6 @@ class _Always:
         self.device = device
 
     def plan(self, verb: str, target: Target, until: Any) -> Iterator[Any]:
-        from cityward import Command
-
         yield Command(verb, target, "allow", until, prior={"denied": True})
 
     def apply(self, command: Any) -> None:
