@@ -20,7 +20,7 @@ from detectors.sigma.matchers import test_of
 from detectors.sigma.memory import Memory
 from detectors.sigma.native import elsewhere
 from detectors.sigma.plan import Plan, Rule, Verdict
-from detectors.sigma.view import TIME, View, taker
+from detectors.sigma.view import THEIRS, TIME, View, taker
 
 Row = Mapping[str, Any]
 Values = tuple[Any, ...]
@@ -130,7 +130,7 @@ class Route(Generic[Rule]):
             for name in self._stands_for
             for place, sign in enumerate(name)
             if sign == "."
-        }
+        } | ({THEIRS} if self._keywords is not None else set())
         self._names: Memory[tuple[Any, ...], Names[Rule]] = Memory(self._room, self._named)
         self._nested: Memory[tuple[Any, ...], Names[Rule]] = Memory(
             self._room, lambda names: self._named(*names)

@@ -19,8 +19,8 @@ DEPTH_MAX = 32
 
 _OURS = "cw."
 """What the node adds about an event is no part of what its source said: keywords skip it …"""
-_THEIRS = "cw.vendor."
-"""… except what the source says beyond the field table."""
+THEIRS = "cw.vendor"
+"""… except what the source says beyond the field table, within this field."""
 
 
 class View:
@@ -78,7 +78,7 @@ def taker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]
 
 def is_said(name: str) -> bool:
     """True if a field is what the source said, and not what the node adds."""
-    return not name.startswith(_OURS) or name.startswith(_THEIRS)
+    return not name.startswith(_OURS) or name.startswith(f"{THEIRS}.")
 
 
 def text_of(value: Any) -> str:
