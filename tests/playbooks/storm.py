@@ -326,7 +326,9 @@ def storm(
         stack.callback(crew.end)
         crew.tend()
         app = tasks.app_of(url) if redis else None
-        _start(db, app, driver, runs, box_s)
+        # Half at once, the others between the kills: each hits a driver that has work.
+        begun = range(runs if not kills else runs // 2)
+        _start(db, app, driver, begun, box_s)
         if held_s:
             while not db.runs.in_force():
                 time.sleep(0.02)
@@ -337,14 +339,16 @@ def storm(
         done, waited_s = 0, 0.0
         while time.monotonic() - began_s < within_s:
             crew.tend()
-            if _is_over(db, device, driver, runs):
+            if len(begun) == runs and _is_over(db, device, driver, runs):
                 break
             # Who is only just starting is not killed: a kill hits work under way.
             is_at_work = done < (done := len(device.calls())) or waited_s > STILL_S
             if made < kills and is_at_work:
                 made += _strike(made, crew, redis, folder, edges, chance)
                 _repeat(app, driver, chance)
-                waited_s = 0.0
+                more = range(len(begun), len(begun) + -(-(runs - len(begun)) // (kills - made + 1)))
+                _start(db, app, driver, more, box_s)
+                begun, waited_s = range(more.stop), 0.0
             elif made >= kills:
                 (folder / "step").unlink(missing_ok=True)
             time.sleep(gap_s)
@@ -363,16 +367,16 @@ def hold(file: Path, seconds: float, held: threading.Event | None = None) -> Non
         db.execute("ROLLBACK")
 
 
-def _start(db: NodeDb, app: Celery | None, driver: str, runs: int, box_s: float) -> None:
+def _start(db: NodeDb, app: Celery | None, driver: str, runs: range, box_s: float) -> None:
     steps = book(box_s)
-    for number in range(runs):
+    for number in runs:
         id = f"run-{number}"
         if driver == "naive" and app is not None:
             app.send_task("naive.apply", args=[id, 0, box_s])
             continue
         db.runs.start(run_of(steps, id, db.runs.now()))
     if app is not None and driver == "celery":
-        tasks.Bell(lambda: app)("control", runs)
+        tasks.Bell(lambda: app)("control", len(runs))
 
 
 def _strike(
