@@ -15,7 +15,7 @@ import heapq
 import logging
 import re
 import threading
-from collections import deque
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -90,12 +90,12 @@ class Counts(msgspec.Struct):
     new: int = 0
     gone: int = 0
 
-    def add(self, is_would: bool, is_deployed: bool, count: int = 1) -> None:
-        """Count findings of one kind."""
-        self.would += count * is_would
-        self.deployed += count * is_deployed
-        self.new += count * (is_would and not is_deployed)
-        self.gone += count * (is_deployed and not is_would)
+    def add(self, other: Counts) -> None:
+        """Count what is counted there."""
+        self.would += other.would
+        self.deployed += other.deployed
+        self.new += other.new
+        self.gone += other.gone
 
 
 class Said(msgspec.Struct, frozen=True):
@@ -202,6 +202,7 @@ def backtest(
         for attempt in range(ATTEMPTS):
             tally = _Tally()
             run = _Run(sides, span, now, tally, tell, stop or threading.Event())
+            run.is_compared = against is not None
             try:
                 with Look(looking) as look:
                     run.through(looking, look)
@@ -276,15 +277,12 @@ class _Tally:
         self.events = self.files = self.unread = 0
         self.is_whole = True
 
-    def count(self, would: bool, deployed: bool, day: str, asset: str, count: int = 1) -> None:
+    def count(self, counts: Counts, day: str, asset: str) -> None:
         if asset not in self.assets and len(self.assets) >= ASSETS_MAX:
             asset = OTHERS
-        for counts in (
-            self.total,
-            self.days.setdefault(day, Counts()),
-            self.assets.setdefault(asset, Counts()),
-        ):
-            counts.add(would, deployed, count)
+        self.total.add(counts)
+        self.days.setdefault(day, Counts()).add(counts)
+        self.assets.setdefault(asset, Counts()).add(counts)
 
     def newest(self, kind: str) -> list[Said]:
         return sorted(self.said[kind], key=lambda one: one.time, reverse=True)[:SAMPLES_MAX]
@@ -308,6 +306,8 @@ class _Run:
         self._tally = tally
         self._tell = tell
         self._stop = stop
+        self.is_compared = False
+        """Without a comparison nothing is new."""
 
     def through(self, looking: Looking, look: Look) -> None:
         """Every file, until the stop: for a rule the newest first, for windows as they came."""
@@ -345,7 +345,13 @@ class _Run:
             self._tally.unread += not file.is_read
             return
         for is_would, is_deployed, day, asset, count in file.counted(would, deployed):
-            self._tally.count(is_would, is_deployed, day.isoformat(), asset, count)
+            counts = Counts(
+                would=count * is_would,
+                deployed=count * is_deployed,
+                new=count * (self.is_compared and is_would and not is_deployed),
+                gone=count * (is_deployed and not is_would),
+            )
+            self._tally.count(counts, day.isoformat(), asset)
         kinds = [("would", self._sides[0], would)]
         if len(self._sides) > 1 and would != deployed:
             kinds.append(("new", self._sides[0], f"({would}) AND NOT ({deployed})"))
@@ -354,7 +360,7 @@ class _Run:
             said = self._tally.said[kind]
             if len(said) < SAMPLES_MAX and where != "FALSE":
                 said += self._shown(file, side, where)
-        if len(self._sides) == 1:
+        if len(self._sides) == 1:  # all is new, if it is compared at all
             self._tally.said["new"] = self._tally.said["would"]
 
     @staticmethod
@@ -399,49 +405,43 @@ class _Run:
             if self._tally.is_whole:
                 window.until(min(self._now, self._span.until))
         apart = max(_apart(side.one) for side in self._sides)
-        for would, deployed in _pairs([window.found for window in windows], apart):
-            said = would or deployed
-            assert said is not None
-            day = said.time.date().isoformat()
-            self._tally.count(would is not None, deployed is not None, day, said.asset)
-            if would is not None:
-                self._tally.said["would"].append(would)
-            if would is None or deployed is None:
-                self._tally.said["new" if would else "gone"].append(said)
+        ours, *others = [window.found for window in windows]
+        theirs = others[0] if others else {}
+        for group in dict.fromkeys([*ours, *theirs]):
+            would, deployed = ours.get(group, []), theirs.get(group, [])
+            self._note(would, deployed, apart, "would", "new")
+            self._note(deployed, would, apart, "deployed", "gone")
+
+    def _note(
+        self,
+        found: Sequence[Said],
+        others: Sequence[Said],
+        apart: timedelta,
+        kind: Literal["would", "deployed"],
+        alone_: Literal["new", "gone"],
+    ) -> None:
+        """Count what one version says of a group, and what of it the other does not speak of."""
+        times = sorted(one.time for one in others)
+        for one in found:
+            place = bisect_left(times, one.time - apart)
+            is_alone = place == len(times) or times[place] > one.time + apart
+            counts = Counts(**{kind: 1, alone_: int(is_alone and self.is_compared)})
+            self._tally.count(counts, one.time.date().isoformat(), one.asset)
+            if kind == "would":
+                self._tally.said["would"].append(one)
+            if is_alone:
+                self._tally.said[alone_].append(one)
 
 
 def _apart(one: Speaking) -> timedelta:
-    """How far two versions may be apart and still speak of the same."""
+    """How far two versions may be apart and still speak of the same.
+
+    One that wants an event more speaks a moment later.
+    """
     if isinstance(one, Rule):
         return timedelta(0)
     seconds = one.timespan_s if isinstance(one, Correlation) else one.within_s
     return timedelta(seconds=seconds)
-
-
-def _pairs(
-    found: Sequence[dict[Group, list[Said]]], apart: timedelta
-) -> Iterator[tuple[Said | None, Said | None]]:
-    """What two versions say of the same group at about the same time, side by side.
-
-    A version that wants one event more speaks of the same a moment later.
-    """
-    if len(found) == 1:
-        for said in found[0].values():
-            yield from ((one, None) for one in said)
-        return
-    for group in dict.fromkeys(group for each in found for group in each):
-        ours, theirs = (
-            deque(sorted(each.get(group, ()), key=lambda one: one.time)) for each in found
-        )
-        while ours and theirs:
-            if abs(ours[0].time - theirs[0].time) <= apart:
-                yield ours.popleft(), theirs.popleft()
-            elif ours[0].time < theirs[0].time:
-                yield ours.popleft(), None
-            else:
-                yield None, theirs.popleft()
-        yield from ((one, None) for one in ours)
-        yield from ((None, one) for one in theirs)
 
 
 class _StopError(Exception):

@@ -209,6 +209,7 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
             "protocols": "bench:protocols",
             "hub": "bench:hub",
             "index": "bench:index",
+            "backtest": "bench:backtest",
             "playbook": "bench:playbook",
             "sigma": "bench:sigma",
         },

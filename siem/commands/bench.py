@@ -152,6 +152,32 @@ def index(
     return 0
 
 
+def backtest(
+    *,
+    events: int = 10_000_000,
+    folder: Path | None = None,
+    form: Annotated[Form | None, Parameter(name=["--output", "-o"])] = None,
+) -> int:
+    """Measure backtests over four weeks of events, beside a walk over each of them.
+
+    The store is made first, which takes some minutes; with --folder it is kept for another time.
+    Ten times as many events are the same files linked ten times.
+    Example: cityward bench backtest --events 280000
+
+    Args:
+        events: How many are kept.
+        folder: Where the store is made, or is already; otherwise a temporary folder.
+        form: Form of the result: table, json, ndjson or csv.
+    """
+    import tempfile
+
+    from siem import backtest_bench
+
+    with tempfile.TemporaryDirectory(prefix="cityward-bench-") as temporary:
+        _print(list(backtest_bench.rows(folder or Path(temporary) / "events", events)), form)
+    return 0
+
+
 def playbook(
     *,
     runs: int = 500,

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import HealthCheck, given, reject, settings
+from hypothesis import strategies as st
 
-from cityward import Event, Finding
+from cityward import Event, Finding, LogSource, Record
 from detectors.sigma.engine import Engine
-from detectors.sigma.load import load_folder
+from detectors.sigma.load import load_folder, load_text
 from detectors.sigma.rule import Rule, RuleSet
 from detectors.sigma.samples import events_of, read_samples, samples_file
 from siem import backtest as backtests
-from siem import node
+from siem import node, pushdown
 from siem.backtest import Backtest, backtest
 from siem.ruleset import RULES_FOLDER
 from siem.samples import Speaking, alone, collect
+from siem.store import distinct
 from siem.store.archive import MEMORY_LIMIT, Looking
 from siem.store.events import EventStore, event_id
 from siem.store.protocol import Document, Range
@@ -125,7 +131,7 @@ def _replayed(
     engine = Engine(alone(one, rules), lists)
     found: list[str] = []
 
-    def take(findings: Iterator[Finding]) -> None:
+    def take(findings: Iterable[Finding]) -> None:
         for finding in findings:
             if finding.analytic.id == one.id:
                 found.append(id_of(finding.events[-1]))
@@ -141,3 +147,171 @@ def _replayed(
             take(engine.detect([event]))
         before = now
     return found
+
+
+# ---- random rules over random events
+
+WORDS = (
+    "a",
+    "A",
+    "ab",
+    "b a",
+    "",
+    "5",
+    "05",
+    "true",
+    "10.1.0.5",
+    "a\0b",
+    "it's",
+    "ä",
+    "2026-03-01T06:00:07",
+)
+NUMBERS = (0, 5, 7, -1, 502)
+VENDOR: tuple[Any, ...] = (*WORDS, *NUMBERS, 1.5, True, None, ["a", "ab"], [], [1, {"Name": "a"}])
+
+
+def random_events(count: int, seed: int) -> list[Document]:
+    """Events in which every kind of column is sometimes missing, and some values never repeat."""
+    draw = random.Random(seed)
+    found = []
+    for number in range(count):
+        vendor: dict[str, Any] = {
+            "Image": draw.choice(VENDOR),
+            "EventData.Name": draw.choice(VENDOR),
+            "EventData": {"Name": draw.choice(VENDOR), "User": draw.choice(WORDS)},
+            "query": draw.choice(VENDOR),
+        }
+        fields = {
+            "event.action": draw.choice(WORDS),
+            "message": f"{draw.choice(WORDS)} {number}",
+            "source.ip": f"10.{draw.randrange(3)}.0.{draw.randrange(9)}",
+            "source.port": draw.choice(NUMBERS),
+            "phys.reading": draw.choice([0.0, 5.0, 1.5, -1.5, 1e16]),
+            "ot.is_command": draw.random() < 0.5,
+            "tags": draw.choice([[], ["a"], ["a", "b a"], ["5"]]),
+            "event.created": START + timedelta(hours=draw.randrange(60)),
+            "dns.question.name": draw.choice(WORDS),
+            "cw.vendor": {name: vendor[name] for name in vendor if draw.random() < 0.5},
+        }
+        at = START + timedelta(seconds=7 * number)
+        kept = {name: value for name, value in fields.items() if draw.random() < 0.7}
+        service = LogSource(service=draw.choice(["test", "test", "other"]))
+        found.append(document(Event(at, service, kept, Record(b"", "s", number, at)), number, at))
+    return found
+
+
+NAMES = (
+    "event.action",
+    "message",
+    "source.ip",
+    "source.port",
+    "phys.reading",
+    "ot.is_command",
+    "tags",
+    "event.created",
+    "@timestamp",
+    "event.id",
+    "user.name",
+    "Image",
+    "EventData.Name",
+    "cw.vendor.EventData.User",
+    "cw.vendor",
+    "query",
+    "nothing.here",
+)
+LINES = st.one_of(
+    st.tuples(st.sampled_from(["", "|cased", "|neq"]), st.sampled_from(WORDS + NUMBERS)),
+    st.tuples(st.just(""), st.sampled_from([True, None, 1.5])),
+    st.tuples(
+        st.sampled_from(["", "|contains", "|startswith", "|endswith", "|contains|all", "|re"]),
+        st.lists(st.sampled_from([*WORDS[:4], "5", "3", "1", "."]), min_size=1, max_size=3),
+    ),
+    st.tuples(st.just("|contains|neq"), st.sampled_from(["a", "5"])),
+    st.tuples(st.just(""), st.sampled_from(["a*", "*b*", "?", "*"])),
+    st.tuples(st.just("|exists"), st.booleans()),
+    st.tuples(st.just("|cidr"), st.sampled_from(["10.1.0.0/16", "10.1.0.4/31"])),
+    st.tuples(st.sampled_from(["|gt", "|lte"]), st.sampled_from(NUMBERS)),
+    st.tuples(st.sampled_from(["|hour", "|minute|gte"]), st.sampled_from([6, 7, 30])),
+    st.tuples(
+        st.sampled_from(["|fieldref", "|fieldref|neq", "|fieldref|startswith"]),
+        st.sampled_from(["event.action", "Image", "message", "user.name"]),
+    ),
+)
+MAPS = st.dictionaries(st.sampled_from(NAMES), LINES, min_size=1, max_size=2).map(
+    lambda made: {f"{name}{line[0]}": line[1] for name, line in made.items()}
+)
+KEYWORDS = st.one_of(
+    st.lists(st.sampled_from(["ab", "10.1.0.5", "b a 3", "502", "1.5", "T07"]), min_size=1),
+    st.builds(lambda words: {"|all": words}, st.lists(st.sampled_from(["a", "5", "true"]))),
+)
+SELECTIONS = st.one_of(MAPS, MAPS, st.lists(MAPS, min_size=2, max_size=2), KEYWORDS)
+CONDITIONS = ("x", "not x", "x and y", "x and not y", "x or not y", "not (x and y)", "1 of them")
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """A rule, sometimes with a filter that expires."""
+    rule = {
+        "title": "R",
+        "name": "rule",
+        "id": "6f0d4bb0-5f0c-4c43-a7a5-1d6f6a5d7b11",
+        "level": "low",
+        "logsource": {"service": "test"},
+        "detection": {
+            "x": draw(SELECTIONS),
+            "y": draw(SELECTIONS),
+            "condition": draw(st.sampled_from(CONDITIONS)),
+        },
+    }
+    if draw(st.booleans()):
+        return [rule]
+    tuned = {
+        "title": "F",
+        "id": "6f0d4bb0-5f0c-4c43-a7a5-1d6f6a5d7b12",
+        "logsource": {"service": "test"},
+        "filter": {"rules": ["rule"], "z": draw(MAPS), "condition": "not z"},
+        "cityward": {
+            "reason": "test",
+            "expires": draw(st.sampled_from(["2026-03-02", "2027-01-01"])),
+        },
+    }
+    return [rule, tuned]
+
+
+@pytest.fixture(scope="module")
+def some(tmp_path_factory: pytest.TempPathFactory) -> Stored:
+    """Four hours around midnight, in two files and the spool."""
+    moved = timedelta(hours=17)
+    found = random_events(600, seed=1)
+    for one in found:
+        one["@timestamp"] += moved
+    return Stored(tmp_path_factory.mktemp("events"), found, files=2)
+
+
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(texts=documents(), small=st.booleans())
+def test_a_random_rule_matches_the_same_events(
+    some: Stored, texts: list[dict[str, Any]], small: bool
+) -> None:
+    text = "\n---\n".join(msgspec.json.encode(one).decode() for one in texts)
+    rules = load_text(text)
+    if rules.refused or not rules.rules:
+        reject()
+    rule = rules.rules[0]
+    engine = Engine(rules)
+    wanted = sorted(id_of(event) for event in some.events if engine.matches(rule, event))
+
+    with pytest.MonkeyPatch.context() as patched:
+        if small:  # so every column has too many values, and conditions are too long
+            patched.setattr(distinct, "VALUES_MAX", 3)
+            patched.setattr(pushdown, "LITERALS_MAX", 4)
+            patched.setattr(pushdown, "TOGETHER_MAX", 2)
+            patched.setattr(backtests, "LITERALS_MAX", 4)
+        found = some.said(rule.id, rules)
+
+    assert sorted(said.event for said in found.samples) == wanted, text
+    assert found.total.would == len(wanted)
+    assert sum(counts.would for _, counts in found.days) == len(wanted)
+    assert sum(counts.would for _, counts in found.assets) == len(wanted)

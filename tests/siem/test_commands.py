@@ -964,6 +964,7 @@ TESTED_ELSEWHERE = {("rule", "check"), ("rule", "test"), ("rule", "try")} | {
     ("bench", "protocols"),
     ("bench", "hub"),
     ("bench", "index"),
+    ("bench", "backtest"),
     ("bench", "playbook"),
     ("bench", "sigma"),
     ("playbook", "refuse"),

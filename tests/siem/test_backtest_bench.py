@@ -1,0 +1,35 @@
+"""The store that backtests are measured on is what it says, and a walk finds the same in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from siem import backtest_bench
+from siem.store.archive import archives
+
+
+def test_a_backtest_of_the_measured_store_finds_what_a_walk_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backtest_bench, "DAYS", 2)
+    monkeypatch.setattr(backtest_bench, "WALKED", 5_000)
+    folder = tmp_path / "events"
+    backtest_bench.make(folder, 10_000)
+
+    walked = backtest_bench.walk("a rare login", 10_000)
+    found = backtest_bench.measure(folder, "a rare login")
+    many = backtest_bench.measure(backtest_bench.linked(folder, 3), "a rare login")
+
+    assert len(archives(folder)) == 2
+    assert (found["events"], found["files"]) == (10_000, 2)
+    assert found["found"] == 2 * walked["found"] > 0  # the second day has what the first has
+    assert (many["events"], many["found"]) == (30_000, 3 * found["found"])
+
+
+def test_its_events_have_some_35_fields_and_never_change() -> None:
+    events = [backtest_bench._event(number, backtest_bench.BEGIN) for number in range(2_000)]
+
+    assert 30 < sum(map(len, events)) / len(events) < 40
+    assert events == [backtest_bench._event(n, backtest_bench.BEGIN) for n in range(2_000)]
