@@ -176,12 +176,13 @@ class Tuner:
             InputError: it is not on single events, or no collector reads the line.
         """
         engine, rule = self._asked(text)
-        return [_tried(engine, rule, self._described(one)) for one in _events(line, collector)]
+        name, events = _events(line, collector)
+        return [_tried(engine, rule, self._described(one), name) for one in events]
 
     def explain(self, text: str, event: Document) -> Tried:
         """What a rule makes of an event that is kept, and why not; see `attempt`."""
         engine, rule = self._asked(text)
-        return _tried(engine, rule, _event(event))
+        return _tried(engine, rule, _event(event), "")
 
     def _asked(self, text: str) -> tuple[Engine, Rule]:
         """A rule on single events, or the one of a filter, and an engine with it alone."""
@@ -426,8 +427,8 @@ def _speaker(one: Speaking, rules: RuleSet, placeholders: Placeholders) -> Speak
     return speaks
 
 
-def _events(line: str, named: str) -> Iterator[Event]:
-    """The events of a line, as its collector makes them."""
+def _events(line: str, named: str) -> tuple[str, Sequence[Event]]:
+    """The collector of a line, and the events that it makes of it."""
     collectors = plugin.load("collectors")
     specs = {name: part.cityward_spec for name, part in collectors.items()}
     data = line.encode()
@@ -436,13 +437,13 @@ def _events(line: str, named: str) -> Iterator[Event]:
         raise InputError("no collector recognises the line", "line", "Name its collector.")
     if specs[name].framing == "packets":
         raise InputError(f"{name} reads packets, not lines", "collector", "Choose another one.")
-    yield from runs.collect(name, data.splitlines(), [])
+    return name, runs.collect(name, data.splitlines(), [])
 
 
-def _tried(engine: Engine, rule: Rule, event: Event) -> Tried:
+def _tried(engine: Engine, rule: Rule, event: Event, collector: str) -> Tried:
     fields = {"@timestamp": event.time, **event.fields}
     matched, why = engine.matches(rule, event), engine.explain(rule, event)
-    return Tried(fields, str(event.logsource), event.record.source, matched, why)
+    return Tried(fields, str(event.logsource), collector, matched, why)
 
 
 def _nothing(samples: Sequence[Protected]) -> set[int]:

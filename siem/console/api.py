@@ -52,6 +52,7 @@ WORDS: dict[str, tuple[dict[str, Any], str]] = {
     "field": ({"type": "array", "items": _TEXT}, "Field that tells what is harmless"),
     "days": (_NUMBER, "How long the filter hides, 30 if it is not given"),
     "samples": (_TEXT, "1: run the samples of the rule"),
+    "job": (_TEXT, "Id of a preview that was begun: how far it is, what came out"),
 }
 """Words of addresses: schema and what they mean."""
 
@@ -75,6 +76,8 @@ LISTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "/audit": ("audit", ("q", "from", "to", "verify", "limit", "offset")),
     "/findings/{finding_id}": ("findings", ()),
     "/hunt/{event_id}": ("hunt", ("near",)),
+    "/rules/new": ("switch", ()),
+    "/rules/{rule_id}/edit": ("switch", ("job",)),
     "/rules/{rule_id}": ("rules", ("samples",)),
     "/assets/{asset_id}": ("assets", ()),
     "/people/{name}": ("people", ()),
@@ -168,6 +171,30 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
     "/rules/change": (
         "switch",
         _body(("act", "id", "reason"), act=_word("on", "off"), id=_IDS, reason=_TEXT),
+    ),
+    "/rules/{rule_id}/edit": (
+        "switch",
+        _body(
+            ("act", "text"),
+            act=_word("check", "save", "discard", "deploy", "try", "preview", "look", "cancel"),
+            text=_TEXT | {"description": "YAML of the document"},
+            samples=_TEXT | {"description": "YAML of its samples; empty: those that it has"},
+            reason=_TEXT | {"description": "Needed by deploy"},
+            seen=_NUMBER | {"description": "number as it was read; another one now gives 409"},
+            draft=_TEXT | {"description": "draft as it was read; another one now gives 409"},
+            line=_TEXT | {"description": "Needed by try: a line as its source sends it"},
+            collector=_TEXT | {"description": "Reads the line; empty: the one that recognises it"},
+            days=_NUMBER | {"description": "Of preview: 1, 7, 30 or 90"},
+            job=_TEXT | {"description": "Needed by look and cancel: what preview gave"},
+        ),
+    ),
+    "/rules/{rule_id}/revert": (
+        "switch",
+        _body(
+            ("number", "reason"),
+            number=_NUMBER | {"description": "Of the version to go back to; 0: to the file"},
+            reason=_TEXT,
+        ),
     ),
     "/filters/add": (
         "switch",
@@ -274,7 +301,10 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Address without ending: the part it changes, and what is sent."""
 
-COMPARED = ("/findings/triage", "/people/change", "/playbooks/start", "/approvals/answer")
+COMPARED = (
+    *("/findings/triage", "/people/change", "/playbooks/start", "/approvals/answer"),
+    "/rules/{rule_id}/edit",
+)
 """Changes that are refused if somebody else was faster."""
 
 _ERROR = {

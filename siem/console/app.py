@@ -49,6 +49,7 @@ from siem.console.sharing import Sharing
 from siem.console.site import HERE, Fault, NodeSite, Site, see_other
 from siem.console.triage import Triage
 from siem.console.views import Views
+from siem.console.workbench import Workbench
 from siem.store.protocol import Conflict
 
 log = logging.getLogger(__name__)
@@ -201,7 +202,7 @@ def _node_routes(app: FastAPI, site: NodeSite) -> None:
     _case_routes(app, site, site.node)
     findings, hunt, rules = Findings(site), Hunt(site), Rules(site)
     assets, routes, health = Assets(site), Routes(site), Health(site)
-    filters = Filters(site)
+    filters, bench = Filters(site), Workbench(site)
     triage = Triage(site, findings)
     add = partial(_add, app)
     _add_lists(
@@ -226,6 +227,10 @@ def _node_routes(app: FastAPI, site: NodeSite) -> None:
         add("/filters/add" + ending, filters.add, "POST")
         add("/filters/remove" + ending, filters.remove, "POST")
         add("/filters/{filter_id}" + ending, filters.one)
+        add("/rules/new" + ending, bench.new)
+        add("/rules/{rule_id}/edit" + ending, bench.edit)
+        add("/rules/{rule_id}/edit" + ending, bench.change, "POST")
+        add("/rules/{rule_id}/revert" + ending, bench.revert, "POST")
         add("/rules/{rule_id}" + ending, rules.one)
         add("/assets/change" + ending, assets.change, "POST")
         add("/assets/{asset_id:path}" + ending, assets.one)

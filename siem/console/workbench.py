@@ -1,0 +1,511 @@
+"""The rule workbench: a rule is written, checked, tried, previewed and deployed on one page.
+
+The page is one form that holds the texts; every button sends it whole, and the answer holds what
+was sent. So nothing is lost by a fault, and a script only sends sooner and takes what it needs of
+the answer (`static/workbench.js`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, NamedTuple
+
+import msgspec
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cityward.errors import CitywardError, InputError, RuleError, Unsafe
+from siem.console import formats
+from siem.console.access import NotYours, Session
+from siem.console.body import body_of
+from siem.console.findings import logic, sections
+from siem.console.site import Fault, NodeSite, number_in, see_other
+from siem.console.triage import text
+from siem.console.tuning import Examined, Job, Source, Tried
+from siem.console.view import Chart, chart, path_of, time_of
+from siem.store.protocol import Conflict, Range
+from siem.store.rulebook import Draft, Version
+
+REASON_MAX = 2_000
+DAYS = (1, 7, 30, 90)
+DAYS_FIRST = 30
+VERSIONS_SHOWN = 20
+DIFF_MAX = 2_000
+"""Longer texts are not compared line by line: that takes the square of their length."""
+ASSETS_SHOWN = 12
+FIELDS_SHOWN = 60
+KINDS = ("same", "new", "gone")
+DONE = {
+    "saved": "The draft is kept; it changes nothing yet.",
+    "discarded": "The draft is forgotten.",
+    "deployed": "It counts; the node takes it up within a second.",
+    "reverted": "The older version counts again.",
+}
+
+
+class Mark(NamedTuple):
+    """What stands in the margin of a line; 0: of the whole text."""
+
+    line: int
+    severity: str
+    what: str
+
+
+class Condition(NamedTuple):
+    """What a change needs before it may count."""
+
+    held: bool
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """What a person has before them: the texts, and what else the form holds."""
+
+    text: str
+    samples: str
+    seen: int
+    """Number of the version that they saw; 0: the file."""
+    draft: str = ""
+    """When the draft that they saw was saved; empty: they saw none."""
+    line: str = ""
+    collector: str = ""
+    days: int = DAYS_FIRST
+    job: str = ""
+    event: str = ""
+    """Id and time of the event of a preview that is explained."""
+    reason: str = ""
+
+    @classmethod
+    def sent(cls, form: FormData) -> Sheet:
+        """What a form holds; browsers end lines with two characters (HTML, 4.10.21.4)."""
+        return cls(
+            _lines(text(form, "text")),
+            _lines(text(form, "samples")),
+            number_in(text(form, "seen"), 0, 0, 1 << 53),
+            text(form, "draft")[:40],
+            _lines(text(form, "line")),
+            text(form, "collector")[:80],
+            number_in(text(form, "days"), DAYS_FIRST, 1, max(DAYS)),
+            text(form, "job")[:40],
+            text(form, "event")[:200],
+            text(form, "reason").strip()[:REASON_MAX],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What came of it."""
+
+    fault: Fault | None = None
+    examined: Examined | None = None
+    marks: Sequence[Mark] = ()
+    tried: Sequence[Tried] = ()
+    told: Tried | None = None
+    """The event that is explained."""
+    job: Job | None = None
+    status: int = 200
+    done: str = ""
+    said: Mapping[str, Any] = field(default_factory=dict)
+    """The answer for programs."""
+
+
+class Workbench:
+    """The page of a document that is worked on."""
+
+    def __init__(self, site: NodeSite) -> None:
+        self.site = site
+        self.node = site.node
+        self.tuning = site.node.tuning
+        self._acts: Mapping[str, Callable[[str, Sheet, str], Shown]] = {
+            "check": self._check,
+            "try": self._try,
+            "preview": self._preview,
+            "look": self._look,
+            "cancel": self._cancel,
+            "why": self._why,
+        }
+        self._changes: Mapping[str, Callable[[str, Sheet, str], tuple[str, dict[str, Any]]]] = {
+            "save": self._save,
+            "discard": self._discard,
+            "deploy": self._deploy,
+        }
+
+    def new(self, request: Request) -> Response:
+        """A rule to begin with."""
+        session = self.site.access.enter(request, "switch")
+        source = self.tuning.blank()
+        if formats.form_of(request):
+            return formats.json(_told(source, None))
+        return self._page(request, session, source, _begin(source, None), self._check_of(source))
+
+    def edit(self, request: Request, rule_id: str) -> Response:
+        """A rule, correlation, absence or filter with its samples, drafts and versions."""
+        session = self.site.access.enter(request, "switch")
+        source = self.tuning.source(rule_id)
+        if source is None:
+            return self._unknown(request, session, rule_id)
+        view = self.site.view_of(request)
+        draft = self._draft(rule_id)
+        if formats.form_of(request):
+            if job := self._job_of(rule_id, view.one("job")):
+                return formats.json(_job(job))
+            history = [_version(one) for one in self.tuning.history(rule_id)]
+            return formats.json(_told(source, draft) | {"history": history})
+        shown = replace(self._check_of(source), done=DONE.get(view.one("done"), ""))
+        return self._page(request, session, source, _begin(source, draft), shown)
+
+    async def change(self, request: Request, rule_id: str) -> Response:
+        """Check, try or preview what is sent, keep it as a draft, or let it count."""
+        form = await body_of(request)
+        return await run_in_threadpool(self._change, request, rule_id, form)
+
+    async def revert(self, request: Request, rule_id: str) -> Response:
+        """Go back to an older version, with a reason; to version 0: to the file."""
+        form = await body_of(request)
+        return await run_in_threadpool(self._change, request, rule_id, form, "revert")
+
+    def _change(self, request: Request, rule_id: str, form: FormData, act: str = "") -> Response:
+        session = self.site.access.enter(request, "switch")
+        if not self.site.access.check_form(session, text(form, "csrf")):
+            raise NotYours(session.person, "form")
+        by, sheet, is_data = session.person.name, Sheet.sent(form), bool(formats.form_of(request))
+        act = act or text(form, "act") or "check"
+        if act.startswith("why "):  # a button has one value
+            act, sheet = "why", replace(sheet, event=act.removeprefix("why ")[:200])
+        try:
+            if act == "revert":
+                return self._done(request, *self._revert(rule_id, form, by))
+            if act in self._changes:
+                return self._done(request, *self._changes[act](rule_id, sheet, by))
+            if act not in self._acts:
+                raise InputError(f"no act is called {act[:40]!r}", "act", ", ".join(self._acts))
+            shown = self._acts[act](rule_id, sheet, by)
+        except CitywardError as error:
+            status = 409 if isinstance(error, Conflict | Unsafe) else 400
+            if is_data:
+                return formats.error_of(error, status)
+            shown = replace(self._check(rule_id, sheet, by), fault=Fault.of(error), status=status)
+        if is_data:
+            return formats.json(shown.said)
+        source = self.tuning.source(rule_id) or Source(rule_id, "New rule", "rule", "", "", "new")
+        if shown.status == 409:  # They are told what has happened meanwhile, so they have seen it.
+            sheet = replace(sheet, seen=source.number, draft=_saved_at(self._draft(rule_id)))
+        sheet = replace(sheet, job=shown.job.id if shown.job else "")
+        return self._page(request, session, source, sheet, shown)
+
+    @staticmethod
+    def _done(request: Request, done: str, said: dict[str, Any]) -> Response:
+        if formats.form_of(request):
+            return formats.json({"done": done, **said})
+        to = path_of("rules", said["document"], "edit") if said["is_there"] else "/rules"
+        return see_other(f"{to}?done={done}")
+
+    # ---- What changes something
+
+    def _save(self, rule_id: str, sheet: Sheet, by: str) -> tuple[str, dict[str, Any]]:
+        draft = self._draft(rule_id)
+        if draft is not None and _saved_at(draft) != sheet.draft:
+            raise Conflict(f"{draft.by} has saved another draft since", "draft", "Look at it.")
+        document = self.tuning.save(sheet.text, sheet.samples, by)
+        return "saved", {
+            "document": document, "is_there": True, "draft": _saved_at(self._draft(document)),
+        }  # fmt: skip
+
+    def _discard(self, rule_id: str, sheet: Sheet, by: str) -> tuple[str, dict[str, Any]]:
+        self.tuning.discard(rule_id)
+        return "discarded", self._whether_there(rule_id)
+
+    def _deploy(self, rule_id: str, sheet: Sheet, by: str) -> tuple[str, dict[str, Any]]:
+        if not sheet.reason:
+            raise InputError("the reason is empty", "reason", "Say why it is to count.")
+        document = self.tuning.examine(sheet.text, sheet.samples).document
+        number = self.tuning.deploy(sheet.text, sheet.samples, by, sheet.reason, sheet.seen)
+        return "deployed", {"document": document, "is_there": True, "number": number}
+
+    def _revert(self, rule_id: str, form: FormData, by: str) -> tuple[str, dict[str, Any]]:
+        number, reason = text(form, "number"), text(form, "back_reason") or text(form, "reason")
+        if not (number.isascii() and number.isdigit()):
+            raise InputError(f"{number[:40]!r} is no version", "number", "Name one of its history.")
+        done = self.tuning.revert(rule_id, int(number[:18]), by, reason.strip()[:REASON_MAX])
+        return "reverted", {**self._whether_there(rule_id), "number": done}
+
+    def _whether_there(self, rule_id: str) -> dict[str, Any]:
+        return {"document": rule_id, "is_there": self.tuning.source(rule_id) is not None}
+
+    # ---- What only says something
+
+    def _check(self, rule_id: str, sheet: Sheet, by: str) -> Shown:
+        return self._examined(rule_id, sheet.text, sheet.samples)
+
+    def _check_of(self, source: Source) -> Shown:
+        return self._examined(source.document, source.text, source.samples)
+
+    def _examined(self, rule_id: str, written: str, samples: str) -> Shown:
+        try:
+            one = self.tuning.examine(written, samples)
+        except CitywardError as error:
+            marks = [Mark(_line_of(error.where), "error", _sentence(error))]
+            said: dict[str, Any] = {"document": rule_id, "reasons": [error.what]}
+            return Shown(marks=marks, said=said | {"marks": [one._asdict() for one in marks]})
+        marks = [Mark(_line_of(one.where), one.severity, one.what) for one in one.problems]
+        marks.sort()
+        said = {
+            "document": one.document,
+            "kind": one.kind,
+            "title": one.title,
+            "number": one.number,
+            "marks": [each._asdict() for each in marks],
+            "samples": [msgspec.to_builtins(each) for each in one.outcomes],
+            "silenced": [msgspec.to_builtins(each) for each in one.silenced],
+            "reasons": one.reasons(),
+        }
+        return Shown(examined=one, marks=marks, said=said)
+
+    def _try(self, rule_id: str, sheet: Sheet, by: str) -> Shown:
+        if not sheet.line.strip():
+            raise InputError("there is no line", "line", "Paste one as the source sends it.")
+        tried = self.tuning.attempt(sheet.text, sheet.line, sheet.collector)
+        told = next((one for one in tried if one.matched), next(iter(tried), None))
+        checked = self._check(rule_id, sheet, by)
+        return replace(
+            checked, tried=tried, told=told, said={"events": [_tried(one) for one in tried]}
+        )
+
+    def _preview(self, rule_id: str, sheet: Sheet, by: str) -> Shown:
+        job = self.tuning.preview(sheet.text, sheet.days, by)
+        return replace(self._check(rule_id, sheet, by), job=job, said=_job(job))
+
+    def _look(self, rule_id: str, sheet: Sheet, by: str) -> Shown:
+        job = self._job_of(rule_id, sheet.job)
+        if job is None:
+            raise InputError("this preview is not kept any more", "job", "Begin another.")
+        return replace(self._check(rule_id, sheet, by), job=job, said=_job(job))
+
+    def _cancel(self, rule_id: str, sheet: Sheet, by: str) -> Shown:
+        self.tuning.cancel(sheet.job)
+        return self._look(rule_id, sheet, by)
+
+    def _why(self, rule_id: str, sheet: Sheet, by: str) -> Shown:
+        id, _, near = sheet.event.partition(" ")
+        time = time_of(near)
+        event = self.node.events.get(id, time if isinstance(time, datetime) else None)
+        if event is None:
+            raise InputError("this event is not kept any more", "event", "Take another one.")
+        told = self.tuning.explain(sheet.text, event)
+        checked = self._check(rule_id, sheet, by)
+        job = self._job_of(rule_id, sheet.job)
+        return replace(checked, told=told, job=job, said={"events": [_tried(told)]})
+
+    # ---- The page
+
+    def _page(
+        self, request: Request, session: Session, source: Source, sheet: Sheet, shown: Shown
+    ) -> Response:
+        id, examined, job = source.document, shown.examined, shown.job
+        draft = self._draft(id)
+        return self.site.page(
+            request,
+            session,
+            "workbench.html",
+            shown.status,
+            title=examined.title if examined else source.title,
+            current="rules",
+            fault=shown.fault,
+            done=shown.done,
+            source=source,
+            desk=sheet,
+            action=path_of("rules", id, "edit"),
+            examined=examined,
+            marks=shown.marks,
+            draft=draft,
+            conditions=conditions(source, sheet, shown, draft, session.person.name),
+            tried=shown.tried,
+            told=_explained(shown.told) if shown.told else None,
+            job=job,
+            is_stale=job is not None and job.text != sheet.text,
+            preview=_drawn(job) if job and job.result else None,
+            every_days=DAYS,
+            filters=self.tuning.filters(id) if source.kind == "rule" else (),
+            protected=self.tuning.protected(id),
+            history=_history(self.tuning.history(id)),
+            change=diff(source.counts, sheet.text),
+            words=self.tuning.words(),
+        )
+
+    def _draft(self, document: str) -> Draft | None:
+        return next((one for one in self.tuning.drafts() if one.document == document), None)
+
+    def _job_of(self, document: str, id: str) -> Job | None:
+        job = self.tuning.job(id) if id else None
+        return job if job is not None and job.document == document else None
+
+    def _unknown(self, request: Request, session: Session, rule_id: str) -> Response:
+        what, todo = f"no rule has the id {rule_id[:80]}", "Look in the list of rules."
+        if formats.form_of(request):
+            return formats.error(404, what, request.url.path, todo)
+        return self.site.page(
+            request, session, "error.html", 404, title="Not found", current="rules",
+            fault=Fault(what, "", todo),
+        )  # fmt: skip
+
+
+def conditions(
+    source: Source, sheet: Sheet, shown: Shown, draft: Draft | None, by: str
+) -> list[Condition]:
+    """What it takes to deploy, and whether it is there."""
+    examined = shown.examined
+    errors = sum(one.severity == "error" for one in shown.marks)
+    said = [Condition(not errors, _count(errors, "error") if errors else "it loads")]
+    kind = examined.kind if examined else source.kind
+    if examined and kind != "filter":
+        passed, every = sum(one.passed for one in examined.outcomes), len(examined.outcomes)
+        said.append(Condition(0 < every == passed, f"samples {passed} of {every}"))
+    if examined:
+        lost = len(examined.silenced)
+        words = f"{_count(lost, 'true positive')} silenced" if lost else "nothing right is silenced"
+        said.append(Condition(not lost, words))
+    if source.is_shipped and kind != "filter":
+        is_second = draft is not None and draft.text == sheet.text and draft.by != by
+        after = f"second person, after {draft.by}" if draft and is_second else ""
+        said.append(Condition(is_second, after or "second person missing"))
+    return said
+
+
+def diff(before: str, after: str) -> list[tuple[str, str]]:
+    """Lines that differ, each with `add`, `del`, `hd` (a gap) or nothing before it."""
+    old, new = before.splitlines(), after.splitlines()
+    if old == new:
+        return []
+    if max(len(old), len(new)) > DIFF_MAX:
+        return [("hd", f"longer than {DIFF_MAX:,} lines: not compared")]
+    kinds = {"+": "add", "-": "del", "@": "hd"}
+    lines = list(difflib.unified_diff(old, new, lineterm="", n=2))[2:]
+    return [(kinds.get(line[:1], ""), "…" if line.startswith("@@") else line[1:]) for line in lines]
+
+
+def _begin(source: Source, draft: Draft | None) -> Sheet:
+    return Sheet(source.text, source.samples, source.number, _saved_at(draft))
+
+
+def _saved_at(draft: Draft | None) -> str:
+    return draft.time.astimezone(UTC).isoformat() if draft else ""
+
+
+def _lines(sent: str) -> str:
+    return sent.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _line_of(where: str) -> int:
+    found = re.search(r":(\d{1,7})(?::\d+)?$", where)
+    return int(found[1]) if found else 0
+
+
+def _sentence(error: CitywardError) -> str:
+    rest = f" {error.todo}" if isinstance(error, RuleError) and error.todo else ""
+    return f"{error.what}.{rest}"
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+# ---- For programs
+
+
+def _told(source: Source, draft: Draft | None) -> dict[str, Any]:
+    return dict(msgspec.to_builtins(source), draft=_saved_at(draft))
+
+
+def _version(one: Version) -> dict[str, Any]:
+    return dict(msgspec.to_builtins(one))
+
+
+def _tried(one: Tried) -> dict[str, Any]:
+    return {
+        "matched": one.matched,
+        "collector": one.collector,
+        "logsource": one.logsource,
+        "fields": dict(one.fields),
+        "why": msgspec.to_builtins(one.why),
+    }
+
+
+def _job(job: Job) -> dict[str, Any]:
+    progress = msgspec.to_builtins(job.progress) if job.progress else None
+    result = msgspec.to_builtins(job.result) if job.is_over and job.result else None
+    return {
+        "job": job.id,
+        "days": job.days,
+        "by": job.by,
+        "is_over": job.is_over,
+        "fault": job.fault,
+        "progress": progress,
+        "result": result,
+    }
+
+
+# ---- For the eye
+
+
+def _explained(one: Tried) -> dict[str, Any]:
+    """As the walk of a finding has it."""
+    why = msgspec.to_builtins(one.why)
+    return {
+        "tried": one,
+        "why": why,
+        "logic": logic(why),
+        "sections": sections(why["checks"]),
+        "terms": [],
+        "fields": sorted(one.fields.items())[:FIELDS_SHOWN],
+    }
+
+
+def _drawn(job: Job) -> dict[str, Any]:
+    """A preview as the page shows it."""
+    result = job.result
+    days = {day: _kinds(counts) for day, counts in result.days}
+    first, last = result.since.date(), result.until.date()
+    every = [first + timedelta(days=number) for number in range((last - first).days + 1)]
+    span = Range(_midnight(first), _midnight(last + timedelta(days=1)))
+    buckets = [(_midnight(day), days.get(day.isoformat(), {})) for day in every]
+    drawn: Chart | None = chart(buckets, span, KINDS, 86)
+    assets = [(name, _kinds(counts)) for name, counts in result.assets]
+    rest = assets[ASSETS_SHOWN:]
+    return {
+        "result": result,
+        "same": result.total.would - result.total.new,
+        "chart": drawn,
+        "assets": assets[:ASSETS_SHOWN],
+        "rest": len(rest),
+        "others": {kind: sum(one[kind] for _, one in rest) for kind in KINDS},
+    }
+
+
+def _kinds(counts: Any) -> dict[str, int]:
+    return {"same": counts.would - counts.new, "new": counts.new, "gone": counts.gone}
+
+
+def _midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
+
+
+def _history(versions: Sequence[Version]) -> list[dict[str, Any]]:
+    """Versions, newest first, each with what it changed."""
+    shown = versions[:VERSIONS_SHOWN]
+    before = [*versions[1 : len(shown) + 1], None]
+    return [
+        {
+            "version": one,
+            "is_first": old is None,
+            "lines": diff(old.text if old else "", one.text),
+            "samples": old is not None and bool(one.text) and old.samples != one.samples,
+        }
+        for one, old in zip(shown, before, strict=False)
+    ]
