@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ def actuators_of(
     environment: Mapping[str, str] = os.environ,
     *,
     tell: evidence.Tell | None = None,
+    clock: Callable[[], datetime] | None = None,
 ) -> dict[str, Actuator]:
     """The actuators that the section `response.actuators` names.
 
@@ -30,6 +33,7 @@ def actuators_of(
         settings: What the file says.
         environment: Where secrets are.
         tell: Writes an entry of evidence on a finding (`siem.evidence.teller`).
+        clock: Of the journal, by which effects end; None: each by the system's.
 
     Raises:
         ConfigError: one is not installed, is told something that it does not know, or its secret
@@ -44,12 +48,19 @@ def actuators_of(
             todo = f"Installed are: {', '.join(sorted(parts)) or 'none'}."
             raise ConfigError(f"no actuator is called {name!r}", where, todo)
         try:
-            made[name] = parts[name](**_told(said, where, environment), **given.get(name, {}))
+            own = {**given.get(name, {}), **_clock(parts[name], clock)}
+            made[name] = parts[name](**_told(said, where, environment), **own)
         except CitywardError:
             raise
         except (TypeError, ValueError) as error:
             raise ConfigError(str(error), where, "See the page of the actuator.") from error
     return made
+
+
+def _clock(part: Any, clock: Callable[[], datetime] | None) -> dict[str, Any]:
+    """The journal's clock for what acts for a time: that of the system may be set meanwhile."""
+    acts = part.cityward_spec.action_class != "A0"
+    return {"clock": clock} if clock and acts and "clock" in signature(part).parameters else {}
 
 
 def _told(said: Mapping[str, Any], where: str, environment: Mapping[str, str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import msgspec
 
-from cityward import CitywardError
+from cityward import CitywardError, TransientError
 from cityward.finding import severity_rank
 from playbooks.flow import STRICTEST, group_of, new_run
 from playbooks.journal import RUN_ENDS, Run
@@ -80,7 +80,11 @@ class Proposals:
     # ---- what is new
 
     def _begin(self, one: Proposed) -> bool:
-        state, why, run, finding = self._planned(one)
+        try:
+            state, why, run, finding = self._planned(one)
+        except TransientError as error:  # looked at again a moment later, until it ends
+            log.warning("Proposal %s of the city waits: %s.", one.id, error.what)
+            return False
         now = self._db.runs.now()
         did = self._db.proposals.settle(one, state, why, now, run=run, about=finding)
         if not did and run == run_id(one):  # somebody declined it meanwhile
@@ -99,6 +103,8 @@ class Proposals:
             return "not possible", "no finding", "", ""
         try:
             run, why = self._started(one, playbook, finding)
+        except TransientError:
+            raise
         except CitywardError as error:
             log.warning("Proposal %s of the city cannot be planned: %s.", one.id, error.what)
             run, why = "", "failed"

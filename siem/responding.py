@@ -151,7 +151,7 @@ class ResponseDesk:
 
     @cached_property
     def _actuators(self) -> Mapping[str, Actuator]:
-        return actuators_of(self._settings)
+        return actuators_of(self._settings, clock=self.runs.now)
 
     @cached_property
     def _facts(self) -> FactBook:

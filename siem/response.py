@@ -59,7 +59,8 @@ class Shelf:
     def __init__(self, settings: Settings, db: NodeDb, events: Events) -> None:
         self._runs = db.runs
         self._stages = db.stages
-        self._actuators = actuators_of(settings, tell=evidence.teller(db, db.runs.now))
+        now = db.runs.now
+        self._actuators = actuators_of(settings, tell=evidence.teller(db, now), clock=now)
         self._facts = book_of(settings, db, events, specs())
         self._library = Library(settings, db.runs.now)
         self._library.loaded()
@@ -158,9 +159,13 @@ class Response:
 
     def turn(self) -> bool:
         """New findings, what the city proposes, runs that are due; False: there was nothing."""
-        did = self._findings()
-        did = self._proposals.turn() or did
-        return self._work(self._runner, QUEUES) or did
+        did = False
+        try:
+            did = self._findings()
+            did = self._proposals.turn() or did
+        finally:  # whatever cannot begin now, what has begun goes on
+            did = self._work(self._runner, QUEUES) or did
+        return did
 
     def undo(self) -> bool:
         """Only what has to be undone; False if there was nothing."""

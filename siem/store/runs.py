@@ -190,8 +190,8 @@ class RunStore:
         """A file that stops everything while it is there."""
         self.bell: Bell | None = None
         """Rings for workers when people or findings give a run something to do."""
-        self._held: dict[str, BinaryIO] = {}
-        """Locks that say that the claims of this process are those of a living one."""
+        self._held: dict[str, tuple[int, BinaryIO]] = {}
+        """Tokens and locks, which say that the claims of this process are those of a living one."""
 
     # ---- Time
 
@@ -302,9 +302,10 @@ class RunStore:
 
     def _hold(self, run: str, token: int) -> None:
         """Say that the claim of this token is that of a living process, until `record`."""
-        self._let_go(run)
+        self._let_go(run, token)
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._held[run] = file = open(self._folder / CLAIMS, "ab")  # noqa: SIM115 – until `record`
+        file = open(self._folder / CLAIMS, "ab")  # noqa: SIM115 – until `record`
+        self._held[run] = token, file
         fcntl.fcntl(file, fcntl.F_OFD_SETLK, _byte(token))
 
     def _lives(self, token: int) -> bool:
@@ -316,9 +317,10 @@ class RunStore:
             return False
         return bool(_LOCK.unpack(said)[0] != fcntl.F_UNLCK)
 
-    def _let_go(self, run: str) -> None:
-        if file := self._held.pop(run, None):
-            file.close()
+    def _let_go(self, run: str, token: int) -> None:
+        """Of a thread that was overtaken the claim is another's, who lives."""
+        if run in self._held and self._held[run][0] <= token:
+            self._held.pop(run)[1].close()
 
     def record(self, change: Change) -> None:
         """Write a transition and let the run go.
@@ -342,7 +344,7 @@ class RunStore:
                 ),
             ).rowcount  # fmt: skip
             if not taken:
-                self._let_go(run.id)
+                self._let_go(run.id, run.token)
                 raise Overtaken(f"run {run.id} is somebody else's, token {run.token} is old")
             if change.plan is not None:
                 db.execute(
@@ -359,7 +361,7 @@ class RunStore:
             )
             for kind in said.fetchall():
                 _wake(db, run.id, kind[0])
-        self._let_go(run.id)
+        self._let_go(run.id, run.token)
         fault(f"run-after-{_edge(change)}")
 
     @contextmanager

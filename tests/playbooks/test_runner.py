@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from cityward import Actuator, Command, InputError, Target, TransientError, Unsafe
-from playbooks.journal import RUN_ENDS, Overtaken, Run
+from playbooks.journal import RUN_ENDS, Change, Overtaken, Run
 from playbooks.model import Action, Check, Planned, Step
 from playbooks.runner import Runner
 from siem.store.embedded import NodeDb
@@ -396,6 +396,19 @@ def test_a_runner_that_was_overtaken_writes_nothing(world):
 
     with pytest.raises(Overtaken):
         world.runs.record(Change(run=slow))
+
+
+def test_a_thread_that_was_overtaken_does_not_let_go_of_what_another_has(world, tmp_path):
+    world.start(deny("block"))
+    slow = world.runs.claim("r1", world.clock())
+    world.clock.turn(seconds=61)
+    assert world.runs.claim("r1", world.clock())
+    with pytest.raises(Overtaken):
+        world.runs.record(Change(run=slow))
+
+    other = db_at(tmp_path, world.clock)
+    assert other.runs.claim("r1", world.clock()) is None
+    other.close()
 
 
 def test_a_lower_token_than_the_last_at_a_target_is_refused(world):

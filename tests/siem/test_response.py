@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cityward import Actuator, TransientError
+from cityward import Actuator, Command, Target, TransientError
 from playbooks.model import Plan, Playbook
 from playbooks.runner import Runner
+from siem import config
+from siem.actuators import actuators_of
 from siem.refusals import ResponseWatch
 from siem.response import Response, run_id
 from siem.store.protocol import Document
@@ -129,6 +132,34 @@ def test_a_finding_waits_for_a_journal_that_somebody_holds(node, tmp_path):
     node.turn()
 
     assert node.device.denied() == {"a/block"}
+
+
+def test_while_nothing_can_begin_what_has_begun_goes_on(node):
+    def is_away(book: Playbook, finding: Document) -> Plan:
+        raise TransientError("the event store does not answer", "cluster")
+
+    assert node.db.runs.start(run_of(playbook(deny("block")), "r1", node.clock()))
+    node.response._shelf.plan = is_away
+    node.find("a")
+
+    for _ in range(3):
+        with pytest.raises(TransientError):
+            node.response.turn()
+
+    assert node.device.denied() == {"r1/block"}
+
+
+def test_what_acts_for_a_time_goes_by_the_clock_of_the_journal(tmp_path):
+    file = tmp_path / "cityward.toml"
+    file.write_text(f"[response.actuators.simulator]\nfile = '{tmp_path}/denied'\n")
+    clock, address = Clock(), Target("ipv4_net", "192.0.2.7")
+    device = actuators_of(config.load(file), clock=clock)["simulator"]
+    device.apply(Command("deny", address, "allow", clock() + timedelta(minutes=10)))
+
+    clock.turn(minutes=9)
+    assert device.probe(address).is_applied
+    clock.turn(minutes=2)
+    assert not device.probe(address).is_applied
 
 
 def test_a_plan_that_breaks_holds_up_no_other_finding(node, caplog):

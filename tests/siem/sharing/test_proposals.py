@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cityward import ConfigError, InputError, Unsafe
+from cityward import ConfigError, InputError, TransientError, Unsafe
 from playbooks.flow import group_of, new_run
 from siem import config, duties
 from siem.city.hub import HubView
@@ -227,6 +227,24 @@ def test_an_operator_without_the_playbook_says_so(tmp_path: Path) -> None:
     city.propose("op-metro")
 
     assert settled(metro) == ("not possible", "no playbook")
+
+
+def test_a_proposal_waits_for_a_store_that_does_not_answer(tmp_path: Path) -> None:
+    city, operator, _ = told_twice(tmp_path, Clock(), "op-metro", "op-water")
+    city.propose("op-metro")
+    operator.hear()
+    shelf: Any = operator.proposals._shelf
+
+    def is_away(*_: object) -> Any:
+        raise TransientError("no answer", "cluster")
+
+    plan, shelf.plan = shelf.plan, is_away
+    operator.work()
+    assert operator.one.state == "new"
+    shelf.plan = plan
+    operator.work()
+
+    assert operator.one.state == "planned"
 
 
 def test_a_finding_that_is_over_or_of_another_indicator_is_none(tmp_path: Path) -> None:
