@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from graphlib import TopologicalSorter
+from pathlib import Path
 from time import perf_counter_ns
 from typing import Literal
 
@@ -23,6 +24,7 @@ from cityward.event import Event, LogSource
 from cityward.finding import Finding, Why
 from detectors.sigma import explain, speak
 from detectors.sigma.correlation import Correlator, Match, bases_of, kind_of
+from detectors.sigma.databases import Databases
 from detectors.sigma.filter import covers
 from detectors.sigma.knowledge import Library
 from detectors.sigma.load import compile_detection
@@ -113,6 +115,7 @@ class Engine:
             not evaluated, and says so.
         share_max: A rule that takes a larger part of all time is set aside when time passes
             (`tick`), and says so; None leaves it to who reads `states`.
+        databases: A folder of our own that keeps what finds words, for the next start.
     """
 
     name = "sigma"
@@ -122,6 +125,7 @@ class Engine:
         rules: RuleSet,
         placeholders: Placeholders | None = None,
         share_max: float | None = None,
+        databases: Path | None = None,
     ) -> None:
         self.rules = rules
         self.share_max = share_max
@@ -132,7 +136,9 @@ class Engine:
         self._idle: dict[str, tuple[State, str]] = {}
         for rule in rules.rules:
             self._activate(rule)
-        self._library = Library((one.leaves for one in self._active.values()), Room())
+        self._library = Library(
+            (one.leaves for one in self._active.values()), Room(), Databases(databases)
+        )
         self._correlator = Correlator(rules)
         self._silent = self._correlator.silenced
         self._routes: dict[LogSource, Route[_Active] | None] = {}
@@ -250,7 +256,18 @@ class Engine:
 
     def _route(self, logsource: LogSource) -> Route[_Active]:
         """The route of a log source not seen yet; those of equal rules are one."""
-        rules = self._routed(logsource)
+        route = self._route_of(self._routed(logsource))
+        if logsource in self._routes or len(self._routes) < ROUTES_MAX:
+            self._routes[logsource] = route
+        return route
+
+    def prepare(self) -> None:
+        """Make now what else is made when the first events come."""
+        for logsource in dict.fromkeys(rule.logsource for rule in self.rules.rules):
+            self._route_of(self._routed(logsource))
+        self._library.prepare()
+
+    def _route_of(self, rules: tuple[_Active, ...]) -> Route[_Active]:
         key = tuple(active.rule.id for active in rules)
         route = self._plans.get(key)
         if route is None:
@@ -259,8 +276,6 @@ class Engine:
                 self._plans.clear()
                 self._routes = dict.fromkeys(self._routes)
             route = self._plans[key] = Route(Plan(rules), self._library)
-        if logsource in self._routes or len(self._routes) < ROUTES_MAX:
-            self._routes[logsource] = route
         return route
 
     def _plan_again(self) -> None:

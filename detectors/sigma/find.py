@@ -15,6 +15,7 @@ from ipaddress import ip_network
 from time import perf_counter_ns
 from typing import Any
 
+from detectors.sigma.databases import Databases
 from detectors.sigma.matchers import (
     AnyOf,
     Comparison,
@@ -33,11 +34,6 @@ from detectors.sigma.matchers import (
 )
 from detectors.sigma.texts import Sign, Text
 from detectors.sigma.view import View, text_of
-
-try:
-    import hyperscan
-except ImportError:  # no wheel for this platform: words are looked for one by one
-    hyperscan = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +98,7 @@ Hit = tuple[Ask, "Predicate | None"]
 class Finder:
     """All that is asked of one field."""
 
-    def __init__(self, asks: Iterable[Ask]) -> None:
+    def __init__(self, asks: Iterable[Ask], databases: Databases) -> None:
         self._whole: list[tuple[Ask, Test]] = []
         self._words: dict[str, list[Hit]] = defaultdict(list)
         self._parts: dict[bytes, list[Hit]] = defaultdict(list)
@@ -115,7 +111,8 @@ class Finder:
             for comparison in ask.comparisons:
                 self._add(ask, comparison)
         self._hits = list(self._parts.values())
-        self._scan = scanner(list(self._parts))
+        self.scanner = Scanner(list(self._parts), databases)
+        self._scan = self.scanner.found
         self._same: dict[Held, Held] = {NOTHING: NOTHING}
 
     def _add(self, ask: Ask, one: Comparison) -> None:
@@ -214,34 +211,35 @@ def part_of(text: Text, cased: bool) -> tuple[bytes, bool] | None:
     return word, False
 
 
-def scanner(parts: Sequence[bytes], scan_from: int = SCAN_FROM) -> Callable[[bytes], Iterable[int]]:
-    """What finds the numbers of the parts that data has."""
-    if hyperscan is None or len(parts) < scan_from:
-        return lambda data: [number for number, part in enumerate(parts) if part in data]
-    return _Scan(parts).found
+class Scanner:
+    """Finds which of many words data has.
 
+    Args:
+        words: The words.
+        scan_from: Fewer are looked for one by one.
+        databases: Makes what finds more in one scan, when it is first asked or is to get ready.
+    """
 
-class _Scan:
-    """Hyperscan over many words, compiled when it is first asked."""
-
-    def __init__(self, parts: Sequence[bytes]) -> None:
-        self._parts = parts
+    def __init__(
+        self, words: Sequence[bytes], databases: Databases, scan_from: int = SCAN_FROM
+    ) -> None:
+        self._words = words
+        self._databases = databases
+        self._is_many = len(words) >= scan_from
         self._found: list[int] = []
 
     @cached_property
     def _database(self) -> Any:
-        database = hyperscan.Database()
-        count = len(self._parts)
-        database.compile(
-            expressions=self._parts,
-            ids=list(range(count)),
-            flags=[hyperscan.HS_FLAG_SINGLEMATCH] * count,
-            literal=True,
-        )
-        return database
+        return self._databases.of(self._words) if self._is_many else None
+
+    def prepare(self) -> None:
+        """Make now what else is made on the first value."""
+        self.found(b"")
 
     def found(self, data: bytes) -> list[int]:
         """Numbers of the words that are in the data."""
+        if self._database is None:
+            return [number for number, word in enumerate(self._words) if word in data]
         self._found.clear()
         self._database.scan(data, match_event_handler=self._take)
         return self._found

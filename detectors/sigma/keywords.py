@@ -9,7 +9,8 @@ from datetime import datetime
 
 from cityward.event import Event
 from cityward.event import text_of as record_text
-from detectors.sigma.find import EDGE, NOTHING, Ask, Held, part_of, scanner
+from detectors.sigma.databases import Databases
+from detectors.sigma.find import EDGE, NOTHING, Ask, Held, Scanner, part_of
 from detectors.sigma.matchers import AnyOf, Comparison, Like, Test, test_of
 from detectors.sigma.view import TIME, View, is_said, taker, text_of
 
@@ -27,7 +28,7 @@ _OF_NUMBERS = re.compile(r"[0-9a-fxtz:.+-]*", re.ASCII)
 class Keywords:
     """The keywords of a plan."""
 
-    def __init__(self, asks: Iterable[Ask]) -> None:
+    def __init__(self, asks: Iterable[Ask], databases: Databases) -> None:
         self._tests: dict[Ask, list[Test]] = {}
         self._words: dict[bytes, list[tuple[Ask, bool]]] = defaultdict(list)
         self._others: list[tuple[Ask, bool]] = []
@@ -36,7 +37,7 @@ class Keywords:
             for one in ask.comparisons:
                 self._add(ask, one)
         self._hits = list(self._words.values())
-        self._scan = scanner(list(self._words), SCAN_FROM)
+        self._scan = Scanner(list(self._words), databases, SCAN_FROM).found
         self.looks_at_numbers = any(_is_of_numbers(word.decode()) for word in self._words)
         """True if a word could be found in a number, a flag or a time."""
 

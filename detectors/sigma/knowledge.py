@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 from weakref import WeakSet
 
+from detectors.sigma.databases import Databases
 from detectors.sigma.find import Ask, Finder, Held
 from detectors.sigma.memory import Memory, Room
 from detectors.sigma.view import View
@@ -21,9 +22,9 @@ _PLAIN = SAME | _TYPED
 class Knowledge:
     """A field's matchers and what they have said: shared by all routes that ask something of it."""
 
-    def __init__(self, asks: frozenset[Ask], room: Room) -> None:
+    def __init__(self, asks: frozenset[Ask], room: Room, databases: Databases) -> None:
         self.asks = asks
-        self.finder = Finder(asks)
+        self.finder = Finder(asks, databases)
         self.missing = self.finder.held(None)
         self.known: Memory[Any, Held] = Memory(room, self._decide)
 
@@ -53,8 +54,11 @@ class Library:
     but each value is decided once for all routes. What rules ask later is known beside it.
     """
 
-    def __init__(self, rules: Iterable[frozenset[object]], room: Room) -> None:
+    def __init__(
+        self, rules: Iterable[frozenset[object]], room: Room, databases: Databases
+    ) -> None:
         self.room = room
+        self.databases = databases
         self._first: dict[str | None, set[Ask]] = defaultdict(set)
         for ask in frozenset[object]().union(*rules):
             if isinstance(ask, Ask) and not ask.others:
@@ -66,13 +70,21 @@ class Library:
         """Who knows what is asked of a field."""
         first = self._known.get(field)
         if first is None:
-            first = self._known[field] = Knowledge(frozenset(self._first[field]), self.room)
+            first = self._known[field] = self._new(frozenset(self._first[field]))
         found = []
         for one in (first, *self._later):
             if not asks.isdisjoint(one.asks):
                 found.append(one)
                 asks -= one.asks
         if asks:
-            found.append(Knowledge(asks, self.room))
+            found.append(self._new(asks))
             self._later.add(found[-1])
         return found
+
+    def prepare(self) -> None:
+        """Make now what else is made on the first value of each field."""
+        for one in self._known.values():
+            one.finder.scanner.prepare()
+
+    def _new(self, asks: frozenset[Ask]) -> Knowledge:
+        return Knowledge(asks, self.room, self.databases)

@@ -107,7 +107,7 @@ class Route(Generic[Rule]):
             alone = frozenset(ask for ask in asks if not ask.others)
             self._references += asks - alone
             if field is None:
-                self._keywords = Keywords(alone)
+                self._keywords = Keywords(alone, library.databases)
             elif alone:
                 self._fields[field] = library.of(field, alone)
         self._missing = {

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gc
 import time
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from cityward.event import LogSource
+from detectors.sigma import databases, find, keywords
 from detectors.sigma import engine as module
-from detectors.sigma import find, keywords
+from detectors.sigma.databases import Databases
 from detectors.sigma.engine import Engine
 from detectors.sigma.find import Ask, Finder
 from detectors.sigma.load import load_text
@@ -111,7 +113,7 @@ def test_words_are_found_with_hyperscan_and_without(
     has_hyperscan: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not has_hyperscan:
-        monkeypatch.setattr(find, "hyperscan", None)
+        monkeypatch.setattr(databases, "hyperscan", None)
     asks = {
         (word, shape): Ask("f", frozenset({Like(tuple(shape(word.lower())))}))
         for word in WORDS
@@ -121,7 +123,7 @@ def test_words_are_found_with_hyperscan_and_without(
             lambda word: (Sign.MANY, word),
         )
     }
-    finder = Finder(asks.values())
+    finder = Finder(asks.values(), Databases())
 
     for seen in ["an EVIL x", "evil", "bad word12", "word12 ÄÖ", "xa\nb", "ΑΣ", "wo  rd", ""]:
         expected = {
@@ -138,7 +140,7 @@ def test_keywords_are_found_with_hyperscan_and_without(
     has_hyperscan: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not has_hyperscan:
-        monkeypatch.setattr(find, "hyperscan", None)
+        monkeypatch.setattr(databases, "hyperscan", None)
     monkeypatch.setattr(keywords, "SCAN_FROM", 1)
     one = Engine(load_text(rule_of("  s: [evil, bad*thing, 42, 'true']\n  condition: s\n")))
 
@@ -200,3 +202,24 @@ def test_a_rule_that_fails_is_passed_over_and_its_neighbours_speak(
 
     assert len(list(one.detect([event(f="a"), event(f="a")]))) == 2
     assert [(state.faults, state.matches) for state in one.states()] == [(2, 0), (0, 2)]
+
+
+def test_databases_are_kept_and_only_believed_if_they_are_ours(tmp_path: Path) -> None:
+    words = ", ".join(f"word{number}" for number in range(300))
+    text = rule_of(f"  s:\n    f|contains: [{words}]\n  condition: s\n")
+    folder = tmp_path / "databases"
+
+    def matches() -> int:
+        one = Engine(load_text(text), databases=folder)
+        one.prepare()
+        assert one.states()[0].arriving is False
+        return len(list(one.detect([event(f="a word7 b"), event(f="word")])))
+
+    assert matches() == 1
+    (kept,) = folder.iterdir()
+    assert matches() == 1
+    kept.write_bytes(kept.read_bytes()[:100])
+    assert matches() == 1
+    kept.write_bytes(b"")
+    kept.chmod(0o666)
+    assert matches() == 1

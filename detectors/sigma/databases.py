@@ -1,0 +1,92 @@
+"""Hyperscan's databases, kept from one start to the next: to make one takes seconds.
+
+A file that another person could have written is not believed: what is in it is run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import stat
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+try:
+    import hyperscan
+except ImportError:  # no wheel for this platform: words are looked for one by one
+    hyperscan = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
+
+KEPT_FROM = 200
+"""A database of fewer words is sooner made than read."""
+
+
+class Databases:
+    """Makes databases of words.
+
+    Args:
+        folder: Where they are kept, ours alone; None keeps none.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+
+    def of(self, words: Sequence[bytes]) -> Any:
+        """The database that finds the number of each word; None if there is no Hyperscan."""
+        if hyperscan is None:
+            return None
+        path = self._path(words)
+        if path is not None and (kept := _read(path)) is not None:
+            return kept
+        database = hyperscan.Database()
+        try:
+            database.compile(
+                expressions=words,
+                ids=list(range(len(words))),
+                flags=[hyperscan.HS_FLAG_SINGLEMATCH] * len(words),
+                literal=True,
+            )
+        except hyperscan.error as error:  # a processor that it does not know
+            log.warning("Words are looked for one by one, Hyperscan says: %r.", error)
+            return None
+        if path is not None:
+            _write(path, hyperscan.dumpb(database))
+        return database
+
+    def _path(self, words: Sequence[bytes]) -> Path | None:
+        if self._folder is None or len(words) < KEPT_FROM:
+            return None
+        digest = hashlib.blake2b(version("hyperscan").encode(), digest_size=16)
+        for word in words:
+            digest.update(len(word).to_bytes(4, "big") + word)
+        return self._folder / f"{digest.hexdigest()}.hs"
+
+
+def _read(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            about = os.fstat(file.fileno())
+            if about.st_uid != os.geteuid() or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                log.warning("%s could be another person's: not used.", path)
+                return None
+            database = hyperscan.loadb(file.read(), hyperscan.HS_MODE_BLOCK)
+            database.scratch = hyperscan.Scratch(database)
+            return database
+    except (OSError, hyperscan.error):
+        return None
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Keep a database; if that is not possible, the next start takes longer."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, unfinished = tempfile.mkstemp(dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.replace(unfinished, path)
