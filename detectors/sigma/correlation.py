@@ -53,7 +53,7 @@ Keys = dict[tuple[str, ...], "Key | None"]
 """Of one match the group by the fields that make it: correlations often group alike."""
 
 
-class Match(msgspec.Struct, frozen=True):
+class Match(msgspec.Struct, frozen=True, gc=False):
     """A rule, or a correlation below, matched."""
 
     rule: str
@@ -179,7 +179,11 @@ def _key(view: View, fields: tuple[str, ...]) -> Key | None:
         values = view.values(field)
         if not values or values[0] is None:
             return None
-        found.append(text_of(values[0]) if len(values) == 1 else ",".join(map(text_of, values)))
+        if len(values) == 1:
+            value = values[0]
+            found.append(value if type(value) is str else text_of(value))
+        else:
+            found.append(",".join(map(text_of, values)))
     return tuple(found)
 
 
@@ -216,17 +220,23 @@ class _Windows:
             self.groups.move_to_end(key)
         window.touched_us = self.now_us
         entry = Entry(then_us, match.rule, self.terms.values(match.view), match.event)
-        before, cut = len(window.entries), window.cut
-        taken = window.take(entry)
+        entries, cut = window.entries, window.cut
+        before = len(entries)
+        if not before or then_us >= entries[-1].time_us:
+            value = window.add(entry)
+            reached = None
+            if value is not None and self.terms.compare(value, self.terms.limit):
+                reached = window.newest(value)
+        elif window.take(entry):
+            reached = window.reached(entry)
+        else:
+            self.counts["late"] += 1
+            reached = None
         self.kept += len(window.entries) - before
         if window.cut != cut:
             self.counts["cut"] += window.cut - cut
         if len(self.groups) > GROUPS_MAX or self.kept > KEPT_MAX:
             self._evict(key)
-        if not taken:
-            self.counts["late"] += 1
-            return None
-        reached = window.reached(entry)
         if reached is None:
             return None
         window.since += 1

@@ -21,8 +21,8 @@ NEVER = -(1 << 62)
 """Before every event, in microseconds."""
 
 
-class Entry(msgspec.Struct):
-    """A base event in a window."""
+class Entry(msgspec.Struct, gc=False):
+    """A base event in a window; nothing that it holds leads back to it."""
 
     time_us: int
     rule: str

@@ -98,7 +98,8 @@ class Terms:
         """True if values are compared for equality, not added up."""
         self.knows_rules = one.type == "temporal"
         self.counts_events = one.type == "event_count"
-        self.holds = _condition_of(one)
+        self.compare, self.limit = _condition_of(one)
+        """The condition holds if `compare(measured, limit)` does."""
 
     def values(self, view: View) -> tuple[str | float, ...]:
         """What an event brings to a window; nothing if it lacks the field."""
@@ -130,15 +131,13 @@ class Terms:
         return None
 
 
-def _condition_of(one: Correlation) -> Callable[[float], bool]:
-    """The condition on what is measured."""
+def _condition_of(one: Correlation) -> tuple[Callable[[float, float], bool], float]:
     if one.expression is not None:
-        return lambda value: value > 0
+        return operator.gt, 0.0
     limits = [(OPERATORS[name], limit) for name, limit in one.limits]
-    if len(limits) > 1:
-        return lambda value: all(compare(value, limit) for compare, limit in limits)
-    [(compare, limit)] = limits
-    return lambda value: compare(value, limit)
+    if len(limits) == 1:
+        return limits[0]
+    return lambda value, _: all(compare(value, limit) for compare, limit in limits), 0.0
 
 
 class Kept(msgspec.Struct):
@@ -204,29 +203,53 @@ class Window:
         """
         entries = self.entries
         if not entries or entry.time_us >= entries[-1].time_us:
-            entries.append(entry)
-            self._enter(entry)
-        elif entry.time_us >= entries[-1].time_us - self._terms.span_us:
-            insort(entries, entry, key=_time)
-            if isinstance(self._measure, Order):
-                self._again()
-            else:
-                self._enter(entry)
-        else:
+            self.add(entry)
+            return True
+        if entry.time_us < entries[-1].time_us - self._terms.span_us:
             self.late.append(entry)
             if len(self.late) < JUMP_BACK:
                 return False
             self._begin_anew()
             return True
+        insort(entries, entry, key=_time)
+        self.late = []
+        if isinstance(self._measure, Order):
+            self._again()
+        else:
+            self._enter(entry)
+        self._leave()
+        self._prune(entry)
+        return True
+
+    def add(self, entry: Entry) -> float | None:
+        """Take the newest event; what is measured now. Nearly every event comes this way."""
+        entries, terms, start = self.entries, self._terms, self._start
+        entries.append(entry)
+        oldest_us = entry.time_us - terms.span_us
+        value: float | None
+        if (measure := self._measure) is not None:
+            measure.enter(entry)
+            while entries[start].time_us < oldest_us:
+                measure.leave(entries[start])
+                start += 1
+            self._start = start
+            value = measure.value(entry)
+        else:
+            while entries[start].time_us < oldest_us:
+                start += 1
+            self._start = start
+            if terms.counts_events:
+                value = float(len(entries) - start)
+            else:
+                self._enter(entry)
+                if self._leaving and self._leaving[0][0] < oldest_us:
+                    self._forget(oldest_us)
+                value = self._newest()
         if self.late:
             self.late = []
-        self._leave()
-        if (
-            len(entries) > self._terms.spare
-            or entries[0].time_us < entry.time_us - 2 * self._terms.span_us
-        ):
+        if len(entries) > terms.spare or entries[0].time_us < oldest_us - terms.span_us:
             self._prune(entry)
-        return True
+        return value
 
     def _begin_anew(self) -> None:
         self.entries = sorted(self.late, key=_time)
@@ -314,14 +337,13 @@ class Window:
         del self.entries[:number]
         self._start = max(0, self._start - number)
 
+    def newest(self, value: float) -> Reached:
+        """The newest window, in which this was measured."""
+        return Reached(value, self.entries, self._start, len(self.entries))
+
     def reached(self, entry: Entry) -> Reached | None:
         """The first window around an event in which the condition holds."""
         entries, span_us = self.entries, self._terms.span_us
-        if entries[-1] is entry:
-            value = self._newest()
-            if value is None or not self._terms.holds(value):
-                return None
-            return Reached(value, entries, self._start, len(entries))
         for end in self._ends(entry):
             if end == len(entries):
                 return self._checked(self._newest(), self._start, end)
@@ -332,7 +354,7 @@ class Window:
         return None
 
     def _checked(self, value: float | None, start: int, end: int) -> Reached | None:
-        if value is None or not self._terms.holds(value):
+        if value is None or not self._terms.compare(value, self._terms.limit):
             return None
         return Reached(value, self.entries, start, end)
 
