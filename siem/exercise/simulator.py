@@ -70,8 +70,9 @@ class Simulator:
     def probe(self, target: Target) -> State:
         """Whether it would be denied, and until when."""
         until = self._denied().get(self._name(target))
-        found = {"denied": until is not None, "until": until.isoformat() if until else ""}
-        return State(until is not None, until, found)
+        if until is None:
+            return State(False, found={"denied": False})
+        return State(True, until, {"denied": True, "until": until.isoformat()})
 
     def _name(self, target: Target) -> str:
         if target.type not in self.cityward_spec.targets or not is_spelled(target):  # type: ignore[attr-defined]
