@@ -45,3 +45,5 @@ class State(msgspec.Struct, frozen=True):
     """When the device forgets it by itself."""
     found: Mapping[str, Any] = {}
     """Enough to restore it, in the actuator's own words."""
+    is_known: bool = True
+    """False: the device cannot be asked, and this process has not told it."""

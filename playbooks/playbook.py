@@ -111,11 +111,13 @@ def read_signed(
     Raises:
         RuleError: it is refused, or its signature is none that counts, which is worse than none.
     """
-    data, signature = read_bytes(path), sign.beside(path)
+    # Once: a link that leads elsewhere a moment later vouches for nothing.
+    real = path.resolve()
+    data, signature = read_bytes(real), sign.beside(path)
     playbook = parse(data, str(path), known)
     waived_by = _waived_by(path, data, keys, now)
     playbook = msgspec.structs.replace(playbook, waived_by=waived_by)
-    if LIBRARY in path.resolve().parents:
+    if LIBRARY in real.parents:
         return msgspec.structs.replace(playbook, signed_by=SHIPPED_BY)
     if not signature.exists():
         return playbook

@@ -487,7 +487,8 @@ class Runner:
 
     def _is_so(self, effect: Effect, expect: Mapping[str, Any]) -> bool:
         state = self._actuator(effect.actuator).probe(effect.command.target)
-        seen = {"is_applied": state.is_applied, **state.found}
+        # It was acknowledged when it was applied, and that is all that can be known.
+        seen = {"is_applied": state.is_applied or not state.is_known, **state.found}
         return all(seen.get(name) == value for name, value in (expect or _APPLIED).items())
 
     def _undo(self, run: Run, effect: Effect, now: datetime) -> Change:
@@ -498,7 +499,7 @@ class Runner:
             with self._journal.turn(effect.actuator, command.target, run.token):
                 if other := self._other_holder(run, effect):
                     return self._is_undone(run, effect, f"it goes on for run {other}", now)
-                held = actuator.probe(command.target).is_applied
+                held = _may_hold(actuator.probe(command.target), command, now)
                 if held:
                     actuator.apply(_undoing(run, effect))
                     if not _is_back(actuator.probe(command.target), command):
@@ -556,7 +557,7 @@ class Runner:
         try:
             actuator = self._actuator(effect.actuator)
             with self._journal.turn(effect.actuator, command.target, run.token):
-                if not actuator.probe(command.target).is_applied:
+                if not _may_hold(actuator.probe(command.target), effect.command, now):
                     gone = msgspec.structs.replace(effect, note="the device holds it no more")
                     return self._ended(run, (_rolling_back(gone),), now)
                 actuator.apply(command)
@@ -697,6 +698,11 @@ def _rolling_back(effect: Effect) -> Effect:
 def _holds(state: State, command: Command) -> bool:
     """Whether what a command asks for is so, for as long as it asks."""
     return state.is_applied and (state.until is None or state.until >= command.until - SLACK)
+
+
+def _may_hold(state: State, command: Command, now: datetime) -> bool:
+    """Whether it holds, or a device that cannot be asked was told so for longer than until now."""
+    return state.is_applied or (not state.is_known and now < command.until)
 
 
 def _is_back(state: State, command: Command) -> bool:

@@ -2,7 +2,8 @@
 
 Each `deny` says for how long (`duration`), so that the filter forgets it by itself. A filter of
 cityward (`cityward openc2-consumer`) is asked what it denies; one of another make cannot be, since
-the profile has no such query: there what it acknowledged to this process counts, until its end.
+the profile has no such query: there what it acknowledged to this process counts, until its end, and
+what it may have acknowledged to another one is taken back unasked.
 
     [response.actuators.openc2]
     url = "https://filter.operator.example/.well-known/openc2"
@@ -118,7 +119,8 @@ class OpenC2:
             until = self._said.get(target)
             is_applied = until is not None and until > self._clock()
         if not is_applied:
-            return State(False, found={"until": ""})
+            # What another process of ours has told a filter of another make, it alone knows.
+            return State(False, found={"until": ""}, is_known=self._tells_state())
         return State(True, until, found={"until": until.isoformat() if until else ""})
 
     def _tells_state(self) -> bool:

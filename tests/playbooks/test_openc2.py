@@ -14,13 +14,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from cityward import Command, State, Target, TransientError, Unsafe, actuator
+from cityward import Actuator, Command, State, Target, TransientError, Unsafe, actuator
 from cityward.checks import check_actuator, check_actuator_alone
 from playbooks import openc2
 from playbooks.actuators.openc2 import OpenC2
 from playbooks.actuators.web import Answer
 from playbooks.openc2_consumer import Consumer, Gate, Server
+from playbooks.runner import Runner
 from playbooks.targets import target_of, words
+from tests.playbooks.kit import Clock, Planner, allows, db_at, deny, playbook, run_of
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 TOKEN = "s3cret-t0ken"
@@ -408,6 +410,29 @@ def test_a_filter_of_another_make_counts_as_denying_what_it_acknowledged(
     assert not before.is_applied
     assert (during.is_applied, during.until) == (True, NOW + timedelta(minutes=1))
     assert not part.probe(HOST).is_applied
+
+
+def test_what_another_process_told_a_filter_of_another_make_is_undone_for_a_person(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bench.consumer, "_features", lambda: {"profiles": ["slpf"]})
+    clock = Clock(NOW)
+    db = db_at(tmp_path, clock)
+    step = deny("24", actuator="recorder", by="device")
+    assert db.runs.start(run_of(playbook(step), "198.51.100.0", clock()))
+
+    def go() -> None:
+        """As another process, which knows nothing."""
+        actuators: dict[str, Actuator] = {"recorder": producer(bench)}
+        list(Runner(db.runs, actuators, Planner(actuators, clock), allows).work())
+
+    go()
+    assert len(bench.filter.denied) == 1
+    db.runs.order("198.51.100.0", "undo", "ada", "a partner")
+    go()
+
+    assert not bench.filter.denied
+    db.close()
 
 
 def test_a_wrong_token_is_a_refusal_for_good(bench: Bench) -> None:

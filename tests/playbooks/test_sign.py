@@ -121,6 +121,22 @@ def test_shipped_playbooks_are_the_word_of_the_release():
     assert playbook.read_signed(path, playbook.specs(), [], NOW).signed_by == playbook.SHIPPED_BY
 
 
+def test_a_link_that_leads_elsewhere_while_it_is_read_vouches_for_nothing(signed, monkeypatch):
+    path, _ = signed
+    link, shipped = path.with_name("link.yml"), next(LIBRARY.glob("*.yml"))
+    link.symlink_to(path)
+
+    def turned(one: Path) -> bytes:
+        found = one.read_bytes()
+        link.unlink()
+        link.symlink_to(shipped)
+        return found
+
+    monkeypatch.setattr(playbook, "read_bytes", turned)
+
+    assert playbook.read_signed(link, KNOWN, [], NOW).signed_by == ""
+
+
 def test_no_key_of_ones_own_can_have_the_name_of_the_release(tmp_path):
     _, public = sign.new_key(NOW)
     path = tmp_path / f"{playbook.SHIPPED_BY}.pub.yml"
