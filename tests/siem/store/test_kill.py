@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -111,18 +112,27 @@ def tidied(folder: Path) -> Counter[int]:
     return held
 
 
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Oracle:
+    """Twenty batches that a whole process wrote."""
+    made = Oracle(tmp_path_factory.mktemp("begun"))
+    made.run(20, "right")
+    return made
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("nth", [1, 3])
 @pytest.mark.parametrize("point", POINTS)
 def test_a_kill_at_a_named_point_loses_and_doubles_nothing(
-    oracle: Oracle, point: str, nth: int
+    begun: Oracle, oracle: Oracle, point: str, nth: int
 ) -> None:
-    oracle.run(20, "right")
+    shutil.copytree(begun.folder, oracle.folder, dirs_exist_ok=True)
+    oracle.acknowledged = begun.acknowledged
 
     was_killed = oracle.run(60, "right", f"{point}:{nth}")
     right_after = oracle.judge()
     oracle.run(20, "right")
-    at_the_end = oracle.judge()
+    at_the_end = oracle.judge(anew=False)
 
     assert was_killed
     assert right_after == Verdict(lost=0, twice=0)
