@@ -81,7 +81,7 @@ class Session:
         client.connect("127.0.0.1", port)
         client.loop_start()
 
-    def heard(self, wait_s: float = 5) -> str:
+    def heard(self, wait_s: float = PATIENCE_S) -> str:
         try:
             return self._heard.get(timeout=wait_s)
         except queue.Empty:

@@ -25,6 +25,7 @@ from tests.playbooks.namespaces import (
     City,
     speaks,
 )
+from tests.programs import PATIENCE_S
 
 HOUR = timedelta(hours=1)
 
@@ -114,7 +115,7 @@ def test_an_established_session_is_cut_and_goes_on_after_the_undo(city, gateway)
         assert not speaks(session, 0.3)
         assert speaks(partners)
         gateway.apply(undone(command))
-        session.settimeout(10)
+        session.settimeout(PATIENCE_S)
         assert session.recv(16) == b"hello"
 
 
