@@ -20,7 +20,7 @@ from cityward import CitywardError, TransientError
 from cityward.finding import severity_rank
 from playbooks.flow import STRICTEST, group_of, new_run
 from playbooks.journal import RUN_ENDS, Run
-from playbooks.model import Plan, Playbook
+from playbooks.model import Plan, Playbook, Rate
 from siem.sharing.envelope import Envelope
 from siem.sharing.policy import PAP
 from siem.sharing.tokens import tokens_in
@@ -120,7 +120,7 @@ class Proposals:
         there = next((run for run in runs.all(limit=RUNS_READ) if run.group == group), None)
         if there is not None and _does_it(there, own, now):
             return there.id, ""
-        if is_too_often(self._db, own):
+        if is_too_often(self._db, own.id, _citys(own.rate)):
             return "", "too often"
         stage = min(own.stage, "approve_all", key=STRICTEST.index)
         playbook = msgspec.structs.replace(own, stage=stage)
@@ -192,13 +192,18 @@ def run_id(one: Proposed) -> str:
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
-def is_too_often(db: NodeDb, playbook: Playbook) -> bool:
+def is_too_often(db: NodeDb, playbook: str, rate: Rate) -> bool:
     """Whether a playbook runs as often as it may."""
     since = db.runs.now() - timedelta(hours=1)
     return (
-        db.runs.runs_but(playbook.id, since, "") >= playbook.rate.per_hour
-        or db.runs.open_but(playbook.id, "") >= playbook.rate.at_once
+        db.runs.runs_but(playbook, since, "") >= rate.per_hour
+        or db.runs.open_but(playbook, "") >= rate.at_once
     )
+
+
+def _citys(rate: Rate) -> Rate:
+    """What the city may have of it: however much a hub proposes, our own findings find a place."""
+    return Rate(per_hour=max(1, rate.per_hour // 2), at_once=max(1, rate.at_once - 1))
 
 
 def outcome(run: Run) -> tuple[State, Why]:

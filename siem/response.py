@@ -204,7 +204,7 @@ class Response:
         id = run_id(playbook, finding)
         if runs.get(id) is not None or (last is not None and now - last < playbook.rate.cooldown):
             return
-        if is_too_often(self._db, playbook):
+        if is_too_often(self._db, playbook.id, playbook.rate):
             log.warning("Playbook %s fits more findings than it may run for.", playbook.name)
             return
         try:

@@ -12,17 +12,20 @@ import pytest
 
 from cityward import ConfigError, InputError, TransientError, Unsafe
 from playbooks.flow import group_of, new_run
+from playbooks.model import Rate
 from siem import config, duties
 from siem.city.hub import HubView
 from siem.city.intake import Refused
 from siem.city.town import Town
 from siem.hub import hub_of
+from siem.proposals import is_too_often
 from siem.sharing.envelope import BEGIN, Envelope, payload_hash, sign
 from siem.sharing.inbox import newest, told_row
 from siem.store import faults, proposals
 from siem.store.embedded import NodeDb
+from siem.store.proposals import ASKED_BY
 from siem.store.protocol import Range
-from tests.playbooks.kit import NOON, Clock, deny, playbook
+from tests.playbooks.kit import NOON, Clock, deny, playbook, run_of
 from tests.siem.city.test_joins import tokens_of
 from tests.siem.sharing.proposing import (
     ATTACKER,
@@ -227,6 +230,21 @@ def test_an_operator_without_the_playbook_says_so(tmp_path: Path) -> None:
     city.propose("op-metro")
 
     assert settled(metro) == ("not possible", "no playbook")
+
+
+def test_however_much_the_hub_proposes_our_own_findings_find_a_place(tmp_path: Path) -> None:
+    book = playbook(deny("block"), rate=Rate(per_hour=4, at_once=3))
+    books = dict.fromkeys(("block", "other"), book)
+    city, operator, _ = told_twice(tmp_path, Clock(), "op-metro", "op-water", books=books)
+    for number in range(2):
+        run = run_of(book, f"r{number}", operator.clock(), asked_by=f"{ASKED_BY}ciso")
+        assert operator.db.runs.start(run)
+    city.propose("op-metro")
+    operator.hear()
+    operator.proposals.look()
+
+    assert (operator.one.state, operator.one.why) == ("not possible", "too often")
+    assert not is_too_often(operator.db, book.id, book.rate)
 
 
 def test_a_proposal_waits_for_a_store_that_does_not_answer(tmp_path: Path) -> None:
