@@ -90,7 +90,7 @@ def _home(driver: str = "node", workers: int = 0, fault: str = "") -> Iterator[t
             app = tasks.app_of(redis.url)
             db.runs.bell = tasks.Bell(lambda: app)
             crew = Workers(folder, driver, redis.url, workers)
-            crew.drivers = [driver] * workers
+            crew.drivers, crew.processes = [driver] * workers, [None] * workers
             stack.callback(crew.end)
             crew.tend(fault)
         yield folder, db

@@ -1,8 +1,9 @@
 """Many runs while everything is killed: workers, their trees, the runner, Redis; clocks step.
 
 Drivers: `node` (processes that make transitions themselves), `celery` (workers on a real
-redis-server, one of them only undoes), `deaf` (a worker that has nothing but its messages),
-`naive` (Celery alone: no journal, a countdown for the end of an effect), which has to fail.
+redis-server, one that only undoes, and as in a node its own driver behind them, for what they
+leave), `deaf` (a worker that has nothing but its messages), `naive` (Celery alone: no journal, a
+countdown for the end of an effect), which has to fail.
 A process of its own each, so that SIGKILL means it:
 
     python -m tests.playbooks.storm work FOLDER DRIVER URL
@@ -37,6 +38,7 @@ from playbooks import tasks
 from playbooks.journal import QUEUES, RUN_ENDS, UNDOES, Queue
 from playbooks.model import Playbook
 from playbooks.runner import Runner
+from siem.response import LATE
 from siem.store import faults
 from siem.store.embedded import NodeDb
 from siem.store.query import micros
@@ -47,7 +49,7 @@ STEPS = ("one", "two", "three")
 LATE_S = 30.0
 """An effect is undone so long after its end at the latest, with everything being killed."""
 OTHERS = tuple(one for one in QUEUES if one != UNDOES)
-STILL_S = 10.0
+STILL_S = 20.0
 """Also a driver that does nothing is struck after so long."""
 EDGES = (
     *("run-claimed", "run-turn", "run-acted"),
@@ -132,10 +134,10 @@ def book(box_s: float) -> Playbook:
 
 def work(folder: Path, driver: str, url: str) -> None:
     """Be a runner, or a worker, until killed."""
-    if driver == "node":
-        runner = runner_at(folder)
+    if driver in ("node", "behind"):
+        runner, late = runner_at(folder), timedelta() if driver == "node" else LATE
         while True:
-            made = sum(1 for _ in runner.work())
+            made = sum(1 for _ in runner.work(late=late))
             time.sleep(0 if made else 0.1)
     queues: Sequence[Queue] = {"undoing": (UNDOES,), "deaf": QUEUES}.get(driver, OTHERS)
     if driver == "naive":
@@ -226,8 +228,9 @@ class Workers:
         self.folder = folder
         self.url = url
         self.drivers = [driver] * count
-        if driver == "celery":
-            self.drivers[-1] = "undoing" if count > 1 else "celery"
+        if driver == "celery" and count > 1:
+            self.drivers[1:] = ["undoing", "behind"]
+            count = len(self.drivers)
         self.processes: list[subprocess.Popen[bytes] | None] = [None] * count
 
     def tend(self, fault: str = "") -> int:
