@@ -166,6 +166,8 @@ def _rule_state(state: Any, documents: Mapping[str, Any], off: Mapping[str, str]
         evaluated=state.evaluated,
         matches=state.matches,
         arriving=state.arriving,
+        never_seen=state.never_seen,
+        share=state.share,
     )
     found = with_switch(found, off)
     document = documents.get(state.id)

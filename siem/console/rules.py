@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -22,12 +22,32 @@ from siem.console.body import body_of
 from siem.console.site import Fault, NodeSite, see_other
 from siem.console.triage import text
 from siem.console.view import Chip, View, chart, path_of, share
-from siem.store.protocol import OFF_IN_SETTINGS, Range, RuleState, Switch
+from siem.store.protocol import OFF_IN_SETTINGS, Findings, Range, RuleState, Switch
 from siem.store.query import quoted
 
-SORTS = ("title", "level", "state", "evaluated", "matches")
+SORTS = ("title", "level", "state", "evaluated", "matches", "noise", "share")
 CHARTED = timedelta(days=30)
+WRONG = ("false_positive", "benign")
+RIGHT = ("true_positive", "suspicious")
+GROUPS_MAX = 10_000
+"""Groups of judged findings that are counted for the noise of rules."""
 _STATES = ("refused", "not evaluated", "on")
+
+
+class Noise(msgspec.Struct, frozen=True):
+    """What people said of the findings of a rule in 30 days."""
+
+    wrong: int = 0
+    """Called false or benign."""
+    judged: int = 0
+
+    @property
+    def share(self) -> str:
+        """In words; empty: nobody has judged any."""
+        return share(self.wrong, self.judged) if self.judged else ""
+
+
+QUIET = Noise()
 
 
 class Rules:
@@ -43,18 +63,18 @@ class Rules:
         form = formats.form_of(request)
         view = self.site.view_of(request)
         every = self.node.rules()
+        noise: Mapping[str, Noise] = {}
+        if session.may("findings"):
+            noise = noise_of(self.node.findings, self.node.now())
         try:
-            rows = select(every, view)
+            rows = select(every, view, noise)
         except CitywardError as error:
             if form:
                 return formats.error_of(error)
             raise
         if form:
             self.site.exported(session, request)
-            listed = [
-                {name: value for name, value in msgspec.to_builtins(rule).items() if name != "text"}
-                for rule in rows
-            ]
+            listed = [_listed(rule, noise.get(rule.id, QUIET)) for rule in rows]
             return formats.rows(form, listed, len(rows), {"query": view.one("q")}, "rules")
         return self.site.page(
             request,
@@ -66,6 +86,8 @@ class Rules:
             rows=rows,
             every=len(every),
             states=Counter(rule.state for rule in every),
+            noise=noise,
+            quiet=QUIET,
             query_hint="Title, id, technique or log source",
         )
 
@@ -110,6 +132,8 @@ class Rules:
             lines=[parts(line) for line in rule.text.splitlines()[:2000]],
             findings=found if session.may("findings") else "",
             fault_line=_fault_line(rule),
+            filters=self.node.tuning.filters(rule.id) if rule.kind == "rule" else (),
+            protected=self.node.tuning.protected(rule.id),
         )
 
     def _found(self, session: Session, rule: RuleState) -> dict[str, Any]:
@@ -123,8 +147,7 @@ class Rules:
             one: findings.search(f"{query} AND finding.verdict:{one}", Range(), limit=0).total
             for one in VERDICTS
         }
-        right = counts["true_positive"] + counts["suspicious"]
-        wrong = counts["false_positive"] + counts["benign"]
+        right, wrong = (sum(counts[one] for one in said) for said in (RIGHT, WRONG))
         verdicts = {
             "counts": counts,
             "right": right,
@@ -165,7 +188,20 @@ class Rules:
         return see_other(path_of("rules", ids[0]) + f"?done={act}")
 
 
-def select(rules: Sequence[RuleState], view: View) -> list[RuleState]:
+def noise_of(findings: Findings, now: datetime) -> Mapping[str, Noise]:
+    """What people said of the findings of each rule in 30 days, by its id."""
+    span = Range(now - CHARTED, now + timedelta(minutes=5))
+    counts: dict[bool, Counter[str]] = {}
+    for is_wrong, verdicts in ((True, WRONG), (False, RIGHT)):
+        query = " OR ".join(f"finding.verdict:{one}" for one in verdicts)
+        counted = counts.setdefault(is_wrong, Counter())
+        for row in findings.groups(query, span, limit=GROUPS_MAX).rows:
+            counted[row["rule.id"]] += row["findings"]
+    wrong, right = counts[True], counts[False]
+    return {one: Noise(wrong[one], wrong[one] + right[one]) for one in {*wrong, *right}}
+
+
+def select(rules: Sequence[RuleState], view: View, noise: Mapping[str, Noise]) -> list[RuleState]:
     """Rules that hold all words of the query, sorted.
 
     Raises:
@@ -184,8 +220,13 @@ def select(rules: Sequence[RuleState], view: View) -> list[RuleState]:
         if (not state or rule.state == state) and all(word in _text(rule) for word in words)
     ]
     found.sort(key=lambda rule: (-_level(rule), rule.title.lower(), rule.id))
-    found.sort(key=lambda rule: _key(rule, key), reverse=sort.startswith("-"))
+    found.sort(key=lambda rule: _key(rule, key, noise), reverse=sort.startswith("-"))
     return found
+
+
+def _listed(rule: RuleState, noise: Noise) -> dict[str, Any]:
+    said = {name: value for name, value in msgspec.to_builtins(rule).items() if name != "text"}
+    return {**said, "judged": noise.judged, "noise": noise.wrong}
 
 
 def parts(line: str) -> list[tuple[str, str]]:
@@ -222,7 +263,9 @@ def _level(rule: RuleState) -> int:
     return SEVERITIES.index(rule.level) if rule.level in SEVERITIES else 0
 
 
-def _key(rule: RuleState, key: str) -> Any:
+def _key(rule: RuleState, key: str, noise: Mapping[str, Noise]) -> Any:
+    if key == "noise":
+        return noise.get(rule.id, QUIET).wrong
     if key == "level":
         return _level(rule)
     if key == "state":

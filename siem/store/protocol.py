@@ -293,6 +293,10 @@ class RuleState(msgspec.Struct, frozen=True):
     matches: int = 0
     arriving: bool = False
     """True if its log source has brought an event since the start."""
+    never_seen: Sequence[str] = ()
+    """Fields it looks at that no event had since the start."""
+    share: float = 0.0
+    """Part of the time of all rules that it takes, sampled."""
     text: str = ""
     """The document as it stands in its file."""
 

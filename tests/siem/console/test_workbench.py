@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import html
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from starlette.testclient import TestClient
 
+from siem import assembly
+from siem.console.workbench import diff
+from siem.node import document
+from siem.store.protocol import Change
+from siem.store.rulebook import Version
+from tests.programs import PATIENCE_S
 from tests.siem.console.conftest import csrf_of
 from tests.siem.console.fake import FakeNode
-from tests.siem.test_tuning import NOW, RULE, RULE_ID, SAMPLES, attempts, seen
+from tests.siem.test_tuning import NOW, RULE, RULE_ID, SAMPLES, attempts, findings, seen
 
 Enter = Callable[..., TestClient]
 ENGINEER, OTHER = "b.oth", "e.ngineer"
 EDIT = f"/rules/{RULE_ID}/edit"
 LOUDER = RULE.replace("level: medium", "level: high")
+DEAF = RULE.replace("failure}", "failure, source.ip: 198.51.100.1}")
+DEAF_SAMPLES = SAMPLES.replace("192.0.2.9", "198.51.100.1")
 LINE = "2026-01-05T10:00:00Z gw sshd[7]: Failed password for root from 192.0.2.7 port 4000 ssh2"
+HOSTILE = "</textarea><script>alert(1)</script>{{7*7}}"
 
 
 @pytest.fixture
@@ -35,16 +46,358 @@ def form(client: TestClient, **said: Any) -> dict[str, Any]:
     return {"csrf": token, "text": RULE, "samples": SAMPLES, "seen": "0", "draft": "", **said}
 
 
+def post(client: TestClient, path: str = EDIT, **said: Any) -> Any:
+    return client.post(path, data=form(client, **said))
+
+
+def data(client: TestClient, path: str = EDIT, **said: Any) -> Any:
+    return client.post(f"{path}.json", data=form(client, **said))
+
+
 def in_textarea(page: str, name: str) -> str:
     found = re.search(rf'<textarea id="{name}"[^>]*>\n(.*?)</textarea>', page, re.DOTALL)
     assert found
     return html.unescape(found[1])
 
 
+def text_of(client: TestClient) -> str:
+    return str(client.get(f"{EDIT}.json").json()["text"])
+
+
+def deployed(node: FakeNode) -> list[Version]:
+    return list(node.tuning.history(RULE_ID))
+
+
+# ---- Opened and checked
+
+
 def test_a_rule_is_opened_with_its_text_and_its_samples(node: FakeNode, signed_in: Enter) -> None:
-    page = signed_in(ENGINEER).get(EDIT).text
+    client = signed_in(ENGINEER)
+    page, said = client.get(EDIT).text, client.get(f"{EDIT}.json").json()
 
     assert in_textarea(page, "text") == RULE
     assert in_textarea(page, "samples") == SAMPLES
     assert "samples 2 of 2" in page
     assert "its file counts" in page
+    assert (said["text"], said["origin"], said["number"], said["draft"]) == (RULE, "file", 0, "")
+
+
+def test_a_new_rule_is_begun_and_kept(node: FakeNode, signed_in: Enter) -> None:
+    client = signed_in(ENGINEER)
+    blank = client.get("/rules/new.json").json()
+    page = client.get("/rules/new").text
+    path = f"/rules/{blank['document']}/edit"
+
+    done = post(client, path, act="save", text=blank["text"], samples=blank["samples"])
+
+    assert "samples 2 of 2" in page
+    assert done.headers["location"] == f"{path}?done=saved"
+    assert "draft of b.oth" in client.get(done.headers["location"]).text
+    assert client.get("/rules/nothing/edit").status_code == 404
+    assert client.get("/rules/nothing/edit.json").status_code == 404
+
+
+def test_a_fault_is_told_with_its_line_and_the_text_stays(node: FakeNode, signed_in: Enter) -> None:
+    client, wrong = signed_in(ENGINEER), RULE.replace("event.outcome:", "event.outcome|foo:")
+
+    page = post(client, act="check", text=wrong.replace("\n", "\r\n"))
+    said = data(client, act="check", text=wrong).json()
+
+    assert page.status_code == 200
+    assert in_textarea(page.text, "text") == wrong
+    assert "Line 7" in page.text
+    assert [(one["line"], one["severity"]) for one in said["marks"]] == [(7, "error")]
+    assert "foo" in said["marks"][0]["what"]
+
+
+def test_samples_that_fail_are_told_and_forbid_it(node: FakeNode, signed_in: Enter) -> None:
+    client, wrong = signed_in(ENGINEER), RULE.replace("failure", "success")
+
+    page = post(client, act="check", text=wrong).text
+    said = data(client, act="check", text=wrong).json()
+    refused = data(client, act="deploy", text=wrong, reason="why not")
+
+    assert "samples 0 of 2" in page
+    assert all("fails" in one for one in said["reasons"])
+    assert [one["problems"] != [] for one in said["samples"]] == [True, True]
+    assert refused.status_code == 409
+    assert deployed(node) == []
+
+
+# ---- Tried and previewed
+
+
+def test_a_line_is_tried_and_explained(node: FakeNode, signed_in: Enter) -> None:
+    client = signed_in(ENGINEER)
+
+    page = post(client, act="try", line=LINE).text
+    (said,) = data(client, act="try", line=LINE, text=RULE.replace("failure", "success")).json()[
+        "events"
+    ]
+    nothing = post(client, act="try", line=" ")
+    unknown = data(client, act="try", line=LINE, collector="nobody")
+
+    assert "The rule speaks." in page
+    assert in_textarea(page, "line") == LINE
+    assert (said["matched"], said["collector"]) == (False, "syslog")
+    assert [one["held"] for one in said["why"]["checks"]] == [True, False]
+    assert (nothing.status_code, unknown.status_code) == (400, 400)
+    assert "There is no line" in nothing.text
+
+
+def test_a_preview_says_what_goes_and_why(node: FakeNode, signed_in: Enter) -> None:
+    client = signed_in(ENGINEER)
+    store = assembly.events_of(node.tuning._settings, lambda: NOW, write=True)
+    events = [*attempts("192.0.2.7", count=3), *attempts("192.0.2.8", minute=1)]
+    store.append([document(one) for one in events], {})
+    store.close()
+    narrow = RULE.replace("failure}", "failure, source.ip: 192.0.2.7}")
+
+    begun = data(client, act="preview", text=narrow, days="7").json()
+    until = time.monotonic() + PATIENCE_S
+    while not (job := client.get(f"{EDIT}.json?job={begun['job']}").json())["is_over"]:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    page = post(client, act="look", text=narrow, job=begun["job"], days="7").text
+    stale = post(client, act="look", text=RULE, job=begun["job"]).text
+    gone = job["result"]["gone"][0]
+    node.events.documents = [document(one) for one in events]
+    for number, one in enumerate(node.events.documents):
+        one["event.id"] = gone["event"] if number == len(events) - 1 else str(number)
+    why = f"why {gone['event']} {gone['time']}"
+    told = post(client, act=why, text=narrow, job=begun["job"]).text
+
+    assert (job["fault"], job["result"]["total"]["would"], job["result"]["total"]["gone"]) == (
+        "", 3, 1,
+    )  # fmt: skip
+    assert "Sample of what goes" in page
+    assert 'class="mt stale"' not in page
+    assert 'class="mt stale"' in stale
+    assert "The rule is silent." in told
+    assert "Sample of what goes" in told
+
+
+def test_a_preview_is_cancelled_and_an_unknown_one_is_said(
+    node: FakeNode, signed_in: Enter
+) -> None:
+    client = signed_in(ENGINEER)
+    begun = data(client, act="preview", days="7").json()
+
+    cancelled = data(client, act="cancel", job=begun["job"])
+    unknown = data(client, act="look", job="nothing")
+    days = data(client, act="preview", days="13")
+    other = client.get(f"/rules/{RULE_ID}/edit.json?job=nothing").json()
+
+    assert cancelled.json()["job"] == begun["job"]
+    assert (unknown.status_code, days.status_code) == (400, 400)
+    assert other["origin"] == "file"
+
+
+# ---- Kept, deployed, taken back
+
+
+def test_a_change_is_deployed_with_a_reason_and_taken_back(
+    node: FakeNode, signed_in: Enter
+) -> None:
+    client = signed_in(ENGINEER)
+
+    bare = post(client, act="deploy", text=LOUDER, reason=" ")
+    done = post(client, act="deploy", text=LOUDER, reason="it was too quiet")
+    (version,) = deployed(node)
+    page = client.get(done.headers["location"]).text
+    back = post(client, f"/rules/{RULE_ID}/revert", number="0", back_reason="too loud")
+
+    assert bare.status_code == 400
+    assert "The reason is empty" in bare.text
+    assert in_textarea(bare.text, "text") == LOUDER
+    assert (version.text, version.by, version.reason) == (LOUDER, ENGINEER, "it was too quiet")
+    assert f"deployed: version {version.number}" in page
+    assert "it was too quiet" in page
+    assert back.headers["location"] == f"{EDIT}?done=reverted"
+    assert in_textarea(client.get(EDIT).text, "text") == RULE
+
+
+def test_an_older_version_is_gone_back_to_and_what_changed_is_shown(
+    node: FakeNode, signed_in: Enter
+) -> None:
+    client = signed_in(ENGINEER)
+    first = data(client, act="deploy", text=LOUDER, reason="one").json()["number"]
+    lower = RULE.replace("level: medium", "level: low")
+    second = data(client, act="deploy", text=lower, reason="two", seen=str(first)).json()["number"]
+
+    page = client.get(EDIT).text
+    gone = data(client, f"/rules/{RULE_ID}/revert", number="77", reason="x")
+    bare = data(client, f"/rules/{RULE_ID}/revert", number=str(first), reason="")
+    done = data(client, f"/rules/{RULE_ID}/revert", number=str(first), reason="it was right")
+
+    assert "added: </span>level: low" in page
+    assert "removed: </span>level: high" in page
+    assert (gone.status_code, bare.status_code) == (400, 400)
+    assert done.json()["done"] == "reverted"
+    assert done.json()["number"] > second
+    assert text_of(client) == LOUDER
+
+
+def test_who_did_not_see_the_last_version_or_draft_overwrites_nothing(
+    node: FakeNode, signed_in: Enter
+) -> None:
+    client = signed_in(ENGINEER)
+    node.tuning.deploy(LOUDER, SAMPLES, OTHER, "first", 0)
+    late = post(client, act="deploy", text=RULE, reason="second", seen="0")
+    node.tuning.save(LOUDER + "# theirs\n", SAMPLES, OTHER)
+    blind = post(client, act="save", text=RULE)
+    draft = client.get(f"{EDIT}.json").json()["draft"]
+    knowing = data(client, act="save", text=LOUDER + "# mine\n", draft=draft)
+
+    assert (late.status_code, blind.status_code) == (409, 409)
+    assert in_textarea(late.text, "text") == RULE
+    assert f'name="seen" value="{deployed(node)[0].number}"' in late.text
+    assert "E.ngineer has saved another draft since" in blind.text
+    assert in_textarea(blind.text, "text") == RULE
+    assert knowing.status_code == 200
+    assert text_of(client).endswith("# mine\n")
+
+
+def test_a_draft_is_discarded(node: FakeNode, signed_in: Enter) -> None:
+    client = signed_in(ENGINEER)
+    node.tuning.save(LOUDER, SAMPLES, OTHER)
+    assert "draft of e.ngineer" in client.get(EDIT).text
+
+    done = post(client, act="discard", text=LOUDER)
+
+    assert done.headers["location"] == f"{EDIT}?done=discarded"
+    assert list(node.tuning.drafts()) == []
+
+
+def test_what_was_right_is_never_silenced_and_leads_to_its_finding(
+    node: FakeNode, signed_in: Enter
+) -> None:
+    (one,) = findings(node.db, "source.ip:192.0.2.8")
+    id = one["finding.id"]
+    node.db.change([id], Change(verdict="true_positive"), "i.vasko", NOW)
+    client = signed_in(ENGINEER)
+
+    page = post(client, act="check", text=DEAF, samples=DEAF_SAMPLES).text
+    refused = post(client, act="deploy", text=DEAF, samples=DEAF_SAMPLES, reason="quieter")
+
+    assert "One finding that was right would not be made any more" in page
+    assert f'href="/findings/{id}"' in page
+    assert refused.status_code == 409
+    assert "would not be made any more" in refused.text
+    assert deployed(node) == []
+    assert f'href="/findings/{id}"' in client.get(EDIT).text
+
+
+def test_what_comes_with_cityward_lacks_a_second_person_until_one_has_saved_it(
+    node: FakeNode, signed_in: Enter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("siem.workbench._shipped", lambda: frozenset((RULE_ID,)))
+    client = signed_in(ENGINEER)
+
+    alone = post(client, act="deploy", text=LOUDER, reason="louder")
+    node.tuning.save(LOUDER, SAMPLES, OTHER)
+    page = client.get(EDIT).text
+    done = post(client, act="deploy", text=LOUDER, reason="louder, seen by two")
+
+    assert alone.status_code == 409
+    assert "second person missing" in alone.text
+    assert "second person, after e.ngineer" in page
+    assert done.status_code == 303
+    assert [one.by for one in deployed(node)] == [ENGINEER]
+
+
+# ---- Who may, and what may stand there
+
+
+def test_an_analyst_reads_rules_and_changes_none(node: FakeNode, signed_in: Enter) -> None:
+    client = signed_in("i.vasko")
+
+    assert "/edit" not in client.get(f"/rules/{RULE_ID}").text
+    assert "New rule" not in client.get("/rules").text
+    for answer in (client.get(EDIT), client.get("/rules/new"), post(client, act="save")):
+        assert answer.status_code == 403
+
+
+def test_nothing_changes_without_the_token_of_the_session(node: FakeNode, signed_in: Enter) -> None:
+    client = signed_in(ENGINEER)
+
+    for act in ("check", "save", "deploy"):
+        assert post(client, act=act, reason="x", csrf="x").status_code == 403
+    assert post(client, f"/rules/{RULE_ID}/revert", number="0", csrf="x").status_code == 403
+    assert list(node.tuning.drafts()) == []
+
+
+def test_hostile_words_of_every_field_are_text(node: FakeNode, signed_in: Enter) -> None:
+    client = signed_in(ENGINEER)
+    names = ("text", "samples", "line", "collector", "reason", "seen", "draft", "job", "days")
+    said = dict.fromkeys(names, HOSTILE)
+    pages = [
+        post(client, act=act, **said)
+        for act in ("check", "save", "deploy", "try", "preview", "look", f"why {HOSTILE}", HOSTILE)
+    ]
+    back = post(client, f"/rules/{RULE_ID}/revert", number=HOSTILE, back_reason=HOSTILE)
+    titled = RULE.replace("Wrong password", f"'{HOSTILE}'").replace("failed:", "'<b>failed':")
+    shown = post(client, act="try", text=titled, line=LINE.replace("root", "<script>alert"))
+
+    for page in (*pages, back, shown):
+        assert page.status_code in (200, 400, 409)
+        assert "<script>alert" not in page.text
+        assert ">49<" not in page.text
+    assert in_textarea(pages[0].text, "text") == HOSTILE
+
+
+def test_unknown_acts_and_numbers_are_refused(node: FakeNode, signed_in: Enter) -> None:
+    client = signed_in(ENGINEER)
+
+    assert data(client, act="dance").status_code == 400
+    assert data(client, f"/rules/{RULE_ID}/revert", number="-1", reason="x").status_code == 400
+    assert data(client, f"/rules/{RULE_ID}/revert", number="0", reason="x").status_code == 400
+    assert data(client, act="save", text="title: no id").status_code == 400
+
+
+def test_a_difference_names_lines_and_does_not_take_for_ever() -> None:
+    assert diff("a\nb\n", "a\nc\n") == [("hd", "…"), ("", "a"), ("del", "b"), ("add", "c")]
+    assert diff("same", "same") == []
+    assert diff("x\n" * 50_000, "y\n" * 50_000)[0][0] == "hd"
+
+
+# ---- The list and the page of a rule
+
+
+def test_rules_are_sorted_by_their_noise(node: FakeNode, signed_in: Enter) -> None:
+    rule = node.rules()[3]
+    node.rule_states = [*node.rules(), msgspec.structs.replace(rule, id=RULE_ID, title="Loud")]
+    one, other = findings(node.db)
+    node.db.change([one["finding.id"]], Change(verdict="false_positive"), "i.vasko", NOW)
+    node.db.change([other["finding.id"]], Change(verdict="true_positive"), "i.vasko", NOW)
+    client = signed_in(ENGINEER)
+
+    first = client.get("/rules.json?sort=-noise").json()["rows"][0]
+    page = client.get("/rules?sort=-noise").text
+
+    assert (first["id"], first["noise"], first["judged"]) == (RULE_ID, 1, 2)
+    assert '1<span class="muted"> 50 %</span>' in page
+    assert page.index("Loud") < page.index(rule.title)
+
+
+def test_the_page_of_a_rule_has_its_filters_and_what_may_not_be_silenced(
+    node: FakeNode, signed_in: Enter
+) -> None:
+    state = msgspec.structs.replace(
+        node.rules()[3], id=RULE_ID, never_seen=("user.domain",), share=0.25
+    )
+    node.rule_states = [state]
+    (one,) = findings(node.db, "source.ip:192.0.2.7")
+    (noisy,) = findings(node.db, "source.ip:192.0.2.8")
+    node.db.change([one["finding.id"]], Change(verdict="true_positive"), "i.vasko", NOW)
+    until = NOW.date().replace(year=2027)
+    made, _, _ = node.tuning.filter_of(noisy, ["source.ip"], "our scanner", until, ENGINEER)
+    node.tuning.deploy(made, "", ENGINEER, "our scanner", 0)
+    page = signed_in(ENGINEER).get(f"/rules/{RULE_ID}").text
+
+    assert "Not Wrong password" in page
+    assert "Never to be silenced" in page
+    assert f'href="/findings/{one["finding.id"]}"' in page
+    assert f'href="{EDIT}"' in page
+    assert "25 % of the time of all rules" in page
+    assert "user.domain" in page
