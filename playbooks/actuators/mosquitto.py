@@ -53,7 +53,7 @@ class Mosquitto:
         user: Ours at the broker.
         password: Of this user.
         ca_file: PEM file that the broker's certificate is checked by; empty: the system's.
-        keep: User names that are never touched; our own never is.
+        keep: User names that are never disabled; our own never is.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class Mosquitto:
         """Disable the client, unless it is disabled."""
         if verb != "deny":
             raise _refused(verb, "is no verb of mosquitto")
+        self._check_kept(target)
         state = self.probe(target)
         if not state.is_applied:
             yield Command(verb, target, undo="allow", until=until, prior=state.found)
@@ -88,6 +89,8 @@ class Mosquitto:
         name = self._client(command.target)
         if command.verb not in ("deny", "allow"):
             raise _refused(command.verb, "is no verb of mosquitto")
+        if command.verb == "deny":
+            self._check_kept(command.target)
         is_disabled = command.verb == "deny" or command.prior.get("disabled") is True
         self._ask("disableClient" if is_disabled else "enableClient", name)
 
@@ -103,9 +106,12 @@ class Mosquitto:
     def _client(self, target: Target) -> str:
         if target.type != "account" or not is_spelled(target):
             raise _refused(target.value, "is no name of a client")
+        return target.value
+
+    def _check_kept(self, target: Target) -> None:
+        """Refuse to begin; what was kept later still comes back."""
         if target.value in self._keep:
             raise _refused(target.value, "is on the keep list of this broker")
-        return target.value
 
     def _ask(self, command: str, name: str) -> Mapping[str, Any]:
         """Let the plugin do one command.

@@ -78,7 +78,7 @@ class Nftables:
     Args:
         program: How `nft` is called; words of the settings only, the rest goes through its input.
         table: Name of our table.
-        keep: Addresses and networks that are never touched, whoever asks.
+        keep: Addresses and networks that are never denied, whoever asks.
         clock: Tells how long an element has to live.
     """
 
@@ -105,6 +105,7 @@ class Nftables:
         if verb != "deny":
             raise Unsafe(f"{verb[:40]!r} is no verb of nftables", "nftables", "Use deny.")
         place = self._place(target)
+        self._check_kept(target)
         seen = self._see()
         state = self._state(place, seen)
         if state.is_applied and (state.until is None or until - state.until <= SLACK):
@@ -116,6 +117,7 @@ class Nftables:
         """Let the element live until then, or bring back what was there before."""
         place = self._place(command.target)
         if command.verb == "deny":
+            self._check_kept(command.target)
             self._run("", self._present(place, self._see(), self._left(command.until)))
         elif command.verb == "allow":
             self._restore(place, command.prior)
@@ -142,16 +144,17 @@ class Nftables:
             address = one.network_address
             if address.is_loopback or address.is_multicast or address.is_unspecified:
                 raise _refused(target, "is no address of one machine")
-        if any(self._is_kept(one) for one in networks):
-            raise _refused(target, "is on the keep list of this gateway")
         if connection is None:
             return _of_network(networks[0])
         if any(one.prefixlen < one.max_prefixlen for one in networks):
             raise _refused(target, "has no single address at each end")
         return _of_connection(networks, connection.protocol, connection.dst_port)
 
-    def _is_kept(self, network: Network) -> bool:
-        return any(one.version == network.version and one.overlaps(network) for one in self._keep)
+    def _check_kept(self, target: Target) -> None:
+        """Refuse to begin; what was kept later still comes back."""
+        for network in networks_of(target):
+            if any(one.version == network.version and one.overlaps(network) for one in self._keep):
+                raise _refused(target, "is on the keep list of this gateway")
 
     # ---- The table
 

@@ -36,7 +36,7 @@ class Ocpp:
     Args:
         url: Of the central system.
         token: Sent as `Authorization: Bearer …`.
-        keep: Stations that are never touched.
+        keep: Stations that are never taken out of service.
         allowed: Addresses that the name in `url` may lead to, where they are loopback or the like.
         ca_file: PEM file that the server is checked by; empty: the system's.
         resolve: Finds the addresses of a name.
@@ -62,6 +62,7 @@ class Ocpp:
         """Out of service, unless it is; refused while somebody charges."""
         if verb != "deny":
             raise _refused(verb, "is no verb of ocpp")
+        self._check_kept(target)
         said = self._look(target)
         if said["operative"]:
             if said["charging"]:
@@ -74,6 +75,8 @@ class Ocpp:
         if command.verb not in ("deny", "allow"):
             raise _refused(command.verb, "is no verb of ocpp")
         is_operative = command.verb == "allow" and command.prior.get("operative") is not False
+        if command.verb == "deny":
+            self._check_kept(command.target)
         if self._look(command.target)["operative"] == is_operative:
             return
         body = msgspec.json.encode({"operative": is_operative})
@@ -84,6 +87,11 @@ class Ocpp:
         """Whether it is out of service."""
         is_operative = self._look(target)["operative"]
         return State(not is_operative, found={"operative": is_operative})
+
+    def _check_kept(self, target: Target) -> None:
+        """Refuse to begin; what was kept later still comes back."""
+        if target.value in self._keep:
+            raise _refused(target.value, "is on the keep list of this central system")
 
     def _look(self, target: Target) -> Mapping[str, Any]:
         said = json_of(self._web.ask("GET", self._place(target), headers=self._headers))
@@ -97,8 +105,6 @@ class Ocpp:
     def _place(self, target: Target) -> str:
         if target.type != "device" or not is_spelled(target):
             raise _refused(target.value, "is no name of a station")
-        if target.value in self._keep:
-            raise _refused(target.value, "is on the keep list of this central system")
         return f"{self._url}/stations/{quote(target.value, safe='@:')}"
 
 

@@ -61,7 +61,7 @@ class Unbound:
     Args:
         program: How `unbound-control` is called.
         sinkhole: Addresses that a redirected name has; empty: `redirect` is refused.
-        keep: Domains that are never touched, nor what is over or under them.
+        keep: Domains that are never hidden, nor what is over or under them.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class Unbound:
         if verb not in TYPES:
             raise _refused(verb, "is no verb of unbound")
         name, zone = self._name(target), self._zone(target)
+        self._check_kept(name)
         if verb == "redirect" and not self._sinkhole:
             raise _refused(name, "cannot be redirected: no sinkhole is in the settings")
         if zone != self._wanted(verb, name, zone):
@@ -94,6 +95,7 @@ class Unbound:
         """Put the local zone there, or bring back what was there before."""
         name, zone = self._name(command.target), self._zone(command.target)
         if command.verb in TYPES:
+            self._check_kept(name)
             self._make(name, zone, self._wanted(command.verb, name, zone))
         elif command.verb == "allow":
             self._make(name, zone, _zone_of(command.prior))
@@ -131,9 +133,12 @@ class Unbound:
         name = target.value
         if any(_is_in(name, one) for one in NEVER):
             raise _refused(name, "is a name of this network")
+        return name
+
+    def _check_kept(self, name: str) -> None:
+        """Refuse to begin; what was kept later still comes back."""
         if any(_is_in(name, one) or _is_in(one, name) for one in self._keep):
             raise _refused(name, "is on the keep list of this resolver")
-        return name
 
     # ---- The resolver
 

@@ -155,15 +155,13 @@ def test_undoing_leaves_a_client_disabled_that_was_disabled_before(broker):
 @pytest.mark.parametrize(
     ("type", "value"),
     [
-        ("account", "scada-bridge"),
-        ("account", "admin"),
         ("account", "nobody"),
         ("account", 'x","command":"deleteClient'),
         ("account", ""),
         ("ipv4_net", "203.0.113.7"),
     ],
 )
-def test_clients_that_are_kept_or_unknown_are_refused(broker, type, value):
+def test_clients_that_are_unknown_are_refused(broker, type, value):
     actuator, target = broker.actuator(), Target(type, value)
 
     with pytest.raises(Unsafe):
@@ -171,6 +169,27 @@ def test_clients_that_are_kept_or_unknown_are_refused(broker, type, value):
     for verb in ("deny", "allow"):
         with pytest.raises(Unsafe):
             actuator.apply(Command(verb, target, "", UNTIL))
+
+
+def test_a_client_that_is_kept_is_left_alone_and_one_kept_since_is_let_in(broker):
+    (command,) = broker.actuator().plan("deny", GATE, UNTIL)
+    broker.actuator().apply(command)
+
+    later = broker.actuator(keep=[GATE.value])
+    with pytest.raises(Unsafe, match="keep list"):
+        list(later.plan("deny", GATE, UNTIL))
+    with pytest.raises(Unsafe, match="keep list"):
+        later.apply(command)
+    assert later.probe(GATE).is_applied
+    later.apply(Command("allow", GATE, "deny", UNTIL, prior=command.prior))
+
+    assert not later.probe(GATE).is_applied
+
+
+@pytest.mark.parametrize("name", ["scada-bridge", "admin"])
+def test_clients_that_are_kept_are_not_disabled(broker, name):
+    with pytest.raises(Unsafe, match="keep list"):
+        broker.actuator().apply(Command("deny", Target("account", name), "allow", UNTIL))
 
 
 def test_a_broker_that_does_not_listen_to_us_is_asked_again_later(broker, monkeypatch):

@@ -259,8 +259,6 @@ def test_planning_and_looking_leave_the_gateway_as_it_was(city, gateway):
 @pytest.mark.parametrize(
     ("type", "value"),
     [
-        ("ipv4_net", PARTNER),
-        ("ipv4_net", "203.0.113.0/24"),
         ("ipv4_net", "127.0.0.1"),
         ("ipv4_net", "224.0.0.1"),
         ("ipv4_net", "0.0.0.0"),
@@ -269,7 +267,6 @@ def test_planning_and_looking_leave_the_gateway_as_it_was(city, gateway):
         ("ipv6_net", "::1"),
         ("ipv6_net", "fe80::1%eth0"),
         ("domain_name", "a.example"),
-        ("ipv4_connection", f'{{"src_addr":"{PARTNER}","dst_addr":"{SERVER}","dst_port":1}}'),
         ("ipv4_connection", '{"src_addr":"203.0.113.0/28","dst_addr":"10.77.0.2"}'),
         ("ipv4_connection", "a > b"),
     ],
@@ -286,6 +283,38 @@ def test_what_must_not_be_touched_is_refused_also_when_it_is_already_a_command(
             gateway.apply(Command(verb, target, "", soon(hours=1)))
     with pytest.raises(Unsafe):
         gateway.probe(target)
+
+
+@pytest.mark.parametrize(
+    ("type", "value"),
+    [
+        ("ipv4_net", PARTNER),
+        ("ipv4_net", "203.0.113.0/24"),
+        ("ipv4_connection", f'{{"src_addr":"{PARTNER}","dst_addr":"{SERVER}","dst_port":1}}'),
+    ],
+)
+def test_what_is_kept_is_not_denied(gateway, type, value):
+    target = target_of(type, value)
+
+    with pytest.raises(Unsafe, match="keep list"):
+        list(gateway.plan("deny", target, soon(hours=1)))
+    with pytest.raises(Unsafe, match="keep list"):
+        gateway.apply(Command("deny", target, "allow", soon(hours=1)))
+
+
+def test_what_is_kept_since_is_let_in_again(city, gateway):
+    (command,) = gateway.plan("deny", address(), soon(hours=1))
+    gateway.apply(command)
+
+    later = Nftables(program=city.nft, keep=[address().value])
+    with pytest.raises(Unsafe, match="keep list"):
+        list(later.plan("deny", address(), soon(hours=1)))
+    with pytest.raises(Unsafe, match="keep list"):
+        later.apply(command)
+    assert later.probe(address()).is_applied
+    later.apply(Command("allow", address(), "deny", soon(hours=1), prior=command.prior))
+
+    assert not later.probe(address()).is_applied
 
 
 @pytest.mark.parametrize("after", [timedelta(), timedelta(seconds=-1), timedelta(days=400)])

@@ -135,7 +135,7 @@ def station(request, central) -> Iterator[StationSimulator]:
 
 @pytest.fixture
 def actuator(central) -> Ocpp:
-    return Ocpp(url=f"http://127.0.0.1:{central.port}", token="t0k", keep=["CP-AMBULANCE"])
+    return Ocpp(url=f"http://127.0.0.1:{central.port}", token="t0k")
 
 
 def undone(command: Command) -> Command:
@@ -217,8 +217,8 @@ def test_a_station_that_is_silent_or_away_is_asked_again_later(
         actuator.probe(Target("device", "CP-18"))
 
 
-@pytest.mark.parametrize("value", ["CP-AMBULANCE", "CP-99", "CP-17/../CP-18", "", *INJECTIONS])
-def test_stations_that_are_kept_or_unknown_are_refused(actuator, value):
+@pytest.mark.parametrize("value", ["CP-99", "CP-17/../CP-18", "", *INJECTIONS])
+def test_stations_that_are_unknown_are_refused(actuator, value):
     target = Target("device", value)
 
     with pytest.raises(Unsafe):
@@ -226,6 +226,23 @@ def test_stations_that_are_kept_or_unknown_are_refused(actuator, value):
     for verb in ("deny", "allow"):
         with pytest.raises(Unsafe):
             actuator.apply(Command(verb, target, "", UNTIL))
+
+
+def test_a_station_that_is_kept_is_left_alone_and_one_kept_since_comes_back(
+    station, central, actuator
+):
+    (command,) = actuator.plan("deny", CP, UNTIL)
+    actuator.apply(command)
+
+    later = Ocpp(url=f"http://127.0.0.1:{central.port}", token="t0k", keep=[CP.value])
+    with pytest.raises(Unsafe, match="keep list"):
+        list(later.plan("deny", CP, UNTIL))
+    with pytest.raises(Unsafe, match="keep list"):
+        later.apply(command)
+    assert later.probe(CP).is_applied
+    later.apply(Command("allow", CP, "deny", UNTIL, prior=command.prior))
+
+    assert not later.probe(CP).is_applied
 
 
 def test_who_does_not_know_the_secret_is_turned_away(central, station):

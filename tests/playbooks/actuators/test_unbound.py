@@ -156,12 +156,12 @@ def test_a_name_is_hidden_and_comes_back_as_it_was(resolver, actuator, target, v
 @pytest.mark.parametrize(
     "value",
     [
-        *("kept.example", "a.kept.example", "a.example", "EVIL.example", "evil.example."),
+        *("EVIL.example", "evil.example."),
         *("example", "1.0.0.127.in-addr.arpa", "printer.local", "a..example", "-c"),
         *INJECTIONS,
     ],
 )
-def test_names_that_are_kept_or_none_are_refused(resolver, actuator, value):
+def test_names_that_are_none_are_refused(resolver, actuator, value):
     target = Target("domain_name", value)
 
     for verb in ("deny", "redirect", "allow"):
@@ -169,6 +169,32 @@ def test_names_that_are_kept_or_none_are_refused(resolver, actuator, value):
             actuator.apply(Command(verb, target, "", UNTIL))
     with pytest.raises(Unsafe):
         list(actuator.plan("deny", target, UNTIL))
+
+
+@pytest.mark.parametrize("name", ["kept.example", "a.kept.example", "a.example"])
+def test_names_that_are_kept_are_not_hidden(actuator, name):
+    target = Target("domain_name", name)
+
+    with pytest.raises(Unsafe, match="keep list"):
+        list(actuator.plan("deny", target, UNTIL))
+    for verb in ("deny", "redirect"):
+        with pytest.raises(Unsafe, match="keep list"):
+            actuator.apply(Command(verb, target, "allow", UNTIL))
+
+
+def test_a_name_that_is_kept_since_is_answered_again(resolver, actuator):
+    (command,) = actuator.plan("deny", EVIL, UNTIL)
+    actuator.apply(command)
+
+    later = Unbound(program=resolver.control, keep=[EVIL.value])
+    with pytest.raises(Unsafe, match="keep list"):
+        list(later.plan("deny", EVIL, UNTIL))
+    with pytest.raises(Unsafe, match="keep list"):
+        later.apply(command)
+    assert later.probe(EVIL).is_applied
+    later.apply(Command("allow", EVIL, "deny", UNTIL, prior=command.prior))
+
+    assert not later.probe(EVIL).is_applied
 
 
 def test_a_name_within_a_zone_of_the_resolver_is_refused_since_its_neighbours_would_slip_out(
