@@ -33,7 +33,7 @@ from detectors.sigma.rule import Absence, Correlation, Rule, RuleSet
 from detectors.sigma.view import View
 from siem.pushdown import LITERALS_MAX, SOURCE, Pushed, Question, columns_of
 from siem.samples import alone
-from siem.store.archive import Look, Looking, whole_row
+from siem.store.archive import Look, Looking, quoted, whole_row
 from siem.store.distinct import Column, Raw, Values
 from siem.store.protocol import Document, Range
 
@@ -468,6 +468,8 @@ class _File:
         """Whether rows were read; to know its values is not to read them."""
         self.values = Values(path, look.rows, keep=keep)
         self._within = _within(span, held)
+        self._day = held[0].date() if held[0].date() == held[1].date() else None
+        """The day of all its events, if they are of one."""
         self._tables = 0
 
     def count(self) -> int:
@@ -549,18 +551,26 @@ class _File:
 
     def counted(self, would: str, deployed: str) -> Iterator[tuple[bool, bool, Any, str, int]]:
         """Matches of two versions by day and asset."""
-        present = [f"nullif(\"{name}\", '')" for name in ASSET_FIELDS if name in self.values.fields]
-        asset = f"coalesce({', '.join([*present, repr(NOBODY)])})"
+        some_day = f"DATE '{self._day}'" if self._day else 'CAST("@timestamp" AS DATE)'
+        asset = f"coalesce({', '.join([*self._assets(), quoted(NOBODY)])})"
         some = would if deployed in ("FALSE", would) else f"(({would}) OR ({deployed}))"
         # The same condition twice would be worked out twice.
         flags = "TRUE, TRUE" if would == deployed else f"({would}), ({deployed})"
         flags = "TRUE, FALSE" if deployed == "FALSE" else flags
         sql = (
-            f'SELECT {flags}, CAST("@timestamp" AS DATE), {asset}, count(*) FROM {self._table}'
+            f"SELECT {flags}, {some_day}, {asset}, count(*) FROM {self._table}"
             f" WHERE {some} AND {self._within} GROUP BY 1, 2, 3, 4"
         )
         for rows in self._parts(sql):
             yield from rows
+
+    def _assets(self) -> Iterator[str]:
+        """Columns that may name the asset; behind one that every event has, none is read."""
+        for name in ASSET_FIELDS:
+            if name in self.values.fields:
+                yield f"nullif(\"{name}\", '')"
+            if name in self.values.full:
+                return
 
     def newest(self, where: str) -> list[Document]:
         """The newest events for which a condition is true, whole."""

@@ -16,12 +16,21 @@ from functools import partial
 from typing import Any
 
 import msgspec
+from msgspec.structs import astuple
 
 from cityward.event import LogSource
 from detectors.sigma.condition import Condition, Group, Name, Not
 from detectors.sigma.filter import covers
 from detectors.sigma.load import compile_detection
-from detectors.sigma.matchers import Item, Placeholders, Test
+from detectors.sigma.matchers import (
+    Exists,
+    Item,
+    Null,
+    Placeholders,
+    Reference,
+    Test,
+    predicate_of,
+)
 from detectors.sigma.native import elsewhere
 from detectors.sigma.rule import Detection, Rule, Selection
 from detectors.sigma.view import View
@@ -35,6 +44,9 @@ TOGETHER_MAX = 200
 """The same for several columns together."""
 REMEMBERED_MAX = 50_000
 """Decisions on values that a line remembers over files."""
+
+FEW = 8
+"""Of more comparisons in a line, one look-up for all is quicker than each by itself."""
 
 SOURCE = tuple(Column(f"cw.logsource.{part}") for part in ("category", "product", "service"))
 OURS = "cw."
@@ -68,15 +80,27 @@ class Leaf:
     """One test, and the columns on which it depends; None for keywords: on any."""
 
     def __init__(
-        self, columns: tuple[Column, ...] | None, test: Callable[[Document], bool]
+        self,
+        columns: tuple[Column, ...] | None,
+        test: Callable[[Document], bool],
+        item: Item | None = None,
     ) -> None:
         self.columns = columns
         self._test = test
+        self._of_value = None if item is None else _of_value(item)
         self._decided: dict[tuple[tuple[Column, ...], Raw], bool] = {}
 
     def holds(self, columns: tuple[Column, ...], raw: Raw) -> bool:
         """Whether the test holds on an event of which only this is known."""
         return self._test(document_of(columns, raw))
+
+    def decider(self, columns: tuple[Column, ...]) -> Callable[[Raw], bool]:
+        """The same for many values; of texts and numbers of one column no event is made."""
+        of_value = self._of_value
+        if of_value is None or len(columns) > 1 or columns[0].key or not _is_plain(columns[0]):
+            return partial(self.holds, columns)
+        absent = self.holds(columns, (None,))
+        return lambda raw: absent if raw[0] is None else of_value(raw[0])
 
     def held(self, columns: tuple[Column, ...], raw: Raw) -> bool:
         """The same; texts and numbers are remembered, for the next file has them again."""
@@ -123,17 +147,27 @@ class Pushed:
         named = {column.field for each in columns if each is not None for column in each}
         return frozenset(named | {"@timestamp"})
 
-    def _leaf(self, columns: tuple[Column, ...] | None, test: Callable[[Document], bool]) -> Name:
-        self.leaves.append(Leaf(columns, test))
+    def _leaf(
+        self,
+        columns: tuple[Column, ...] | None,
+        test: Callable[[Document], bool],
+        item: Item | None = None,
+    ) -> Name:
+        self.leaves.append(Leaf(columns, test, item))
         return Name(str(len(self.leaves) - 1))
 
     def _source(self, wanted: LogSource) -> Condition:
+        """The log source, of which only the parts count that the rule names."""
+        columns = tuple(
+            column for column, part in zip(SOURCE, astuple(wanted), strict=True) if part
+        )
+
         def covered(document: Document) -> bool:
             return covers(
                 wanted, LogSource(*(document.get(one.field, "").lower() for one in SOURCE))
             )
 
-        return self._leaf(SOURCE, covered)
+        return self._leaf(columns, covered)
 
     def _after(self, day: date) -> Condition:
         name = f"after {day}"
@@ -162,7 +196,8 @@ class Pushed:
         if None not in asked:
             names = dict.fromkeys(name for one in asked for name in one or ())
             columns = dict.fromkeys(column for name in names for column in columns_of(name))
-            return self._leaf(tuple(columns), lambda document: selection.holds(View(document)))
+            test = partial(_holds, selection)
+            return self._leaf(tuple(columns), test, selection)
         # Keywords: a value anywhere satisfies a test, so each column is decided by itself.
         tests = tuple(self._leaf(None, partial(_is_found, test)) for test in selection.tests)
         found = Group(selection.every, tests)
@@ -172,6 +207,28 @@ class Pushed:
 def _filled(detection: Detection, one: Any, section: str, placeholders: Placeholders) -> Detection:
     """A detection with its placeholders filled in."""
     return compile_detection(one.document, section, placeholders) if one.needs else detection
+
+
+def _holds(item: Item, document: Document) -> bool:
+    return item.holds(View(document))
+
+
+def _of_value(item: Item) -> Callable[[Any], bool] | None:
+    """An item as a test on one value that is there; None if it looks at more, or at much."""
+    if len(item.comparisons) > FEW or any(
+        isinstance(one, (Exists, Null, Reference)) for one in item.comparisons
+    ):
+        return None
+    predicates = [predicate_of(one) for one in item.comparisons]
+    negated = item.negated
+    if len(predicates) == 1 and not negated:
+        return predicates[0]
+    some = all if item.every else any
+    return lambda value: some(predicate(value) for predicate in predicates) is not negated
+
+
+def _is_plain(column: Column) -> bool:
+    return column.kind in ("VARCHAR", "BIGINT", "DOUBLE", "BOOLEAN")
 
 
 def _is_found(test: Test, document: Document) -> bool:
@@ -244,7 +301,7 @@ class Question:
             index, columns = self._many[0]
             leaf = self._pushed.leaves[index]
             self._answers[self._many[0]] = self._sided(
-                columns, self._distinct(columns, found.may), partial(leaf.holds, columns)
+                columns, self._distinct(columns, found.may), leaf.decider(columns)
             )
 
     def _of(self, condition: Condition) -> Answer:

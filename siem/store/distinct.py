@@ -130,7 +130,9 @@ class _Kept(msgspec.Struct):
     """Bytes of the Parquet file: of another one, this says nothing."""
     rows: int
     fields: list[str]
-    """Columns that the Parquet file has."""
+    """Columns that the Parquet file has …"""
+    full: list[str]
+    """… and those of them that every row has."""
     counted: list[_Counted] = []
 
 
@@ -154,6 +156,7 @@ class Values:
         kept = _read(beside(path), self._size) if keep else None
         self._kept = kept or self._looked_at()
         self.fields = frozenset(self._kept.fields)
+        self.full = frozenset(self._kept.full)
         self._known = {one.columns: one.values for one in self._kept.counted}
 
     @property
@@ -200,10 +203,22 @@ class Values:
             _write(beside(self.path), msgspec.json.encode(kept))
 
     def _looked_at(self) -> _Kept:
-        names = self._rows(f"SELECT name FROM parquet_schema({quoted(str(self.path))})")
-        count = self._rows(f"SELECT count(*) FROM {self.table}")[0][0]
+        """What the end of the file says of all of it."""
+        file = quoted(str(self.path))
+        count = self._rows(f"SELECT num_rows FROM parquet_file_metadata({file})")[0][0]
+        columns = self._rows(
+            "SELECT split_part(path_in_schema, ', ', 1), sum(stats_null_count)"
+            f" FROM parquet_metadata({file}) GROUP BY 1"
+        )
+        known = [(name, nulls) for name, nulls in columns if name in COLUMNS]
         self._is_new = True
-        return _Kept(FORMAT, self._size, count, [name for (name,) in names if name in COLUMNS])
+        return _Kept(
+            format=FORMAT,
+            size=self._size,
+            rows=count,
+            fields=[name for name, _ in known],
+            full=[name for name, nulls in known if nulls == 0 and "[]" not in COLUMNS[name]],
+        )
 
 
 def beside(path: Path) -> Path:
