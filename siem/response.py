@@ -33,7 +33,7 @@ from siem.playbooks import Library, named
 from siem.proposals import OVER, Proposals, is_too_often
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Document, Events
-from siem.store.stages import staged
+from siem.store.stages import held_to, staged
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,8 @@ class Shelf:
     def _gate(self, run: Run, planned: Planned) -> Sequence[Check]:
         now = self._facts.at(self._runs.now(), run.id)
         consent = safety.Consent(plan=run.plan, approvals=run.approvals, asked_by=run.asked_by)
-        return safety.gate(planned, run.playbook, run.finding, now, consent)
+        playbook = held_to(run.playbook, self._stages.all())
+        return safety.gate(planned, playbook, run.finding, now, consent)
 
 
 class Response:

@@ -101,10 +101,20 @@ def staged(one: Playbook, said: Mapping[str, Staged]) -> Playbook:
     return msgspec.structs.replace(one, stage=min(stages, key=STRICTEST.index), called=called)
 
 
+def held_to(one: Playbook, said: Mapping[str, Staged]) -> Playbook:
+    """A run's playbook, no further than what was said of this very version since it began."""
+    every: tuple[Playbook | Called, ...] = (one, *one.called)
+    stages = (one.stage, *(said[other.id].stage for other in every if _is_said(other, said)))
+    return msgspec.structs.replace(one, stage=min(stages, key=STRICTEST.index))
+
+
+def _is_said(one: Playbook | Called, said: Mapping[str, Staged]) -> bool:
+    return one.id in said and said[one.id].version == one.version
+
+
 def _stage(one: Playbook | Called, said: Mapping[str, Staged]) -> Stage:
-    word = said.get(one.id)
-    if word is not None and word.version == one.version:
-        return word.stage
+    if _is_said(one, said):
+        return said[one.id].stage
     return "shadow" if one.stage == "live" and not one.waived_by else one.stage
 
 

@@ -12,13 +12,15 @@ from cityward import InputError, Unsafe
 from playbooks import playbook as files
 from playbooks import sign
 from playbooks.flow import new_run
-from playbooks.model import Playbook
+from playbooks.model import Action, Playbook
+from playbooks.playbook import SHIPPED_BY
 from playbooks.runner import Runner
 from siem import assembly, cli
 from siem.assets import from_settings
 from siem.commands import response
 from siem.config import load
 from siem.node import now_utc
+from siem.response import Shelf
 from siem.store.embedded import NodeDb
 from siem.store.stages import SHADOW_RUNS, staged
 from tests.playbooks.kit import NOON, Clock, Planner, allows, db_at, deny, playbook, run_of
@@ -89,6 +91,30 @@ def test_the_other_stages_need_no_runs_but_a_reason(db):
         assert staged(block(), db.stages.all()).stage == stage
     with pytest.raises(InputError, match="reason"):
         db.stages.put(block(), "draft", "eve", "  ", NOON)
+
+
+def test_a_run_goes_no_further_than_what_was_said_of_its_playbook_since(tmp_path):
+    file = tmp_path / "cityward.toml"
+    file.write_text(f'state_dir = "{tmp_path}/state"\n[response]\non = true\n')
+    settings = load(file)
+    db = assembly.db_of(settings, from_settings(settings), now_utc)
+    action = Action(
+        actuator="recorder", verb="deny", target={"type": "ipv4_net", "value": "192.0.2.7"}
+    )
+    step = msgspec.structs.replace(deny("block"), action=action)
+    one = playbook(step, stage="live", signed_by=SHIPPED_BY)
+    shelf, run = Shelf(settings, db, None), run_of(one, "x", NOON)  # type: ignore[arg-type]
+    planned = Planner({"recorder": Recorder(tmp_path / "device")}, now_utc)(run, one.steps["block"])
+
+    def why() -> str:
+        return shelf._gate(run, planned)[1].why
+
+    assert "shadow" not in why()
+    db.stages.put(one, "shadow", "eve", "it blocks partners", NOON)
+    assert "is in shadow" in why()
+    db.stages.put(block(version="2"), "draft", "eve", "another version", NOON)
+    assert "shadow" not in why()
+    db.close()
 
 
 def test_a_file_that_calls_itself_live_is_in_shadow_until_it_may(db):
