@@ -179,12 +179,7 @@ class Engine:
             route = self._routes.get(event.logsource) or self._route(event.logsource)
             if route.plan.rules:
                 route.sort_in(piles, place, event)
-        verdicts = {
-            place: verdict
-            for pile in piles.values()
-            for place, verdict in zip(pile.places, pile.verdicts(), strict=True)
-            if verdict
-        }
+        verdicts = dict(found for pile in piles.values() for found in pile.verdicts())
         self._spent_ns += perf_counter_ns() - start_ns
         for place in sorted(verdicts):
             matched, failed = verdicts[place]

@@ -87,6 +87,19 @@ class Failed:
     is_told = False
 
 
+def is_look_up(ask: Ask) -> bool:
+    """True if tables alone decide it."""
+    return all(
+        (isinstance(one, Like) and not one.cased and _is_whole(one.text))
+        or (isinstance(one, Number) and one.how == "eq" and not one.part)
+        for one in ask.comparisons
+    )
+
+
+def _is_whole(text: Text) -> bool:
+    return not text or (len(text) == 1 and isinstance(text[0], str))
+
+
 Held = frozenset[object]
 """Every `Ask` that holds, and the `Failed` of those that failed."""
 NOTHING: Held = frozenset()

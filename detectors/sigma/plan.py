@@ -7,21 +7,27 @@ for the rule to match, chosen so that few events have them; only rules with a wi
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from functools import cached_property
+from typing import Any, Generic, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
 from detectors.sigma.condition import Condition, Name, Not
-from detectors.sigma.find import Ask
+from detectors.sigma.find import Ask, is_look_up
 from detectors.sigma.matchers import Comparison, Item
 from detectors.sigma.rule import Detection, Selection
 
+GATED_FROM = 8
+"""A field that so many rules begin with is looked at first."""
+
 Question = tuple["str | None", frozenset[Comparison]]
 Rule = TypeVar("Rule", bound="Planned")
-Verdict = tuple[()] | tuple[tuple[Rule, ...], tuple[Rule, ...]]
-"""Rules that match and rules that failed; empty if there are none of either."""
+Spoken = tuple[tuple[Rule, ...], tuple[Rule, ...]]
+"""Rules that match, and rules that failed."""
+Verdict = tuple[()] | Spoken[Rule]
+"""Empty if there are none of either."""
 Truth = Callable[[AbstractSet[Any]], bool]
 """Whether a tree is true, given the asks that hold."""
 
@@ -155,6 +161,36 @@ class Planned:
         self.failures = frozenset(ask.failed for ask in self.asks)
 
 
+class Gates(NamedTuple):
+    """Fields that are looked at first, and what they say of the others.
+
+    Many rules begin with a number of the event; what they ask of other fields matters only to
+    events that have it.
+    """
+
+    first: frozenset[str]
+    always: frozenset[object]
+    """What is looked at in any case: fields, None for keywords, asks that compare fields."""
+    opened: Mapping[object, AbstractSet[object]]
+    """What is looked at, too, if an ask holds."""
+
+    def needed(self, held: Iterable[object]) -> frozenset[object]:
+        """What is looked at where this holds of the first fields."""
+        return self.always.union(*(self.opened[one] for one in held if one in self.opened))
+
+
+def _gate(tree: Tree, fields: AbstractSet[str]) -> frozenset[Ask] | None:
+    """Asks of these fields of which one must hold for the tree to be true; None: there are none."""
+
+    def cost(leaf: Leaf) -> int:
+        return 1 if isinstance(leaf, Ask) and leaf.field in fields else 1_000_000
+
+    found = tree.witnesses(cost)
+    if found is None or sum(map(cost, found)) >= 1_000_000:
+        return None
+    return frozenset(leaf for leaf in found if isinstance(leaf, Ask))
+
+
 class Plan(Generic[Rule]):
     """The rules of a log source."""
 
@@ -176,6 +212,32 @@ class Plan(Generic[Rule]):
                 self._always.append(number)
             for one in (*(witnesses or ()), *rule.failures):
                 self._watched[one].append(number)
+
+    @cached_property
+    def gates(self) -> Gates:
+        """What decides which fields have to be looked at."""
+        plain = {
+            field
+            for field, asks in self.fields.items()
+            if field is not None and all(map(is_look_up, asks))
+        }
+        used = Counter(
+            field
+            for rule in self.rules
+            for field in {ask.field for ask in _gate(rule.tree, plain) or ()}
+            if field is not None
+        )
+        first = frozenset(field for field, count in used.items() if count >= GATED_FROM)
+        always: set[object] = {Expired}
+        opened: dict[object, set[object]] = defaultdict(set)
+        for rule in self.rules:
+            looks_at = {ask if ask.others else ask.field for ask in rule.asks}
+            gate = _gate(rule.tree, first)
+            if gate is None:
+                always |= looks_at
+            for ask in gate or ():
+                opened[ask] |= looks_at
+        return Gates(first, frozenset(always), opened)
 
     def decide(self, held: AbstractSet[object]) -> Verdict[Rule]:
         """The rules that match where this holds, and those that cannot be decided."""

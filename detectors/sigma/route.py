@@ -19,7 +19,7 @@ from detectors.sigma.knowledge import SAME, Knowledge, Library
 from detectors.sigma.matchers import test_of
 from detectors.sigma.memory import Memory
 from detectors.sigma.native import elsewhere
-from detectors.sigma.plan import Plan, Rule, Verdict
+from detectors.sigma.plan import Expired, Plan, Rule, Spoken, Verdict
 from detectors.sigma.view import THEIRS, TIME, View, taker
 
 Row = Mapping[str, Any]
@@ -31,19 +31,44 @@ Column = Callable[[Sequence[Event]], Iterable[Held]]
 _LISTS = frozenset({list, tuple})
 
 
-class Layout(Generic[Rule]):
-    """How events are looked at that name the same fields, with values of the same types."""
+Known = tuple[int, Callable[[Any], Held]]
+"""A place among the values that are taken from an event, and who knows what holds there."""
+
+
+class Step(Generic[Rule]):
+    """What is looked at, and what the answers together say."""
 
     def __init__(
         self,
-        fields: Sequence[tuple[int, Callable[[Any], Held]]],
+        fields: Sequence[Known],
         columns: Sequence[Column],
         decided: Mapping[tuple[Held, ...], Verdict[Rule]],
     ) -> None:
         self.fields = fields
-        """Places among the values that are taken from an event, and who knows what holds there."""
         self.columns = columns
         self.decided = decided
+
+    def verdicts(
+        self, values: Sequence[Values], events: Sequence[Event]
+    ) -> Iterator[Verdict[Rule]]:
+        """What the plan says of each event."""
+        by_field = [*zip(*values, strict=True)]
+        held: list[Iterable[Held]] = [map(known, by_field[place]) for place, known in self.fields]
+        held += [column(events) for column in self.columns]
+        if not held:
+            held.append(repeat(NOTHING, len(events)))
+        return map(self.decided.__getitem__, zip(*held, strict=True))
+
+
+class Layout(Generic[Rule]):
+    """How events are looked at that name the same fields, with values of the same types."""
+
+    def __init__(
+        self, first: Sequence[Known], steps: Mapping[tuple[Held, ...], Step[Rule]]
+    ) -> None:
+        self.first = first
+        self.steps = steps
+        """What is looked at next, by what holds of the first fields."""
 
 
 class Nested:
@@ -79,14 +104,32 @@ class Pile(Generic[Rule]):
         self.events: list[Event] = []
         self.values: list[Values] = []
 
-    def verdicts(self) -> Iterator[Verdict[Rule]]:
-        """What the plan says of each event."""
+    def verdicts(self) -> Iterator[tuple[int, Spoken[Rule]]]:
+        """Places of events that rules match or fail on, and those rules."""
+        if not self.layout.first:
+            yield from self._step((), range(len(self.places)))
+            return
         by_field = [*zip(*self.values, strict=True)]
-        held: list[Iterable[Held]] = [
-            map(known, by_field[place]) for place, known in self.layout.fields
-        ]
-        held += [column(self.events) for column in self.layout.columns]
-        return map(self.layout.decided.__getitem__, zip(*held, strict=True))
+        keys = zip(
+            *(map(known, by_field[place]) for place, known in self.layout.first), strict=True
+        )
+        alike: dict[tuple[Held, ...], list[int]] = {}
+        for number, key in enumerate(keys):
+            alike.setdefault(key, []).append(number)
+        for key, numbers in alike.items():
+            yield from self._step(key, numbers)
+
+    def _step(
+        self, key: tuple[Held, ...], numbers: Sequence[int]
+    ) -> Iterator[tuple[int, Spoken[Rule]]]:
+        values, events = self.values, self.events
+        if len(numbers) < len(events):
+            values = [values[number] for number in numbers]
+            events = [events[number] for number in numbers]
+        verdicts = self.layout.steps[key].verdicts(values, events)
+        for number, verdict in zip(numbers, verdicts, strict=True):
+            if verdict:
+                yield self.places[number], verdict
 
 
 Piles = dict[int, Pile[Rule]]
@@ -216,38 +259,49 @@ class Route(Generic[Rule]):
                 rule.never_seen.discard(field)
         absent = [held for field, held in self._missing.items() if field not in named]
         missing = NOTHING.union(*absent)
-        fields: list[tuple[int, Callable[[Any], Held]]] = []
-        columns = [*self._columns(named, texts)]
+        first: list[Known] = []
+        later: list[tuple[str, Known]] = []
+        columns: list[tuple[object, Column]] = [*self._columns(named, texts)]
+        gates = self.plan.gates
         for field, several in self._fields.items():
             if field in named:
                 name = named[field][1]
                 for one in several:
                     if name not in places:
-                        columns.append(_time_column(one))
-                    elif kinds[name] in SAME:
-                        fields.append((places[name], one.known.__getitem__))
+                        columns.append((field, _time_column(one)))
+                        continue
+                    look_up = one.known.__getitem__ if kinds[name] in SAME else one.of
+                    if field in gates.first:
+                        first.append((places[name], look_up))
                     else:
-                        fields.append((places[name], one.of))
-        if not fields and not columns:
-            columns.append(lambda events: repeat(NOTHING, len(events)))
-        decide = self.plan.decide
-        decided: Memory[tuple[Held, ...], Verdict[Rule]] = Memory(
-            self._room, lambda key: decide(missing.union(*key))
-        )
-        return Layout(fields, columns, decided)
+                        later.append((field, (places[name], look_up)))
+        decide, room = self.plan.decide, self._room
 
-    def _columns(self, named: Container[str], texts: Texts | None) -> Iterator[Column]:
-        """Columns that look at more of an event than one field."""
+        def step(key: tuple[Held, ...]) -> Step[Rule]:
+            held = missing.union(*key)
+            needed = gates.needed(held)
+            return Step(
+                [known for field, known in later if field in needed],
+                [column for what, column in columns if what in needed],
+                Memory(room, lambda key: decide(held.union(*key))),
+            )
+
+        return Layout(first, Memory(room, step))
+
+    def _columns(
+        self, named: Container[str], texts: Texts | None
+    ) -> Iterator[tuple[object, Column]]:
+        """Columns that look at more of an event than one field, and what in a rule needs them."""
         if (words := self._keywords) is not None:
             texts_of = every_text if texts is None else texts.of
-            yield lambda events: [words.held(texts_of(event), event) for event in events]
+            yield None, lambda events: [words.held(texts_of(event), event) for event in events]
         for ask in self._references:
             if ask.field in named and any(other in named for other in ask.others):
-                yield _reference(ask)
+                yield ask, _reference(ask)
         if expiries := self.plan.expiries:
             days = [one.at for one in expiries]
             past = [frozenset[object](expiries[:count]) for count in range(len(expiries) + 1)]
-            yield lambda events: [past[bisect_right(days, event.time)] for event in events]
+            yield Expired, lambda events: [past[bisect_right(days, event.time)] for event in events]
 
 
 def _time_column(knowledge: Knowledge) -> Column:
