@@ -188,7 +188,8 @@ def detectors_of(settings: Settings, rules: RuleSet) -> list[Detector]:
     from detectors.anomaly.surprise import Surprise
     from detectors.sigma.engine import Engine
 
-    engine = Engine(rules)
+    state = settings.state_path
+    engine = Engine(rules, databases=state / "words" if state.is_dir() else None)
     if not settings.models.on:
         return [engine]
     quiet = [LEARNT, *(one.id for one in settings.source if one.quiet_ok)]

@@ -173,6 +173,21 @@ class Engine:
             yield from self._detect(events[start : start + BATCH])
 
     def _detect(self, events: Sequence[Event]) -> Iterator[Finding]:
+        for place, matched in self._matched_by(events):
+            view = View.of(events[place])
+            for active in matched:
+                yield from self._spoken(active, events[place], view)
+
+    def matched(self, events: Sequence[Event]) -> Iterator[tuple[int, list[Rule]]]:
+        """Places of the events that rules match, and these; nothing is said of it.
+
+        For who counts or looks back: correlations do not see these events.
+        """
+        for start in range(0, len(events), BATCH):
+            for place, matched in self._matched_by(events[start : start + BATCH]):
+                yield start + place, [active.rule for active in matched]
+
+    def _matched_by(self, events: Sequence[Event]) -> Iterator[tuple[int, tuple[_Active, ...]]]:
         start_ns = perf_counter_ns()
         piles: Piles[_Active] = {}
         for place, event in enumerate(events):
@@ -185,10 +200,9 @@ class Engine:
             matched, failed = verdicts[place]
             for active in failed:
                 self._failed(active)
-            view = View.of(events[place])
             for active in matched:
                 active.matches += 1
-                yield from self._matched(active, events[place], view)
+            yield place, matched
 
     def _failed(self, active: _Active) -> None:
         """A rule that fails is passed over, so that it does not silence the others."""
@@ -196,7 +210,7 @@ class Engine:
         if active.faults == 1:
             log.error("Rule %s fails on an event.", active.rule.id)
 
-    def _matched(self, active: _Active, event: Event, view: View) -> Iterator[Finding]:
+    def _spoken(self, active: _Active, event: Event, view: View) -> Iterator[Finding]:
         rule = active.rule
         if rule.id not in self._silent:
             filters = active.filters_at(event.time)

@@ -118,11 +118,14 @@ class Texts:
         texts = [value for value in values if type(value) is str]
         if not self._skipped.issuperset(kinds):
             for value in values:
-                if type(value) is list and all(type(one) is str for one in value):
+                kind = type(value)
+                if kind in self._skipped:
+                    continue
+                if kind is list and all(type(one) is str for one in value):
                     texts += value
-                elif type(value) in _NUMBERS:
+                elif kind in _NUMBERS:
                     texts.append(text_of(value))
-                elif type(value) not in self._skipped:
+                else:
                     return every_text(event)
         if self._with_time:
             texts.append(text_of(event.time))

@@ -223,3 +223,15 @@ def test_databases_are_kept_and_only_believed_if_they_are_ours(tmp_path: Path) -
     kept.write_bytes(b"")
     kept.chmod(0o666)
     assert matches() == 1
+
+
+def test_what_matches_can_be_asked_without_findings() -> None:
+    one = engine(MANY)
+
+    found = list(one.matched([event(f="evil", g="x"), event(f="a"), event(f="bad", g="x")]))
+
+    assert [(place, [rule.title for rule in rules]) for place, rules in found] == [
+        (0, ["T"]),
+        (2, ["T"]),
+    ]
+    assert one.states()[0].matches == 2
