@@ -379,14 +379,16 @@ def conditions(
 
 
 def diff(before: str, after: str) -> list[tuple[str, str]]:
-    """Lines that differ, each with `add`, `del`, `hd` (a gap) or nothing before it."""
+    """Lines that differ and their neighbours, each with `add`, `del`, `gap` or nothing."""
     old, new = before.splitlines(), after.splitlines()
     if old == new:
         return []
     if max(len(old), len(new)) > DIFF_MAX:
-        return [("hd", f"longer than {DIFF_MAX:,} lines: not compared")]
-    kinds = {"+": "add", "-": "del", "@": "hd"}
+        return [("gap", f"longer than {DIFF_MAX:,} lines: not compared")]
+    kinds = {"+": "add", "-": "del", "@": "gap"}
     lines = list(difflib.unified_diff(old, new, lineterm="", n=2))[2:]
+    if lines[0].startswith(("@@ -1", "@@ -0")):
+        del lines[0]  # nothing is left out before the first line
     return [(kinds.get(line[:1], ""), "…" if line.startswith("@@") else line[1:]) for line in lines]
 
 

@@ -89,8 +89,11 @@ export class Editor {
 
   mark(marks) {
     this.marks = new Map();
-    for (const one of marks) {
-      if (one.line && this.marks.get(one.line)?.severity !== "error") this.marks.set(one.line, one);
+    for (const line of new Set(marks.map((one) => one.line))) {
+      const here = marks.filter((one) => one.line === line);
+      const worst = here.find((one) => one.severity === "error") ?? here[0];
+      const more = here.length > 1 ? `; ${here.length - 1} more` : "";
+      this.marks.set(line, { severity: worst.severity, what: worst.what + more });
     }
     this.draw();
   }

@@ -51,7 +51,7 @@ def test_from_a_finding_in_two_clicks_to_a_filter_that_counts(
     assert f'href="/filters/new?finding={id}"' in finding
 
     form = client.get(f"/filters/new?finding={id}").text
-    assert "1 findings of the last 30 days whole" in form
+    assert "1 finding of the last 30 days whole, 0 in part" in form
     assert 'name="field" value="source.ip" checked' in form
     done = client.post("/filters/add", data=fill(client, node))
 
