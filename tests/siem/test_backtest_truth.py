@@ -280,14 +280,15 @@ def documents(draw: st.DrawFn) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def some(tmp_path_factory: pytest.TempPathFactory) -> Stored:
-    """Four hours around midnight, in two files and the spool."""
-    moved = timedelta(hours=17)
-    found = random_events(600, seed=1)
+    """Half an hour around midnight, in a file and the spool."""
+    moved = timedelta(hours=17, minutes=40)
+    found = random_events(300, seed=1)
     for one in found:
         one["@timestamp"] += moved
-    return Stored(tmp_path_factory.mktemp("events"), found, files=2)
+    return Stored(tmp_path_factory.mktemp("events"), found, files=1)
 
 
+@pytest.mark.slow
 @settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
