@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cityward.errors import CitywardError
 from siem.console.protocol import Sample, Samples
 from siem.store.protocol import RuleState
+
+if TYPE_CHECKING:
+    from detectors.sigma.rule import RuleSet
 
 log = logging.getLogger(__name__)
 
@@ -20,8 +24,8 @@ KEPT = 500
 class Runs:
     """Runs samples, one rule after the other."""
 
-    def __init__(self, folders: Sequence[Path]) -> None:
-        self._folders = folders
+    def __init__(self, rules: Callable[[], RuleSet]) -> None:
+        self._rules = rules
         self._known: OrderedDict[tuple[str, int, int], Samples] = OrderedDict()
         self._turn = threading.Lock()
 
@@ -43,14 +47,13 @@ class Runs:
         return found
 
     def _run(self, rule: RuleState, file: Path, cases: Path) -> Samples:
-        from detectors.sigma.load import load_folder
         from detectors.sigma.samples import read_samples
         from siem import samples as runs
 
         if not cases.is_file():
             return Samples(cases.name, reason="No samples stand beside the rule.")
         try:
-            rules = load_folder(*self._folders)
+            rules = self._rules()
             one = next((each for each in rules.speaking() if each.id == rule.id), None)
             if one is None:
                 return Samples(cases.name, reason="The rule cannot be loaded.")

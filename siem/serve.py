@@ -45,7 +45,7 @@ class Served:
     def __init__(self, settings: Settings, clock: Clock = now_utc, file: str = "") -> None:
         self._settings = settings
         self._file = file
-        self._samples = Runs(ruleset.rule_folders(settings))
+        self._samples = Runs(lambda: ruleset.rules_of(settings, self._db))
         self._clock = clock
         self._events = assembly.events_of(settings, clock, write=False)
         self._db = assembly.db_of(settings, from_settings(settings), clock)

@@ -315,6 +315,7 @@ class Tuner:
             "id": str(uuid.uuid4()),
             "description": f"Made from finding {finding['finding.id']}.",
             "author": by,
+            "taxonomy": "cityward",
             "logsource": {name: value for name, value in source.items() if value},
             "filter": {
                 "rules": [one.id for one in rules],

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from detectors.sigma.load import load_folder
 from siem.config import Settings, Source
 from siem.console.first import lines_of
 from siem.hearing import hearing, interfaces, why_silent
@@ -134,7 +135,7 @@ def test_samples_run_once_until_the_rule_changes(tmp_path: Path) -> None:
     file = tmp_path / "rule.yml"
     id_ = next(line[4:] for line in file.read_text().splitlines() if line.startswith("id: "))
     rule = RuleState(id=id_, title="x", level="low", state="on", file=f"{file}:1")
-    runs = Runs([tmp_path])
+    runs = Runs(lambda: load_folder(tmp_path))
 
     before, made = runs.of(rule, run=False), runs.of(rule, run=True)
     again = runs.of(rule, run=False)
