@@ -90,11 +90,6 @@ def load_folder(
     return _load(files, over or {}, compiled, Pipelines(pipelines), progress)
 
 
-def load_file(*files: Path) -> RuleSet:
-    """Load files; what they refer to must be among them."""
-    return _load(files, {}, None, Pipelines(()), None)
-
-
 def load_text(text: str | bytes, file: str = "<text>") -> RuleSet:
     """Load the documents of a text."""
     given = _rules_of(text, file, Pipelines(()))
