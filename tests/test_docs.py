@@ -135,6 +135,9 @@ def test_the_rule_of_the_page_passes_and_speaks(tmp_path):
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "203.0.113.7 logged in to gw-7 as root; ask who it was." in done.stdout
+    assert "Not Root logged in by password counts as version 1" in done.stderr
+    assert "It would have spoken" in done.stdout
+    assert "a thief, not a mistake" in done.stdout
 
 
 def test_the_page_of_sensors_runs(tmp_path):

@@ -105,7 +105,7 @@ def add(
             text = _read(file)
         examined = tuner.examine(text)
         hidden = tuner.hides(text, now)
-        print(visible(text), file=sys.stderr)
+        print(*map(visible, text.splitlines()), sep="\n", file=sys.stderr)
         rows = [
             {
                 "time": one.time,
@@ -118,7 +118,8 @@ def add(
         ]
         streams.write(rows, streams.form_for(output, sys.stdout), HIDDEN_COLUMNS)
         whole = sum(one.is_whole for one in hidden)
-        _say(f"{whole:,} findings of the last 30 days would be gone, {len(hidden) - whole:,} less.")
+        some = "1 finding" if whole == 1 else f"{whole:,} findings"
+        _say(f"{some} of the last 30 days would be gone, {len(hidden) - whole:,} less.")
         return _deployed(tuner, examined, reason, yes)
 
 
