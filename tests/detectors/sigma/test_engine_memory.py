@@ -235,3 +235,17 @@ def test_what_matches_can_be_asked_without_findings() -> None:
         (2, ["T"]),
     ]
     assert one.states()[0].matches == 2
+
+
+def test_regular_expressions_together_say_what_each_says_alone() -> None:
+    written = [("^a", ""), ("b$", ""), ("A.B", "s"), ("^b$", "m"), ("x|y", ""), ("(?i)k", "")]
+    written += [("[äÄ]", "i"), (r"\Qa.b", ""), (r"\AZ", ""), ("z*", ""), ("s", "i"), ("(a", "")]
+    written += [(f"n{number}", "i") for number in range(20)]
+    regexes = [Regex(pattern, flags) for pattern, flags in written if pattern != "(a"]
+    asks = {Ask("f", frozenset({one})): one for one in regexes}
+    finder = Finder(asks, Databases())
+
+    for seen in ["", "a", "xb", "A\nB", "a\nb\nc", "K", "\u212a", "Ä", "a.b", "Z", "\u017f", "N7"]:
+        assert finder.held([seen]) == {
+            ask for ask, one in asks.items() if find.predicate_of(one)(seen)
+        }
