@@ -33,7 +33,7 @@ from detectors.sigma.matchers import (
     predicate_of,
     test_of,
 )
-from detectors.sigma.texts import Sign, Text
+from detectors.sigma.texts import Sign, Text, dashes_written_out, normal
 from detectors.sigma.view import View, text_of
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,9 @@ SAMPLED = 8
 
 TOGETHER = 8
 """So many regular expressions are first looked for as one."""
+
+DASHED_MAX = 2
+"""A text with so many dashes is as many texts as there are kinds of dashes."""
 
 EDGE = b"\xff"
 """Stands before and behind a value: no text has this byte in UTF-8."""
@@ -162,6 +165,10 @@ class Finder:
                 self._words[whole.lower()].append((ask, predicate_of(one) if cased else None))
                 if (number := number_of(whole)) is not None:
                     self._counts[number].append((ask, None))
+            case Like(text, cased) if Sign.MANY in text and 0 < text.count(Sign.DASH) <= DASHED_MAX:
+                for plain in dashes_written_out(text):
+                    self._add(ask, Like(normal(plain, cased=True), cased))
+                return
             case Like(text, cased) if found := part_of(text, cased):
                 word, is_enough = found
                 self._parts[word].append((ask, None if is_enough else predicate_of(one)))

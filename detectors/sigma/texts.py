@@ -116,13 +116,13 @@ def _plain_bytes(text: Text) -> bytes:
 
 
 def _base64(text: Text) -> Iterator[Text]:
-    for plain in _dashes_written_out(text):
+    for plain in dashes_written_out(text):
         yield (base64.b64encode(_plain_bytes(plain)).decode(),)
 
 
 def _base64_offset(text: Text) -> Iterator[Text]:
     """The three forms a text has within base64, without the characters its neighbours change."""
-    for plain in _dashes_written_out(text):
+    for plain in dashes_written_out(text):
         data = _plain_bytes(plain)
         for offset in range(3):
             start = (0, 2, 3)[offset]
@@ -130,7 +130,8 @@ def _base64_offset(text: Text) -> Iterator[Text]:
             yield (base64.b64encode(b" " * offset + data)[start:end].decode(),)
 
 
-def _dashes_written_out(text: Text) -> Iterator[Text]:
+def dashes_written_out(text: Text) -> Iterator[Text]:
+    """The texts that a text with dashes of any kind stands for."""
     choices = [DASHES if part is Sign.DASH else (part,) for part in text]
     bound(choices)
     yield from itertools.product(*choices)
@@ -140,7 +141,7 @@ def _encode(codec: str, mark: bytes = b"") -> Callable[[Text], Iterator[Text]]:
     """Each word as the bytes of an encoding; what is no UTF-8 is kept for a base64 behind it."""
 
     def step(text: Text) -> Iterator[Text]:
-        for plain in _dashes_written_out(text):
+        for plain in dashes_written_out(text):
             marked: Text = (mark.decode("utf-8", "surrogateescape"),) if mark else ()
             yield marked + tuple(
                 part

@@ -249,3 +249,19 @@ def test_regular_expressions_together_say_what_each_says_alone() -> None:
         assert finder.held([seen]) == {
             ask for ask, one in asks.items() if find.predicate_of(one)(seen)
         }
+
+
+def test_dashes_of_any_kind_are_words_to_look_for() -> None:
+    texts = [
+        (Sign.MANY, " ", Sign.DASH, "enc", Sign.MANY),
+        (Sign.DASH, "a ", Sign.DASH, "b", Sign.MANY),
+        (Sign.DASH, "5"),
+        (Sign.MANY, Sign.DASH, "c", Sign.ONE, "d"),
+    ]
+    asks = {Ask("f", frozenset({one})): one for one in (Like(text) for text in texts)}
+    finder = Finder(asks, Databases())
+
+    for seen in ["x /ENC y", "x \u2015enc", "x enc", "-a /b c", "-a b", "/5", -5, "x-cxd", "-cd"]:
+        assert finder.held([seen]) == {
+            ask for ask, one in asks.items() if find.predicate_of(one)(seen)
+        }
