@@ -24,6 +24,7 @@ from siem.console.triage import text
 from siem.console.view import Chip, View, chart, path_of, share
 from siem.store.protocol import OFF_IN_SETTINGS, Findings, Range, RuleState, Switch
 from siem.store.query import quoted
+from siem.store.rulebook import Draft
 
 SORTS = ("title", "level", "state", "evaluated", "matches", "noise", "share")
 CHARTED = timedelta(days=30)
@@ -88,6 +89,7 @@ class Rules:
             states=Counter(rule.state for rule in every),
             noise=noise,
             quiet=QUIET,
+            drafts=self._drafts(every) if session.may("switch") else [],
             query_hint="Title, id, technique or log source",
         )
 
@@ -135,6 +137,11 @@ class Rules:
             filters=self.node.tuning.filters(rule.id) if rule.kind == "rule" else (),
             protected=self.node.tuning.protected(rule.id),
         )
+
+    def _drafts(self, rules: Sequence[RuleState]) -> list[tuple[Draft, str]]:
+        """What people write on, newest first, with what it is called now."""
+        titles = {one.id: one.title for one in rules}
+        return [(one, titles.get(one.document, "a new one")) for one in self.node.tuning.drafts()]
 
     def _found(self, session: Session, rule: RuleState) -> dict[str, Any]:
         """What it found in 30 days, and how often people said that it was right."""

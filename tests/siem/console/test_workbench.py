@@ -262,6 +262,9 @@ def test_a_draft_is_discarded(node: FakeNode, signed_in: Enter) -> None:
     client = signed_in(ENGINEER)
     node.tuning.save(LOUDER, SAMPLES, OTHER)
     assert "draft of e.ngineer" in client.get(EDIT).text
+    listed = client.get("/rules").text
+    assert "1 draft waits" in listed
+    assert f'href="{EDIT}"' in listed
 
     done = post(client, act="discard", text=LOUDER)
 
