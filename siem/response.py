@@ -108,10 +108,14 @@ class Response:
         shelf: Which playbooks there are.
         runner: Makes transitions.
         undoer: Makes those of the thread that undoes; its actuators are no other thread's.
+        is_on: False: nothing begins any more, and what is in force is undone in its time.
     """
 
-    def __init__(self, db: NodeDb, shelf: Shelf, runner: Runner, undoer: Runner) -> None:
+    def __init__(
+        self, db: NodeDb, shelf: Shelf, runner: Runner, undoer: Runner, *, is_on: bool = True
+    ) -> None:
         self._db = db
+        self._is_on = is_on
         self._shelf = shelf
         self._proposals = Proposals(db, shelf)
         self._runner = runner
@@ -125,7 +129,8 @@ class Response:
     def start(self) -> None:
         """Follow the findings from now on, and go on with what is open."""
         self.begin()
-        for turn, name in ((self.turn, "response"), (self.undo, "undoing")):
+        turns = ((self.turn, "response"), (self.undo, "undoing"))
+        for turn, name in turns if self._is_on else turns[1:]:
             thread = threading.Thread(target=self._turns, args=(turn,), name=name, daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -230,13 +235,17 @@ def run_id(playbook: Playbook, finding: Mapping[str, Any]) -> str:
 
 
 def response_of(settings: Settings, db: NodeDb, events: Events) -> Response | None:
-    """The driver of a node, not yet started; None: responses are off.
+    """The driver of a node, not yet started; None: responses are off, and nothing is in force.
 
     Raises:
         ConfigError: an actuator is set up wrongly, or the password of Redis is not there.
     """
-    if not settings.response.on:
+    is_on, held = settings.response.on, len(db.runs.in_force())
+    if is_on:
+        redis_password(settings)
+    elif held:
+        log.warning("Responses are off; %d effects that are in force are undone in time.", held)
+    else:
         return None
-    redis_password(settings)
-    shelf = Shelf(settings, db, events)
-    return Response(db, shelf, shelf.runner(), Shelf(settings, db, events).runner())
+    shelf, undoing = Shelf(settings, db, events), Shelf(settings, db, events)
+    return Response(db, shelf, shelf.runner(), undoing.runner(), is_on=is_on)

@@ -86,7 +86,7 @@ def run(*, config: ConfigFile = None, path_only: bool = False) -> int:
 
 
 def _response_of(settings: Settings, node: Node) -> Response | None:
-    if not settings.response.on:
+    if not settings.response.on and not node.db.runs.in_force():
         return None
     from siem.response import response_of
 

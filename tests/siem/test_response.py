@@ -16,7 +16,7 @@ from playbooks.runner import Runner
 from siem import config
 from siem.actuators import actuators_of
 from siem.refusals import ResponseWatch
-from siem.response import Response, run_id
+from siem.response import Response, response_of, run_id
 from siem.store.protocol import Document
 from tests.playbooks.kit import (
     Clock,
@@ -245,3 +245,35 @@ def test_the_id_of_a_run_is_of_its_playbook_and_finding():
     book = playbook(deny("block"))
 
     assert run_id(book, {"finding.id": "a"}) != run_id(book, {"finding.id": "b"})
+
+
+def test_what_is_in_force_is_undone_though_responses_were_switched_off(node):
+    node.find("a")
+    node.turn()
+    assert node.device.denied() == {"a/block"}
+    node.find("b")
+    shelf: Any = Shelf(node.db, playbook(deny("block")))
+    off = Response(node.db, shelf, node.runner, node.runner, is_on=False)
+
+    off.start()
+    node.clock.turn(hours=2)
+    wait_until(lambda: node.device.denied() == set())
+    off.stop()
+
+    (run,) = node.db.runs.all()
+    assert run.finding["rule.id"] == "a"
+    assert node.db.runs.in_force() == []
+
+
+def test_a_node_whose_responses_are_off_has_a_driver_only_while_something_is_in_force(
+    node, tmp_path
+):
+    settings = config.Settings(state_dir=str(tmp_path))
+    assert response_of(settings, node.db, None) is None  # type: ignore[arg-type]
+    node.find("a")
+    node.turn()
+
+    made = response_of(settings, node.db, None)  # type: ignore[arg-type]
+
+    assert made is not None
+    assert made._is_on is False
