@@ -290,7 +290,7 @@ def some(tmp_path_factory: pytest.TempPathFactory) -> Stored:
 
 @pytest.mark.slow
 @settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(texts=documents(), small=st.booleans())
 def test_a_random_rule_matches_the_same_events(
