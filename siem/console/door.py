@@ -37,6 +37,12 @@ TRIAGE: Keys = (
     ("i", "to an incident"),
     ("f", "a filter from this"),
 )
+WORKBENCH: Keys = (
+    ("Ctrl Space", "words that fit"),
+    ("Ctrl S", "save the draft"),
+    ("Ctrl Z", "undo"),
+    ("Esc", "leave the text"),
+)
 
 
 def keys_of(shell: Shell) -> list[tuple[str, Keys]]:
@@ -46,6 +52,8 @@ def keys_of(shell: Shell) -> list[tuple[str, Keys]]:
     groups.append(("Lists", LISTS))
     if any(one.part == "findings" for one in shell.nav):
         groups.append(("Findings", TRIAGE))
+    if any(one.part == "rules" for one in shell.nav):
+        groups.append(("Rule workbench", WORKBENCH))
     return groups
 
 
