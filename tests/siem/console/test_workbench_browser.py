@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, Dialog, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Dialog, Page, expect
 
 from siem import assembly
 from siem.node import document
@@ -19,6 +19,7 @@ EDIT = f"/rules/{RULE_ID}/edit"
 LINE = "2026-01-05T10:00:00Z gw sshd[7]: Failed password for root from 192.0.2.7 port 4000 ssh2"
 ENGINEER = "b.oth"
 SLOW_MS = 15_000
+LOOKS: tuple[tuple[int, Literal["dark", "light"]], ...] = ((390, "dark"), (1440, "light"))
 
 
 def tuned() -> fake.FakeNode:
@@ -117,33 +118,33 @@ def test_a_line_is_tried_and_a_preview_asked_for(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("width", "theme"), [(390, "dark"), (1440, "light")])
-def test_axe_finds_nothing(width: int, theme: Any, browser: Browser, serve: Serve) -> None:
+def test_axe_finds_nothing(page: Page, context: BrowserContext, serve: Serve) -> None:
     served = serve(tuned())
     tuning = served.node.tuning
     source = tuning.source(RULE_ID)
     assert source is not None
     tuning.deploy(RULE.replace("medium", "high"), source.samples, ENGINEER, "louder", 0)
     tuning.save(RULE.replace("medium", "low"), source.samples, ENGINEER)
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
     context.set_default_timeout(SLOW_MS)
-    page = context.new_page()
     enter(page, served, ENGINEER)
-    found = {}
-    for part in ("samples", "try", "preview", "filters", "notes", "history"):
-        page.goto(f"{served.base}{EDIT}#t-{part}")
-        if part == "try":
-            page.get_by_label("A line, as its source sends it").fill(LINE)
-            page.get_by_role("button", name="Try", exact=True).click()
-            expect(page.locator("[data-told]")).to_be_attached(timeout=SLOW_MS)
-        if part == "preview":
-            page.get_by_role("button", name="Preview", exact=True).click()
-            expect(page.locator("#b-preview .facts")).to_be_visible(timeout=SLOW_MS)
-        found[part] = _axe(page, context, f"{part} {width}")
-    page.locator("#deploy > summary").click()
-    found["deploy"] = _axe(page, context, f"deploy {width}")
+    page.goto(f"{served.base}{EDIT}#t-try")
+    page.get_by_label("A line, as its source sends it").fill(LINE)
+    page.get_by_role("button", name="Try", exact=True).click()
+    expect(page.locator("[data-told]")).to_be_attached(timeout=SLOW_MS)
+    page.goto(f"{served.base}{EDIT}#t-preview")
+    page.get_by_role("button", name="Preview", exact=True).click()
+    expect(page.locator("#b-preview .facts")).to_be_visible(timeout=SLOW_MS)
+    found: dict[str, list[str]] = {}
+    for part in ("try", "preview", "history", "deploy"):
+        if part == "deploy":
+            page.locator("#deploy > summary").click()
+        else:
+            page.evaluate(f"location.hash = 't-{part}'")
+        for width, theme in LOOKS:
+            page.set_viewport_size({"width": width, "height": 900})
+            page.emulate_media(color_scheme=theme, reduced_motion="reduce")
+            found[f"{part} {width} {theme}"] = _axe(page, context, page.url)
 
-    context.close()
     assert {part: faults for part, faults in found.items() if faults} == {}
 
 
