@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from cityward.event import Event
 from cityward.event import text_of as record_text
@@ -54,15 +55,15 @@ class Keywords:
             case _:
                 self._others.append((ask, False))
 
-    def held(self, texts: Sequence[str], event: Event) -> Held:
+    def held(self, text: str, event: Event) -> Held:
         """Which keywords hold on an event.
 
         Args:
-            texts: Each value that the event has as text.
+            text: Every value that the event has, as one text.
             event: The event, which is asked itself where text does not say all.
         """
         try:
-            data = BETWEEN.join(texts).lower().encode()
+            data = text.lower().encode()
         except UnicodeEncodeError:  # half of a character, which UTF-8 cannot hold
             hits = [(ask, False) for ask in self._tests]
         else:
@@ -71,9 +72,12 @@ class Keywords:
                 hits += self._hits[number]
         if not hits:
             return NOTHING
+        sure = frozenset(ask for ask, is_enough in hits if is_enough)
+        open_asks = {ask for ask, is_enough in hits if not is_enough} - sure
+        if not open_asks:
+            return sure
         views = (View.of(event),)
-        found = {ask if is_enough else self._put(ask, views) for ask, is_enough in hits}
-        return frozenset(found) - {None}
+        return sure.union(self._put(ask, views) for ask in open_asks) - {None}
 
     def _put(self, ask: Ask, views: Sequence[View]) -> object:
         return ask.put(lambda view: any(test(view, None) for test in self._tests[ask]), views)
@@ -84,9 +88,10 @@ def _is_of_numbers(word: str) -> bool:
     return special or _OF_NUMBERS.fullmatch(word) is not None
 
 
-def every_text(event: Event) -> list[str]:
-    """The texts of an event of any shape."""
-    return [text_of(value) for value in View.of(event).every_value() if value is not None]
+def every_text(event: Event) -> str:
+    """The texts of an event of any shape, as one."""
+    values = View.of(event).every_value()
+    return BETWEEN.join(text_of(value) for value in values if value is not None)
 
 
 class Texts:
@@ -102,33 +107,45 @@ class Texts:
     def __init__(
         self, names: Sequence[str], outer: str | None, inner: Sequence[str], with_numbers: bool
     ) -> None:
-        self._take = taker([name for name in names if name != outer and is_said(name)])
+        self._names = [name for name in names if name != outer and is_said(name)]
         self._outer = outer
-        self._take_inner = taker([name for name in inner if is_said(f"{outer}.{name}")])
-        self._skipped = {str, type(None)} | (set() if with_numbers else _NUMBERS)
+        self._inner = [name for name in inner if is_said(f"{outer}.{name}")]
+        self._skipped = {type(None)} | (set() if with_numbers else _NUMBERS)
         self._with_time = with_numbers and TIME not in names
         self._with_record = "event.original" not in names
+        self._takers: tuple[Callable[[Mapping[str, Any]], tuple[Any, ...]], ...] = ()
 
-    def of(self, event: Event) -> list[str]:
-        """The texts of an event."""
-        values = self._take(event.fields)
-        if self._outer is not None:
-            values += self._take_inner(event.fields[self._outer])
-        kinds = {*map(type, values)}
-        texts = [value for value in values if type(value) is str]
-        if not self._skipped.issuperset(kinds):
-            for value in values:
-                kind = type(value)
-                if kind in self._skipped:
-                    continue
-                if kind is list and all(type(one) is str for one in value):
-                    texts += value
-                elif kind in _NUMBERS:
-                    texts.append(text_of(value))
-                else:
-                    return every_text(event)
+    def of(self, event: Event) -> str:
+        """The texts of an event, as one."""
+        row = event.fields
+        inner = {} if self._outer is None else row[self._outer]
+        if not self._takers:
+            self._takers = (*_split(self._names, row), *_split(self._inner, inner))
+        take, take_others, take_inner, take_other_inner = self._takers
+        try:
+            texts = [BETWEEN.join(take(row)), BETWEEN.join(take_inner(inner))]
+        except TypeError:  # what was text in the first event is none here
+            return every_text(event)
+        for value in take_others(row) + take_other_inner(inner):
+            kind = type(value)
+            if kind in self._skipped:
+                continue
+            if kind is list and all(type(one) is str for one in value):
+                texts += value
+            elif kind is str or kind in _NUMBERS:
+                texts.append(text_of(value))
+            else:
+                return every_text(event)
         if self._with_time:
             texts.append(text_of(event.time))
         if self._with_record and event.record.data:
             texts.append(record_text(event.record.data))
-        return texts
+        return BETWEEN.join(texts)
+
+
+def _split(
+    names: Sequence[str], row: Mapping[str, Any]
+) -> Iterator[Callable[[Mapping[str, Any]], tuple[Any, ...]]]:
+    """What takes the fields that are text in this event, and what takes the others."""
+    yield taker([name for name in names if type(row[name]) is str])
+    yield taker([name for name in names if type(row[name]) is not str])

@@ -293,8 +293,8 @@ class Route(Generic[Rule]):
     ) -> Iterator[tuple[object, Column]]:
         """Columns that look at more of an event than one field, and what in a rule needs them."""
         if (words := self._keywords) is not None:
-            texts_of = every_text if texts is None else texts.of
-            yield None, lambda events: [words.held(texts_of(event), event) for event in events]
+            text_of = every_text if texts is None else texts.of
+            yield None, lambda events: [words.held(text_of(event), event) for event in events]
         for ask in self._references:
             if ask.field in named and any(other in named for other in ask.others):
                 yield ask, _reference(ask)
