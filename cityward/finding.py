@@ -140,7 +140,14 @@ def group_of(event: Event) -> tuple[tuple[str, str], ...]:
         Fingerprint rule of the schema: taken before the inventory describes the event.
     """
     fields = event.fields
-    return tuple((name, str(fields[name])) for name in GROUP_FIELDS if name in fields)
+    return tuple((name, _text(fields[name])) for name in GROUP_FIELDS if name in fields)
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return hex(value) if isinstance(value, int) else repr(type(value))
 
 
 def severity_rank(severity: str) -> int:

@@ -212,7 +212,7 @@ def sigmahq(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], RuleSe
 def test_both_agree_on_recorded_attacks_as_they_were_written(
     data: Path, sigmahq: Callable[[Path], RuleSet]
 ) -> None:
-    events = [flat(record) for record in otrf(data, 5_000)]
+    events = [flat(record) for record in otrf(data, 1_000)]
 
     assert differences(sigmahq(data), events) == []
 
@@ -222,7 +222,7 @@ def test_both_agree_on_recorded_attacks_as_our_collector_reads_them(
     data: Path, sigmahq: Callable[[Path], RuleSet]
 ) -> None:
     """Native names stand in a nested field there."""
-    events = list(windows(otrf(data, 1_000)))
+    events = list(windows(otrf(data, 250)))
 
     assert differences(sigmahq(data), events) == []
 
