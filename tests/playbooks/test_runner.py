@@ -441,6 +441,18 @@ def test_the_time_of_the_journal_does_not_step_with_the_clock(world):
     assert timedelta() <= ahead - before < timedelta(seconds=5)
 
 
+def test_a_stop_leaves_people_free_to_act(world):
+    manual = Step(
+        id="call", name="call", type="action", action=Action(actuator="manual"),
+        on_completion="end",
+    )  # fmt: skip
+    world.runs.switch("global", "ada", "too much at once", on=True)
+    world.start(manual)
+
+    assert world.go("r1").state == "waiting"
+    assert world.said("page", "r1") == ["Do it."]
+
+
 def test_a_manual_step_waits_for_an_answer_and_says_so_when_there_is_none(world):
     manual = Step(
         id="call", name="call", type="action", action=Action(actuator="manual"),
