@@ -15,7 +15,7 @@ from siem.node import now_utc
 from siem.store.mirror import State, in_words
 from siem.store.protocol_cluster import Write
 from tests.opensearch import Server
-from tests.siem.test_commands import Run, node, run  # noqa: F401 – fixtures
+from tests.siem.test_commands import Run, made, node, run  # noqa: F401 – fixtures
 
 URL = "https://search.example:9200"
 
@@ -51,15 +51,15 @@ def _copy(settings: Path) -> None:
 
 @pytest.mark.slow
 def test_a_node_s_copies_are_made_compared_and_complete(run: Run, settings: Path) -> None:  # noqa: F811
-    made = run("store", "init", "-c", str(settings))
+    begun = run("store", "init", "-c", str(settings))
     before = run("store", "verify", "-c", str(settings))
     _copy(settings)
     after = run("store", "verify", "-c", str(settings))
     doctor = run("doctor", "-c", str(settings))
 
-    assert made.code == 0, made.err
-    assert "opensearch 2.19.4" in made.out
-    assert "the cluster has no Index State Management" in made.out
+    assert begun.code == 0, begun.err
+    assert "opensearch 2.19.4" in begun.out
+    assert "the cluster has no Index State Management" in begun.out
     assert before.code == 3
     assert {row["what"]: row["state"] for row in before.rows} == {
         "templates": "ok",
