@@ -40,13 +40,13 @@ def settings(
 
 def _copy(settings: Path) -> None:
     """What the thread of `cityward run` does."""
-    made = assembly.node_of(config.load(settings))
-    mirror = mirror_of(config.load(settings), made)
+    own = assembly.node_of(config.load(settings))
+    mirror = mirror_of(config.load(settings), own)
     assert mirror is not None
     while mirror.copy():
         pass
     mirror.stop()
-    made.close()
+    own.close()
 
 
 @pytest.mark.slow
