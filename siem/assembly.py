@@ -30,7 +30,7 @@ from siem.modes import Modes
 from siem.modes import of_settings as modes_of
 from siem.node import Clock, Node, Source, now_utc
 from siem.refusals import ResponseWatch
-from siem.ruleset import rules_of, stamp, states_of, switched_off, with_rules
+from siem.ruleset import rules_of, stamp, states_of, switched_off
 from siem.store.embedded import NodeDb
 from siem.store.events import EventStore
 from siem.store.faults import fault
@@ -92,7 +92,7 @@ def node_of(
         modes.use([*modes_of(settings), *db.inventory.entries()])
         nonlocal seen
         if seen != (now := stamp(settings, db)):
-            detectors[0] = with_rules(engine(), rules_of(settings, db))
+            detectors[0] = engine().with_rules(rules_of(settings, db))
             seen = now
         engine().use_placeholders(inventory.placeholders(settings.lists))
 
@@ -189,7 +189,8 @@ def detectors_of(settings: Settings, rules: RuleSet) -> list[Detector]:
     from detectors.sigma.engine import Engine
 
     state = settings.state_path
-    engine = Engine(rules, databases=state / "words" if state.is_dir() else None)
+    words = state / "words" if state.is_dir() else None
+    engine = Engine(rules, share_max=settings.rules.share_max or None, databases=words)
     if not settings.models.on:
         return [engine]
     quiet = [LEARNT, *(one.id for one in settings.source if one.quiet_ok)]

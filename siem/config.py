@@ -188,6 +188,8 @@ class Rules(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Processing pipelines of pySigma (files) that put rules of others in our fields' names."""
     off: tuple[str, ...] = ()
     """Ids of rules that shall not run here."""
+    share_max: float = 0.0
+    """A rule that takes a larger part of the time of all is set aside, and says so; 0: none is."""
 
 
 class Models(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -532,6 +534,8 @@ def _impossible(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "console.port", f"{settings.console.port} is no port"
     if bool(settings.console.tls_cert) != bool(settings.console.tls_key):
         yield "console.tls_key", "a certificate needs its key, and a key its certificate"
+    if not 0 <= settings.rules.share_max < 1:
+        yield "rules.share_max", f"{settings.rules.share_max} is no part of the time; 0 is no limit"
     kept = settings.retention
     if not (1 <= kept.events_days <= DAYS_MAX and 1 <= kept.findings_days <= DAYS_MAX):
         yield "retention", f"things are kept for 1 to {DAYS_MAX} days"

@@ -102,13 +102,6 @@ def states_alone(settings: Settings) -> list[RuleState]:
     return states_of(engine, dict.fromkeys(settings.rules.off, OFF_IN_SETTINGS))
 
 
-def with_rules(engine: Engine, rules: RuleSet) -> Engine:
-    """The engine with other rules; the windows of correlations that are the same go on."""
-    fresh = type(engine)(rules, engine.placeholders)
-    fresh.restore(engine.snapshot())
-    return fresh
-
-
 def stamp(settings: Settings, db: NodeDb) -> tuple[object, ...]:
     """Another one if somebody deployed a rule, or changed a file of the operator's own."""
     from detectors.sigma.load import rule_files

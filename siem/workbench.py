@@ -68,7 +68,7 @@ class Workbench:
             )  # fmt: skip
             beside = tuner.beside(document)
         kind, title, file = ("rule", "", "") if one is None else _facts(one)
-        shipped = file.startswith(str(ruleset.RULES_FOLDER)) or document in _shipped()
+        shipped = document in _shipped()
         counts, samples, origin = "", beside, "file"
         if last is not None and last.text:
             kind, title, counts, samples = last.kind, last.title, last.text, last.samples
@@ -135,7 +135,11 @@ class Workbench:
             one = self._tuner.examine(text, samples)
             if one.document in _shipped() and one.kind != "filter":
                 draft = self._book.draft(one.document)
-                if draft is None or draft.text != text or draft.by == by:
+                if (
+                    draft is None
+                    or (draft.text, draft.samples) != (text, samples)
+                    or draft.by == by
+                ):
                     what = "a rule that comes with cityward is changed by two people"
                     raise Unsafe(what, one.title, "Save it; another person deploys that draft.")
             one = msgspec.structs.replace(one, number=seen)

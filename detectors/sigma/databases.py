@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 KEPT_FROM = 200
 """A database of fewer words is sooner made than read."""
+KEPT_MOST = 500
+"""The last used ones stay: each changed list of words is another database."""
 
 
 class Databases:
@@ -77,6 +79,7 @@ def _read(path: Path) -> Any:
                 return None
             database = hyperscan.loadb(file.read(), hyperscan.HS_MODE_BLOCK)
             database.scratch = hyperscan.Scratch(database)
+            os.utime(file.fileno())  # what is used stays the longest
             return database
     except (OSError, hyperscan.error):
         return None
@@ -90,3 +93,6 @@ def _write(path: Path, content: bytes) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
         os.replace(unfinished, path)
+        kept = sorted(path.parent.glob("*.hs"), key=lambda one: one.stat().st_mtime_ns)
+        for old in kept[:-KEPT_MOST]:
+            old.unlink(missing_ok=True)

@@ -129,6 +129,7 @@ class Engine:
     ) -> None:
         self.rules = rules
         self.share_max = share_max
+        self._databases = databases
         self._spent_ns = 0
         self.placeholders: Placeholders = placeholders or {}
         self._asks = Asks()
@@ -143,6 +144,12 @@ class Engine:
         self._silent = self._correlator.silenced
         self._routes: dict[LogSource, Route[_Active] | None] = {}
         self._plans: dict[tuple[str, ...], Route[_Active]] = {}
+
+    def with_rules(self, rules: RuleSet) -> Engine:
+        """An engine like this with other rules; the windows of unchanged correlations go on."""
+        fresh = Engine(rules, self.placeholders, self.share_max, self._databases)
+        fresh.restore(self.snapshot())
+        return fresh
 
     def _activate(self, rule: Rule) -> None:
         try:

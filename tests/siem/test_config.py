@@ -130,6 +130,11 @@ def test_a_whole_file_is_read(tmp_path):
             "nan is no size; 0 is no limit",
             "retention.disk_quota_gb",
         ),
+        (
+            "[rules]\nshare_max = 1.5",
+            "1.5 is no part of the time; 0 is no limit",
+            "rules.share_max",
+        ),
         ("[console]\nport = 65_536", "65536 is no port", "console.port"),
         (
             "[response.zones]\nA1 = ['safety']",

@@ -102,6 +102,9 @@ def test_what_comes_with_cityward_is_changed_by_two_people(settings: Settings, d
     with pytest.raises(Unsafe, match="two people"):
         bench.deploy(text + "\n# more\n", source.samples, "b.oth", "why", 0)
 
+    with pytest.raises(Unsafe, match="two people"):
+        bench.deploy(text, source.samples + "\n# fewer\n", "b.oth", "why", 0)
+
     assert bench.deploy(text, source.samples, "b.oth", "seen and right", 0) > 0
 
 

@@ -265,3 +265,30 @@ def test_dashes_of_any_kind_are_words_to_look_for() -> None:
         assert finder.held([seen]) == {
             ask for ask, one in asks.items() if find.predicate_of(one)(seen)
         }
+
+
+def test_only_the_databases_that_were_used_last_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(databases, "KEPT_MOST", 3)
+    many = Databases(tmp_path)
+    first = [b"first%d" % number for number in range(databases.KEPT_FROM)]
+    many.of(first)
+    (used,) = tmp_path.glob("*.hs")
+
+    for round_ in range(6):
+        many.of([b"%d-%d" % (round_, number) for number in range(databases.KEPT_FROM)])
+        many.of(first)
+
+    assert len([*tmp_path.glob("*.hs")]) == 3
+    assert used.is_file()
+
+
+def test_an_engine_with_other_rules_keeps_its_limit_and_its_databases(tmp_path: Path) -> None:
+    one = Engine(load_text(rule_of("  s: {f: a}\n  condition: s\n")), None, 0.5, tmp_path)
+    list(one.detect([event(f="a")]))
+
+    other = one.with_rules(one.rules)
+
+    assert (other.share_max, other._databases) == (0.5, tmp_path)
+    assert [state.matches for state in other.states()] == [1]
