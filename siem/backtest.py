@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import heapq
 import logging
-import re
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,17 +28,17 @@ from cityward.finding import Finding
 from detectors.sigma.correlation import Correlator, Match
 from detectors.sigma.engine import Engine
 from detectors.sigma.matchers import Placeholders
-from detectors.sigma.rule import Absence, Correlation, Rule, RuleSet
+from detectors.sigma.rule import Correlation, Rule, RuleSet
+from detectors.sigma.sentence import fields_of
 from detectors.sigma.view import View
 from siem.pushdown import LITERALS_MAX, SOURCE, Pushed, Question, columns_of
-from siem.samples import alone
+from siem.samples import Speaking, alone
 from siem.store.archive import Look, Looking, quoted, whole_row
 from siem.store.distinct import Column, Raw, Values
 from siem.store.protocol import Document, Range
 
 log = logging.getLogger(__name__)
 
-Speaking = Rule | Correlation | Absence
 Group = tuple[tuple[str, str], ...]
 
 SAMPLES_MAX = 10
@@ -77,7 +76,6 @@ _IDENTITY = (
 )
 _NOT_FIELDS = ("@timestamp", "event.id")
 """An id is only made when an event is read: live, detectors see none."""
-_NAMED = re.compile(r"{([^{}]+)}")
 
 
 class Counts(msgspec.Struct):
@@ -257,7 +255,7 @@ class _Side:
     @property
     def fields(self) -> frozenset[str]:
         """What correlations and absences need of an event, and what their sentence names."""
-        named = set(_NAMED.findall(self.one.own.sentence))
+        named = set(fields_of(self.one.own.sentence))
         for one in self.rules.correlations:
             named.update(one.group_by, one.field)
             named.update(*(each.values() for each in one.aliases.values()))
@@ -320,10 +318,14 @@ class _Run:
                 break
             is_kept = looking.place not in path.parents
             file = _File(path, look, self._span, looking.span_of(path), self._stop, keep=is_kept)
-            if windows is None:
-                self._count(file)
-            else:
-                self._feed(file, windows)
+            try:
+                if windows is None:
+                    self._count(file)
+                else:
+                    self._feed(file, windows)
+            except _StopError:
+                self._tally.is_whole = False
+                break
             file.values.save()
             self._tally.files += 1
             self._tally.events += file.count()
@@ -335,11 +337,7 @@ class _Run:
 
     def _count(self, file: _File) -> None:
         """The matches of a file, by day and asset, without looking at any whole."""
-        try:
-            would, *rest = [file.matching(side, side.pushed[0]) for side in self._sides]
-        except _StopError:
-            self._tally.is_whole = False
-            return
+        would, *rest = [file.matching(side, side.pushed[0]) for side in self._sides]
         deployed = rest[0] if rest else "FALSE"
         if {would, deployed} == {"FALSE"}:
             self._tally.unread += not file.is_read
@@ -381,24 +379,21 @@ class _Run:
     # ---- correlations and absences
 
     def _feed(self, file: _File, windows: Sequence[_Replay]) -> None:
-        try:
-            conditions = [
-                [file.matching(side, pushed) for pushed in side.pushed] for side in self._sides
-            ]
-            flat = [one for each in conditions for one in each]
-            if set(flat) <= {"FALSE"}:
-                self._tally.unread += not file.is_read
-                return
-            fields = frozenset().union(*(side.fields for side in self._sides))
-            for event, held in file.events(flat, fields):
-                place = 0
-                for side, window in zip(self._sides, windows, strict=True):
-                    for pushed in side.pushed:
-                        if held[place]:
-                            window.see(pushed.rule.id, event)
-                        place += 1
-        except _StopError:
-            self._tally.is_whole = False
+        conditions = [
+            [file.matching(side, pushed) for pushed in side.pushed] for side in self._sides
+        ]
+        flat = [one for each in conditions for one in each]
+        if set(flat) <= {"FALSE"}:
+            self._tally.unread += not file.is_read
+            return
+        fields = frozenset().union(*(side.fields for side in self._sides))
+        for event, held in file.events(flat, fields):
+            place = 0
+            for side, window in zip(self._sides, windows, strict=True):
+                for pushed in side.pushed:
+                    if held[place]:
+                        window.see(pushed.rule.id, event)
+                    place += 1
 
     def _conclude(self, windows: Sequence[_Replay]) -> None:
         for window in windows:

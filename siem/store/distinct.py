@@ -1,8 +1,8 @@
-"""What values a Parquet file holds, column by column: counted once, and kept beside the file.
+"""What values a Parquet file holds, column by column: looked up once, and kept beside the file.
 
 Most columns of events repeat a few values. Who knows them can say of a rule that it cannot match
-anything in a file without reading the file. `<name>.parquet` has its counts in
-`<name>.values.json`, which goes when the file goes, and is made again if it is missing.
+anything in a file without reading the file. `<name>.parquet` has them in `<name>.values.json`,
+which goes when the file goes, and is made again if it is missing.
 
 References:
     Fast path, part C, "Backtest".
@@ -115,11 +115,11 @@ def _literal(kind: str, value: Any) -> str:
     return f"{str(value).lower() if isinstance(value, bool) else repr(value)}::{kind}"
 
 
-class _Counted(msgspec.Struct):
-    """Values of some columns with their counts; None: there are too many."""
+class _Known(msgspec.Struct):
+    """Values that some columns have together; None: there are too many."""
 
     columns: tuple[Column, ...]
-    values: list[tuple[list[Any], int]] | None
+    values: list[Raw] | None
 
 
 class _Kept(msgspec.Struct):
@@ -133,7 +133,7 @@ class _Kept(msgspec.Struct):
     """Columns that the Parquet file has …"""
     full: list[str]
     """… and those of them that every row has."""
-    counted: list[_Counted] = []
+    known: list[_Known] = []
 
 
 class Values:
@@ -145,7 +145,7 @@ class Values:
         Args:
             path: The Parquet file.
             rows: Asks DuckDB.
-            keep: Whether what is counted is written beside it.
+            keep: Whether what is found is written beside it.
         """
         self.path = path
         self.table = f"read_parquet({quoted(str(path))}, file_row_number=true)"
@@ -157,7 +157,7 @@ class Values:
         self._kept = kept or self._looked_at()
         self.fields = frozenset(self._kept.fields)
         self.full = frozenset(self._kept.full)
-        self._known = {one.columns: one.values for one in self._kept.counted}
+        self._known = {one.columns: one.values for one in self._kept.known}
 
     @property
     def count(self) -> int:
@@ -176,29 +176,25 @@ class Values:
         if any(column.kind in ("TIMESTAMP", "JSON") for column in columns):
             return None  # nearly as many as there are rows
         if columns not in self._known:
-            self._known[columns] = self._counted(columns)
+            self._known[columns] = self._asked(columns)
             self._is_new = True
-        values = self._known[columns]
-        return None if values is None else [tuple(raw) for raw, _ in values]
+        return self._known[columns]
 
-    def _counted(self, columns: tuple[Column, ...]) -> list[tuple[list[Any], int]] | None:
+    def _asked(self, columns: tuple[Column, ...]) -> list[Raw] | None:
         listed = ", ".join(column.sql for column in columns)
-        places = ", ".join(str(place + 1) for place in range(len(columns)))
-        found = self._rows(
-            f"SELECT {listed}, count(*) FROM {self.table} GROUP BY {places} LIMIT {VALUES_MAX + 1}"
-        )
+        found = self._rows(f"SELECT DISTINCT {listed} FROM {self.table} LIMIT {VALUES_MAX + 1}")
         if len(found) > VALUES_MAX:
             return None
         if sum(len(str(value)) for row in found for value in row) > BYTES_MAX:
             return None
-        return [(list(row[:-1]), row[-1]) for row in found]
+        return list(found)
 
     def save(self) -> None:
-        """Write what was counted beside the file; without a place to write, it is counted again."""
+        """Write what was found beside the file; without a place to write, it is asked again."""
         if not (self._keep and self._is_new and self.path.exists()):
             return
-        counted = [_Counted(columns, values) for columns, values in self._known.items()]
-        kept = msgspec.structs.replace(self._kept, counted=counted)
+        known = [_Known(columns, values) for columns, values in self._known.items()]
+        kept = msgspec.structs.replace(self._kept, known=known)
         with contextlib.suppress(OSError):
             _write(beside(self.path), msgspec.json.encode(kept))
 
@@ -232,7 +228,7 @@ def let_go(path: Path) -> None:
 
 
 def clean(folder: Path) -> None:
-    """Take away values whose Parquet file is gone: it went while they were counted."""
+    """Take away values whose Parquet file is gone: it went while they were asked."""
     for path in folder.glob("parquet/day=*/*.values.json"):
         if not path.with_name(path.name.replace(".values.json", ".parquet")).exists():
             path.unlink(missing_ok=True)

@@ -285,6 +285,21 @@ def test_who_does_not_want_to_wait_gets_what_it_had_come_to(store: EventStore) -
     assert (found.total.would, found.is_whole) == (4, False)
 
 
+def test_a_stop_while_a_file_is_counted_ends_it_too(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, counted = threading.Event(), backtests._File.counted
+
+    def stopped(file: backtests._File, *conditions: str) -> Iterator[Any]:
+        stop.set()
+        return counted(file, *conditions)
+
+    monkeypatch.setattr(backtests._File, "counted", stopped)
+    found = said(store.folder, RULE, stop=stop)
+
+    assert (found.total.would, found.files, found.events, found.is_whole) == (0, 0, 0, False)
+
+
 def test_it_begins_anew_when_events_were_tidied_under_it(
     store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
