@@ -54,7 +54,6 @@ EVENTS_PROTECTED = 20
 """Of one finding: the newest that made it speak."""
 FINDINGS_PROTECTED = 200
 """Of one rule; the oldest go."""
-FIRST_SEAL = ""
 
 
 class Version(msgspec.Struct, frozen=True):
@@ -181,9 +180,12 @@ class RulebookStore:
             )  # fmt: skip
             number = db.execute(
                 "INSERT INTO rulebook (document, kind, title, text, samples, person, reason, time,"
-                " seal) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (*parts, self._seal(parts)),
+                " seal) VALUES (?, ?, ?, ?, ?, ?, ?, ?, '')",
+                parts,
             ).lastrowid
+            # With its number: no older version is put in front again past us.
+            seal = self._seal((number, *parts))
+            db.execute("UPDATE rulebook SET seal = ? WHERE number = ?", (seal, number))
             db.execute(
                 "DELETE FROM rulebook WHERE document = ?1 AND number NOT IN (SELECT number FROM"
                 " rulebook WHERE document = ?1 ORDER BY number DESC LIMIT ?2)",
@@ -200,7 +202,7 @@ class RulebookStore:
         return int(number or 0)
 
     def _version(self, row: sqlite3.Row) -> Version:
-        parts = tuple(row[name] for name in row.keys() if name not in ("number", "seal"))  # noqa: SIM118
+        *parts, seal = tuple(row)
         return Version(
             row["number"],
             row["document"],
@@ -211,7 +213,7 @@ class RulebookStore:
             row["person"],
             row["reason"],
             from_micros(row["time"]),
-            hmac.compare_digest(self._seal(parts), row["seal"]),
+            hmac.compare_digest(self._seal(parts), seal),
         )
 
     def _seal(self, parts: Sequence[Any]) -> str:

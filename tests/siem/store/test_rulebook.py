@@ -66,6 +66,21 @@ def test_a_version_that_was_written_past_us_is_seen(tmp_path: Path, column: str)
     assert not found.is_whole
 
 
+def test_an_older_version_that_was_put_in_front_past_us_is_seen(tmp_path: Path) -> None:
+    db = opened(tmp_path)
+    db.rulebook.deploy(version("title: one"))
+    db.rulebook.deploy(version("title: two"))
+    columns = "document, kind, title, text, samples, person, reason, time, seal"
+    with sqlite3.connect(db.path) as direct:
+        direct.execute(
+            f"INSERT INTO rulebook ({columns}) SELECT {columns} FROM rulebook WHERE number = 1"
+        )
+
+    (found,) = db.rulebook.deployed()
+    assert (found.text, found.is_whole) == ("title: one", False)
+    assert [one.is_whole for one in db.rulebook.history(ID)] == [False, True, True]
+
+
 def test_of_one_document_the_newest_versions_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
