@@ -130,10 +130,10 @@ class Pushed:
         self.leaves: list[Leaf] = []
         self.limits: dict[str, date] = {}
         """Names of the conditions on time, and from which day they hold."""
-        detection = _filled(rule.detection, rule, "detection", placeholders)
+        detection = filled(rule.detection, rule, "detection", placeholders)
         parts = [self._source(rule.logsource), self._detection(detection)]
         for one in rule.filters:
-            own = self._detection(_filled(one.detection, one, "filter", placeholders))
+            own = self._detection(filled(one.detection, one, "filter", placeholders))
             expires = one.own.expires
             parts.append(own if expires is None else Group(False, (self._after(expires), own)))
         self.tree = Group(True, tuple(parts))
@@ -204,7 +204,7 @@ class Pushed:
         return Not(found) if selection.negated else found
 
 
-def _filled(detection: Detection, one: Any, section: str, placeholders: Placeholders) -> Detection:
+def filled(detection: Detection, one: Any, section: str, placeholders: Placeholders) -> Detection:
     """A detection with its placeholders filled in."""
     return compile_detection(one.document, section, placeholders) if one.needs else detection
 

@@ -8,7 +8,7 @@ are green, and no event that a person called right would pass in silence because
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from functools import cached_property
 from itertools import groupby
@@ -22,15 +22,17 @@ from collectors.recognise import recognise
 from detectors.sigma import lint
 from detectors.sigma.engine import Engine
 from detectors.sigma.matchers import Placeholders
-from detectors.sigma.rule import Absence, Correlation, Filter, Rule, RuleSet
+from detectors.sigma.rule import Filter, Rule, RuleSet
 from detectors.sigma.samples import Outcome, parse_samples, samples_file
 from detectors.sigma.view import View
 from siem import register, ruleset
 from siem import samples as runs
 from siem.assets import Inventory, from_settings
 from siem.config import Settings
-from siem.console.tuning import Examined, Hidden, Silenced, Tried
+from siem.console.tuning import Examined, FilterRow, Hidden, Silenced, Tried
 from siem.node import event_of
+from siem.pushdown import filled
+from siem.samples import Speaking
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Document, Range
 from siem.store.query import quoted
@@ -50,7 +52,6 @@ WHAT = (
 BEFORE_SEEN = {"cw.record.source": "", "cw.record.place": "", "cw.record.number": 0}
 """What an event has that another operator released: its record stays with them."""
 
-Speaking = Rule | Correlation | Absence
 Speaks = Callable[[Sequence[Protected]], set[int]]
 
 
@@ -100,6 +101,7 @@ class Tuner:
             samples = samples or (last.samples if last and last.text else self.beside(id))
             outcomes, missing = self._outcomes(id, after, samples)
             problems += [lint.Problem(file, one) for one in missing]
+        problems += [lint.Problem(file, one) for one in self._without_lists(id, after)]
         number = last.number if last else 0
         silenced = tuple(self._silenced(after))
         return Examined(id, kind, title, text, samples, number, tuple(problems), outcomes, silenced)
@@ -236,6 +238,15 @@ class Tuner:
             return (), ["no sample must match"]
         return tuple(runs.outcomes(one, after, read)), []
 
+    def _without_lists(self, id: str, after: RuleSet) -> Iterator[str]:
+        """What a filter needs and nobody gave: its rules would not be evaluated at all."""
+        if one := _filter_in(after, id):
+            for name in self._missing(one):
+                yield f"%{name}% has no values here, so its rules would say nothing"
+
+    def _missing(self, one: Filter) -> list[str]:
+        return sorted(name for name in one.needs if not self.placeholders.get(name))
+
     # ---- Protected true positives
 
     def _silenced(self, after: RuleSet) -> Iterator[Silenced]:
@@ -259,6 +270,30 @@ class Tuner:
                     )  # fmt: skip
 
     # ---- Filters
+
+    def filters(self, today: date, rule: str = "") -> list[FilterRow]:
+        """Filters that are loaded, those of one rule or all; expired ones first."""
+        bound = next((one.filters for one in self.rules.rules if one.id == rule), ())
+        titles = {one.id: one.title for one in self.rules.rules}
+        deployed = {one.document: one for one in self._book.deployed()}
+        rows = []
+        for one in bound if rule else self.rules.filters:
+            ours, ends = deployed.get(one.id), one.own.expires
+            row = FilterRow(
+                one.id,
+                one.title,
+                tuple((id, titles.get(id, id)) for id in one.rules),
+                str(one.document.value.get("author") or ""),
+                one.own.reason,
+                ends,
+                ends is not None and ends <= today,
+                ours.time if ours else None,
+                ours is not None,
+            )
+            rows.append(row)
+        return sorted(
+            rows, key=lambda row: (not row.is_expired, row.expires or date.max, row.title)
+        )
 
     def choices(self, finding: Document) -> dict[str, Any]:
         """Fields by which a filter may tell the events of a finding, with their one value."""
@@ -332,7 +367,7 @@ class Tuner:
         if one is not None:
             yield from runs.alone(one, self.rules).rules
 
-    def hides(self, text: str, now: datetime, since: timedelta = LOOKED_BACK) -> list[Hidden]:
+    def hides(self, text: str, now: datetime) -> list[Hidden]:
         """Findings that a filter would have hidden, in whole or in part, newest first.
 
         It looks at the copies of events that findings keep, of the newest `FINDINGS_MAX`.
@@ -344,23 +379,32 @@ class Tuner:
         if kind != "filter":
             raise RuleError(f"this is a {kind}", "<text>", "Give a filter.")
         after = self._with(id, text)
-        bound = {rule.id: one for rule in after.rules for one in rule.filters if one.id == id}
+        one = _filter_in(after, id)
+        if one is None:
+            return []  # `examine` says why it is refused
+        is_hidden = self._hiding(one)
+        bound = {rule.id for rule in after.rules if any(each.id == id for each in rule.filters)}
         found: list[Hidden] = []
-        for rule in self._over(set(bound)):
+        for rule in self._over(bound):
             query = f"rule.id:{quoted(rule)}"
-            rows = self._db.search(query, Range(now - since, now + timedelta(minutes=5)),
-                                   sort="-finding.last_seen", limit=FINDINGS_MAX).rows  # fmt: skip
-            bases = {one.id for one in self._bases(rule)}
-            filters = [bound[base] for base in bases if base in bound]
+            span = Range(now - LOOKED_BACK, now + timedelta(minutes=5))
+            rows = self._db.search(query, span, sort="-finding.last_seen", limit=FINDINGS_MAX).rows
             for row in rows:
                 copies = [_event(one) for one in self._db.events_of(row["finding.id"])]
-                count = sum(_is_hidden(one, filters) for one in copies)
+                count = sum(map(is_hidden, copies))
                 if count:
                     found.append(
                         Hidden(row["finding.id"], row["finding.title"], row["finding.verdict"],
                                row["finding.last_seen"], len(copies), count)
                     )  # fmt: skip
         return sorted(found, key=lambda one: one.time, reverse=True)[:FINDINGS_MAX]
+
+    def _hiding(self, one: Filter) -> Callable[[Event], bool]:
+        """Whether a filter hides an event; without a list that it needs, its rules say nothing."""
+        if self._missing(one):
+            return lambda event: True
+        detection = filled(one.detection, one, "filter", self.placeholders)
+        return lambda event: not detection.holds(View.of(event))
 
     def _over(self, rules: set[str]) -> list[str]:
         """The rules, and what builds on them."""
@@ -451,9 +495,8 @@ def _nothing(samples: Sequence[Protected]) -> set[int]:
     return set()
 
 
-def _is_hidden(event: Event, filters: Iterable[Filter]) -> bool:
-    view = View.of(event)
-    return any(not one.detection.holds(view) for one in filters)
+def _filter_in(rules: RuleSet, id: str) -> Filter | None:
+    return next((one for one in rules.filters if one.id == id), None)
 
 
 def _event(stored: Mapping[str, Any]) -> Event:

@@ -6,9 +6,10 @@ people who tune do not take the machine from detection.
 
 from __future__ import annotations
 
+import logging
 import threading
 import uuid
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from datetime import date, datetime, timedelta
@@ -27,8 +28,12 @@ from siem.store.protocol import Document, Range
 from siem.store.rulebook import Draft, Version
 
 if TYPE_CHECKING:
+    from detectors.sigma.matchers import Placeholders
+    from detectors.sigma.rule import RuleSet
     from siem.backtest import Progress
     from siem.tuning import Tuner
+
+log = logging.getLogger(__name__)
 
 LINE_MAX = 65_536
 TRIED_MAX = 20
@@ -156,39 +161,14 @@ class Workbench:
 
     def protected(self, rule: str) -> Mapping[str, int]:
         """Findings whose events may not be silenced, with how many events each."""
-        counts: dict[str, int] = {}
-        for one in self._book.protected(rule):
-            counts[one.finding] = counts.get(one.finding, 0) + 1
-        return counts
+        return Counter(one.finding for one in self._book.protected(rule))
 
     # ---- Filters
 
     def filters(self, rule: str = "") -> Sequence[FilterRow]:
         """Filters that are loaded, those of one rule or all; expired ones first."""
-        today = self._clock().date()
         with self._turn:
-            rules = self._tuner.rules
-            bound = next((one.filters for one in rules.rules if one.id == rule), ())
-        titles = {one.id: one.title for one in rules.rules}
-        deployed = {one.document: one for one in self._book.deployed()}
-        rows = []
-        for one in bound if rule else rules.filters:
-            ours, ends = deployed.get(one.id), one.own.expires
-            row = FilterRow(
-                one.id,
-                one.title,
-                tuple((id, titles.get(id, id)) for id in one.rules),
-                str(one.document.value.get("author") or ""),
-                one.own.reason,
-                ends,
-                ends is not None and ends <= today,
-                ours.time if ours else None,
-                ours is not None,
-            )
-            rows.append(row)
-        return sorted(
-            rows, key=lambda row: (not row.is_expired, row.expires or date.max, row.title)
-        )
+            return self._tuner.filters(self._clock().date(), rule)
 
     def filter_hides(self, id: str) -> Sequence[Hidden]:
         """Findings of the last 30 days that a loaded filter hides, of those that are kept.
@@ -200,7 +180,7 @@ class Workbench:
         if source is None or source.kind != "filter":
             raise InputError(f"there is no filter {id[:80]}", "id", "Look in the list.")
         with self._turn:
-            return self._tuner.hides(source.text, self._clock())
+            return self._tuner.hides(source.counts, self._clock())
 
     def choices(self, finding: Document) -> Mapping[str, Any]:
         """Fields by which a filter may tell the events of a finding."""
@@ -247,15 +227,15 @@ class Workbench:
         if days not in PREVIEW_DAYS:
             raise InputError(f"{days} days", "days", f"Choose one of {PREVIEW_DAYS}.")
         with self._turn:
-            tuner = self._tuner
-            id, rule, draft = tuner.candidate(text)
+            id, rule, draft = self._tuner.candidate(text)
+            counts, lists = self._tuner.rules, self._tuner.placeholders
         job = Job(uuid.uuid4().hex[:12], id, text, days, by)
         stop = threading.Event()
         self._jobs[job.id], self._stops[job.id] = job, stop
         while len(self._jobs) > JOBS_KEPT:
             old, _ = self._jobs.popitem(last=False)
             self._stops.pop(old).set()
-        arguments = (job, rule, draft, tuner, stop)
+        arguments = (job, rule, draft, counts, lists, stop)
         threading.Thread(target=self._run, args=arguments, name="preview", daemon=True).start()
         return job
 
@@ -275,7 +255,15 @@ class Workbench:
         if self._previews.acquire(timeout=STOP_S):
             self._previews.release()
 
-    def _run(self, job: Job, rule: str, draft: Any, tuner: Tuner, stop: threading.Event) -> None:
+    def _run(
+        self,
+        job: Job,
+        rule: str,
+        draft: RuleSet,
+        counts: RuleSet,
+        lists: Placeholders,
+        stop: threading.Event,
+    ) -> None:
         from siem.backtest import backtest
         from siem.store.archive import MEMORY_LIMIT, Looking
 
@@ -292,14 +280,15 @@ class Workbench:
                     draft,
                     span=Range(now - timedelta(days=job.days), now),
                     now=now,
-                    placeholders=tuner.placeholders,
-                    against=tuner.rules,
+                    placeholders=lists,
+                    against=counts,
                     tell=tell,
                     stop=stop,
                 )
         except CitywardError as error:
             job.fault = error.what
         except Exception as error:  # the page says it; the console goes on
+            log.exception("A preview of %s failed.", job.document)
             job.fault = f"{type(error).__name__}: {error}"[:300]
         job.is_over = True
 
@@ -314,10 +303,10 @@ class Workbench:
 
     @property
     def _tuner(self) -> Tuner:
-        """A tuner over what counts now; the caller holds the turn."""
+        """A tuner over the rules and lists that count now; the caller holds the turn."""
         from siem.tuning import Tuner
 
-        stamp = ruleset.stamp(self._settings, self._db)
+        stamp = (self._db.inventory.version(), *ruleset.stamp(self._settings, self._db))
         if self._kept is None or stamp != self._stamp:
             self._kept, self._stamp = Tuner(self._settings, self._db), stamp
         return self._kept

@@ -43,22 +43,19 @@ def list_(*, config: ConfigFile = None, output: Output = None) -> int:
         config: Settings file; otherwise the first one found counts.
         output: Form of the result: table, json, ndjson or csv.
     """
-    now = now_utc()
     with _tuner(config) as (tuner, _):
-        titles = {one.id: one.title for one in tuner.rules.rules}
         rows = [
             {
-                "state": "expired" if one.own.expires and one.own.expires <= now.date() else "on",
-                "until": str(one.own.expires),
+                "state": "expired" if one.is_expired else "on",
+                "until": one.expires,
                 "title": one.title,
-                "rules": ", ".join(titles.get(rule, rule) for rule in one.rules) or "all",
-                "owner": str(one.document.value.get("author", "")),
-                "reason": one.own.reason,
+                "rules": ", ".join(title for _, title in one.rules) or "all",
+                "owner": one.owner,
+                "reason": one.reason,
                 "id": one.id,
             }
-            for one in tuner.rules.filters
+            for one in tuner.filters(now_utc().date())
         ]
-    rows.sort(key=lambda row: (row["state"] != "expired", row["until"], row["title"]))
     streams.write(rows, streams.form_for(output, sys.stdout), FILTER_COLUMNS)
     return 0
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cityward import Event, InputError, Record, RuleError, Unsafe
@@ -390,6 +391,27 @@ def test_a_value_from_outside_stands_for_itself_alone(
 
     assert tuner.examine(text).reasons() == []
     assert [one.finding for one in tuner.hides(text, NOW)] == [finding["finding.id"]]
+
+
+def test_a_filter_with_a_list_hides_what_is_in_it(settings: Settings, db: NodeDb) -> None:
+    seen(settings, db, [*attempts("192.0.2.7"), *attempts("192.0.2.8", minute=1)])
+    text = FILTER.replace("source.ip: SOURCE", "'source.ip|expand': '%scanners%'")
+    tuner = Tuner(msgspec.structs.replace(settings, lists={"scanners": ("192.0.2.8",)}), db)
+    (finding,) = findings(db, "source.ip:192.0.2.8")
+
+    assert tuner.examine(text).reasons() == []
+    assert [one.finding for one in tuner.hides(text, NOW)] == [finding["finding.id"]]
+
+
+def test_a_filter_without_its_list_would_switch_its_rules_off_and_is_refused(
+    settings: Settings, db: NodeDb, tuner: Tuner
+) -> None:
+    seen(settings, db, [*attempts("192.0.2.7"), *attempts("192.0.2.8", minute=1)])
+    text = FILTER.replace("source.ip: SOURCE", "'source.ip|expand': '%scanners%'")
+
+    with pytest.raises(Unsafe, match="%scanners% has no values here"):
+        tuner.deploy(tuner.examine(text), "a.ana", "why", NOW)
+    assert [one.is_whole for one in tuner.hides(text, NOW)] == [True, True]
 
 
 def test_a_field_that_differs_is_no_choice(

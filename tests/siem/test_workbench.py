@@ -161,6 +161,35 @@ def test_a_preview_of_a_filter_asks_its_rule(settings: Settings, bench: Workbenc
     assert (job.result.rule, job.result.total.would, job.result.total.gone) == (RULE_ID, 1, 1)
 
 
+def test_a_preview_is_held_against_what_counted_when_it_began(
+    settings: Settings, bench: Workbench
+) -> None:
+    store = assembly.events_of(settings, lambda: NOW, write=True)
+    events = [*attempts("192.0.2.7"), *attempts("192.0.2.8", minute=1)]
+    store.append([document(one) for one in events], {})
+    store.close()
+    narrow = RULE.replace("failure}", "failure, source.ip: 192.0.2.7}")
+
+    with bench._previews:
+        job = bench.preview(narrow, 7, "a.ana")
+        bench.deploy(narrow, SAMPLES.replace("192.0.2.9", "192.0.2.7"), "a.ana", "why", 0)
+    over(bench, job)
+
+    assert job.result is not None
+    assert (job.result.total.deployed, job.result.total.gone) == (2, 1)
+
+
+def test_a_list_that_grew_is_used_at_once(db: NodeDb, bench: Workbench) -> None:
+    listed = RULE.replace("event.outcome: failure", "'source.ip|expand': '%jump_hosts%'")
+    with pytest.raises(InputError, match="jump_hosts"):
+        bench.attempt(listed, LINE)
+
+    said = {"roles": ("jump_host",), "addresses": ("192.0.2.7",)}
+    db.inventory.say(["jump"], "approved", "a.ana", "", NOW, **said)
+
+    assert [one.matched for one in bench.attempt(listed, LINE)] == [True]
+
+
 def test_a_preview_of_nothing_and_of_too_much_is_refused(bench: Workbench) -> None:
     with pytest.raises(RuleError):
         bench.preview("title: x", 7, "a.ana")
@@ -188,6 +217,8 @@ def test_filters_say_who_hides_what_until_when(
     assert row.rules == ((RULE_ID, "Wrong password"),)
     assert (row.is_ours, row.is_expired, row.since) == (True, False, NOW)
     assert bench.filters(RULE_ID) == [row]
+    assert [each.finding for each in bench.filter_hides(row.id)] == [finding["finding.id"]]
+    bench.save(text.replace("192.0.2.8", "192.0.2.9"), "", "a.ana")
     assert [each.finding for each in bench.filter_hides(row.id)] == [finding["finding.id"]]
     bench.revert(row.id, 0, "b.oth", "over")
     assert bench.filters() == []
