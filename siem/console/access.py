@@ -216,6 +216,24 @@ class Access:
             raise NotYours(session.person, part)
         return session
 
+    def enter_by_form(self, request: Request, part: str, token: str) -> Session:
+        """The session of a form that changes a part, and came from a page of this session.
+
+        Args:
+            request: What was sent.
+            part: What it changes.
+            token: What the form carries.
+
+        Raises:
+            NotSignedIn: Nobody is signed in.
+            MustChange: The password has to be changed first.
+            NotYours: The role does not include the part, or the form is from elsewhere.
+        """
+        session = self.enter(request, part)
+        if not self.check_form(session, token):
+            raise NotYours(session.person, "form")
+        return session
+
     def check_form(self, session: Session, token: str) -> bool:
         """Whether a form came from a page of this session."""
         return session.by_token or hmac.compare_digest(session.csrf.encode(), token.encode())

@@ -50,7 +50,6 @@ from siem.console.site import HERE, Fault, NodeSite, Site, see_other
 from siem.console.triage import Triage
 from siem.console.views import Views
 from siem.console.workbench import Workbench
-from siem.store.protocol import Conflict
 
 log = logging.getLogger(__name__)
 
@@ -286,8 +285,8 @@ def _errors(app: FastAPI, site: Site) -> None:
         return see_other("/password")
 
     def ours(request: Request, error: Exception) -> Response:
-        fault = Fault.of(error) if isinstance(error, CitywardError) else Fault(str(error), "", "")
-        return _said(site, request, 409 if isinstance(error, Conflict) else 400, fault)
+        assert isinstance(error, CitywardError)
+        return _said(site, request, formats.status_of(error), Fault.of(error))
 
     def http(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from cityward.errors import CitywardError, Unsafe
 from siem.console import formats
-from siem.console.access import NotYours, Session
+from siem.console.access import Session
 from siem.console.body import body_of
 from siem.console.responses import (
     REASON_MAX,
@@ -91,17 +91,10 @@ class Approvals(Responses):
         return await run_in_threadpool(self._answer, request, form)
 
     def _answer(self, request: Request, form: FormData) -> Response:
-        session = self.site.access.enter(request, "approve")
-        if not self.site.access.check_form(session, text(form, "csrf")):
-            raise NotYours(session.person, "form")
-        run_id, as_data = text(form, "id"), bool(formats.form_of(request))
-        try:
-            done = self._decide(session, form, run_id)
-        except CitywardError as error:
-            if as_data:
-                return formats.error_of(error, status_of(error))
-            raise
-        if as_data:
+        session = self.site.access.enter_by_form(request, "approve", text(form, "csrf"))
+        run_id = text(form, "id")
+        done = self._decide(session, form, run_id)
+        if formats.form_of(request):
             return formats.json({"run": run_id, "done": done})
         return see_other(f"{path_of('runs', run_id)}?done={done}")
 
@@ -130,11 +123,6 @@ class Approvals(Responses):
                 "Nothing was approved; look at the plan as it is now.",
             )
         return "approved"
-
-
-def status_of(error: CitywardError) -> int:
-    """Of an answer to a program: 409 if the state of things does not allow it now."""
-    return 409 if isinstance(error, Conflict | Unsafe) else 400
 
 
 def _row(ask: Ask) -> Document:

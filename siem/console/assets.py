@@ -16,12 +16,11 @@ from starlette.responses import Response
 
 from cityward.errors import CitywardError
 from siem.console import formats
-from siem.console.access import NotYours, Session
+from siem.console.access import Session
 from siem.console.body import body_of
 from siem.console.site import (
     PAGE_MAX,
     ROWS_MAX,
-    Fault,
     NodeSite,
     back_to,
     number_in,
@@ -66,12 +65,7 @@ class Assets:
         form = formats.form_of(request)
         view = self.site.view_of(request)
         every = self.node.inventory.assets()
-        try:
-            rows = select(every, view)
-        except CitywardError as error:
-            if form:
-                return formats.error_of(error)
-            raise
+        rows = select(every, view)
         limit = number_in(view.one("limit"), PAGE_ROWS, 0, ROWS_MAX if form else PAGE_MAX)
         offset = number_in(view.one("offset"), 0, 0, 1_000_000)
         shown = rows[offset : offset + limit]
@@ -114,16 +108,8 @@ class Assets:
         row = self.node.inventory.asset(asset_id)
         if row is None:
             what = f"no asset is called {asset_id[:80]}"
-            if form:
-                return formats.error(404, what, request.url.path, "Look in the list of assets.")
-            return self.site.page(
-                request,
-                session,
-                "error.html",
-                404,
-                title="Not found",
-                current="assets",
-                fault=Fault(what, "", "Look in the list of assets."),
+            return self.site.unknown(
+                request, session, "assets", what, "Look in the list of assets."
             )
         seen = row.seen
         said = document(row) | {
@@ -164,18 +150,10 @@ class Assets:
         return await run_in_threadpool(self._change, request, form)
 
     def _change(self, request: Request, form: FormData) -> Response:
-        session = self.site.access.enter(request, "inventory")
-        if not self.site.access.check_form(session, text(form, "csrf")):
-            raise NotYours(session.person, "form")
-        as_data = bool(formats.form_of(request))
+        session = self.site.access.enter_by_form(request, "inventory", text(form, "csrf"))
         back = back_to(text(form, "back"), "/assets")
-        try:
-            done = self._do(session, form, back, self.node.now())
-        except CitywardError as error:
-            if as_data:
-                return formats.error_of(error)
-            raise
-        if as_data:
+        done = self._do(session, form, back, self.node.now())
+        if formats.form_of(request):
             return formats.json({"changed": done})
         path, _, query = back.partition("?")
         view = View(path, tuple(_pairs(query)))

@@ -16,7 +16,7 @@ from cityward.errors import CitywardError
 from cityward.finding import SEVERITIES
 from siem.city.picture import Campaign, campaign, is_campaign
 from siem.console import formats
-from siem.console.access import NotYours, Session
+from siem.console.access import Session
 from siem.console.body import body_of
 from siem.console.city_site import CAMPAIGNS, CitySite, sees_all
 from siem.console.findings import added_chip
@@ -92,7 +92,7 @@ class Campaigns:
         reading = self.site.reading(session)
         found = reading.get(campaign_id)
         if found is None or not is_campaign(found):
-            return self._unknown(request, session, campaign_id, form)
+            return self._unknown(request, session, campaign_id)
         one = campaign(found)
         shares = self.site.shares_of(reading, one.derived_from)
         told = list(self.node.told(one.id)) if sees_all(reading.rights) else []
@@ -124,34 +124,22 @@ class Campaigns:
         return await run_in_threadpool(self._propose, request, form)
 
     def _propose(self, request: Request, form: FormData) -> Response:
-        session = self.site.access.enter(request, "propose")
-        if not self.site.access.check_form(session, text(form, "csrf")):
-            raise NotYours(session.person, "form")
+        session = self.site.access.enter_by_form(request, "propose", text(form, "csrf"))
         id, reading = text(form, "id"), self.site.reading(session)
         found = reading.get(id)
         if found is None or not is_campaign(found) or not sees_all(reading.rights):
-            return self._unknown(request, session, id, formats.form_of(request))
+            return self._unknown(request, session, id)
         operators = [str(one) for one in form.getlist("operator") if isinstance(one, str)]
         reason, by = text(form, "reason").strip(), session.person.name
-        try:
-            self.node.propose(id, text(form, "playbook"), operators, reason, by)
-        except CitywardError as error:
-            if formats.form_of(request):
-                return formats.error_of(error, 400)
-            raise
+        self.node.propose(id, text(form, "playbook"), operators, reason, by)
         if formats.form_of(request):
             return formats.json({"campaign": id, "done": "proposed", "operators": operators})
         return see_other(f"{path_of('campaigns', id)}?done=proposed")
 
-    def _unknown(self, request: Request, session: Session, campaign_id: str, form: str) -> Response:
+    def _unknown(self, request: Request, session: Session, campaign_id: str) -> Response:
         what = f"no campaign has the id {campaign_id[:80]}, or it is not for you"
         todo = "Look in the list; one that was withdrawn is gone."
-        if form:
-            return formats.error(404, what, request.url.path, todo)
-        return self.site.page(
-            request, session, "error.html", 404, title="Not found", current="campaigns",
-            fault=Fault(what, "", todo),
-        )  # fmt: skip
+        return self.site.unknown(request, session, "campaigns", what, todo)
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,9 +153,7 @@ class Door:
         return response
 
     def _set(self, request: Request, form: FormData) -> Response:
-        session = self.access.enter(request, "self")
-        if not self.access.check_form(session, text(form, "csrf")):
-            raise NotYours(session.person, "form")
+        self.access.enter_by_form(request, "self", text(form, "csrf"))
         response = see_other(back_to(text(form, "back")))
         for name, allowed in SETTINGS.items():
             if (value := text(form, name)) in allowed:

@@ -13,15 +13,15 @@ from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cityward.errors import CitywardError, InputError, Unsafe
+from cityward.errors import CitywardError, InputError
 from siem.console import formats
-from siem.console.access import NotYours, Session
+from siem.console.access import Session
 from siem.console.body import body_of
 from siem.console.site import Fault, NodeSite, number_in, see_other
 from siem.console.triage import text
 from siem.console.tuning import FilterRow
 from siem.console.view import path_of
-from siem.store.protocol import Conflict, Document
+from siem.store.protocol import Document
 
 DAYS = (7, 30, 90, 365)
 DAYS_FIRST = 30
@@ -143,16 +143,8 @@ class Filters:
         return await run_in_threadpool(self._changed, request, form, self._remove)
 
     def _changed(self, request: Request, form: FormData, change: Any) -> Response:
-        session = self.site.access.enter(request, "switch")
-        if not self.site.access.check_form(session, text(form, "csrf")):
-            raise NotYours(session.person, "form")
-        try:
-            id, done = change(form, session.person.name)
-        except CitywardError as error:
-            if formats.form_of(request):
-                held = isinstance(error, Conflict | Unsafe)
-                return formats.error_of(error, 409 if held else 400)
-            raise
+        session = self.site.access.enter_by_form(request, "switch", text(form, "csrf"))
+        id, done = change(form, session.person.name)
         if formats.form_of(request):
             return formats.json({"filter": id, "done": done})
         return see_other(f"{path_of('filters', id)}?done={done}" if done == "added" else
@@ -185,12 +177,7 @@ class Filters:
         return (self.node.now() + timedelta(days=days)).date()
 
     def _unknown(self, request: Request, session: Session, what: str) -> Response:
-        if formats.form_of(request):
-            return formats.error(404, what, request.url.path, "Look in the list of filters.")
-        fault = Fault(what, "", "Look in the list of filters.")
-        return self.site.page(
-            request, session, "error.html", 404, title="Not found", current="rules", fault=fault
-        )
+        return self.site.unknown(request, session, "rules", what, "Look in the list of filters.")
 
 
 def _row(one: FilterRow) -> Document:

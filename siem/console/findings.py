@@ -109,7 +109,9 @@ class Findings:
         form = formats.form_of(request)
         document = self.node.findings.get(finding_id)
         if document is None:
-            return self._unknown(request, session, finding_id, form)
+            what = f"no finding has the id {finding_id[:80]}"
+            todo = "Look in the list; findings are kept for a year."
+            return self.site.unknown(request, session, "findings", what, todo)
         if form:
             return formats.json({**document, "events": self.node.findings.events_of(finding_id)})
         view = View("/findings", self.site.view_of(request).pairs)
@@ -290,21 +292,6 @@ class Findings:
         if newest:
             return {"kind": "range", "newest": newest[0].get("finding.last_seen")}
         return {"kind": "none", "sources": len(self.node.sources())}
-
-    def _unknown(self, request: Request, session: Session, finding_id: str, form: str) -> Response:
-        what = f"no finding has the id {finding_id[:80]}"
-        todo = "Look in the list; findings are kept for a year."
-        if form:
-            return formats.error(404, what, request.url.path, todo)
-        return self.site.page(
-            request,
-            session,
-            "error.html",
-            404,
-            title="Not found",
-            current="findings",
-            fault=Fault(what, "", todo),
-        )
 
 
 def _fault_of(error: CitywardError, view: View) -> Fault:

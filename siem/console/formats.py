@@ -13,7 +13,8 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cityward.errors import CitywardError
+from cityward.errors import CitywardError, Unsafe
+from siem.store.protocol import Conflict
 
 TYPES = {
     "json": "application/json",
@@ -79,9 +80,9 @@ def error(status: int, what: str, where: str = "", todo: str = "") -> Response:
     return json({"error": {"what": what, "where": where, "todo": todo}}, status)
 
 
-def error_of(fault: CitywardError, status: int = 400) -> Response:
-    """A fault of ours for programs."""
-    return error(status, fault.what, fault.where, fault.todo)
+def status_of(fault: CitywardError) -> int:
+    """Of the answer to a fault of ours: 409 if the state of things does not allow it now."""
+    return 409 if isinstance(fault, Conflict | Unsafe) else 400
 
 
 def _csv(listed: Sequence[Mapping[str, Any]]) -> str:

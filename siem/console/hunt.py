@@ -74,17 +74,7 @@ class Hunt:
         if document is None:
             what = f"no event has the id {event_id[:80]}"
             todo = "Look in the list; events are kept for 30 days."
-            if form:
-                return formats.error(404, what, request.url.path, todo)
-            return self.site.page(
-                request,
-                session,
-                "error.html",
-                404,
-                title="Not found",
-                current="hunt",
-                fault=Fault(what, "", todo),
-            )
+            return self.site.unknown(request, session, "hunt", what, todo)
         if form:
             return formats.json(document)
         view = View("/hunt", self.site.view_of(request).pairs)

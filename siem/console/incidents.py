@@ -12,18 +12,18 @@ from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cityward.errors import CitywardError, InputError
+from cityward.errors import InputError
 from cityward.finding import SEVERITIES
 from siem.console import formats, timespan
-from siem.console.access import NotYours, Session
+from siem.console.access import Session
 from siem.console.body import body_of
 from siem.console.protocol import Cased
-from siem.console.site import ROWS_MAX, Fault, Site, back_to, number_in, see_other
+from siem.console.site import ROWS_MAX, Site, back_to, number_in, see_other
 from siem.console.triage import opened, text
 from siem.console.view import View, path_of
 from siem.duties import Clock, Duty, clocks, draft
 from siem.store.cases import CAUSES, STAGES, Incident, Submission
-from siem.store.protocol import Conflict, Document
+from siem.store.protocol import Document
 
 FINDINGS_SHOWN = 100
 BOARD = STAGES[:-1]
@@ -172,13 +172,8 @@ class Incidents:
         )
 
     def _unknown(self, request: Request, session: Session, what: str) -> Response:
-        said = f"no incident is called {what[:80]}"
-        if formats.form_of(request):
-            return formats.error(404, said, request.url.path, "Look in the list of incidents.")
-        fault = Fault(said, "", "Look in the list of incidents.")
-        return self.site.page(
-            request, session, "error.html", 404, title="Not found", current="incidents", fault=fault
-        )
+        said, todo = f"no incident is called {what[:80]}", "Look in the list of incidents."
+        return self.site.unknown(request, session, "incidents", said, todo)
 
     # ---- Changes
 
@@ -188,17 +183,9 @@ class Incidents:
         return await run_in_threadpool(self._change, request, form)
 
     def _change(self, request: Request, form: FormData) -> Response:
-        session = self.site.access.enter(request, "cases")
-        if not self.site.access.check_form(session, text(form, "csrf")):
-            raise NotYours(session.person, "form")
-        as_data = bool(formats.form_of(request))
-        try:
-            changed = self._do(form, session.person.name, self.node.now())
-        except CitywardError as error:
-            if as_data:
-                return formats.error_of(error, 409 if isinstance(error, Conflict) else 400)
-            raise
-        if as_data:
+        session = self.site.access.enter_by_form(request, "cases", text(form, "csrf"))
+        changed = self._do(form, session.person.name, self.node.now())
+        if formats.form_of(request):
             return formats.json(self._document(changed, self.node.now()))
         back = back_to(text(form, "back"), path_of("incidents", changed.id))
         path, _, _ = back.partition("?")

@@ -12,7 +12,6 @@ from starlette.responses import Response
 from siem.city.known import Link
 from siem.console import formats
 from siem.console.city_site import CitySite, silent_s
-from siem.console.site import Fault
 from siem.console.view import View, ago
 
 GLYPHS = {"linked": "running", "silent": "risk", "waiting": "degraded", "revoked": "blind"}
@@ -66,12 +65,7 @@ class Operators:
         found = next((one for one in self.site.links() if one.operator == name), None)
         if found is None:
             what, todo = f"no operator is called {name[:80]}", "Look in the list of operators."
-            if form:
-                return formats.error(404, what, request.url.path, todo)
-            return self.site.page(
-                request, session, "error.html", 404, title="Not found", current="operators",
-                fault=Fault(what, "", todo),
-            )  # fmt: skip
+            return self.site.unknown(request, session, "operators", what, todo)
         if form:
             return formats.json(document(found))
         now = self.node.now()

@@ -17,7 +17,7 @@ from cityward.errors import InputError
 from siem.console import formats
 from siem.console.access import PASSWORD_LEAST, NotYours, Session
 from siem.console.body import body_of
-from siem.console.site import Fault, Site, see_other
+from siem.console.site import Site, see_other
 from siem.console.triage import text
 from siem.console.view import path_of
 from siem.store.accounts import roles_of
@@ -82,7 +82,8 @@ class People:
         session = self.site.access.enter(request, "people")
         person = self.accounts.person(name)
         if person is None:
-            return self._unknown(request, session, name)
+            what, todo = f"nobody is called {name[:80]}", "Look in the list of people."
+            return self.site.unknown(request, session, "people", what, todo)
         tokens = [one for one in self.accounts.tokens() if one.person == name]
         if formats.form_of(request):
             return formats.json(document(person) | {"tokens": [token_document(t) for t in tokens]})
@@ -227,10 +228,7 @@ class People:
     # ---- Both
 
     def _enter(self, request: Request, form: FormData) -> Session:
-        session = self.site.access.enter(request, "people")
-        if not self.site.access.check_form(session, text(form, "csrf")):
-            raise NotYours(session.person, "form")
-        return session
+        return self.site.access.enter_by_form(request, "people", text(form, "csrf"))
 
     def _page(self, request: Request, session: Session, template: str, **context: Any) -> Response:
         done = self.site.view_of(request).one("done")
@@ -242,15 +240,6 @@ class People:
             "notice": ACTS[done].format(name) if done in ACTS and name else "",
         }
         return self.site.page(request, session, template, **(shared | context))
-
-    def _unknown(self, request: Request, session: Session, name: str) -> Response:
-        what, todo = f"nobody is called {name[:80]}", "Look in the list of people."
-        if formats.form_of(request):
-            return formats.error(404, what, request.url.path, todo)
-        return self.site.page(
-            request, session, "error.html", 404, title="Not found", current="people",
-            fault=Fault(what, "", todo),
-        )  # fmt: skip
 
 
 _WITH_ROLES = ("add", "roles")

@@ -18,8 +18,7 @@ from playbooks.journal import RUN_ENDS, Run, StepRow
 from playbooks.model import Playbook, Stage
 from playbooks.safety import is_breaker_open
 from siem.console import formats
-from siem.console.access import NotYours, Session
-from siem.console.approvals import status_of
+from siem.console.access import Session
 from siem.console.body import body_of
 from siem.console.responses import (
     EFFECT_WORDS,
@@ -280,17 +279,9 @@ class Playbooks(Responses):
         part: str,
         do: Callable[[FormData, str], tuple[str, str]],
     ) -> Response:
-        session: Session = self.site.access.enter(request, part)
-        if not self.site.access.check_form(session, text(form, "csrf")):
-            raise NotYours(session.person, "form")
-        as_data = bool(formats.form_of(request))
-        try:
-            path, done = do(form, session.person.name)
-        except CitywardError as error:
-            if as_data:
-                return formats.error_of(error, status_of(error))
-            raise
-        if as_data:
+        session: Session = self.site.access.enter_by_form(request, part, text(form, "csrf"))
+        path, done = do(form, session.person.name)
+        if formats.form_of(request):
             return formats.json({"done": done, "path": path})
         back, _, _ = back_to(text(form, "back"), path).partition("?")
         return see_other(f"{back}?done={done}")

@@ -11,8 +11,6 @@ from starlette.responses import Response
 
 from cityward.errors import CitywardError, InputError
 from siem.console import formats
-from siem.console.access import NotYours
-from siem.console.approvals import status_of
 from siem.console.body import body_of
 from siem.console.responses import REASON_MAX
 from siem.console.site import NodeSite, see_other
@@ -86,17 +84,10 @@ class Proposals:
         return await run_in_threadpool(self._change, request, form)
 
     def _change(self, request: Request, form: FormData) -> Response:
-        session = self.site.access.enter(request, "plan")
-        if not self.site.access.check_form(session, text(form, "csrf")):
-            raise NotYours(session.person, "form")
-        as_data, id, act = bool(formats.form_of(request)), text(form, "id"), text(form, "act")
-        try:
-            self._do(act, id, form, session.person.name)
-        except CitywardError as error:
-            if as_data:
-                return formats.error_of(error, status_of(error))
-            raise
-        if as_data:
+        session = self.site.access.enter_by_form(request, "plan", text(form, "csrf"))
+        id, act = text(form, "id"), text(form, "act")
+        self._do(act, id, form, session.person.name)
+        if formats.form_of(request):
             return formats.json({"proposal": id, "done": act})
         return see_other(f"{PATH}?done={act}")
 

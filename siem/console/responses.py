@@ -17,10 +17,9 @@ from playbooks import targets
 from playbooks.journal import RUN_ENDS, Approval, Run, StepRow
 from playbooks.model import Plan, Planned, Playbook
 from playbooks.safety import span
-from siem.console import formats
 from siem.console.access import Session
 from siem.console.protocol import Console, Responder
-from siem.console.site import Fault, NodeSite
+from siem.console.site import NodeSite
 from siem.console.view import ago, shown
 from siem.store.protocol import Document, Person
 from siem.store.runs import InForce, Switch
@@ -352,13 +351,7 @@ class Responses:
         self, request: Request, session: Session, what: str, current: str = "playbooks"
     ) -> Response:
         """Nothing is called so."""
-        todo = "Look in the list."
-        if formats.form_of(request):
-            return formats.error(404, what, request.url.path, todo)
-        fault = Fault(what, "", todo)
-        return self.site.page(
-            request, session, "error.html", 404, title="Not found", current=current, fault=fault
-        )
+        return self.site.unknown(request, session, current, what, "Look in the list.")
 
     def _names(self) -> Sequence[tuple[str, str]]:
         """What can be stopped alone: name of the switch, and words."""

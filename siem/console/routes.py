@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from cityward.errors import CitywardError
 from siem.console import formats
-from siem.console.access import NotYours, Session
+from siem.console.access import Session
 from siem.console.body import body_of
 from siem.console.protocol import Console
 from siem.console.site import PAGE_MAX, ROWS_MAX, NodeSite, number_in, see_other
@@ -110,9 +110,7 @@ class Routes:
         return await run_in_threadpool(self._test, request, form)
 
     def _test(self, request: Request, form: FormData) -> Response:
-        session = self.site.access.enter(request, "send")
-        if not self.site.access.check_form(session, text(form, "csrf")):
-            raise NotYours(session.person, "form")
+        session = self.site.access.enter_by_form(request, "send", text(form, "csrf"))
         id = text(form, "route")
         route = self.node.routes.get(id)
         if route is None:

@@ -17,9 +17,9 @@ from starlette.responses import Response
 from cityward.errors import CitywardError, InputError
 from cityward.finding import SEVERITIES, VERDICTS
 from siem.console import formats
-from siem.console.access import NotYours, Session
+from siem.console.access import Session
 from siem.console.body import body_of
-from siem.console.site import Fault, NodeSite, see_other
+from siem.console.site import NodeSite, see_other
 from siem.console.triage import text
 from siem.console.view import Chip, View, chart, path_of, share
 from siem.store.protocol import OFF_IN_SETTINGS, Findings, Range, RuleState, Switch
@@ -67,12 +67,7 @@ class Rules:
         noise: Mapping[str, Noise] = {}
         if session.may("findings"):
             noise = noise_of(self.node.findings, self.node.now())
-        try:
-            rows = select(every, view, noise)
-        except CitywardError as error:
-            if form:
-                return formats.error_of(error)
-            raise
+        rows = select(every, view, noise)
         if form:
             self.site.exported(session, request)
             listed = [_listed(rule, noise.get(rule.id, QUIET)) for rule in rows]
@@ -102,17 +97,7 @@ class Rules:
             rule = msgspec.structs.replace(rule, text=self.node.rule_text(rule))
         if rule is None:
             what = f"no rule has the id {rule_id[:80]}"
-            if form:
-                return formats.error(404, what, request.url.path, "Look in the list of rules.")
-            return self.site.page(
-                request,
-                session,
-                "error.html",
-                404,
-                title="Not found",
-                current="rules",
-                fault=Fault(what, "", "Look in the list of rules."),
-            )
+            return self.site.unknown(request, session, "rules", what, "Look in the list of rules.")
         view = self.site.view_of(request)
         samples = self.node.samples(rule, run=bool(view.one("samples")))
         if form:
@@ -173,9 +158,7 @@ class Rules:
         return await run_in_threadpool(self._change, request, form)
 
     def _change(self, request: Request, form: FormData) -> Response:
-        session = self.site.access.enter(request, "switch")
-        if not self.site.access.check_form(session, text(form, "csrf")):
-            raise NotYours(session.person, "form")
+        session = self.site.access.enter_by_form(request, "switch", text(form, "csrf"))
         act, by, now = text(form, "act"), session.person.name, self.node.now()
         ids = [one for one in form.getlist("id") if isinstance(one, str)]
         known = {one.id: one for one in self.node.rules()}

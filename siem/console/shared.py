@@ -164,7 +164,9 @@ class Shared:
         reading = self.site.reading(session)
         found = reading.get(share_id)
         if found is None:
-            return self._unknown(request, session, share_id, form)
+            what = f"no shared finding has the id {share_id[:80]}, or it is not for you"
+            todo = "Look in the list; one that was withdrawn is gone."
+            return self.site.unknown(request, session, "shared", what, todo)
         if form:
             return formats.json(found)
         joined = self._campaigns(session, share_id)
@@ -194,16 +196,6 @@ class Shared:
             )
         except CitywardError:
             return ()
-
-    def _unknown(self, request: Request, session: Session, share_id: str, form: str) -> Response:
-        what = f"no shared finding has the id {share_id[:80]}, or it is not for you"
-        todo = "Look in the list; one that was withdrawn is gone."
-        if form:
-            return formats.error(404, what, request.url.path, todo)
-        return self.site.page(
-            request, session, "error.html", 404, title="Not found", current="shared",
-            fault=Fault(what, "", todo),
-        )  # fmt: skip
 
 
 def link_of(share: Document) -> str:

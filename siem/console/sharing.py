@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from cityward.errors import CitywardError
 from siem.console import formats
-from siem.console.access import NotYours, Session
+from siem.console.access import Session
 from siem.console.body import body_of
 from siem.console.protocol import Sharer
 from siem.console.site import ROWS_MAX, Fault, Site, back_to, number_in, see_other
@@ -219,9 +219,7 @@ class Sharing:
         return await run_in_threadpool(self._change, request, form)
 
     def _change(self, request: Request, form: FormData) -> Response:
-        session = self.site.access.enter(request, "share")
-        if not self.site.access.check_form(session, text(form, "csrf")):
-            raise NotYours(session.person, "form")
+        session = self.site.access.enter_by_form(request, "share", text(form, "csrf"))
         act, note = text(form, "act"), text(form, "note").strip()[:REASON_MAX]
         if act not in DONE:
             raise CitywardError(f"{act!r} is no act", "act", "One of approve, refuse, withdraw.")

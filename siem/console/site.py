@@ -192,6 +192,25 @@ class Site:
         }
         return self.html(request, template, {**shell, **context}, status)
 
+    def unknown(
+        self, request: Request, session: Session, current: str, what: str, todo: str
+    ) -> Response:
+        """Nothing is called so.
+
+        Args:
+            request: What was asked.
+            session: Who asks.
+            current: Part of the console in which it was looked for.
+            what: What there is not.
+            todo: Where to look instead.
+        """
+        if formats.form_of(request):
+            return formats.error(404, what, request.url.path, todo)
+        return self.page(
+            request, session, "error.html", 404, title="Not found", current=current,
+            fault=Fault(what, "", todo),
+        )  # fmt: skip
+
     def html(
         self, request: Request, template: str, context: Mapping[str, Any], status: int = 200
     ) -> Response:

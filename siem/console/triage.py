@@ -15,7 +15,7 @@ from starlette.responses import Response
 from cityward.errors import CitywardError
 from cityward.finding import SEVERITIES, VERDICTS
 from siem.console import formats, timespan
-from siem.console.access import NotYours, Session
+from siem.console.access import Session
 from siem.console.body import body_of
 from siem.console.findings import Findings
 from siem.console.protocol import Cased
@@ -23,7 +23,7 @@ from siem.console.site import ROWS_MAX, NodeSite, back_to, see_other
 from siem.console.view import View, path_of
 from siem.duties import usual
 from siem.store.cases import Incident
-from siem.store.protocol import Change, Conflict
+from siem.store.protocol import Change
 
 ACTS = {
     "take": "Take",
@@ -60,39 +60,30 @@ class Triage:
         return await run_in_threadpool(self._change, request, form)
 
     def _change(self, request: Request, form: FormData) -> Response:
-        session = self.site.access.enter(request, "triage")
-        if not self.site.access.check_form(session, text(form, "csrf")):
-            raise NotYours(session.person, "form")
+        session = self.site.access.enter_by_form(request, "triage", text(form, "csrf"))
         as_data = bool(formats.form_of(request))
         act = text(form, "act")
         back = back_to(text(form, "back"), "/findings")
-        try:
-            now = self.node.now()
-            if act == UNDO:
-                done = self.node.findings.undo(session.person.name, now)
-                return self._done(back, act, done, as_data)
-            if act not in ACTS:
-                raise CitywardError(
-                    f"no act is called {act[:40]!r}", "act", f"Choose {', '.join(ACTS)}."
-                )
-            ids = self._ids(form, back)
-            missing = _missing(act, form)
-            if not as_data and (not ids or missing):
-                return self._ask(
-                    request, session, form, act=act, ids=ids, back=back, missing=missing
-                )
-            if missing or not ids:
-                raise CitywardError(missing or "no id is named", act, "Send it with the rest.")
-            if act == "incident":
-                return self._to_incident(form, ids, session.person.name, now, as_data=as_data)
-            change = _change_of(act, form, session.person.name, now)
-            done = self.node.findings.change(
-                ids, change, session.person.name, now, _revisions(form, ids)
+        now = self.node.now()
+        if act == UNDO:
+            done = self.node.findings.undo(session.person.name, now)
+            return self._done(back, act, done, as_data)
+        if act not in ACTS:
+            raise CitywardError(
+                f"no act is called {act[:40]!r}", "act", f"Choose {', '.join(ACTS)}."
             )
-        except CitywardError as error:
-            if as_data:
-                return formats.error_of(error, 409 if isinstance(error, Conflict) else 400)
-            raise
+        ids = self._ids(form, back)
+        missing = _missing(act, form)
+        if not as_data and (not ids or missing):
+            return self._ask(request, session, form, act=act, ids=ids, back=back, missing=missing)
+        if missing or not ids:
+            raise CitywardError(missing or "no id is named", act, "Send it with the rest.")
+        if act == "incident":
+            return self._to_incident(form, ids, session.person.name, now, as_data=as_data)
+        change = _change_of(act, form, session.person.name, now)
+        done = self.node.findings.change(
+            ids, change, session.person.name, now, _revisions(form, ids)
+        )
         return self._done(back, act, done, as_data)
 
     def _to_incident(

@@ -20,9 +20,9 @@ from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cityward.errors import CitywardError, InputError, RuleError, Unsafe
+from cityward.errors import CitywardError, InputError, RuleError
 from siem.console import formats
-from siem.console.access import NotYours, Session
+from siem.console.access import Session
 from siem.console.body import body_of
 from siem.console.findings import logic, sections
 from siem.console.site import Fault, NodeSite, number_in, see_other
@@ -150,7 +150,8 @@ class Workbench:
         session = self.site.access.enter(request, "switch")
         source = self.tuning.source(rule_id)
         if source is None:
-            return self._unknown(request, session, rule_id)
+            what = f"no rule has the id {rule_id[:80]}"
+            return self.site.unknown(request, session, "rules", what, "Look in the list of rules.")
         view = self.site.view_of(request)
         draft = self._draft(rule_id)
         if formats.form_of(request):
@@ -172,9 +173,7 @@ class Workbench:
         return await run_in_threadpool(self._change, request, rule_id, form, "revert")
 
     def _change(self, request: Request, rule_id: str, form: FormData, act: str = "") -> Response:
-        session = self.site.access.enter(request, "switch")
-        if not self.site.access.check_form(session, text(form, "csrf")):
-            raise NotYours(session.person, "form")
+        session = self.site.access.enter_by_form(request, "switch", text(form, "csrf"))
         by, sheet, is_data = session.person.name, Sheet.sent(form), bool(formats.form_of(request))
         act = act or text(form, "act") or "check"
         if act.startswith("why "):  # a button has one value
@@ -188,9 +187,9 @@ class Workbench:
                 raise InputError(f"no act is called {act[:40]!r}", "act", ", ".join(self._acts))
             shown = self._acts[act](rule_id, sheet, by)
         except CitywardError as error:
-            status = 409 if isinstance(error, Conflict | Unsafe) else 400
             if is_data:
-                return formats.error_of(error, status)
+                raise
+            status = formats.status_of(error)
             shown = replace(self._check(rule_id, sheet, by), fault=Fault.of(error), status=status)
         if is_data:
             return formats.json(shown.said)
@@ -345,15 +344,6 @@ class Workbench:
     def _job_of(self, document: str, id: str) -> Job | None:
         job = self.tuning.job(id) if id else None
         return job if job is not None and job.document == document else None
-
-    def _unknown(self, request: Request, session: Session, rule_id: str) -> Response:
-        what, todo = f"no rule has the id {rule_id[:80]}", "Look in the list of rules."
-        if formats.form_of(request):
-            return formats.error(404, what, request.url.path, todo)
-        return self.site.page(
-            request, session, "error.html", 404, title="Not found", current="rules",
-            fault=Fault(what, "", todo),
-        )  # fmt: skip
 
 
 def conditions(

@@ -101,7 +101,7 @@ def test_while_responses_are_off_a_page_says_so_and_nothing_starts(
 
     assert "Responses are off" in page
     assert "Start, and ask for approval" not in page
-    assert answer.status_code == 400
+    assert answer.status_code == 409
     assert node.response.runs.all() == []
 
 
@@ -145,7 +145,7 @@ def test_nobody_approves_their_own_request(client: TestClient, node: fake.FakeNo
 
     assert "You asked for it" in page
     assert 'value="approve"' not in page
-    assert answer.status_code == 400
+    assert answer.status_code == 409
     assert node.response.get(run.id).approvals == ()
 
 
@@ -159,7 +159,7 @@ def test_a3_needs_two_people_of_different_roles(node: fake.FakeNode) -> None:
     page = enter(node, "t.lindqvar").get(f"/approvals/{run.id}").text
     second = yes(enter(node, "t.lindqvar"), run)
 
-    assert (first.status_code, same_role.status_code, second.status_code) == (303, 400, 303)
+    assert (first.status_code, same_role.status_code, second.status_code) == (303, 409, 303)
     assert "Approval 2 of 2" in page
     assert "yes: n.okerren, SOC" in page
     assert {one.role for one in node.response.get(run.id).approvals} == {"analyst", "approver"}
