@@ -36,7 +36,7 @@ from siem.samples import Speaking
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Document, Range
 from siem.store.query import quoted
-from siem.store.rulebook import Protected, Version
+from siem.store.rulebook import Version
 
 LOOKED_BACK = timedelta(days=30)
 FINDINGS_MAX = 500
@@ -51,8 +51,6 @@ WHAT = (
 """Fields by which a filter tells what is harmless: who does it, and what is done."""
 BEFORE_SEEN = {"cw.record.source": "", "cw.record.place": "", "cw.record.number": 0}
 """What an event has that another operator released: its record stays with them."""
-
-Speaks = Callable[[Sequence[Protected]], set[int]]
 
 
 class Tuner:
@@ -258,11 +256,11 @@ class Tuner:
             samples = self._book.protected(one.id)
             if not samples:
                 continue
-            speaks = _speaker(one, before, self.placeholders)
-            still = _speaker(now[one.id], after, self.placeholders) if one.id in now else _nothing
+            was = _Again(one, before, self.placeholders)
+            then = _Again(now[one.id], after, self.placeholders) if one.id in now else None
             for finding, group in groupby(samples, key=lambda sample: sample.finding):
                 events = list(group)
-                if lost := speaks(events) - still(events):
+                if lost := _lost(was, then, [_event(sample.event) for sample in events]):
                     first = events[min(lost)]
                     yield Silenced(
                         one.id, one.analytic.name, finding, first.operator,
@@ -457,19 +455,34 @@ def _forms(rules: RuleSet) -> dict[str, Any]:
     }
 
 
-def _speaker(one: Speaking, rules: RuleSet, placeholders: Placeholders) -> Speaks:
-    """Says which of some protected events a rule speaks for; a correlation does for all or none."""
-    own = runs.alone(one, rules)
+class _Again:
+    """A rule, with what it builds on, that sees protected events once more."""
 
-    def speaks(samples: Sequence[Protected]) -> set[int]:
-        engine = Engine(own, placeholders)
-        events = [_event(sample.event) for sample in samples]
-        if isinstance(one, Rule):
-            return {n for n, event in enumerate(events) if engine.matches(one.id, event)}
+    def __init__(self, one: Speaking, rules: RuleSet, placeholders: Placeholders) -> None:
+        self.one = one
+        self._own = runs.alone(one, rules)
+        self._placeholders = placeholders
+
+    def speaks(self, events: Sequence[Event]) -> bool:
+        """Whether it speaks of the events together."""
+        engine = Engine(self._own, self._placeholders)
         found = [*engine.detect(events), *engine.tick(events[-1].time + LONGEST)]
-        return {0} if any(finding.analytic.id == one.id for finding in found) else set()
+        return any(finding.analytic.id == self.one.id for finding in found)
 
-    return speaks
+    def matched(self, events: Sequence[Event]) -> set[int]:
+        """Places of the events that it, or a rule it builds on, matches."""
+        engine = Engine(self._own, self._placeholders)
+        ids = [rule.id for rule in self._own.rules]
+        return {n for n, event in enumerate(events) if any(engine.matches(id, event) for id in ids)}
+
+
+def _lost(was: _Again, then: _Again | None, events: Sequence[Event]) -> set[int]:
+    """Places of events that would pass in silence; what several make together is lost as one."""
+    is_single = all(isinstance(each.one, Rule) for each in (was, then) if each is not None)
+    if not is_single and was.speaks(events):
+        return set() if then is not None and then.speaks(events) else {0}
+    # What wants more events than are kept of it cannot be asked, but its rules can.
+    return was.matched(events) - (set() if then is None else then.matched(events))
 
 
 def _events(line: str, named: str) -> tuple[str, Sequence[Event]]:
@@ -489,10 +502,6 @@ def _tried(engine: Engine, rule: Rule, event: Event, collector: str) -> Tried:
     fields = {"@timestamp": event.time, **event.fields}
     matched, why = engine.matches(rule, event), engine.explain(rule, event)
     return Tried(fields, str(event.logsource), collector, matched, why)
-
-
-def _nothing(samples: Sequence[Protected]) -> set[int]:
-    return set()
 
 
 def _filter_in(rules: RuleSet, id: str) -> Filter | None:

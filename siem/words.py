@@ -10,12 +10,23 @@ from cityward.fields import FIELDS
 from cityward.finding import SEVERITIES
 from detectors.sigma.lines import MODIFIERS
 from detectors.sigma.lint import STATUS
-from detectors.sigma.rule import CorrelationType
+from detectors.sigma.rule import CorrelationType, Own
 
 KEYS = (
-    *("title", "id", "status", "description", "references", "author", "date", "modified", "tags"),
-    *("level", "taxonomy", "logsource", "detection", "correlation", "filter", "falsepositives"),
-    *("fields", "related", "license", "cityward"),
+    *(
+        "title",
+        "id",
+        "name",
+        "status",
+        "description",
+        "references",
+        "author",
+        "date",
+        "modified",
+        "tags",
+    ),
+    *("level", "taxonomy", "logsource", "detection", "correlation", "filter", "cw_absence"),
+    *("falsepositives", "fields", "related", "license", "cityward"),
 )
 """At the edge of a document."""
 INSIDE: Mapping[str, Sequence[str]] = {
@@ -25,7 +36,8 @@ INSIDE: Mapping[str, Sequence[str]] = {
         *("type", "rules", "group-by", "timespan", "condition", "generate", "aliases"),
     ),
     "filter": ("rules", "selection", "condition"),
-    "cityward": ("sentence", "reason", "expires"),
+    "cw_absence": ("trigger", "expected", "before", "within", "by"),
+    "cityward": Own.__struct_fields__,
 }
 """One step in, by what they stand in."""
 VALUES: Mapping[str, Sequence[str]] = {

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LINE_MAX = 65_536
+"""Characters of a line that is tried."""
 TRIED_MAX = 20
 """Events of a tried line that are shown."""
 JOBS_KEPT = 20
@@ -106,7 +107,7 @@ class Workbench:
         """Keep a draft, whatever it is like; returns the id of its document.
 
         Raises:
-            RuleError: it has no id.
+            RuleError: it is no YAML, or has no id.
             InputError: it is too long, or there are too many.
         """
         id = _id_in(text)
@@ -203,14 +204,18 @@ class Workbench:
     # ---- Try and preview
 
     def attempt(self, text: str, line: str, collector: str = "") -> Sequence[Tried]:
-        """What a rule makes of a line, by the collector that recognises it.
+        """What a rule makes of a line, by the collector that recognises it; `TRIED_MAX` events.
 
         Raises:
             RuleError: the rule cannot be loaded.
-            InputError: no collector recognises the line, or it is no rule on one event.
+            InputError: the line is too long, no collector recognises it, or it is no rule on one
+                event.
         """
+        if len(line) > LINE_MAX:
+            what = f"{len(line):,} characters are more than {LINE_MAX:,}"
+            raise InputError(what, "line", "Try a shorter one.")
         with self._turn:
-            return self._tuner.attempt(text, line[:LINE_MAX], collector)[:TRIED_MAX]
+            return self._tuner.attempt(text, line, collector)[:TRIED_MAX]
 
     def explain(self, text: str, event: Document) -> Tried:
         """What a rule makes of an event that is kept; see `attempt` for what it raises."""

@@ -192,11 +192,13 @@ def revert(
     """
     with _tuner(config) as (tuner, db):
         if not yes:
-            last = db.rulebook.newest(id)
-            if last is None:
+            versions = db.rulebook.history(id)
+            if not versions:
                 raise UsageError(f"{id} was never deployed here", "", "See rule history.")
+            if to and all(one.number != to for one in versions):
+                raise UsageError(f"it has no version {to}", id, "See rule history.")
             what = f"version {to} would count again" if to else "it would be taken back"
-            _say(f"{last.title}: {what}. Nothing has changed; say it with --yes.")
+            _say(f"{versions[0].title}: {what}. Nothing has changed; say it with --yes.")
             return 0
         tuner.revert(id, to, who(), reason, now_utc())
     _say("Done; a running node takes it up within a second.")

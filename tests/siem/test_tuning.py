@@ -17,6 +17,7 @@ from siem.config import Settings
 from siem.samples import collect
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Change, Conflict, Document, Range
+from siem.store.rulebook import EVENTS_PROTECTED
 from siem.tuning import Tuner, changed_rules, identity
 
 NOW = datetime(2026, 1, 5, 12, tzinfo=UTC)
@@ -280,6 +281,34 @@ def test_a_filter_below_a_correlation_that_was_right_is_refused(
     bad = tuner.examine(FILTER.replace("SOURCE", "192.0.2.7"))
 
     assert [each.rule for each in bad.silenced] == [MANY_ID]
+
+
+def test_below_a_correlation_of_more_events_than_are_kept_none_is_hidden(
+    settings: Settings, db: NodeDb, tuner: Tuner
+) -> None:
+    file = Path(settings.rules.folders[0]) / "many.yml"
+    file.write_text(MANY.replace("gte: 3", f"gte: {EVENTS_PROTECTED + 10}"))
+    seen(settings, db, attempts("192.0.2.7", count=EVENTS_PROTECTED + 11))
+    right(db, f"rule.id:{MANY_ID}")
+
+    good, bad = (tuner.examine(FILTER.replace("SOURCE", f"192.0.2.{n}")) for n in (8, 7))
+
+    assert good.silenced == ()
+    assert [each.rule for each in bad.silenced] == [MANY_ID]
+
+
+def test_a_rule_that_becomes_a_correlation_speaks_of_what_was_right(
+    settings: Settings, db: NodeDb, tuner: Tuner
+) -> None:
+    seen(settings, db, attempts("192.0.2.7"))
+    right(db, f"rule.id:{RULE_ID}")
+    base = "44444444-4444-4444-8444-444444444444"
+    tuner.deploy(tuner.examine(RULE.replace(RULE_ID, base), SAMPLES), "a.ana", "why", NOW)
+    several = MANY.replace(RULE_ID, base).replace(MANY_ID, RULE_ID)
+
+    assert [each.rule for each in tuner.examine(several, SAMPLES).silenced] == [RULE_ID]
+    once = tuner.examine(several.replace("gte: 3", "gte: 1"), SAMPLES)
+    assert once.silenced == ()
 
 
 def test_a_correlation_that_wants_more_than_there_was_is_refused(

@@ -98,6 +98,7 @@ def test_a_rule_is_deployed_and_reverted(folder: Path, capsys: Capture) -> None:
     newest, oldest = rows(capsys, "rule", "history", RULE_ID)
 
     back = ["rule", "revert", RULE_ID, "--to", str(oldest["version"]), "--reason", "too loud"]
+    assert cli.run(["rule", "revert", RULE_ID, "--to", "999", "--reason", "too loud"]) == 2
     assert cli.run([*back, "--yes"]) == 0
     capsys.readouterr()
 

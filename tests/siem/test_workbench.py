@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from cityward import InputError, RuleError, Unsafe
-from siem import assembly, ruleset
+from detectors.sigma.load import load_folder
+from siem import assembly, ruleset, words
 from siem.config import Settings
 from siem.node import document
 from siem.store.embedded import NodeDb
@@ -118,6 +119,8 @@ def test_a_line_is_tried_and_it_says_why_not(bench: Workbench) -> None:
     assert no.why.checks[1].field == "event.outcome"
     with pytest.raises(InputError, match="no collector recognises"):
         bench.attempt(RULE, "\0\1\2")
+    with pytest.raises(InputError, match="more than 65,536"):
+        bench.attempt(RULE, LINE + " " * 65_536)
     many = bench.source(MANY_ID)
     assert many is not None
     with pytest.raises(InputError, match="single events"):
@@ -245,6 +248,15 @@ def test_protected_findings_are_counted(settings: Settings, db: NodeDb, bench: W
     one = right(db, f"rule.id:{RULE_ID}")
 
     assert bench.protected(RULE_ID) == {one["finding.id"]: 1}
+
+
+def test_every_word_of_our_library_is_offered_where_it_stands() -> None:
+    rules = load_folder(*ruleset.NODE_RULES)
+    for one in (*rules.speaking(), *rules.filters):
+        value = one.document.value
+        assert set(value) <= set(words.KEYS), one.document.file
+        for name in ("logsource", "correlation", "cw_absence", "cityward"):
+            assert set(value.get(name, ())) <= set(words.INSIDE[name]), one.document.file
 
 
 def test_words_are_there_for_the_editor(bench: Workbench) -> None:
