@@ -81,8 +81,10 @@ def _undoing(file: str, ended: threading.Event) -> None:
     words = [sys.executable, "-m", "siem.cli", "worker", "--queues", UNDOES, "--processes", "1"]
     while not ended.is_set():
         worker = subprocess.Popen([*words, "--config", file], start_new_session=True)
-        while worker.poll() is None and not ended.wait(TEND_S):
+        while not ended.wait(TEND_S) and worker.poll() is None:
             pass
+        if not ended.is_set():
+            log.warning("The worker that undoes is gone; another one begins.")
         worker.terminate()
         try:
             worker.wait(END_S)

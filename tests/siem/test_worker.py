@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from cityward import ConfigError
 from siem.bell import LOOKED
 from siem.cli import app
+from siem.commands import worker as command
 from siem.commands.doctor import _workers
 from siem.config import Response, Settings
 from tests.playbooks.storm import redis_at
@@ -47,7 +49,6 @@ def _undoing(worker: int) -> list[int]:
     return [pid for pid in pids if os.getsid(pid) == pid]
 
 
-@pytest.mark.slow
 def _alive_in(groups: tuple[int, ...]) -> list[str]:
     """Processes of these groups; one that is dead and was only not buried yet is none."""
     found = []
@@ -61,6 +62,7 @@ def _alive_in(groups: tuple[int, ...]) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_a_worker_looks_by_itself_tends_what_undoes_and_ends_with_all_it_has(
     tmp_path: Path,
 ) -> None:
@@ -112,3 +114,34 @@ def test_the_doctor_says_whether_somebody_works(
 def test_a_worker_without_a_redis_says_that_the_node_does_the_work(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the node runs its playbooks itself"):
         app(["worker", "--config", str(_settings(tmp_path, ""))])
+
+
+def test_a_worker_that_ends_at_once_is_not_begun_again_and_again_without_a_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Ended(threading.Event):
+        waited = 0
+
+        def wait(self, timeout: float | None = None) -> bool:
+            self.waited += 1
+            if self.waited == 3:
+                self.set()
+            return self.is_set()
+
+    class Gone:
+        begun, pid = 0, 0
+
+        def __init__(self, *words: object, **more: object) -> None:
+            Gone.begun += 1
+            assert Gone.begun <= 3
+
+        def poll(self) -> int:
+            return 1
+
+        terminate = wait = lambda *within: None
+
+    monkeypatch.setattr(command.subprocess, "Popen", Gone)
+    monkeypatch.setattr(command.os, "killpg", lambda *group: None)
+    command._undoing("cityward.toml", Ended())
+
+    assert Gone.begun == 3
