@@ -8,7 +8,6 @@ city's campaign counts for the gate where it is the stricter one.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from datetime import datetime, timedelta
@@ -87,7 +86,7 @@ class Proposals:
             return False
         now = self._db.runs.now()
         did = self._db.proposals.settle(one, state, why, now, run=run, about=finding)
-        if not did and run == run_id(one):  # somebody declined it meanwhile
+        if not did and run == one.own_run:  # somebody declined it meanwhile
             self._db.runs.order(run, "cancel", f"{ASKED_BY}{one.said.by}", "declined here")
         return did
 
@@ -113,7 +112,7 @@ class Proposals:
 
     def _started(self, one: Proposed, own: Playbook, found: Document) -> tuple[str, Why]:
         """The run that does what was proposed, which may be there already; or why there is none."""
-        runs, now, id = self._db.runs, self._db.runs.now(), run_id(one)
+        runs, now, id = self._db.runs, self._db.runs.now(), one.own_run
         if runs.get(id) is not None:  # a kill was between it and our saying so
             return id, ""
         group = group_of(own, found)
@@ -175,7 +174,7 @@ class Proposals:
         ended = self._ended(one)
         if ended and state == "planned":
             state, why = "expired", ended
-            if run.id == run_id(one):  # one that is over takes no order
+            if run.id == one.own_run:  # one that is over takes no order
                 runs.order(run.id, "cancel", run.asked_by, f"the proposal ended: {ended}")
         return self._db.proposals.settle(one, state, why, now)
 
@@ -184,12 +183,6 @@ class Proposals:
         if one.is_withdrawn:
             return "withdrawn"
         return "time" if one.expires <= self._db.runs.now() else ""
-
-
-def run_id(one: Proposed) -> str:
-    """A proposal starts one run, whatever is killed meanwhile; accepted anew, another one."""
-    said = f"proposal\0{one.id}\0{one.accepted}"
-    return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def is_too_often(db: NodeDb, playbook: str, rate: Rate) -> bool:

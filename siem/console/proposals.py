@@ -12,11 +12,10 @@ from starlette.responses import Response
 from cityward.errors import CitywardError, InputError
 from siem.console import formats
 from siem.console.body import body_of
-from siem.console.responses import REASON_MAX
 from siem.console.site import NodeSite, see_other
 from siem.console.triage import text
 from siem.sharing.proposals import WHY_WORDS, in_words
-from siem.store.proposals import ASKED_BY, DECLINES, Proposed, Why
+from siem.store.proposals import DECLINES, Proposed, Why
 from siem.store.protocol import Conflict, Document
 
 PATH = "/sharing/proposals"
@@ -101,8 +100,7 @@ class Proposals:
                 done = store.accept(id, by, now)
             case "decline":
                 why = _why(text(form, "why"))
-                note = text(form, "note").strip()[:REASON_MAX]
-                done = store.decline(id, by, why, note, now)
+                done = store.decline(id, by, why, text(form, "note").strip(), now)
                 if done:
                     self._cancel(one, by, why)
             case _:
@@ -112,11 +110,9 @@ class Proposals:
             raise Conflict(what, f"proposal {id[:80]}", "What is in force is undone at its run.")
 
     def _cancel(self, one: Proposed, by: str, why: str) -> None:
-        """A run that only the city asked for goes with it; one of our own goes on."""
-        runs = self.node.response.runs
-        run = runs.get(one.run) if one.run else None
-        if run is not None and run.asked_by.startswith(ASKED_BY):
-            runs.order(run.id, "cancel", by, f"declined: {WHY_WORDS[why]}")
+        """The run that it began goes with it; one of our own, or of another proposal, goes on."""
+        if one.run == one.own_run:
+            self.node.response.runs.order(one.run, "cancel", by, f"declined: {WHY_WORDS[why]}")
 
 
 def _why(said: str) -> Why:

@@ -7,9 +7,8 @@ from starlette.responses import Response
 
 from siem.console import formats
 from siem.console.responses import RUN_GLYPHS, Responses, run_row
-from siem.console.site import number_in
-
-ROWS, ROWS_MAX = 50, 200
+from siem.console.site import PAGE_MAX, ROWS_MAX, number_in
+from siem.console.view import PAGE_ROWS
 
 
 class Runs(Responses):
@@ -19,14 +18,14 @@ class Runs(Responses):
         """Every run with its state and what of it is in force, as a page or for programs."""
         session = self.site.access.enter(request, "playbooks")
         view = self.site.view_of(request)
-        limit = number_in(view.one("limit"), ROWS, 1, ROWS_MAX)
+        form, runs = formats.form_of(request), self.responder.runs
+        limit = number_in(view.one("limit"), PAGE_ROWS, 1, ROWS_MAX if form else PAGE_MAX)
         offset = number_in(view.one("offset"), 0, 0, 1_000_000)
-        # One more than is shown tells whether there are more.
-        found = self.responder.runs.all(limit=limit + 1, offset=offset)
-        rows = [run_row(one) for one in found[:limit]]
-        if form := formats.form_of(request):
+        total = sum(runs.counts().values())
+        rows = [run_row(one) for one in runs.all(limit=limit, offset=offset)]
+        if form:
             self.site.exported(session, request)
-            return formats.rows(form, rows, offset + len(found), {}, "runs")
+            return formats.rows(form, rows, total, {"offset": offset, "limit": limit}, "runs")
         return self.page(
             request,
             session,
@@ -37,5 +36,5 @@ class Runs(Responses):
             glyphs=RUN_GLYPHS,
             offset=offset,
             limit=limit,
-            more=len(found) > limit,
+            more=offset + limit < total,
         )

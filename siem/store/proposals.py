@@ -7,6 +7,7 @@ that the hub was told. So a kill at any moment neither loses nor repeats anythin
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -107,6 +108,15 @@ class Proposed(msgspec.Struct, frozen=True, kw_only=True):
     """How often a person had it planned anew."""
     answered: str = ""
     """State and reason that the hub was told last."""
+
+    @property
+    def own_run(self) -> str:
+        """Id of the run that it starts: one, whatever is killed meanwhile; accepted anew, another.
+
+        Its `run` is another one where a run about the same was there already.
+        """
+        said = f"proposal\0{self.id}\0{self.accepted}"
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
 
     @property
     def may_be_planned(self) -> bool:

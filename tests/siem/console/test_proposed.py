@@ -48,15 +48,16 @@ def propose(node: FakeNode, **said: object) -> None:
         desk.propose(msgspec.structs.replace(one, **said))
 
 
-def planned(node: FakeNode, asked_by: str = "city: ciso") -> str:
-    """The engine has planned it."""
-    book = playbook(deny("block"))
-    plan = run_of(book, "203.0.113.9", node.db.runs.now()).plan
-    node.db.runs.start(new_run("r1", book, plan, node.db.runs.now(), asked_by=asked_by))
+def planned(node: FakeNode, asked_by: str = "city: ciso", run: str = "") -> str:
+    """The engine has planned it, or found a run about the same; its run."""
     one = node.db.proposals.get(ID)
     assert one is not None
-    node.db.proposals.settle(one, "planned", "", NOW, run="r1", about="f-1")
-    return "r1"
+    run = run or one.own_run
+    book = playbook(deny("block"))
+    plan = run_of(book, "203.0.113.9", node.db.runs.now()).plan
+    node.db.runs.start(new_run(run, book, plan, node.db.runs.now(), asked_by=asked_by))
+    node.db.proposals.settle(one, "planned", "", NOW, run=run, about="f-1")
+    return run
 
 
 def post(client: TestClient, **form: str) -> int:
@@ -72,21 +73,21 @@ def test_without_a_proposal_the_page_says_when_there_will_be_one(node: FakeNode)
 
 def test_a_proposal_stands_with_what_the_city_said_and_what_became_of_it(node: FakeNode) -> None:
     propose(node)
-    planned(node)
+    run = planned(node)
 
     text = enter(node).get("/sharing/proposals").text
 
-    for said in ("Block it for 1 h", "the city: ciso", "it scans us all", "/runs/r1", "j:687:00ff"):
+    for said in ("Block it for 1 h", "the city: ciso", "it scans us all", run, "j:687:00ff"):
         assert said in text
     assert "Planned, waits for a person" in text
-    assert 'href="/approvals/r1"' in text
+    assert f'href="/approvals/{run}"' in text
 
 
 def test_the_run_says_that_the_city_proposed_it(node: FakeNode) -> None:
     propose(node)
-    planned(node)
+    run = planned(node)
 
-    assert "Proposed by the city: Block it for 1 h" in enter(node).get("/runs/r1").text
+    assert "Proposed by the city: Block it for 1 h" in enter(node).get(f"/runs/{run}").text
 
 
 def test_programs_get_the_same(node: FakeNode) -> None:
@@ -99,7 +100,7 @@ def test_programs_get_the_same(node: FakeNode) -> None:
 
 def test_who_declines_gives_a_reason_of_the_list_and_the_note_stays_here(node: FakeNode) -> None:
     propose(node)
-    planned(node)
+    run = planned(node)
     client = enter(node)
 
     assert post(client, act="decline", why="because of Anna") == 400
@@ -107,18 +108,19 @@ def test_who_declines_gives_a_reason_of_the_list_and_the_note_stays_here(node: F
 
     (one,) = node.db.proposals.all()
     assert (one.state, one.why, one.person) == ("declined", "harm", "i.vasko")
-    assert [entry.kind for entry in node.db.runs.history("r1")] == ["cancel"]
+    assert [entry.kind for entry in node.db.runs.history(run)] == ["cancel"]
     with node.db.outgoing.desk() as desk:
         answer = desk.next_answer()
     assert answer is not None
     assert json.dumps((answer.state, answer.why)) == '["declined", "harm"]'
 
 
-def test_a_run_that_a_finding_of_ours_began_goes_on_when_the_proposal_is_declined(
-    node: FakeNode,
+@pytest.mark.parametrize("asked_by", ["", "city: another"])
+def test_a_run_that_something_else_began_goes_on_when_the_proposal_is_declined(
+    node: FakeNode, asked_by: str
 ) -> None:
     propose(node)
-    planned(node, asked_by="")
+    planned(node, asked_by, run="r1")
 
     assert post(enter(node), act="decline", why="later") == 303
     assert node.db.runs.history("r1") == []
@@ -146,10 +148,10 @@ def test_what_is_over_is_decided_no_more(node: FakeNode) -> None:
 def test_what_the_city_said_is_shown_as_text(node: FakeNode) -> None:
     said = Said(playbook=HOSTILE, action=HOSTILE, reason=HOSTILE, by=HOSTILE, indicator=HOSTILE)
     propose(node, said=said, campaign=HOSTILE)
-    planned(node, asked_by=f"{proposals.ASKED_BY}{HOSTILE}")
+    run = planned(node, asked_by=f"{proposals.ASKED_BY}{HOSTILE}")
     client = enter(node)
 
-    for path in ("/sharing/proposals", "/runs/r1"):
+    for path in ("/sharing/proposals", f"/runs/{run}"):
         text = client.get(path).text
         assert "<script>alert" not in text
         assert "49" not in text.partition("Proposed by")[2][:200]

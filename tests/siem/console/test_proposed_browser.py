@@ -40,7 +40,7 @@ def test_a_proposal_goes_through_both_consoles_by_clicks(
     ]
     propose(node)
     propose(node, id="b2" * 16, state="not possible", why="no playbook")
-    planned(node)
+    run = planned(node)
     context = browser.new_context(viewport={"width": width, "height": 1000})
     page = context.new_page()
     faults: dict[str, Any] = {}
@@ -68,7 +68,7 @@ def test_a_proposal_goes_through_both_consoles_by_clicks(
     enter(page, served, "i.vasko")
     page.goto(f"{served.base}/sharing/proposals")
     look("proposals")
-    page.goto(f"{served.base}/runs/r1")
+    page.goto(f"{served.base}/runs/{run}")
     look("run")
     page.goto(f"{served.base}/sharing/proposals")
     page.get_by_text("Decline", exact=True).first.click()

@@ -304,19 +304,21 @@ def test_runs_are_listed_the_newest_first_a_page_at_a_time(
     client: TestClient, node: fake.FakeNode
 ) -> None:
     assert "No playbook has run." in client.get("/runs").text
-    for finding, name in ((FINDING, "first"), (OTHER, "second")):
+    for finding, name in ((FINDING, "first"), (OTHER, "second"), (OTHER, "third")):
         node.response.applied(SCANNER, finding, "i.vasko", name)
         node.clock += timedelta(minutes=1)
 
     newest = client.get("/runs.json?limit=1").json()
-    oldest = client.get("/runs.json?limit=1&offset=1").json()
+    oldest = client.get("/runs.json?limit=1&offset=2").json()
 
-    assert [one["run"] for one in (*newest["rows"], *oldest["rows"])] == ["second", "first"]
+    assert [one["run"] for one in (*newest["rows"], *oldest["rows"])] == ["third", "first"]
+    assert (newest["total"], oldest["total"]) == (3, 3)
     assert oldest["rows"][0]["in_force"] == 1
     assert oldest["rows"][0]["targets"] == ["198.51.100.73"]
     assert "1 in force" in client.get("/runs").text
     assert "Next 1" in client.get("/runs?limit=1").text
-    assert "Next" not in client.get("/runs?limit=1&offset=1").text
+    assert "Next 1" in client.get("/runs?limit=1&offset=1").text
+    assert "Next" not in client.get("/runs?limit=1&offset=2").text
 
 
 @pytest.mark.parametrize("act", ["cancel", "nothing"])
