@@ -64,11 +64,21 @@ def differences(
     events: Sequence[Event],
     batch: int = 512,
     placeholders: Mapping[str, Sequence[str]] | None = None,
+    least: int = 0,
 ) -> list[object]:
-    """Where engine and plain walk disagree on what matches, or on what they count."""
+    """Where engine and plain walk disagree on what matches, or on what they count.
+
+    Args:
+        rules: Correlations and absences are left out.
+        events: What both are asked about.
+        batch: So many at once.
+        placeholders: Values of `%name%` by name.
+        least: Of so many events a rule matches at least; otherwise that they agree proves nothing.
+    """
     rules = msgspec.structs.replace(rules, correlations=(), absences=())
     engine, plain = Engine(rules, placeholders), Plain(rules, placeholders)
     found: list[object] = []
+    speaking = 0
     for start in range(0, len(events), batch):
         part = events[start : start + batch]
         ours: dict[int, list[str]] = {}
@@ -76,6 +86,7 @@ def differences(
             ours.setdefault(id(finding.events[-1]), []).append(finding.analytic.id)
         for event in part:
             theirs = plain.matched(event)
+            speaking += bool(theirs)
             if (mine := ours.get(id(event), [])) != theirs:
                 found.append((mine, theirs, event))
     for state in engine.states():
@@ -84,4 +95,4 @@ def differences(
             never = tuple(sorted(plain.never_seen[state.id])) if state.arriving else ()
             if told != (plain.evaluated[state.id], never):
                 found.append((state, plain.evaluated[state.id], never))
-    return found
+    return found if speaking >= least else [*found, f"rules match {speaking} events only"]
