@@ -314,11 +314,10 @@ class Engine:
 
     def _routed(self, logsource: LogSource) -> tuple[_Active, ...]:
         """The rules of a log source, in the order they were loaded."""
-        given = LogSource(*(part.lower() for part in msgspec.structs.astuple(logsource)))
         return tuple(
             self._active[rule.id]
             for rule in self.rules.rules
-            if rule.id in self._active and covers(rule.logsource, given)
+            if rule.id in self._active and covers(rule.logsource, logsource)
         )
 
     def explain(self, rule: Rule | str, event: Event) -> Why:

@@ -83,14 +83,12 @@ NARROWER = {
 
 
 def covers(wanted: LogSource, given: LogSource) -> bool:
-    """True if every part that is wanted is given so, or more narrowly."""
+    """True if every part that is wanted is given so, or more narrowly; in any case of letters."""
+    category = given.category.lower()
     return (
-        (
-            wanted.category in ("", given.category)
-            or given.category in NARROWER.get(wanted.category, ())
-        )
-        and wanted.product in ("", given.product)
-        and wanted.service in ("", given.service)
+        (wanted.category in ("", category) or category in NARROWER.get(wanted.category, ()))
+        and wanted.product in ("", given.product.lower())
+        and wanted.service in ("", given.service.lower())
     )
 
 

@@ -43,8 +43,7 @@ class Plain:
         return [rule.id for rule in self._routed(event.logsource) if self._holds(rule, event, view)]
 
     def _routed(self, logsource: LogSource) -> Iterator[Rule]:
-        given = LogSource(*(part.lower() for part in msgspec.structs.astuple(logsource)))
-        return (rule for rule in self.rules if covers(rule.logsource, given))
+        return (rule for rule in self.rules if covers(rule.logsource, logsource))
 
     def _holds(self, rule: Rule, event: Event, view: View) -> bool:
         self.evaluated[rule.id] += 1

@@ -15,6 +15,7 @@ from detectors.sigma.filter import covers
 from detectors.sigma.load import load_folder
 from detectors.sigma.native import OURS, elsewhere
 from detectors.sigma.view import View
+from tests.detectors.sigma.city import engine, event, rule_of
 from tests.detectors.sigma.test_truth import cases, unpacked
 
 NOW = datetime(2026, 1, 5, tzinfo=UTC)
@@ -76,10 +77,23 @@ def test_every_field_that_stands_for_another_is_in_the_table():
         ("registry_event", "registry_event", True),
         ("registry_set", "registry_event", False),
         ("", "registry_set", True),
+        ("registry_event", "Registry_Set", True),
+        ("file_event", "FILE_EVENT", True),
     ],
 )
 def test_a_narrower_category_is_part_of_a_wider_one(wanted, given, is_covered):
     assert covers(LogSource(category=wanted), LogSource(category=given)) is is_covered
+
+
+def test_however_an_event_writes_its_log_source_all_say_the_same_of_it():
+    one = engine(rule_of("  s: {f: a}\n  condition: s\n"))
+    seen = event(0.0, LogSource(service="TEST"), f="a")
+    (rule,) = one.rules.rules
+
+    assert len(list(one.detect([seen]))) == 1
+    assert one.matches(rule, seen)
+    assert [check.selection for check in one.explain(rule, seen).checks] == ["s"]
+    assert one.states()[0].arriving
 
 
 def test_a_deleted_key_is_known_by_what_the_event_says():
