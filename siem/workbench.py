@@ -103,20 +103,31 @@ class Workbench:
         with self._turn:
             return self._tuner.examine(text, samples)
 
-    def save(self, text: str, samples: str, by: str) -> str:
+    def save(self, text: str, samples: str, by: str, seen: datetime | None = None) -> str:
         """Keep a draft, whatever it is like; returns the id of its document.
+
+        Args:
+            text: YAML of the document, or what is to become it.
+            samples: YAML of its samples.
+            by: Who writes it.
+            seen: When the draft that the person saw was saved; None: they saw none.
 
         Raises:
             RuleError: it is no YAML, or has no id.
             InputError: it is too long, or there are too many.
+            Conflict: somebody else has saved another draft since.
         """
         id = _id_in(text)
-        self._book.put_draft(Draft(id, text, samples, by, self._clock()))
+        self._book.put_draft(Draft(id, text, samples, by, self._clock()), seen)
         return id
 
-    def discard(self, document: str) -> None:
-        """Forget a draft."""
-        self._book.drop_draft(document)
+    def discard(self, document: str, seen: datetime | None) -> None:
+        """Forget the draft that the person saw.
+
+        Raises:
+            Conflict: somebody else has saved another draft since.
+        """
+        self._book.drop_draft(document, seen)
 
     def drafts(self) -> Sequence[Draft]:
         """What people write on."""
@@ -385,4 +396,8 @@ def _id_in(text: str) -> str:
     found = [one for one in documents.parse(text) if isinstance(one.value, dict)]
     if len(found) != 1 or not isinstance(found[0].value.get("id"), str):
         raise RuleError("it has no id", "<text>:1", f"Write id: {uuid.uuid4()}")
-    return str(found[0].value["id"])
+    try:
+        return str(uuid.UUID(found[0].value["id"]))
+    except ValueError as error:
+        todo = f"Write id: {uuid.uuid4()}"
+        raise RuleError("its id is no UUID", "<text>:1", todo) from error

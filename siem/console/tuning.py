@@ -156,12 +156,12 @@ class Tuning(Protocol):
         """What a document would do; nothing changes."""
         ...
 
-    def save(self, text: str, samples: str, by: str) -> str:
-        """Keep a draft, whatever it is like; returns the id of its document."""
+    def save(self, text: str, samples: str, by: str, seen: datetime | None = None) -> str:
+        """Keep a draft, whatever it is like, in the place of the one seen; id of its document."""
         ...
 
-    def discard(self, document: str) -> None:
-        """Forget a draft."""
+    def discard(self, document: str, seen: datetime | None) -> None:
+        """Forget the draft that was seen."""
         ...
 
     def drafts(self) -> Sequence[Draft]:

@@ -82,6 +82,12 @@ class Sheet:
     """Id and time of the event of a preview that is explained."""
     reason: str = ""
 
+    @property
+    def draft_seen(self) -> datetime | None:
+        """When the draft that they saw was saved."""
+        time = time_of(self.draft)
+        return time if isinstance(time, datetime) else None
+
     @classmethod
     def sent(cls, form: FormData) -> Sheet:
         """What a form holds; browsers end lines with two characters (HTML, 4.10.21.4)."""
@@ -184,18 +190,18 @@ class Workbench:
             if act in self._changes:
                 return self._done(request, *self._changes[act](rule_id, sheet, by))
             if act not in self._acts:
-                raise InputError(f"no act is called {act[:40]!r}", "act", ", ".join(self._acts))
+                raise InputError(f"no act is called {act[:40]!r}", "act", "See /api.")
             shown = self._acts[act](rule_id, sheet, by)
         except CitywardError as error:
             if is_data:
                 raise
             status = formats.status_of(error)
             shown = replace(self._check(rule_id, sheet, by), fault=Fault.of(error), status=status)
+            if isinstance(error, Conflict):  # They are told of it, so they have seen it.
+                sheet = self._caught_up(rule_id, sheet)
         if is_data:
             return formats.json(shown.said)
         source = self.tuning.source(rule_id) or Source(rule_id, "New rule", "rule", "", "", "new")
-        if shown.status == 409:  # They are told what has happened meanwhile, so they have seen it.
-            sheet = replace(sheet, seen=source.number, draft=_saved_at(self._draft(rule_id)))
         sheet = replace(sheet, job=shown.job.id if shown.job else "")
         return self._page(request, session, source, sheet, shown)
 
@@ -209,16 +215,13 @@ class Workbench:
     # ---- What changes something
 
     def _save(self, rule_id: str, sheet: Sheet, by: str) -> tuple[str, dict[str, Any]]:
-        draft = self._draft(rule_id)
-        if draft is not None and _saved_at(draft) != sheet.draft:
-            raise Conflict(f"{draft.by} has saved another draft since", "draft", "Look at it.")
-        document = self.tuning.save(sheet.text, sheet.samples, by)
+        document = self.tuning.save(sheet.text, sheet.samples, by, sheet.draft_seen)
         return "saved", {
             "document": document, "is_there": True, "draft": _saved_at(self._draft(document)),
         }  # fmt: skip
 
     def _discard(self, rule_id: str, sheet: Sheet, by: str) -> tuple[str, dict[str, Any]]:
-        self.tuning.discard(rule_id)
+        self.tuning.discard(rule_id, sheet.draft_seen)
         return "discarded", self._whether_there(rule_id)
 
     def _deploy(self, rule_id: str, sheet: Sheet, by: str) -> tuple[str, dict[str, Any]]:
@@ -340,6 +343,10 @@ class Workbench:
 
     def _draft(self, document: str) -> Draft | None:
         return next((one for one in self.tuning.drafts() if one.document == document), None)
+
+    def _caught_up(self, rule_id: str, sheet: Sheet) -> Sheet:
+        source, draft = self.tuning.source(rule_id), self._draft(rule_id)
+        return replace(sheet, seen=source.number if source else 0, draft=_saved_at(draft))
 
     def _job_of(self, document: str, id: str) -> Job | None:
         job = self.tuning.job(id) if id else None

@@ -231,26 +231,36 @@ class RulebookStore:
         rows = self._reading().execute("SELECT * FROM drafts WHERE document = ?", (document,))
         return next((_draft(row) for row in rows), None)
 
-    def put_draft(self, one: Draft) -> None:
+    def put_draft(self, one: Draft, seen: datetime | None = None) -> None:
         """Keep a draft; it replaces the one before it.
+
+        Args:
+            one: The draft.
+            seen: When the draft that the person saw was saved; None: they saw none.
 
         Raises:
             InputError: it is too long, or there are too many.
+            Conflict: somebody else has saved another one since.
         """
         if max(len(one.text), len(one.samples)) > TEXT_MAX:
             raise InputError(f"more than {TEXT_MAX:,} characters", one.document, "Split it.")
         with self._writing() as db:
-            known = db.execute("SELECT 1 FROM drafts WHERE document = ?", (one.document,))
-            if not known.fetchone() and _count(db, "SELECT count(*) FROM drafts") >= DRAFTS_MAX:
+            known = _unchanged(db, one.document, seen)
+            if not known and _count(db, "SELECT count(*) FROM drafts") >= DRAFTS_MAX:
                 raise InputError(
                     f"{DRAFTS_MAX} drafts are kept", one.document, "Deploy or drop some."
                 )
             row = (one.document, one.text, one.samples, harmless(one.by), micros(one.time))
             db.execute("INSERT OR REPLACE INTO drafts VALUES (?, ?, ?, ?, ?)", row)
 
-    def drop_draft(self, document: str) -> None:
-        """Forget a draft."""
+    def drop_draft(self, document: str, seen: datetime | None) -> None:
+        """Forget the draft that the person saw; see `put_draft`.
+
+        Raises:
+            Conflict: somebody else has saved another one since.
+        """
         with self._writing() as db:
+            _unchanged(db, document, seen)
             db.execute("DELETE FROM drafts WHERE document = ?", (document,))
 
     # ---- Protected samples
@@ -325,6 +335,15 @@ def _protect(db: sqlite3.Connection, rule: str, rows: Sequence[tuple[Any, ...]])
         (rule, FINDINGS_PROTECTED),
     )
     return added
+
+
+def _unchanged(db: sqlite3.Connection, document: str, seen: datetime | None) -> bool:
+    """Whether there is a draft; it is the one that was seen."""
+    row = db.execute("SELECT person, time FROM drafts WHERE document = ?", (document,)).fetchone()
+    if row is not None and (seen is None or row["time"] != micros(seen)):
+        what = f"{row['person']} has saved another draft since"
+        raise Conflict(what, "draft", "Look at it.")
+    return row is not None
 
 
 def _last(db: sqlite3.Connection, document: str) -> Mapping[str, Any] | None:

@@ -66,7 +66,7 @@ def test_a_document_is_edited_from_its_file_its_draft_or_what_is_deployed(
 def test_a_draft_may_be_wrong_but_has_an_id(bench: Workbench) -> None:
     bench.save(f"id: {RULE_ID}\ndetection: 7", "", "a.ana")
     assert [one.document for one in bench.drafts()] == [RULE_ID]
-    bench.discard(RULE_ID)
+    bench.discard(RULE_ID, NOW)
     assert bench.drafts() == []
     with pytest.raises(RuleError, match="no id"):
         bench.save("title: x", "", "a.ana")

@@ -258,6 +258,32 @@ def test_who_did_not_see_the_last_version_or_draft_overwrites_nothing(
     assert text_of(client).endswith("# mine\n")
 
 
+def test_a_draft_of_another_document_is_not_written_over_either(
+    node: FakeNode, signed_in: Enter
+) -> None:
+    client = signed_in(ENGINEER)
+    blank = client.get("/rules/new.json").json()["document"]
+    node.tuning.save(LOUDER, SAMPLES, OTHER)
+
+    blind = post(client, f"/rules/{blank}/edit", act="save", text=RULE)
+
+    assert blind.status_code == 409
+    assert in_textarea(blind.text, "text") == RULE
+    assert [(one.by, one.text) for one in node.tuning.drafts()] == [(OTHER, LOUDER)]
+
+
+def test_who_is_refused_for_another_reason_has_seen_no_newer_draft(
+    node: FakeNode, signed_in: Enter
+) -> None:
+    client, wrong = signed_in(ENGINEER), RULE.replace("failure", "success")
+    node.tuning.save(LOUDER, SAMPLES, OTHER)
+
+    refused = post(client, act="deploy", text=wrong, reason="why not")
+
+    assert refused.status_code == 409
+    assert 'name="draft" value=""' in refused.text
+
+
 def test_a_draft_is_discarded(node: FakeNode, signed_in: Enter) -> None:
     client = signed_in(ENGINEER)
     node.tuning.save(LOUDER, SAMPLES, OTHER)
@@ -266,7 +292,12 @@ def test_a_draft_is_discarded(node: FakeNode, signed_in: Enter) -> None:
     assert "1 draft waits" in listed
     assert f'href="{EDIT}"' in listed
 
-    done = post(client, act="discard", text=LOUDER)
+    blind = post(client, act="discard", text=LOUDER)
+    assert blind.status_code == 409
+    assert [one.by for one in node.tuning.drafts()] == [OTHER]
+
+    draft = client.get(f"{EDIT}.json").json()["draft"]
+    done = post(client, act="discard", text=LOUDER, draft=draft)
 
     assert done.headers["location"] == f"{EDIT}?done=discarded"
     assert list(node.tuning.drafts()) == []
@@ -356,6 +387,8 @@ def test_unknown_acts_and_numbers_are_refused(node: FakeNode, signed_in: Enter) 
     assert data(client, f"/rules/{RULE_ID}/revert", number="-1", reason="x").status_code == 400
     assert data(client, f"/rules/{RULE_ID}/revert", number="0", reason="x").status_code == 400
     assert data(client, act="save", text="title: no id").status_code == 400
+    assert data(client, act="save", text="id: ../hunt").status_code == 400
+    assert data(client, act="save", draft="0001-01-01T00:00:00+23:59").status_code == 200
 
 
 def test_a_difference_names_lines_and_does_not_take_for_ever() -> None:
