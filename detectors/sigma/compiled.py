@@ -11,9 +11,6 @@ import contextlib
 import gc
 import hashlib
 import logging
-import os
-import stat
-import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime
 from functools import cache
@@ -24,6 +21,7 @@ from typing import Any
 import msgspec
 
 from cityward.errors import RuleError
+from detectors.sigma import kept
 from detectors.sigma.pipelines import Every
 from detectors.sigma.rule import Absence, Correlation, Filter, Rule
 
@@ -33,10 +31,6 @@ Loaded = Rule | Correlation | Absence | Filter
 
 _HERE = Path(__file__).parent
 _READ_WITH = ("msgspec", "google-re2", "PyYAML")
-_READ_BY = (
-    *("attack", "compiled", "condition", "lines", "load", "matchers", "pipelines", "rule"),
-    *("texts", "view"),
-)
 _WORDS = ("documents", "event", "finding")
 """The vocabulary that compiled rules are written in."""
 _DAY, _EVERY = 1, 2
@@ -94,11 +88,7 @@ class Compiled:
             return
         files = {key: _plain(one) for key, one in self._used.items()}
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            handle, unfinished = tempfile.mkstemp(dir=self._path.parent)
-            with os.fdopen(handle, "wb") as file:
-                file.write(msgspec.msgpack.encode(_Kept(_version(), files)))
-            os.replace(unfinished, self._path)
+            kept.write(self._path, msgspec.msgpack.encode(_Kept(_version(), files)))
         except OSError as error:
             log.warning("Compiled rules cannot be kept in %s: %s.", self._path, error.strerror)
 
@@ -125,25 +115,20 @@ def undisturbed() -> Iterator[None]:
 
 def _read(path: Path) -> Mapping[bytes, FileRules]:
     try:
-        with path.open("rb") as file:
-            about = os.fstat(file.fileno())
-            if about.st_uid != os.geteuid() or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                log.warning("Compiled rules in %s could be another person's: not used.", path)
-                return {}
-            kept = _decoder(_Kept).decode(file.read())
+        content = kept.read(path)
+        found = None if content is None else _decoder(_Kept).decode(content)
     except (OSError, msgspec.DecodeError):
         return {}
-    return kept.files if kept.version == _version() else {}
+    return found.files if found is not None and found.version == _version() else {}
 
 
 @cache
 def _version() -> str:
-    """What the form and the meaning of compiled rules depend on: every line that reads them."""
+    """What the form and the meaning of compiled rules depend on: all lines that could read them."""
     digest = hashlib.blake2b(digest_size=16)
     vocabulary = _HERE.parent.parent / "cityward"
-    sources = [_HERE / f"{name}.py" for name in _READ_BY]
-    sources += [vocabulary / f"{name}.py" for name in _WORDS]
-    for source in [*sources, *sorted(_HERE.glob("data/*"))]:
+    words = (vocabulary / f"{name}.py" for name in _WORDS)
+    for source in (*sorted(_HERE.glob("*.py")), *sorted(_HERE.glob("data/*")), *words):
         digest.update(source.read_bytes())
     return " ".join([digest.hexdigest(), *map(version, _READ_WITH)])
 

@@ -9,12 +9,12 @@ import contextlib
 import hashlib
 import logging
 import os
-import stat
-import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from detectors.sigma import kept
 
 try:
     import hyperscan
@@ -44,8 +44,8 @@ class Databases:
         if hyperscan is None:
             return None
         path = self._path(words)
-        if path is not None and (kept := _read(path)) is not None:
-            return kept
+        if path is not None and (known := _read(path)) is not None:
+            return known
         database = hyperscan.Database()
         try:
             database.compile(
@@ -72,15 +72,13 @@ class Databases:
 
 def _read(path: Path) -> Any:
     try:
-        with path.open("rb") as file:
-            about = os.fstat(file.fileno())
-            if about.st_uid != os.geteuid() or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                log.warning("%s could be another person's: not used.", path)
-                return None
-            database = hyperscan.loadb(file.read(), hyperscan.HS_MODE_BLOCK)
-            database.scratch = hyperscan.Scratch(database)
-            os.utime(file.fileno())  # what is used stays the longest
-            return database
+        content = kept.read(path)
+        if content is None:
+            return None
+        database = hyperscan.loadb(content, hyperscan.HS_MODE_BLOCK)
+        database.scratch = hyperscan.Scratch(database)
+        os.utime(path)  # what is used stays the longest
+        return database
     except (OSError, hyperscan.error):
         return None
 
@@ -88,11 +86,7 @@ def _read(path: Path) -> Any:
 def _write(path: Path, content: bytes) -> None:
     """Keep a database; if that is not possible, the next start takes longer."""
     with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, unfinished = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(unfinished, path)
-        kept = sorted(path.parent.glob("*.hs"), key=lambda one: one.stat().st_mtime_ns)
-        for old in kept[:-KEPT_MOST]:
+        kept.write(path, content)
+        every = sorted(path.parent.glob("*.hs"), key=lambda one: one.stat().st_mtime_ns)
+        for old in every[:-KEPT_MOST]:
             old.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,6 +134,30 @@ def test_a_place_that_cannot_be_written_costs_time_only(
 
     assert len(found.speaking()) == 6
     assert "cannot be kept" in caplog.text
+
+
+def test_what_cannot_be_kept_leaves_nothing_behind(rules: Path) -> None:
+    kept = rules.parent / "state" / "rules.compiled"
+    kept.mkdir(parents=True)
+
+    assert len(load_folder(rules, compiled=kept).speaking()) == 6
+    assert [*kept.parent.iterdir()] == [kept]
+
+
+@pytest.mark.parametrize("name", ["load", "window", "filter"])
+def test_a_cache_that_another_line_has_read_is_read_anew(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "detectors" / "sigma"
+    shutil.copytree(compiled._HERE, here)
+    shutil.copytree(compiled._HERE.parent.parent / "cityward", tmp_path / "cityward")
+    monkeypatch.setattr(compiled, "_HERE", here)
+    before = compiled._version.__wrapped__()
+
+    with (here / f"{name}.py").open("a") as file:
+        file.write("# another line\n")
+
+    assert compiled._version.__wrapped__() != before
 
 
 def test_progress_is_told_to_its_end_and_garbage_is_collected_again(rules: Path) -> None:
