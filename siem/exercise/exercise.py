@@ -226,7 +226,9 @@ class Exercise:
         )
         for name, stranger in self._strangers.items():
             given, promised = self._players[name].given, self._expected[name]
-            verdict, missed, false, lost = judge(stranger, given, promised, rule_ids)
+            verdict, missed, false, lost = judge(
+                stranger, given, promised, rule_ids, is_held_back=self._is_held_back
+            )
             total = _sum(total, verdict)
             for one in missed:
                 self.says(f"{name}: missed: {one.rule} {one.field} {one.value}".rstrip())
@@ -246,6 +248,16 @@ class Exercise:
         """Whether the stranger comes to both operators."""
         return not {*STRANGER} & {*self.without}
 
+    @property
+    def _is_stopped(self) -> bool:
+        """Whether the kill switch is on."""
+        return self.options.stop_file is not None and self.options.stop_file.exists()
+
+    @property
+    def _is_held_back(self) -> bool:
+        """Whether what playbooks would do need not come about."""
+        return self._is_stopped or not self.options.approves
+
     def _has_responded(self) -> bool:
         return self._officers.are_settled(self._runs_promised)
 
@@ -255,10 +267,9 @@ class Exercise:
         wrong = found.unasked
         if found.unasked:
             self.says(f"city: {found.unasked} blocks came without a yes")
-        is_stopped = self.options.stop_file is not None and self.options.stop_file.exists()
         # Without the duty officers it is whoever sits at the consoles who says yes, or nobody.
-        if self.options.approves or is_stopped:
-            promised = 0 if is_stopped else self._runs_promised
+        if self.options.approves or self._is_stopped:
+            promised = 0 if self._is_stopped else self._runs_promised
             wrong += abs(found.effects_applied - promised)
             if found.effects_applied != promised:
                 self.says(f"city: {found.effects_applied} blocks, {promised} were promised")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import struct
-from collections.abc import Sequence
 from random import Random
 
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
@@ -169,8 +168,3 @@ class Talk:
         self.frames.append((self.now_s, frame))
         self._next[side] += length
         self.now_s += self._pace_s * (0.5 + self._random.random())
-
-
-def frames_of(talks: Sequence[Talk]) -> list[Frame]:
-    """Frames of several connections in the order in which a tap sees them."""
-    return sorted((frame for talk in talks for frame in talk.frames), key=lambda one: one[0])

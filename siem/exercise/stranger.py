@@ -205,6 +205,8 @@ def judge(
     given: Mapping[str, int],
     promised: Sequence[Expected],
     rule_ids: Mapping[str, str],
+    *,
+    is_held_back: bool = False,
 ) -> tuple[Verdict, list[Expected], list[Document], Counter[str]]:
     """Compare what a node shows with what it was given and what was promised.
 
@@ -213,6 +215,7 @@ def judge(
         given: Records by source, as the player counted them.
         promised: The findings that must be there.
         rule_ids: Id of each rule by its path in the library.
+        is_held_back: Whether playbooks do not get their way; only then they may say so.
 
     Returns:
         The verdict, what is missed, the findings that nobody promised, and records lost by source.
@@ -223,7 +226,7 @@ def judge(
     false = [
         row
         for row in findings
-        if not row["rule.id"].startswith(RESPONSE)
+        if not (is_held_back and row["rule.id"].startswith(RESPONSE))
         and not any(is_of(row, one, rule_ids) or is_noticed(row, one) for one in promised)
     ]
     lost = Counter(given) - there

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -19,10 +21,10 @@ from siem import config
 from siem.exercise import evening, protocols
 from siem.exercise.evening import Clock, Put, Stage, capture_at
 from siem.exercise.exercise import Exercise, Options
-from siem.exercise.frames import Talk, datagram, frames_of, pcap_head, pcap_record, segment
+from siem.exercise.frames import Talk, datagram, pcap_head, pcap_record, segment
 from siem.exercise.saltmere import City, Place
 from siem.exercise.steps import STEPS, Expected, scenes
-from siem.exercise.stranger import Verdict, is_noticed, is_of
+from siem.exercise.stranger import Verdict, is_noticed, is_of, judge
 from siem.ruleset import RULES_FOLDER, states_alone
 
 CLOCK = Clock(datetime(2026, 3, 1, 20, 0, tzinfo=UTC), 60.0)
@@ -46,7 +48,7 @@ def _events_of_frames(frames: Sequence[tuple[float, bytes]], folder: Path) -> li
 
 
 def _events(talk: Talk, folder: Path) -> list[Event]:
-    return _events_of_frames(frames_of([talk]), folder)
+    return _events_of_frames(talk.frames, folder)
 
 
 def _sum_of(data: bytes) -> int:
@@ -351,6 +353,22 @@ def test_a_model_that_names_the_culprit_noticed_the_step_by_itself() -> None:
     assert not is_noticed({"rule.id": "model.surprise.flow", "source.ip": "10.1.2.4"}, promised)
     assert not is_noticed({"rule.id": "c3855597", "source.ip": "10.1.2.3"}, promised)
     assert not is_noticed({"rule.id": "model.x"}, Expected("transport/many_trips_cancelled"))
+
+
+@pytest.mark.parametrize(("is_held_back", "false"), [(False, 1), (True, 0)])
+def test_what_a_playbook_refused_counts_as_false_unless_it_was_held_back(
+    is_held_back: bool, false: int
+) -> None:
+    refused: list[dict[str, Any]] = [{"rule.id": "response.refused"}]
+    shown: Any = SimpleNamespace(
+        sources=list,
+        findings=lambda: refused,
+        node=SimpleNamespace(place=SimpleNamespace(feeds=())),
+    )
+
+    verdict, *_ = judge(shown, {}, (), {}, is_held_back=is_held_back)
+
+    assert verdict.false == false
 
 
 @pytest.mark.parametrize("field", ["missed", "false", "lost"])
