@@ -54,6 +54,7 @@ SLACK = timedelta(seconds=5)
 """A device that counts in seconds may end so much before what it was told."""
 HELD_S = 20.0
 """A journal that cannot be written is tried for at least so long, when something was done."""
+KEEP_EVERY_S = 0.2
 MANUAL = "manual"
 
 
@@ -134,6 +135,7 @@ class Runner:
             except TransientError:
                 if time.monotonic() > until_s:
                     raise
+                time.sleep(KEEP_EVERY_S)  # a full disk says no at once
 
     def now(self) -> datetime:
         """The time of the journal."""

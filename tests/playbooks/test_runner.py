@@ -13,7 +13,7 @@ import pytest
 from cityward import Actuator, Command, InputError, Target, TransientError, Unsafe
 from playbooks.journal import RUN_ENDS, Change, Overtaken, Run
 from playbooks.model import Action, Check, Planned, Step
-from playbooks.runner import Runner
+from playbooks.runner import KEEP_EVERY_S, Runner
 from siem.store.embedded import NodeDb
 from siem.store.runs import RunStore
 from tests.playbooks.kit import (
@@ -409,6 +409,26 @@ def test_a_thread_that_was_overtaken_does_not_let_go_of_what_another_has(world, 
     other = db_at(tmp_path, world.clock)
     assert other.runs.claim("r1", world.clock()) is None
     other.close()
+
+
+def test_a_journal_that_says_no_at_once_is_asked_now_and_then(world, monkeypatch):
+    asked, record = [], world.runs.record
+
+    def full(change: Change) -> None:
+        asked.append(change)
+        if len(asked) < 3:
+            raise TransientError("the disk is full", "node.db")
+        record(change)
+
+    slept: list[float] = []
+    monkeypatch.setattr("playbooks.runner.time.sleep", slept.append)
+    monkeypatch.setattr(world.runs, "record", full)
+    world.start(deny("block"))
+
+    assert world.runner().advance("r1") is not None
+
+    assert len(asked) == 3
+    assert slept == [KEEP_EVERY_S] * 2
 
 
 def test_a_lower_token_than_the_last_at_a_target_is_refused(world):
