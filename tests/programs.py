@@ -23,6 +23,11 @@ def wait_until(is_so: Callable[[], object], why: str = "it never came about") ->
         time.sleep(0.02)
 
 
+def is_crowded(per_core: float = 4) -> bool:
+    """Whether so many others compute that a time says nothing of what took it."""
+    return os.getloadavg()[0] > per_core * (os.cpu_count() or 1)
+
+
 def program(name: str) -> str:
     """Path of a program; the test is skipped where it is missing, never in CI."""
     found = shutil.which(name, path=PLACES)

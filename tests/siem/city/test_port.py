@@ -486,8 +486,10 @@ def read_all(channel: ssl.SSLSocket) -> bytes:
 def test_who_is_too_slow_is_told_so_and_closed(city, grid, begin):
     with raw(city, grid) as channel:
         channel.sendall(begin)
+        begun = time.monotonic()
         answer = read_all(channel)
 
+    assert time.monotonic() - begun < Limits().request_s, "the limit is another than it was told"
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["what"] == (
         "a request that takes too long"

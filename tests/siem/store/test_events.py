@@ -266,7 +266,7 @@ def test_a_reader_never_sees_a_batch_whose_commit_line_is_not_whole(
 
     commit_line = whole.rindex(b'{"cw.batch":')
     seen = set()
-    for end in (*range(first_batch_ends, commit_line, 67), *range(commit_line, len(whole) - 1, 11)):
+    for end in (*range(first_batch_ends, commit_line, 67), *range(commit_line, len(whole) - 1, 7)):
         segment.write_bytes(whole[:end])
         other = EventStore(tmp_path, write=False)
         seen.add(tuple(sequences(other)))
