@@ -9,6 +9,7 @@ import msgspec
 
 from cityward.errors import RuleError
 from detectors.sigma.condition import Condition, Group, Name, Not
+from detectors.sigma.correlation import bases_of
 from detectors.sigma.filter import bind_filters
 from detectors.sigma.rule import Absence, Correlation, Filter, Rule, RuleSet
 
@@ -114,19 +115,15 @@ def _renamed(expression: Condition, ids: Mapping[str, str]) -> Condition:
     return Group(expression.every, tuple(_renamed(part, ids) for part in expression.parts))
 
 
-def _bases(one: Correlation | Absence) -> tuple[str, ...]:
-    return one.rules if isinstance(one, Correlation) else (one.trigger, one.expected)
-
-
 def _ordered(
     ready: set[str], built: Sequence[Correlation | Absence], refused: list[RuleError]
 ) -> list[Correlation | Absence]:
     """Base before what builds on it; what is in a circle, or builds on one, is refused."""
     known = {one.id: one for one in built}
-    missing = {one.id: len(set(_bases(one)) - ready) for one in built}
+    missing = {one.id: len(set(bases_of(one)) - ready) for one in built}
     above: dict[str, list[str]] = {}
     for one in built:
-        for base in set(_bases(one)) - ready:
+        for base in set(bases_of(one)) - ready:
             above.setdefault(base, []).append(one.id)
     free = deque(id for id, count in missing.items() if count == 0)
     ordered: list[Correlation | Absence] = []

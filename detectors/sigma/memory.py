@@ -45,10 +45,6 @@ class Room:
             memory.clear()
         self.used = 0
 
-    def entries(self) -> int:
-        """How many things are remembered."""
-        return sum(len(memory) for memory in self._memories.values())
-
 
 class Memory(dict[Key, Found], Generic[Key, Found]):
     """A look-up that decides what it does not know: `memory[key]`."""
