@@ -176,7 +176,11 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
         "switch",
         _body(
             ("act", "text"),
-            act=_word("check", "save", "discard", "deploy", "try", "preview", "look", "cancel"),
+            act=_word(
+                *("check", "save", "discard", "deploy"),
+                *("try", "preview", "look", "cancel", "why"),
+            )
+            | {"description": "The last four read kept events: they need the scope read, too"},
             text=_TEXT | {"description": "YAML of the document"},
             samples=_TEXT | {"description": "YAML of its samples; empty: those that it has"},
             reason=_TEXT | {"description": "Needed by deploy"},
@@ -186,6 +190,7 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
             collector=_TEXT | {"description": "Reads the line; empty: the one that recognises it"},
             days=_NUMBER | {"description": "Of preview: 1, 7, 30 or 90"},
             job=_TEXT | {"description": "Needed by look and cancel: what preview gave"},
+            event=_TEXT | {"description": "Needed by why: id of an event, a space, and its time"},
         ),
     ),
     "/rules/{rule_id}/revert": (
@@ -203,7 +208,7 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
             finding=_TEXT,
             field=_IDS | {"description": "Fields whose values tell what is harmless"},
             reason=_TEXT,
-            days=_TEXT | {"description": "How long it hides; 30 if it is not said"},
+            days=_NUMBER | {"description": "How long it hides; 30 if it is not said, at most 365"},
         ),
     ),
     "/filters/remove": ("switch", _body(("id", "reason"), id=_TEXT, reason=_TEXT)),

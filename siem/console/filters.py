@@ -85,9 +85,10 @@ class Filters:
         """The form for a filter from a finding, with what it would have hidden."""
         session = self.site.access.enter(request, "switch")
         view = self.site.view_of(request)
-        finding = self.node.findings.get(view.one("finding"))
+        id = view.one("finding")
+        finding = self.node.findings.get(id) if session.may("findings") else None
         if finding is None:
-            return self._unknown(request, session, f"no finding {view.one('finding')[:80]}")
+            return self._unknown(request, session, f"no finding {id[:80]}, or it is not for you")
         choices = self.tuning.choices(finding)
         asked = [one for one in view.all("field") if one in choices]
         fields = asked or [*choices][:TICKED]

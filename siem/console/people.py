@@ -46,7 +46,7 @@ SCOPE_WORDS = {
     "read": "read findings, events, rules, assets and health",
     "triage": "change findings",
     "respond": "start, approve, refuse and undo responses, stop playbooks",
-    "tune": "change assets and switch rules",
+    "tune": "change assets, rules, filters, and how far playbooks may go",
     "admin": "people, tokens and the audit trail",
 }
 DAYS_MAX = 3660

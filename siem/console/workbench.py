@@ -41,6 +41,9 @@ DIFF_MAX = 2_000
 ASSETS_SHOWN = 12
 FIELDS_SHOWN = 60
 KINDS = ("same", "new", "gone")
+READING, KEPT = ("preview", "look", "cancel", "why"), "hunt"
+"""Acts whose answers tell of events that are kept, and the part that these are of: a program that
+may only tune is told nothing of them."""
 DONE = {
     "saved": "The draft is kept; it changes nothing yet.",
     "discarded": "The draft is forgotten.",
@@ -161,6 +164,8 @@ class Workbench:
         view = self.site.view_of(request)
         draft = self._draft(rule_id)
         if formats.form_of(request):
+            if view.one("job"):
+                self.site.access.enter(request, KEPT)
             if job := self._job_of(rule_id, view.one("job")):
                 return formats.json(_job(job))
             history = [_version(one) for one in self.tuning.history(rule_id)]
@@ -184,6 +189,8 @@ class Workbench:
         act = act or text(form, "act") or "check"
         if act.startswith("why "):  # a button has one value
             act, sheet = "why", replace(sheet, event=act.removeprefix("why ")[:200])
+        if act in READING:
+            self.site.access.enter(request, KEPT)
         try:
             if act == "revert":
                 return self._done(request, *self._revert(rule_id, form, by))

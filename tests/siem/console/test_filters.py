@@ -152,6 +152,21 @@ def test_programs_get_the_same(node: FakeNode, signed_in: Enter) -> None:
     assert client.get("/filters.csv").text.startswith("id,title")
 
 
+def test_a_program_that_may_only_tune_is_told_nothing_of_a_finding(
+    node: FakeNode, client: TestClient
+) -> None:
+    path = f"/filters/new.json?finding={id_of(node, '192.0.2.8')}"
+    node.give_token("tuner", ENGINEER, "tune")
+    node.give_token("reader", ENGINEER, "tune", "read")
+
+    told = [
+        client.get(path, headers={"authorization": f"Bearer {one}"}).status_code
+        for one in ("tuner", "reader")
+    ]
+
+    assert told == [404, 200]
+
+
 def test_hostile_words_of_a_reason_are_text(node: FakeNode, signed_in: Enter) -> None:
     client = signed_in(ENGINEER)
     client.post("/filters/add", data=fill(client, node, reason="<script>alert(1)</script>{{7*7}}"))

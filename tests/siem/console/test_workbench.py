@@ -29,6 +29,7 @@ LOUDER = RULE.replace("level: medium", "level: high")
 DEAF = RULE.replace("failure}", "failure, source.ip: 198.51.100.1}")
 DEAF_SAMPLES = SAMPLES.replace("192.0.2.9", "198.51.100.1")
 LINE = "2026-01-05T10:00:00Z gw sshd[7]: Failed password for root from 192.0.2.7 port 4000 ssh2"
+TUNER = {"authorization": "Bearer tuner"}
 HOSTILE = "</textarea><script>alert(1)</script>{{7*7}}"
 
 
@@ -350,6 +351,26 @@ def test_an_analyst_reads_rules_and_changes_none(node: FakeNode, signed_in: Ente
     assert "New rule" not in client.get("/rules").text
     for answer in (client.get(EDIT), client.get("/rules/new"), post(client, act="save")):
         assert answer.status_code == 403
+
+
+@pytest.mark.parametrize(("scopes", "status"), [(("tune",), 403), (("tune", "read"), 200)])
+def test_a_program_that_may_only_tune_is_told_nothing_of_kept_events(
+    node: FakeNode, client: TestClient, scopes: tuple[str, ...], status: int
+) -> None:
+    node.give_token("tuner", ENGINEER, *scopes)
+    job = node.tuning.preview(RULE, 7, OTHER).id
+    node.events.documents = [document(one) for one in attempts("192.0.2.7", count=1)]
+    event = node.events.documents[0]["event.id"] = "e-1"
+    said = {"text": RULE, "job": job, "days": "7", "event": event}
+
+    answers = [
+        client.post(f"{EDIT}.json", data=said | {"act": act}, headers=TUNER)
+        for act in ("preview", "look", "why", "cancel")
+    ]
+    answers.append(client.get(f"{EDIT}.json?job={job}", headers=TUNER))
+
+    assert [one.status_code for one in answers] == [status] * 5
+    assert client.post(f"{EDIT}.json", data=said, headers=TUNER).status_code == 200
 
 
 def test_nothing_changes_without_the_token_of_the_session(node: FakeNode, signed_in: Enter) -> None:
