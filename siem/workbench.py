@@ -22,7 +22,7 @@ import msgspec
 from cityward import CitywardError, InputError, RuleError, Unsafe
 from siem import ruleset
 from siem.config import Settings
-from siem.console.tuning import Examined, FilterRow, Hidden, Job, Source, Tried
+from siem.console.tuning import PREVIEW_DAYS, Examined, FilterRow, Hidden, Job, Source, Tried
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Document, Range
 from siem.store.rulebook import Draft, Version
@@ -40,7 +40,6 @@ LINE_MAX = 65_536
 TRIED_MAX = 20
 """Events of a tried line that are shown."""
 JOBS_KEPT = 20
-PREVIEW_DAYS = (1, 7, 30, 90)
 STOP_S = 5.0
 
 
@@ -128,6 +127,10 @@ class Workbench:
             Conflict: somebody else has saved another draft since.
         """
         self._book.drop_draft(document, seen)
+
+    def draft(self, document: str) -> Draft | None:
+        """What somebody writes on."""
+        return self._book.draft(document)
 
     def drafts(self) -> Sequence[Draft]:
         """What people write on."""

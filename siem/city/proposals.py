@@ -269,9 +269,9 @@ def want(records: Records, wanted: Wanted, operators: Iterable[str]) -> None:
             raise InputError(what, "operator", todo)
         _check_anew(records, wanted, operator)
     if not 0 < len(wanted.reason) <= REASON_MAX or not _LINE.fullmatch(wanted.reason):
-        raise InputError("the reason is empty, or no line", "reason", "Say why, in a line.")
-    words = set(re.findall(r"[\w-]+", wanted.reason.lower()))
-    if named := sorted(words.intersection(operators)):
+        what = f"the reason is empty, no line, or longer than {REASON_MAX} characters"
+        raise InputError(what, "reason", "Say why, in a line.")
+    if named := sorted(one for one in operators if _names(wanted.reason, one)):
         what = f"the reason names an operator: {', '.join(named)}"
         raise InputError(what, "reason", "Each of them reads it; leave names out.")
     if sum(1 for _ in records.all(WANTED)) >= WANTED_MAX:
@@ -281,6 +281,12 @@ def want(records: Records, wanted: Wanted, operators: Iterable[str]) -> None:
     name = hashlib.sha256(msgspec.json.encode(said, order="sorted")).hexdigest()[:32]
     with suppress(Conflict):  # the same form, sent twice
         records.put(WANTED, name, said, None)
+
+
+def _names(reason: str, operator: str) -> bool:
+    """Whether it stands there as a word; names have dots and dashes, too."""
+    word = rf"(?<![a-z0-9]){re.escape(operator)}(?![a-z0-9])"
+    return re.search(word, reason.lower()) is not None
 
 
 def _check_anew(records: Records, wanted: Wanted, operator: str) -> None:

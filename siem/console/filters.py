@@ -27,7 +27,6 @@ DAYS = (7, 30, 90, 365)
 DAYS_FIRST = 30
 TICKED = 2
 """So many fields are ticked when the form opens: who, and what."""
-REASON_MAX = 2_000
 
 
 class Filters:
@@ -156,7 +155,7 @@ class Filters:
         if finding is None:
             raise InputError("there is no such finding", "finding", "Name one that is there.")
         fields = [one for one in form.getlist("field") if isinstance(one, str)]
-        reason = text(form, "reason").strip()[:REASON_MAX]
+        reason = text(form, "reason").strip()
         if not reason:
             raise InputError("the reason is empty", "reason", "Say why it is harmless.")
         if not fields:
@@ -167,7 +166,7 @@ class Filters:
         return examined.document, "added"
 
     def _remove(self, form: FormData, by: str) -> tuple[str, str]:
-        id, reason = text(form, "id"), text(form, "reason").strip()[:REASON_MAX]
+        id, reason = text(form, "id"), text(form, "reason").strip()
         if not any(one.id == id and one.is_ours for one in self.tuning.filters()):
             what = f"no filter {id[:80]} was deployed here"
             raise InputError(what, "id", "A filter in a file is removed there.")

@@ -12,13 +12,15 @@ from starlette.responses import Response
 from cityward.errors import CitywardError, InputError
 from siem.console import formats
 from siem.console.body import body_of
-from siem.console.site import NodeSite, see_other
+from siem.console.site import ROWS_MAX, NodeSite, see_other
 from siem.console.triage import text
 from siem.sharing.proposals import WHY_WORDS, in_words
 from siem.store.proposals import DECLINES, Proposed, Why
 from siem.store.protocol import Conflict, Document
 
 PATH = "/sharing/proposals"
+SHOWN = 200
+"""The newest, on the page; programs get all that are kept."""
 GLYPHS = {
     "new": "degraded",
     "planned": "degraded",
@@ -44,8 +46,9 @@ class Proposals:
     def listing(self, request: Request) -> Response:
         """What the city proposed, the newest first, as a page or for programs."""
         session = self.site.access.enter(request, "sharing")
-        found = self.node.sharing.proposals.all()
-        if form := formats.form_of(request):
+        form = formats.form_of(request)
+        found = self.node.sharing.proposals.all(ROWS_MAX if form else SHOWN)
+        if form:
             self.site.exported(session, request)
             return formats.rows(form, [_row(one) for one in found], len(found), {}, "proposals")
         return self.site.page(
@@ -60,6 +63,7 @@ class Proposals:
             glyphs=GLYPHS,
             declines=[(one, WHY_WORDS[one]) for one in DECLINES],
             answers=self._answers(),
+            most=SHOWN,
             is_on=self.node.response.is_on,
             may_decide=session.may("plan"),
             done=DONE.get(self.site.view_of(request).one("done"), ""),

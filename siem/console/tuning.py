@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from detectors.sigma.samples import Outcome
 
 
+PREVIEW_DAYS = (1, 7, 30, 90)
+"""What a preview may ask for."""
+
+
 class Source(msgspec.Struct, frozen=True):
     """A document as a person edits it."""
 
@@ -162,6 +166,10 @@ class Tuning(Protocol):
 
     def discard(self, document: str, seen: datetime | None) -> None:
         """Forget the draft that was seen."""
+        ...
+
+    def draft(self, document: str) -> Draft | None:
+        """What somebody writes on."""
         ...
 
     def drafts(self) -> Sequence[Draft]:

@@ -27,13 +27,11 @@ from siem.console.body import body_of
 from siem.console.findings import logic, sections
 from siem.console.site import Fault, NodeSite, number_in, see_other
 from siem.console.triage import text
-from siem.console.tuning import Examined, Job, Source, Tried
+from siem.console.tuning import PREVIEW_DAYS, Examined, Job, Source, Tried
 from siem.console.view import Chart, chart, path_of, time_of
 from siem.store.protocol import Conflict, Range
 from siem.store.rulebook import Draft, Version
 
-REASON_MAX = 2_000
-DAYS = (1, 7, 30, 90)
 DAYS_FIRST = 30
 VERSIONS_SHOWN = 20
 DIFF_MAX = 2_000
@@ -101,10 +99,10 @@ class Sheet:
             text(form, "draft")[:40],
             _lines(text(form, "line")),
             text(form, "collector")[:80],
-            number_in(text(form, "days"), DAYS_FIRST, 1, max(DAYS)),
+            number_in(text(form, "days"), DAYS_FIRST, 1, max(PREVIEW_DAYS)),
             text(form, "job")[:40],
             text(form, "event")[:200],
-            text(form, "reason").strip()[:REASON_MAX],
+            text(form, "reason").strip(),
         )
 
 
@@ -162,7 +160,7 @@ class Workbench:
             what = f"no rule has the id {rule_id[:80]}"
             return self.site.unknown(request, session, "rules", what, "Look in the list of rules.")
         view = self.site.view_of(request)
-        draft = self._draft(rule_id)
+        draft = self.tuning.draft(rule_id)
         if formats.form_of(request):
             if view.one("job"):
                 self.site.access.enter(request, KEPT)
@@ -224,7 +222,7 @@ class Workbench:
     def _save(self, rule_id: str, sheet: Sheet, by: str) -> tuple[str, dict[str, Any]]:
         document = self.tuning.save(sheet.text, sheet.samples, by, sheet.draft_seen)
         return "saved", {
-            "document": document, "is_there": True, "draft": _saved_at(self._draft(document)),
+            "document": document, "is_there": True, "draft": _saved_at(self.tuning.draft(document)),
         }  # fmt: skip
 
     def _discard(self, rule_id: str, sheet: Sheet, by: str) -> tuple[str, dict[str, Any]]:
@@ -242,7 +240,7 @@ class Workbench:
         number, reason = text(form, "number"), text(form, "back_reason") or text(form, "reason")
         if not (number.isascii() and number.isdigit()):
             raise InputError(f"{number[:40]!r} is no version", "number", "Name one of its history.")
-        done = self.tuning.revert(rule_id, int(number[:18]), by, reason.strip()[:REASON_MAX])
+        done = self.tuning.revert(rule_id, int(number[:18]), by, reason.strip())
         return "reverted", {**self._whether_there(rule_id), "number": done}
 
     def _whether_there(self, rule_id: str) -> dict[str, Any]:
@@ -318,7 +316,7 @@ class Workbench:
         self, request: Request, session: Session, source: Source, sheet: Sheet, shown: Shown
     ) -> Response:
         id, examined, job = source.document, shown.examined, shown.job
-        draft = self._draft(id)
+        draft = self.tuning.draft(id)
         return self.site.page(
             request,
             session,
@@ -340,7 +338,7 @@ class Workbench:
             job=job,
             is_stale=job is not None and job.text != sheet.text,
             preview=_drawn(job) if job and job.result else None,
-            every_days=DAYS,
+            every_days=PREVIEW_DAYS,
             filters=self.tuning.filters(id) if source.kind == "rule" else (),
             protected=self.tuning.protected(id),
             history=_history(self.tuning.history(id)),
@@ -348,11 +346,8 @@ class Workbench:
             words=self.tuning.words(),
         )
 
-    def _draft(self, document: str) -> Draft | None:
-        return next((one for one in self.tuning.drafts() if one.document == document), None)
-
     def _caught_up(self, rule_id: str, sheet: Sheet) -> Sheet:
-        source, draft = self.tuning.source(rule_id), self._draft(rule_id)
+        source, draft = self.tuning.source(rule_id), self.tuning.draft(rule_id)
         return replace(sheet, seen=source.number if source else 0, draft=_saved_at(draft))
 
     def _job_of(self, document: str, id: str) -> Job | None:

@@ -144,11 +144,33 @@ def written(rules: list[Any], tuning: Any) -> str:
     return "\n---\n".join(json.dumps(one) for one in documents)
 
 
+def near(rules: list[Any]) -> Iterator[tuple[dict[str, Any], int, bool]]:
+    """Events that have what the rules ask for: of others few match, and agreeing says little."""
+    for number, (a, b, *_) in enumerate(rules):
+        first, second = wanted_by(a), wanted_by(b)
+        for fields in (first, second, first | second):
+            for source in (0, 2, 3):
+                yield fields, source, number % 2 == 0
+
+
+def wanted_by(selection: Any) -> dict[str, Any]:
+    """Fields as the first group of a selection has them; signs are left out."""
+    group = selection[0] if isinstance(selection, list) else selection
+    lines = group.items() if isinstance(group, dict) else [("x", group)]
+    found = {}
+    for key, value in lines:
+        one = value[0] if isinstance(value, list) else value
+        found[key.partition("|")[0]] = one.replace("*", "") if isinstance(one, str) else one
+    return found
+
+
 def made(given: list[Any]) -> list[Event]:
     """Events of several days and log sources, with a record or without."""
     return [
         msgspec.structs.replace(
-            event(86_400.0 * number, SOURCES[source], b"raw A\xff b*" if with_record else b""),
+            event(
+                86_400.0 * (number % 8), SOURCES[source], b"raw A\xff b*" if with_record else b""
+            ),
             fields=fields,
         )
         for number, (fields, source, with_record) in enumerate(given)
@@ -160,9 +182,9 @@ def made(given: list[Any]) -> list[Event]:
 def test_engine_and_plain_walk_agree_on_random_rules_and_events(
     rules: list[Any], tuning: Any, given: list[Any], batch: int
 ) -> None:
-    loaded = load_text(written(rules, tuning))
+    events = made([*given, *near(rules)])
 
-    assert differences(loaded, made(given), batch) == []
+    assert differences(load_text(written(rules, tuning)), events, batch) == []
 
 
 @pytest.mark.full
@@ -171,7 +193,9 @@ def test_engine_and_plain_walk_agree_on_random_rules_and_events(
 def test_engine_and_plain_walk_agree_on_very_many_rules_and_events(
     rules: list[Any], tuning: Any, given: list[Any], batch: int
 ) -> None:
-    assert differences(load_text(written(rules, tuning)), made(given), batch) == []
+    events = made([*given, *near(rules)])
+
+    assert differences(load_text(written(rules, tuning)), events, batch) == []
 
 
 # --- Real events -------------------------------------------------------------------------------

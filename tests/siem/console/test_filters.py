@@ -97,6 +97,7 @@ def test_what_was_right_is_never_hidden(node: FakeNode, signed_in: Enter) -> Non
     ("said", "why"),
     [
         ({"reason": " "}, "the reason is empty"),
+        ({"reason": "x" * 2_001}, "a reason of 1 to 2,000 characters"),
         ({"field": []}, "no field is ticked"),
         ({"field": ["source.bytes"]}, "not the same in all events"),
         ({"finding": "nothing"}, "no such finding"),

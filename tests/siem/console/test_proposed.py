@@ -98,6 +98,21 @@ def test_programs_get_the_same(node: FakeNode) -> None:
     assert (row["proposal"], row["state"], row["by"]) == (ID, "new", "ciso")
 
 
+def test_a_page_that_has_not_all_says_so_and_programs_get_all(
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("siem.console.proposals.SHOWN", 2)
+    for number in range(3):
+        propose(node, id=f"{number:032x}")
+    client = enter(node)
+
+    page = client.get("/sharing/proposals").text
+
+    assert page.count("<article") == 2
+    assert "The newest 2 stand here" in page
+    assert client.get("/sharing/proposals.json").json()["total"] == 3
+
+
 def test_who_declines_gives_a_reason_of_the_list_and_the_note_stays_here(node: FakeNode) -> None:
     propose(node)
     run = planned(node)

@@ -16,6 +16,7 @@ from playbooks.model import Rate
 from siem import config, duties
 from siem.city.hub import HubView
 from siem.city.intake import Refused
+from siem.city.proposals import Wanted, want
 from siem.city.town import Town
 from siem.hub import hub_of
 from siem.proposals import is_too_often
@@ -521,6 +522,18 @@ def test_a_reason_is_a_line_that_names_no_operator(reason: str, evening: Any) ->
 
     with pytest.raises(InputError):
         city.want("op-metro", reason=reason)
+
+
+@pytest.mark.parametrize("name", ["grid.saltmere", "op_grid", "op-grid"])
+def test_whatever_an_operator_is_called_a_reason_does_not_name_it(name: str, evening: Any) -> None:
+    city, *_ = evening
+    wanted = Wanted(
+        campaign=city.campaign, operators=("op-metro",), playbook=WAY.name, action=WAY.action,
+        reason=f"As at {name.upper()}-2.", by="ciso", at=NOON,
+    )  # fmt: skip
+
+    with pytest.raises(InputError, match="the reason names an operator"):
+        want(city.ends.commons.records, wanted, ["op-metro", name])
 
 
 # ---- kill -9
