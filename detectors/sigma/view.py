@@ -28,16 +28,16 @@ class View:
 
     __slots__ = ("_raw", "flat")
 
-    def __init__(self, fields: Mapping[str, Any], raw: str = "") -> None:
+    def __init__(self, fields: Mapping[str, Any], raw: bytes = b"") -> None:
         self.flat: Mapping[str, Any] = _flatten(fields) if _is_nested(fields) else fields
-        self._raw = raw
+        self._raw: bytes | str = raw
 
     @classmethod
     def of(cls, event: Event) -> View:
         """The event's fields and its time; keywords also see the record it was read from."""
         fields = {TIME: event.time, **event.fields}
         data = event.record.data
-        return cls(fields, record_text(data) if data and "event.original" not in fields else "")
+        return cls(fields, data if "event.original" not in fields else b"")
 
     def has(self, name: str) -> bool:
         """True if the field is there, whatever its value (Sigma 2.1.0, modifier `exists`)."""
@@ -62,6 +62,8 @@ class View:
 
     def every_value(self) -> Iterator[Any]:
         """Each value that the source said, for keywords."""
+        if isinstance(self._raw, bytes):  # of a feed it is long, and seldom asked for
+            self._raw = record_text(self._raw)
         if self._raw:
             yield self._raw
         for name in self.flat:
