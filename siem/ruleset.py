@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -47,11 +48,33 @@ def _node_rules() -> Iterator[Path]:
 NODE_RULES = tuple(_node_rules())
 
 
-def rules_of(settings: Settings, db: NodeDb) -> RuleSet:
+class Library:
+    """The rules of the files, read once: a text is tried over them without reading them again."""
+
+    def __init__(self, settings: Settings) -> None:
+        from detectors.sigma.load import read_folder
+
+        state = settings.state_path
+        self._pipelines = pipelines(settings)
+        self._files = read_folder(
+            *rule_folders(settings),
+            compiled=state / COMPILED if state.is_dir() else None,
+            pipelines=self._pipelines,
+            progress=_Progress(),
+        )
+
+    def with_texts(self, over: Mapping[str, str]) -> RuleSet:
+        """All rules; a text stands in the place of a file with the same id."""
+        from detectors.sigma.load import tie
+
+        return tie(self._files, over, pipelines=self._pipelines)
+
+
+def rules_of(settings: Settings, db: NodeDb, library: Library | None = None) -> RuleSet:
     """The rules that count at a node: files, and in their place what people deployed."""
     deployed = db.rulebook.deployed()
     texts = {one.file: one.text for one in deployed if one.is_whole}
-    rules = load(settings, texts)
+    rules = (library or Library(settings)).with_texts(texts)
     broken = [
         RuleError("it is not as it was deployed", one.file, "Deploy it again.")
         for one in deployed
@@ -62,16 +85,7 @@ def rules_of(settings: Settings, db: NodeDb) -> RuleSet:
 
 def load(settings: Settings, over: Mapping[str, str] | None = None) -> RuleSet:
     """Read the rules of the files; a text stands in the place of a file with the same id."""
-    from detectors.sigma.load import load_folder
-
-    state = settings.state_path
-    return load_folder(
-        *rule_folders(settings),
-        over=over,
-        compiled=state / COMPILED if state.is_dir() else None,
-        pipelines=pipelines(settings),
-        progress=_Progress(),
-    )
+    return Library(settings).with_texts(over or {})
 
 
 class _Progress:
@@ -102,17 +116,30 @@ def states_alone(settings: Settings) -> list[RuleState]:
     return states_of(engine, dict.fromkeys(settings.rules.off, OFF_IN_SETTINGS))
 
 
-def stamp(settings: Settings, db: NodeDb) -> tuple[object, ...]:
-    """Another one if somebody deployed a rule, or changed a file of the operator's own."""
-    from detectors.sigma.load import rule_files
+def stamp(settings: Settings) -> tuple[tuple[str, int], ...]:
+    """Another one if somebody changed a file of the operator's own."""
+    own = (Path(one).expanduser() for one in settings.rules.folders)
+    return tuple(
+        one
+        for path in (*own, *pipelines(settings))
+        for one in (_times(path) if path.is_dir() else _time(path))
+    )
 
-    files: list[tuple[str, int]] = []
-    own = [Path(one).expanduser() for one in settings.rules.folders]
-    for folder in (*own, *pipelines(settings)):
-        for file in rule_files(folder):
-            with contextlib.suppress(FileNotFoundError):
-                files.append((str(file), file.stat().st_mtime_ns))
-    return (db.rulebook.number(), *files)
+
+def _times(folder: Path) -> Iterator[tuple[str, int]]:
+    """Files that may hold rules, with their times in ns; of thousands in some 10 ms."""
+    with os.scandir(folder) as found:
+        for one in found:
+            with contextlib.suppress(OSError):  # it has just gone
+                if one.is_dir(follow_symlinks=False):
+                    yield from _times(Path(one.path))
+                elif one.name.endswith((".yml", ".yaml")):
+                    yield one.path, one.stat().st_mtime_ns
+
+
+def _time(file: Path) -> Iterator[tuple[str, int]]:
+    with contextlib.suppress(OSError):
+        yield str(file), file.stat().st_mtime_ns
 
 
 def rule_folders(settings: Settings) -> list[Path]:

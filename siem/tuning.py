@@ -8,7 +8,7 @@ are green, and no event that a person called right would pass in silence because
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from functools import cached_property
 from itertools import groupby
@@ -20,9 +20,10 @@ import msgspec
 from cityward import Event, InputError, RuleError, Unsafe, plugin
 from collectors.recognise import recognise
 from detectors.sigma import lint
+from detectors.sigma.correlation import bases_of
 from detectors.sigma.engine import Engine
 from detectors.sigma.matchers import Placeholders
-from detectors.sigma.rule import Filter, Rule, RuleSet
+from detectors.sigma.rule import Absence, Correlation, Filter, Rule, RuleSet
 from detectors.sigma.samples import Outcome, parse_samples, samples_file
 from detectors.sigma.view import View
 from siem import register, ruleset
@@ -56,15 +57,18 @@ BEFORE_SEEN = {"cw.record.source": "", "cw.record.place": "", "cw.record.number"
 class Tuner:
     """Examines and deploys changes at one node; not for several threads at once."""
 
-    def __init__(self, settings: Settings, db: NodeDb) -> None:
+    def __init__(
+        self, settings: Settings, db: NodeDb, library: ruleset.Library | None = None
+    ) -> None:
         self._settings = settings
         self._db = db
         self._book = db.rulebook
+        self._library = library or ruleset.Library(settings)
 
     @cached_property
     def rules(self) -> RuleSet:
         """What counts now."""
-        return ruleset.rules_of(self._settings, self._db)
+        return ruleset.rules_of(self._settings, self._db, self._library)
 
     @cached_property
     def placeholders(self) -> Placeholders:
@@ -207,7 +211,7 @@ class Tuner:
         texts.pop(file, None)
         if text:
             texts[file] = text
-        return ruleset.load(self._settings, texts)
+        return self._library.with_texts(texts)
 
     def beside(self, id: str) -> str:
         """The samples of the file with this id; empty: there is none."""
@@ -406,11 +410,8 @@ class Tuner:
 
     def _over(self, rules: set[str]) -> list[str]:
         """The rules, and what builds on them."""
-        return [
-            one.id
-            for one in self.rules.speaking()
-            if one.id in rules or rules & {base.id for base in self._bases(one.id)}
-        ]
+        wanted = with_builders(self.rules, rules)
+        return [one.id for one in self.rules.speaking() if one.id in wanted]
 
 
 def identity(text: str) -> tuple[str, str, str]:
@@ -439,20 +440,32 @@ def kind_of(one: Speaking | Filter) -> str:
 
 def changed_rules(before: RuleSet, after: RuleSet) -> set[str]:
     """Ids of rules that are not as they were, or build on one that is not."""
-    old, new = _forms(before), _forms(after)
-    changed = {id for id, form in old.items() if new.get(id) != form}
-    return changed | {
-        one.id
-        for one in before.speaking()
-        if changed & {each.id for each in runs.alone(one, before).speaking()}
-    }
+    new = {one.id: one for one in after.speaking()}
+    changed = {one.id for one in before.speaking() if not _is_same(one, new.get(one.id))}
+    return with_builders(before, changed)
 
 
-def _forms(rules: RuleSet) -> dict[str, Any]:
-    return {
-        one.id: (one.document.value, [each.document.value for each in getattr(one, "filters", ())])
-        for one in rules.speaking()
-    }
+def with_builders(rules: RuleSet, ids: Iterable[str]) -> set[str]:
+    """These rules, and whatever builds on them."""
+    built: list[Correlation | Absence] = [*rules.correlations, *rules.absences]
+    found: set[str] = set()
+    more = set(ids)
+    while more:
+        found |= more
+        more = {
+            one.id for one in built if one.id not in found and not more.isdisjoint(bases_of(one))
+        }
+    return found
+
+
+def _is_same(one: Speaking, other: Speaking | None) -> bool:
+    return other is not None and _written(one) == _written(other)
+
+
+def _written(one: Speaking) -> list[Any]:
+    """What a rule and its filters say; documents that are shared are told apart at once."""
+    filters = one.filters if isinstance(one, Rule) else ()
+    return [one.document.value, *(each.document.value for each in filters)]
 
 
 class _Again:

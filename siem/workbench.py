@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import uuid
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +42,8 @@ TRIED_MAX = 20
 """Events of a tried line that are shown."""
 JOBS_KEPT = 20
 STOP_S = 5.0
+FILES_LOOKED_AT_S = 1.0
+"""Whoever changes a file sees it in the workbench after so long at most."""
 
 
 class Workbench:
@@ -54,6 +57,9 @@ class Workbench:
         self._turn = threading.Lock()
         self._stamp: tuple[object, ...] = ()
         self._kept: Tuner | None = None
+        self._library: ruleset.Library | None = None
+        self._files_seen: tuple[tuple[str, int], ...] = ()
+        self._look_again_s = 0.0
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._stops: dict[str, threading.Event] = {}
         self._previews = threading.Lock()
@@ -325,10 +331,22 @@ class Workbench:
         """A tuner over the rules and lists that count now; the caller holds the turn."""
         from siem.tuning import Tuner
 
-        stamp = (self._db.inventory.version(), *ruleset.stamp(self._settings, self._db))
+        library = self._files()
+        stamp = (self._db.inventory.version(), self._book.number())
         if self._kept is None or stamp != self._stamp:
-            self._kept, self._stamp = Tuner(self._settings, self._db), stamp
+            self._kept, self._stamp = Tuner(self._settings, self._db, library), stamp
         return self._kept
+
+    def _files(self) -> ruleset.Library:
+        """The files as they are now: a page asks several times, so they are looked at once."""
+        if self._library is not None and time.monotonic() < self._look_again_s:
+            return self._library
+        files = ruleset.stamp(self._settings)
+        if self._library is None or files != self._files_seen:
+            self._library, self._files_seen = ruleset.Library(self._settings), files
+            self._kept = None
+        self._look_again_s = time.monotonic() + FILES_LOOKED_AT_S
+        return self._library
 
 
 BLANK = """\

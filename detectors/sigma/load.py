@@ -86,8 +86,49 @@ def load_folder(
         pipelines: Processing pipelines of pySigma that translate rules of others.
         progress: Told how many files are read, and of how many.
     """
-    files = [file for folder in folders for file in rule_files(folder)]
-    return _load(files, over or {}, compiled, Pipelines(pipelines), progress)
+    files = read_folder(*folders, compiled=compiled, pipelines=pipelines, progress=progress)
+    return tie(files, over or {}, pipelines=pipelines)
+
+
+def read_folder(
+    *folders: Path,
+    compiled: Path | None = None,
+    pipelines: Sequence[Path] = (),
+    progress: Progress | None = None,
+) -> list[FileRules]:
+    """Read every `.yml` below folders and tie nothing yet; see `load_folder` and `tie`."""
+    translating = Pipelines(pipelines)
+    with undisturbed():
+        files = [file for folder in folders for file in rule_files(folder)]
+        kept = Compiled(compiled) if compiled is not None else None
+        found: list[FileRules] = []
+        for number, file in enumerate(files):
+            if progress is not None and number % TOLD_EVERY == 0:
+                progress(number, len(files))
+            found.append(_file_rules(str(file), kept, translating))
+        if kept is not None:
+            kept.save()
+        if progress is not None:
+            progress(len(files), len(files))
+    return found
+
+
+def tie(
+    files: Sequence[FileRules], over: Mapping[str, str], *, pipelines: Sequence[Path] = ()
+) -> RuleSet:
+    """Tie together what files gave, with texts by name over it; takes milliseconds.
+
+    A document of a text stands in the place of that of a file. Faults are collected.
+    """
+    translating = Pipelines(pipelines if over else ())
+    with undisturbed():
+        texts = [_rules_of(text, name, translating) for name, text in over.items()]
+        newer = [one for given in texts for one in given.found]
+        taken = {one.id for one in newer}
+        older = [one for given in files for one in given.found if one.id not in taken]
+        # An unusable pipeline is one fault, however many rules there are.
+        faults = dict.fromkeys(one for given in (*files, *texts) for one in given.refused)
+        return bind.bind([*older, *newer], [RuleError(*one) for one in faults])
 
 
 def load_text(text: str | bytes, file: str = "<text>") -> RuleSet:
@@ -107,33 +148,6 @@ def rule_files(folder: Path) -> Iterator[Path]:
             is_rule = name.endswith((".yml", ".yaml")) and not name.endswith(SAMPLES_SUFFIX)
             if is_rule and name[0] != "." and os.path.isfile(f"{base}/{name}"):
                 yield Path(base, name)
-
-
-def _load(
-    files: Sequence[Path],
-    over: Mapping[str, str],
-    compiled: Path | None,
-    pipelines: Pipelines,
-    progress: Progress | None,
-) -> RuleSet:
-    with undisturbed():
-        kept = Compiled(compiled) if compiled is not None else None
-        of_files: list[FileRules] = []
-        for number, file in enumerate(files):
-            if progress is not None and number % TOLD_EVERY == 0:
-                progress(number, len(files))
-            of_files.append(_file_rules(str(file), kept, pipelines))
-        if kept is not None:
-            kept.save()
-        if progress is not None:
-            progress(len(files), len(files))
-        of_texts = [_rules_of(text, name, pipelines) for name, text in over.items()]
-        newer = [one for given in of_texts for one in given.found]
-        taken = {one.id for one in newer}
-        older = [one for given in of_files for one in given.found if one.id not in taken]
-        # An unusable pipeline is one fault, however many rules there are.
-        faults = dict.fromkeys(one for given in of_files + of_texts for one in given.refused)
-        return bind.bind([*older, *newer], [RuleError(*one) for one in faults])
 
 
 def _file_rules(file: str, kept: Compiled | None, pipelines: Pipelines) -> FileRules:

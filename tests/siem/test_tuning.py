@@ -18,7 +18,8 @@ from siem.samples import collect
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Change, Conflict, Document, Range
 from siem.store.rulebook import EVENTS_PROTECTED
-from siem.tuning import Tuner, changed_rules, identity
+from siem.store.samples import Foreign
+from siem.tuning import Tuner, changed_rules, identity, with_builders
 
 NOW = datetime(2026, 1, 5, 12, tzinfo=UTC)
 RULE_ID = "11111111-1111-4111-8111-111111111111"
@@ -331,7 +332,12 @@ def test_a_sample_that_another_operator_released_counts_as_ours(
         "@timestamp": event.time,
         **{k: v for k, v in event.fields.items() if not k.startswith("cw.record")},
     }
-    db.rulebook.release(RULE_ID, "f-at-theirs", "metro", [released], NOW)
+    foreign = Foreign(
+        id="f-at-theirs", rule=RULE_ID, operator="metro", received=NOW, events=(released,),
+        expires=NOW + timedelta(days=90),
+    )  # fmt: skip
+    with db.outgoing.desk() as desk:
+        assert desk.samples.take(foreign) == ""
 
     (one,) = tuner.examine(FILTER.replace("SOURCE", "203.0.113.0/24").replace(
         "source.ip:", "source.ip|cidr:")).silenced  # fmt: skip
@@ -359,6 +365,10 @@ def test_only_what_changes_is_asked(settings: Settings, db: NodeDb, tuner: Tuner
     assert changed_rules(rules, rules) == set()
     assert changed_rules(rules, tuner._with(FILTER_ID, FILTER)) == {RULE_ID, MANY_ID}
     assert changed_rules(rules, tuner._with(MANY_ID, MANY.replace("5m", "6m"))) == {MANY_ID}
+    above = MANY.replace(RULE_ID, MANY_ID).replace(f"id: {MANY_ID}", f"id: {FILTER_ID}")
+    taller = tuner._with(FILTER_ID, above)
+    assert with_builders(taller, {RULE_ID}) == {RULE_ID, MANY_ID, FILTER_ID}
+    assert with_builders(taller, {MANY_ID}) == {MANY_ID, FILTER_ID}
 
 
 # ---- Filters from findings

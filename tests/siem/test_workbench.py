@@ -6,10 +6,12 @@ import time
 from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cityward import InputError, RuleError, Unsafe
+from detectors.sigma import load
 from detectors.sigma.load import load_folder
 from siem import assembly, ruleset, words
 from siem.config import Settings
@@ -191,6 +193,43 @@ def test_a_list_that_grew_is_used_at_once(db: NodeDb, bench: Workbench) -> None:
     db.inventory.say(["jump"], "approved", "a.ana", "", NOW, **said)
 
     assert [one.matched for one in bench.attempt(listed, LINE)] == [True]
+
+
+def test_a_check_reads_the_files_of_the_rules_only_once(
+    settings: Settings, bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[Path] = []
+    read = load.read_folder
+
+    def counted(*folders: Path, **given: Any) -> Any:
+        reads.extend(folders)
+        return read(*folders, **given)
+
+    monkeypatch.setattr(load, "read_folder", counted)
+    for level in ("low", "high", "critical"):
+        assert bench.examine(RULE.replace("medium", level), SAMPLES).reasons() == []
+    bench.deploy(RULE.replace("medium", "low"), SAMPLES, "a.ana", "quieter", 0)
+    source = bench.source(RULE_ID)
+
+    assert source is not None
+    assert (source.origin, source.counts) == ("deployed", RULE.replace("medium", "low"))
+    assert [one for one in reads if str(one) in settings.rules.folders] == [
+        Path(settings.rules.folders[0])
+    ]
+
+
+def test_a_file_that_somebody_changed_is_taken_up(
+    settings: Settings, bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("siem.workbench.FILES_LOOKED_AT_S", 0.0)
+    (folder,) = settings.rules.folders
+    assert bench.source(MANY_ID) is not None
+
+    Path(folder, "deeper").mkdir()
+    Path(folder, "many.yml").rename(Path(folder, "deeper", "many.yml.off"))
+    assert bench.source(MANY_ID) is None
+    Path(folder, "deeper", "many.yml.off").rename(Path(folder, "deeper", "many.yml"))
+    assert bench.source(MANY_ID) is not None
 
 
 def test_a_preview_of_nothing_and_of_too_much_is_refused(bench: Workbench) -> None:
