@@ -23,7 +23,7 @@ except ImportError:  # no wheel for this platform: words are looked for one by o
 
 log = logging.getLogger(__name__)
 
-KEPT_FROM = 200
+KEPT_FROM = 30
 """A database of fewer words is sooner made than read."""
 KEPT_MOST = 500
 """The last used ones stay: each changed list of words is another database."""

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from graphlib import TopologicalSorter
+from itertools import chain
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Literal
@@ -135,7 +136,10 @@ class Engine:
         self._asks = Asks()
         self._active: dict[str, _Active] = {}
         self._idle: dict[str, tuple[State, str]] = {}
-        for rule in rules.rules:
+        self._places: dict[LogSource, list[int]] = {}
+        """Of each log source that rules want, where these are among all."""
+        for place, rule in enumerate(rules.rules):
+            self._places.setdefault(rule.logsource, []).append(place)
             self._activate(rule)
         self._library = Library(
             (one.leaves for one in self._active.values()), Room(), Databases(databases)
@@ -279,7 +283,7 @@ class Engine:
 
     def prepare(self) -> None:
         """Make now what else is made when the first events come."""
-        for logsource in dict.fromkeys(rule.logsource for rule in self.rules.rules):
+        for logsource in self._places:
             self._route_of(self._routed(logsource))
         self._library.prepare()
 
@@ -314,11 +318,9 @@ class Engine:
 
     def _routed(self, logsource: LogSource) -> tuple[_Active, ...]:
         """The rules of a log source, in the order they were loaded."""
-        return tuple(
-            self._active[rule.id]
-            for rule in self.rules.rules
-            if rule.id in self._active and covers(rule.logsource, logsource)
-        )
+        wanted = [places for one, places in self._places.items() if covers(one, logsource)]
+        ids = (self.rules.rules[place].id for place in sorted(chain(*wanted)))
+        return tuple(self._active[id] for id in ids if id in self._active)
 
     def explain(self, rule: Rule | str, event: Event) -> Why:
         """Every line of a rule beside what the event has, whether it matches or not.

@@ -138,8 +138,9 @@ class Finder:
         self._regexes = [
             Regexes(regexes[start : start + TOGETHER]) for start in range(0, len(regexes), TOGETHER)
         ]
-        self._hits = list(self._parts.values())
-        self.scanner = Scanner(list(self._parts), databases)
+        words = sorted(self._parts)  # asks have no order, a database that is kept has one
+        self._hits = [self._parts[word] for word in words]
+        self.scanner = Scanner(words, databases)
         self._scan = self.scanner.found
         self._same: dict[Held, Held] = {NOTHING: NOTHING}
 

@@ -37,8 +37,9 @@ class Keywords:
             self._tests[ask] = [test_of(one) for one in ask.comparisons]
             for one in ask.comparisons:
                 self._add(ask, one)
-        self._hits = list(self._words.values())
-        self._scan = Scanner(list(self._words), databases, SCAN_FROM).found
+        words = sorted(self._words)
+        self._hits = [self._words[word] for word in words]
+        self._scan = Scanner(words, databases, SCAN_FROM).found
         self.looks_at_numbers = any(_is_of_numbers(word.decode()) for word in self._words)
         """True if a word could be found in a number, a flag or a time."""
 
