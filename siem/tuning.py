@@ -125,23 +125,42 @@ class Tuner:
         self.__dict__.pop("rules", None)
         return number
 
-    def revert(self, document: str, number: int, by: str, reason: str, now: datetime) -> int:
+    def revert(
+        self,
+        document: str,
+        number: int,
+        by: str,
+        reason: str,
+        now: datetime,
+        seen: int | None = None,
+    ) -> int:
         """Deploy an older version again; 0 takes the document back, so that its file counts.
+
+        Args:
+            document: Its id.
+            number: Of the version.
+            by: Who says it.
+            reason: Why.
+            now: When.
+            seen: Number of the version that the person saw; None: whatever is there.
 
         Raises:
             InputError: there is no such version, or nobody says why.
             Unsafe: something forbids it.
+            Conflict: somebody else has deployed another version since.
         """
         history = self._book.history(document)
         if not history:
             raise InputError(f"{document} was never deployed", "", "See cityward rule history.")
+        last = history[0]
+        seen = last.number if seen is None else seen
         if number:
             old = next((one for one in history if one.number == number and one.is_whole), None)
             if old is None:
                 raise InputError(f"it has no version {number}", document, "See its history.")
             if old.text:
-                return self.deploy(self.examine(old.text, old.samples), by, reason, now)
-        last = history[0]
+                one = self.examine(old.text, old.samples)
+                return self.deploy(msgspec.structs.replace(one, number=seen), by, reason, now)
         if not last.text:
             raise InputError(f"{document} is taken back already", "", "See its history.")
         if silenced := list(self._silenced(self._with(document, ""))):
@@ -151,7 +170,47 @@ class Tuner:
             last, text="", samples="", by=by, reason=reason, time=now, is_whole=True
         )
         self.__dict__.pop("rules", None)
-        return self._book.deploy(gone, seen=last.number)
+        return self._book.deploy(gone, seen=seen)
+
+    def missed(self, document: str, number: int) -> list[str]:
+        """Samples that what counts now must match, and that going back to a version would miss.
+
+        Args:
+            document: Id of a rule, correlation or absence that was deployed here.
+            number: Of its version; 0: the file.
+
+        Raises:
+            RuleError: the older text cannot be loaded any more.
+        """
+        last = self._book.newest(document)
+        if last is None or not last.text:
+            return []
+        after = self._with(document, self.text_of(document, number)[0] if number else "")
+        for refused in after.refused:
+            if refused.where.startswith(f"rulebook/{document}.yml"):
+                raise refused
+        if all(one.id != document for one in after.speaking()):
+            return [last.title]  # nothing with this id would be left
+        outcomes, _ = self._outcomes(document, after, last.samples)
+        return [one.name for one in outcomes if one.kind == "must match" and not one.passed]
+
+    def text_of(self, document: str, number: int) -> tuple[str, str]:
+        """Text and samples of a version that is whole; empty: there is none.
+
+        Args:
+            document: Its id.
+            number: Of its version.
+        """
+        for one in self._book.history(document):
+            if one.number == number and one.is_whole:
+                return one.text, one.samples
+        return "", ""
+
+    def underneath(self, document: str) -> tuple[Speaking | None, str]:
+        """The rule of the file under what was deployed, with its samples; None: there is none."""
+        after = self._with(document, "")
+        one = next((each for each in after.speaking() if each.id == document), None)
+        return one, "" if one is None else _beside(one)
 
     def candidate(self, text: str) -> tuple[str, str, RuleSet]:
         """For a backtest: id of the document, of the rule to ask, and what would count with it.
@@ -216,12 +275,7 @@ class Tuner:
     def beside(self, id: str) -> str:
         """The samples of the file with this id; empty: there is none."""
         one = next((each for each in self.rules.speaking() if each.id == id), None)
-        if one is None:
-            return ""
-        try:
-            return samples_file(Path(one.document.file)).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
-            return ""
+        return "" if one is None else _beside(one)
 
     def _outcomes(
         self, id: str, after: RuleSet, samples: str
@@ -515,6 +569,14 @@ def _tried(engine: Engine, rule: Rule, event: Event, collector: str) -> Tried:
     fields = {"@timestamp": event.time, **event.fields}
     matched, why = engine.matches(rule, event), engine.explain(rule, event)
     return Tried(fields, str(event.logsource), collector, matched, why)
+
+
+def _beside(one: Speaking) -> str:
+    """The samples of the file that a rule stands in; empty: there are none."""
+    try:
+        return samples_file(Path(one.document.file)).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _filter_in(rules: RuleSet, id: str) -> Filter | None:

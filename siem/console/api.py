@@ -199,6 +199,7 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
             ("number", "reason"),
             number=_NUMBER | {"description": "Of the version to go back to; 0: to the file"},
             reason=_TEXT,
+            seen=_NUMBER | {"description": "number as it was read; another one now gives 409"},
         ),
     ),
     "/filters/add": (

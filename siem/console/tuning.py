@@ -50,6 +50,13 @@ class Silenced(msgspec.Struct, frozen=True):
     """Who released it; empty: it is ours."""
     time: datetime
 
+    @property
+    def which(self) -> str:
+        """In words: what was right."""
+        if self.operator:
+            return f"a sample that {self.operator} released; it can be set aside"
+        return f"finding {self.finding[:12]} of {self.time:%Y-%m-%d %H:%M} UTC was right"
+
 
 class Examined(msgspec.Struct, frozen=True):
     """What a change would mean."""
@@ -73,11 +80,7 @@ class Examined(msgspec.Struct, frozen=True):
             for one in self.outcomes
             if not one.passed
         ]
-        said += [
-            f"{one.title} would not be made any more: finding {one.finding[:12]}"
-            f" of {one.time:%Y-%m-%d %H:%M} UTC was right"
-            for one in self.silenced
-        ]
+        said += [f"{one.title} would not be made any more: {one.which}" for one in self.silenced]
         return said
 
 
@@ -180,8 +183,14 @@ class Tuning(Protocol):
         """Let a document count from now on; returns the number of its version."""
         ...
 
-    def revert(self, document: str, number: int, by: str, reason: str) -> int:
-        """Go back to an older version, or with 0 to the file."""
+    def revert(
+        self, document: str, number: int, by: str, reason: str, seen: int | None = None
+    ) -> int:
+        """Go back to an older version, or with 0 to the file, if it is still the one seen."""
+        ...
+
+    def text_of(self, document: str, number: int) -> tuple[str, str]:
+        """Text and samples of a version, or with 0 of the file; empty: there is none."""
         ...
 
     def history(self, document: str) -> Sequence[Version]:

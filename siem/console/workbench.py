@@ -20,7 +20,7 @@ from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cityward.errors import CitywardError, InputError, RuleError
+from cityward.errors import CitywardError, InputError, RuleError, Unsafe
 from siem.console import formats
 from siem.console.access import Session
 from siem.console.body import body_of
@@ -204,6 +204,9 @@ class Workbench:
             shown = replace(self._check(rule_id, sheet, by), fault=Fault.of(error), status=status)
             if isinstance(error, Conflict):  # They are told of it, so they have seen it.
                 sheet = self._caught_up(rule_id, sheet)
+            elif act == "revert" and isinstance(error, Unsafe):
+                sheet = self._older(rule_id, sheet, text(form, "number"))
+                shown = replace(self._check(rule_id, sheet, by), fault=shown.fault, status=status)
         if is_data:
             return formats.json(shown.said)
         source = self.tuning.source(rule_id) or Source(rule_id, "New rule", "rule", "", "", "new")
@@ -240,7 +243,8 @@ class Workbench:
         number, reason = text(form, "number"), text(form, "back_reason") or text(form, "reason")
         if not (number.isascii() and number.isdigit()):
             raise InputError(f"{number[:40]!r} is no version", "number", "Name one of its history.")
-        done = self.tuning.revert(rule_id, int(number[:18]), by, reason.strip())
+        seen = Sheet.sent(form).seen if "seen" in form else None
+        done = self.tuning.revert(rule_id, int(number[:18]), by, reason.strip(), seen)
         return "reverted", {**self._whether_there(rule_id), "number": done}
 
     def _whether_there(self, rule_id: str) -> dict[str, Any]:
@@ -349,6 +353,11 @@ class Workbench:
     def _caught_up(self, rule_id: str, sheet: Sheet) -> Sheet:
         source, draft = self.tuning.source(rule_id), self.tuning.draft(rule_id)
         return replace(sheet, seen=source.number if source else 0, draft=_saved_at(draft))
+
+    def _older(self, rule_id: str, sheet: Sheet, number: str) -> Sheet:
+        """With the older text, so that it can be saved for somebody else to deploy."""
+        older, samples = self.tuning.text_of(rule_id, int(number[:18]))
+        return replace(sheet, text=older, samples=samples) if older else sheet
 
     def _job_of(self, document: str, id: str) -> Job | None:
         job = self.tuning.job(id) if id else None

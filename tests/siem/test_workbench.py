@@ -17,6 +17,7 @@ from siem import assembly, ruleset, words
 from siem.config import Settings
 from siem.node import document
 from siem.store.embedded import NodeDb
+from siem.store.protocol import Conflict
 from siem.workbench import BLANK, Job, Workbench
 from tests.programs import PATIENCE_S
 from tests.siem.test_tuning import (
@@ -109,6 +110,59 @@ def test_what_comes_with_cityward_is_changed_by_two_people(settings: Settings, d
         bench.deploy(text, source.samples + "\n# fewer\n", "b.oth", "why", 0)
 
     assert bench.deploy(text, source.samples, "b.oth", "seen and right", 0) > 0
+
+
+WIDER = RULE.replace("event.outcome: failure", "event.outcome: [failure, denied]")
+WIDER_SAMPLES = SAMPLES.replace(
+    "cases:",
+    """cases:
+  - {name: a denied one, kind: must match,
+     events: [{event.action: ssh_login, event.outcome: denied, source.ip: 192.0.2.9}]}""",
+)
+
+
+def by_two(bench: Workbench, text: str, samples: str, seen: int = 0) -> int:
+    bench.save(text, samples, "a.ana")
+    return bench.deploy(text, samples, "b.oth", "both of us", seen)
+
+
+def test_a_change_is_undone_by_one_person_unless_something_would_be_missed(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("siem.workbench._shipped", lambda: frozenset((RULE_ID,)))
+    louder = by_two(bench, RULE.replace("medium", "high"), SAMPLES)
+    wider = by_two(bench, WIDER, WIDER_SAMPLES, louder)
+
+    for number in (0, louder):
+        with pytest.raises(Unsafe, match="must find: a denied one"):
+            bench.revert(RULE_ID, number, "a.ana", "alone")
+    older, samples = bench.text_of(RULE_ID, louder)
+    again = by_two(bench, older, samples, wider)
+    bench.revert(RULE_ID, 0, "a.ana", "it was too loud at three in the night")
+
+    assert [one.number for one in bench.history(RULE_ID)][1:] == [again, wider, louder]
+    assert bench.text_of(RULE_ID, 0) == (RULE, SAMPLES)
+    assert bench.text_of(RULE_ID, 4711) == ("", "")
+    source = bench.source(RULE_ID)
+    assert source is not None
+    assert source.counts == RULE
+
+
+def test_what_is_ours_is_undone_by_one_person_whatever_it_misses(bench: Workbench) -> None:
+    louder = bench.deploy(RULE.replace("medium", "high"), SAMPLES, "a.ana", "louder", 0)
+    bench.deploy(WIDER, WIDER_SAMPLES, "a.ana", "wider", louder)
+
+    assert bench.revert(RULE_ID, louder, "a.ana", "back") > louder
+
+
+def test_who_did_not_see_the_newest_version_goes_back_to_none(bench: Workbench) -> None:
+    louder = bench.deploy(RULE.replace("medium", "high"), SAMPLES, "a.ana", "louder", 0)
+    newest = bench.deploy(RULE.replace("medium", "low"), SAMPLES, "b.oth", "quieter", louder)
+
+    for number in (0, louder):
+        with pytest.raises(Conflict):
+            bench.revert(RULE_ID, number, "a.ana", "back", louder)
+    assert bench.revert(RULE_ID, louder, "a.ana", "back", newest) > newest
 
 
 def test_a_line_is_tried_and_it_says_why_not(bench: Workbench) -> None:

@@ -206,8 +206,11 @@ def test_a_change_is_deployed_with_a_reason_and_taken_back(
     done = post(client, act="deploy", text=LOUDER, reason="it was too quiet")
     (version,) = deployed(node)
     page = client.get(done.headers["location"]).text
-    back = post(client, f"/rules/{RULE_ID}/revert", number="0", back_reason="too loud")
+    unseen = post(client, f"/rules/{RULE_ID}/revert", number="0", back_reason="too loud")
+    seen = {"number": "0", "back_reason": "too loud", "seen": str(version.number)}
+    back = post(client, f"/rules/{RULE_ID}/revert", **seen)
 
+    assert unseen.status_code == 409
     assert bare.status_code == 400
     assert "The reason is empty" in bare.text
     assert in_textarea(bare.text, "text") == LOUDER
@@ -229,7 +232,8 @@ def test_an_older_version_is_gone_back_to_and_what_changed_is_shown(
     page = client.get(EDIT).text
     gone = data(client, f"/rules/{RULE_ID}/revert", number="77", reason="x")
     bare = data(client, f"/rules/{RULE_ID}/revert", number=str(first), reason="")
-    done = data(client, f"/rules/{RULE_ID}/revert", number=str(first), reason="it was right")
+    back = {"number": str(first), "reason": "it was right", "seen": str(second)}
+    done = data(client, f"/rules/{RULE_ID}/revert", **back)
 
     assert "added: </span>level: low" in page
     assert "removed: </span>level: high" in page
@@ -339,6 +343,26 @@ def test_what_comes_with_cityward_lacks_a_second_person_until_one_has_saved_it(
     assert "second person, after e.ngineer" in page
     assert done.status_code == 303
     assert [one.by for one in deployed(node)] == [ENGINEER]
+
+
+def test_what_would_be_missed_by_going_back_stands_in_the_editor_for_two(
+    node: FakeNode, signed_in: Enter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("siem.workbench._shipped", lambda: frozenset((RULE_ID,)))
+    client = signed_in(ENGINEER)
+    node.tuning.save(DEAF, DEAF_SAMPLES, OTHER)
+    number = node.tuning.deploy(DEAF, DEAF_SAMPLES, ENGINEER, "one host alone", 0)
+    node.tuning.save(RULE, SAMPLES, OTHER)
+    wide = node.tuning.deploy(RULE, SAMPLES, ENGINEER, "every host again", number)
+    back = {"number": str(number), "back_reason": "too loud", "seen": str(wide)}
+
+    refused = post(client, f"/rules/{RULE_ID}/revert", **back)
+
+    assert refused.status_code == 409
+    assert "It would miss what counts now must find: a wrong one" in refused.text
+    assert "another person deploys it" in refused.text
+    assert in_textarea(refused.text, "text") == DEAF
+    assert in_textarea(refused.text, "samples") == DEAF_SAMPLES
 
 
 # ---- Who may, and what may stand there
