@@ -61,7 +61,7 @@ CLOCKS_MAX = 50
 LOOKED_AGAIN, LOOKED_AT = timedelta(days=1), 500
 """So long after a withdrawal it is made sure that nothing of it came back, of so many at once."""
 TAKEN: tuple[Kind, ...] = (
-    "share", "update", "withdraw", "heartbeat", "evidence_answer", "proposal_answer",
+    "share", "update", "withdraw", "heartbeat", "evidence_answer", "proposal_answer", "sample",
 )  # fmt: skip
 """What operators may send."""
 ALL = Rights(audiences=tuple(CLOSEST_TLP), tlp=TLP[:4])
@@ -112,6 +112,35 @@ class Answered(Protocol):
             Refused: it is no answer, or of what was not proposed to this operator.
         """
         ...
+
+
+class Samples(Protocol):
+    """Keeps the samples that operators let out; see `siem/city/samples.py`."""
+
+    def take(self, operator: str, envelope: Envelope) -> None:
+        """It may have been told before.
+
+        Raises:
+            Refused: it is no sample, or may not be passed on.
+        """
+        ...
+
+    def withdrawn(self, operator: str, id: str) -> int:
+        """It is taken back; how many were told of it, 0 also if there is none."""
+        ...
+
+
+class NoSamples:
+    """What a hub has that passes none on."""
+
+    def take(self, operator: str, envelope: Envelope) -> None:
+        """Refuse it."""
+        where = f"operator {operator}"
+        raise Refused(403, "this hub passes no samples on", where, "Keep it.")
+
+    def withdrawn(self, operator: str, id: str) -> int:
+        """There is none."""
+        return 0
 
 
 class _At(NamedTuple):
@@ -201,6 +230,7 @@ class Exchange:
         self._clock = clock
         self.listener: Listener = listener or Deaf()
         self.answered: Answered = _nothing_proposed
+        self.samples: Samples = NoSamples()
         self._key: Ed25519PrivateKey = operators.signing_key
         self._key_id = key_id(self._key.public_key())
         self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
@@ -466,6 +496,8 @@ class Exchange:
                 said = turn.envelope
                 self.answered(turn.operator.name, said.share_id, said.payload)
                 return _Done()
+            case "sample":
+                return self._sample(turn)
             case _:
                 return self._answered(turn)
 
@@ -499,6 +531,15 @@ class Exchange:
         did = {"passed_over": passed_over} if passed_over else {}
         return _Done(f"cw-shared-{operator}-{month}", did, "shares", document)
 
+    def _sample(self, turn: _Turn) -> _Done:
+        envelope, operator = turn.envelope, turn.operator.name
+        if self._tombstone(operator, envelope.share_id):
+            where = f"sample {envelope.share_id} of operator {operator}"
+            raise Refused(403, "a sample that was taken back", where, "It stays taken back.")
+        self.samples.take(operator, envelope)
+        self._audit(operator, "sample: taken", envelope.share_id, turn.now)
+        return _Done()
+
     def _is_other(self, operator: str, write: Write) -> bool:
         """Whether the hub has this revision of a share with something else in it."""
         there = self._own(operator, write.document["cw.share.id"])
@@ -522,7 +563,9 @@ class Exchange:
         is_there = self._own(operator, envelope.share_id) is not None
         removed = self._commons.remove([envelope.share_id]) if is_there else 0
         fault("exchange-remove")
-        did = self.listener.withdrawn(operator, [envelope.share_id])
+        did = dict(self.listener.withdrawn(operator, [envelope.share_id]))
+        if told := self.samples.withdrawn(operator, envelope.share_id):
+            did["samples_told"] = told
         return _Done(did={"removed": removed, "withdrawn": at, **did}, counted="withdrawals")
 
     def _beat(self, turn: _Turn) -> _Done:

@@ -11,7 +11,7 @@ import logging
 import shutil
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -33,6 +33,7 @@ from siem.city.people import People
 from siem.city.port import Port
 from siem.city.proposals import PROPOSED, Playbook, Proposals, Wanted, given, said_of, waiting, want
 from siem.city.reading import AccessLog, Reading, rights_of
+from siem.city.samples import Samples
 from siem.city.town import Town
 from siem.city.watch import STATE, look_around
 from siem.duties import Duties, clocks
@@ -48,6 +49,7 @@ LOOK_EVERY_S = 10.0
 AROUND_EVERY_S = 60.0
 DROP_EVERY_S = 1.0
 PROPOSE_EVERY_S = 1.0
+SAMPLES_EVERY_S = 5.0
 PEOPLE_EVERY_S = 5.0
 RETAIN_EVERY_S = 3_600.0
 FORGET_EVERY = timedelta(days=1)
@@ -76,6 +78,7 @@ class Hub:
         alone: No other hub can be there: the store is in files.
         threshold: Counts of operators below it are told to the city only.
         by_itself: What is proposed for every severe campaign; None: only people propose.
+        library: Ids of the rules that all operators share, asked when a sample comes.
         drop: Folder in which envelopes arrive as files; None: none do.
         shares_for: Shares are kept at most so long.
         town: Services and districts, whose changes are kept also while nobody looks.
@@ -93,6 +96,7 @@ class Hub:
         alone: bool,
         threshold: int,
         by_itself: Playbook | None = None,
+        library: Callable[[], Container[str]] = frozenset,
         drop: Path | None,
         shares_for: timedelta,
         town: Town,
@@ -113,6 +117,11 @@ class Hub:
         self.joiner = joiner.Joiner(commons, self.campaigns, rules, self.exchange.links, clock)
         self.exchange.listener = self.joiner
         self.exchange.answered = self.proposals.answered
+        key = self.operators.signing_key.private_bytes_raw()
+        self.samples = Samples(
+            commons.records, self.exchange.letters, self._told_of_samples, library, key, clock
+        )
+        self.exchange.samples = self.samples
         self._access = AccessLog(commons.records, clock)
         self._drop = drop
         self._early: set[Path] = set()
@@ -133,6 +142,10 @@ class Hub:
         self._holder = holder
         self._people = None if alone else self._people_of(db, commons)
 
+    def _told_of_samples(self) -> list[str]:
+        now = self.clock()
+        return [one.name for one in self.operators.all() if one.state(now) == "enrolled"]
+
     def _people_of(self, db: NodeDb, commons: Commons) -> People:
         key = self.operators.signing_key.private_bytes_raw()
         return People(db.accounts, commons.records, key)
@@ -151,6 +164,7 @@ class Hub:
             (EXPIRE_EVERY_S, lambda: self.exchange.expire(self.clock())),
             (LOOK_EVERY_S, self.joiner.look),
             (PROPOSE_EVERY_S, self.proposals.step),
+            (SAMPLES_EVERY_S, self.samples.step),
             (AROUND_EVERY_S, self._look_around),
             (RETAIN_EVERY_S, self._retain),
         ]

@@ -101,7 +101,7 @@ def check(envelope: Envelope, operator: Operator, key_id: str, now: datetime) ->
     words = (envelope.policy, envelope.rule, *envelope.audiences)
     if any(len(one) > WORD_MAX or not _WORD.fullmatch(one) for one in words):
         raise Refused(400, "a name that is none", where, "Write plain names.")
-    if envelope.type in ("share", "update", "withdraw") and not _is_id(envelope.share_id):
+    if envelope.type in ("share", "update", "withdraw", "sample") and not _is_id(envelope.share_id):
         raise Refused(400, "no share id", where, "Send a UUID, in lower case.")
     if envelope.derived_from:
         raise Refused(403, "a campaign is the hub's to say", where, "Share findings.")

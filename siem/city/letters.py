@@ -20,7 +20,7 @@ from cityward import TransientError
 from siem.city.commons import CITY, Records
 from siem.city.lease import OUT, Lease
 from siem.sharing.envelope import BEGIN, Envelope, Kind, Signed, key_id, payload_hash, sign
-from siem.sharing.wire import InboxLine
+from siem.sharing.wire import InboxLine, Withdrawal
 from siem.store.faults import fault
 from siem.store.protocol import Conflict
 
@@ -111,6 +111,26 @@ class Letters:
             size += len(found.value["data"])
             yield InboxLine(n, found.value["signature"], found.value["data"])
 
+    def blank(self, operator: str, n: int) -> None:
+        """Let go of what a letter said; who has not fetched it gets a withdrawal in its place.
+
+        It keeps its number and what it follows; what follows it names the bytes that were there.
+        """
+        found = self._records.get(LETTER, _name(operator, n))
+        if found is None:
+            return
+        said = msgspec.json.decode(found.value["data"], type=Envelope)
+        payload = msgspec.to_builtins(Withdrawal(reason="consent"))
+        made = Envelope(
+            type="withdraw", sent=said.sent, operator=CITY,
+            key_id=key_id(self._key.public_key()), seq=said.seq, prev=said.prev,
+            share_id=said.share_id, payload=payload, payload_sha256=payload_hash(payload),
+        )  # fmt: skip
+        with suppress(Conflict):  # it is forgotten at this moment
+            self._records.put(
+                LETTER, _name(operator, n), _kept(sign(made, self._key)), found.version
+            )
+
     def _sent(self, operator: str) -> tuple[Sent, str | None]:
         token = self._lease.token
         if not token:
@@ -124,12 +144,8 @@ class Letters:
     def _is_left(self, operator: str, sent: Sent, version: str | None, signed: Signed) -> bool:
         """Whether it was; not if a kill had left one of this number, which is counted now."""
         name, is_ours = _name(operator, sent.seq + 1), True
-        value = {
-            "signature": base64.b64encode(signed.signature).decode(),
-            "data": signed.data.decode(),
-        }
         try:
-            self._records.put(LETTER, name, value, None)
+            self._records.put(LETTER, name, _kept(signed), None)
         except Conflict:
             found = self._records.get(LETTER, name)
             is_ours = False
@@ -152,6 +168,14 @@ class Letters:
         if found is not None:
             with suppress(Conflict):
                 self._records.delete(LETTER, _name(operator, n), found.version)
+
+
+def _kept(signed: Signed) -> dict[str, str]:
+    """A letter, as it is kept."""
+    return {
+        "signature": base64.b64encode(signed.signature).decode(),
+        "data": signed.data.decode(),
+    }
 
 
 def _name(operator: str, n: int) -> str:

@@ -22,12 +22,16 @@ from siem.sharing.policy import (
     CLOSEST_TLP,
     NEEDED,
     PAP,
+    RELEASES,
+    TELLS,
     TLP,
     Policy,
     Rule,
+    Samples,
     content_hash,
     way,
 )
+from siem.sharing.samples import AUDIENCE, MARKING
 from siem.sharing.tokens import Hmac, Tokens
 
 BASELINE = Path(__file__).parent / "baseline.yml"
@@ -38,8 +42,9 @@ SPREAD = ("tlp", "pap", "retention", "approval", "precision", "fields", "legal_b
 """What `defaults` may say for every rule."""
 POLICY_KEYS = {
     *("policy", "operator", "inherits", "defaults", "audiences", "rules", "tests", "answers"),
-    *("templates", "categories"),
+    *("templates", "categories", "samples"),
 }
+SAMPLES_KEYS = {"release", "operator", "drop"}
 RULE_KEYS = {*SPREAD, "name", "when", "to", "release", "purpose", "templates", "categories"}
 TEST_KEYS = {"name", "given", "rule", "must_leave", "must_stay"}
 BASELINE_KEYS = {
@@ -172,6 +177,7 @@ def compile_policy(
         tokens=tokens,
         tested=len(said.list("tests")),
         answers=said.one_of(ANSWERS, "answers", ()) or "none",
+        samples=_samples(said, base),
     )
     tried = _TEST_PLAN if plan.is_empty else plan
     _run_tests(said, msgspec.structs.replace(policy, tokens=_TEST_TOKENS, plan=tried))
@@ -402,6 +408,32 @@ def _rules(said: _Reader, base: Baseline) -> Iterator[Rule]:
             )
         seen.add(name)
         yield _Compiled(said, place, base).rule(name)
+
+
+def _samples(said: _Reader, base: Baseline) -> Samples:
+    """What a policy says of protected samples; they are for all operators, or stay."""
+    place: Place = ("samples",)
+    if said.at(place) is None:
+        return Samples()
+    said.only(SAMPLES_KEYS, place)
+    release = said.one_of(RELEASES, "release", place) or "none"
+    widest = base.limits
+    is_open = AUDIENCE in widest.audiences and TLP.index(widest.tlp) <= TLP.index(MARKING)
+    if release != "none" and not is_open:
+        what = "the baseline lets nothing out to peers"
+        raise said.fault((*place, "release"), what, "Write none, or agree on another baseline.")
+    dropped = said.names("drop", place)
+    for number, one in enumerate(dropped):
+        if one not in FIELDS:
+            where = (*place, "drop", number)
+            raise said.fault(where, f"{one} is no field of an event", "Mend the name.")
+    retention = said.span("retention", ("defaults",)) or timedelta(days=90)
+    return Samples(
+        release=release,
+        operator=said.one_of(TELLS, "operator", place) or "hidden",
+        drop=frozenset(dropped),
+        retention=min(retention, widest.retention),
+    )
 
 
 class _Compiled:

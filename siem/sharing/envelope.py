@@ -40,6 +40,7 @@ Kind = Literal[
     "evidence_answer",
     "proposal",
     "proposal_answer",
+    "sample",
 ]
 
 

@@ -42,12 +42,13 @@ def told_row(told: Told) -> dict[str, Any]:
 def newest(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """The newest word on each share, the newest first; what was taken back is left out.
 
-    A proposal says nothing new of its campaign, and stands with the proposals.
+    A proposal says nothing new of its campaign, and stands with the proposals; a sample of another
+    operator stands with the rule that it protects.
     """
     seen: set[str] = set()
     found = []
     for row in rows:
-        if row["share_id"] in seen or row["type"] == "proposal":
+        if row["share_id"] in seen or row["type"] in ("proposal", "sample"):
             continue
         seen.add(row["share_id"])
         if row["type"] != "withdraw":

@@ -27,7 +27,7 @@ import msgspec
 from cryptography import x509
 
 from cityward import CitywardError, TransientError, Unsafe
-from siem.sharing import proposals
+from siem.sharing import proposals, samples
 from siem.sharing.certificates import fingerprint, new_key, pem, read_token
 from siem.sharing.envelope import Envelope, Signed, split, verified
 from siem.sharing.identity import Hub, Identity, known_by, public_text, renewal_due
@@ -330,6 +330,8 @@ def fetch_inbox(
             desk.tell(told)
             if said.type == "proposal":
                 _propose(desk, said, hub.operator, now, plans=plans)
+            elif said.type == "sample":
+                _protect(desk, said, now)
         count += 1
     return count
 
@@ -341,6 +343,16 @@ def _propose(desk: Desk, said: Envelope, operator: str, now: datetime, *, plans:
             raise Unsafe("too many proposals are open", f"envelope {said.seq}", "Answer some.")
     except Unsafe as error:
         log.warning("A proposal of the city is not taken, %s: %s.", error.where, error.what)
+
+
+def _protect(desk: Desk, said: Envelope, now: datetime) -> None:
+    """Keep a sample of another operator; what is none does not stay in the inbox either."""
+    try:
+        if why := desk.samples.take(samples.read(said, now)):
+            raise Unsafe(why, f"envelope {said.seq}", "Set some aside; they end by themselves.")
+    except Unsafe as error:
+        log.warning("A sample of another operator is not taken, %s: %s.", error.where, error.what)
+        desk.samples.forget(said.share_id)
 
 
 def _told(answer: bytes, hub: Hub, now: datetime) -> Iterator[tuple[Told, Envelope]]:

@@ -19,12 +19,15 @@ from cityward import Unsafe
 from cityward.finding import SEVERITIES
 from siem.sharing.envelope import Envelope, Kind, Receipt, Signed, key_id, payload_hash, sign
 from siem.sharing.envelope import verified as opened
+from siem.sharing.policy import Samples
+from siem.sharing.samples import AUDIENCE, MARKING
 from siem.sharing.share import Share, share_id
 from siem.sharing.wire import Heartbeat, ProposalAnswer, Withdrawal
 from siem.store.faults import fault
 from siem.store.outgoing import TERMINAL, Desk, Line, OutgoingStore, Shared, Waiting
 from siem.store.proposals import Proposed
 from siem.store.protocol import Document
+from siem.store.samples import OPEN, Release, State
 
 CHANGES_AT_ONCE = 50
 """So few that the path, which writes to the same file, never waits for long."""
@@ -33,6 +36,8 @@ UPDATE_EVERY = timedelta(minutes=1)
 HEARTBEAT_EVERY = timedelta(minutes=1)
 TRIED_AT_ONCE = 100
 """So many findings are judged in one transaction, if none of them is to be sent."""
+SAMPLES = "samples"
+"""What stands in the place of a rule's name where the part of the policy on samples let it out."""
 PERSONS = {"auto": 0, "person": 1, "two_person": 2}
 """Who must say yes, counted."""
 
@@ -50,6 +55,11 @@ class Policy(Protocol):
     @property
     def answers(self) -> str:
         """How much the city is told of what becomes of its proposals: see `ANSWERS`."""
+        ...
+
+    @property
+    def samples(self) -> Samples:
+        """What it says of protected samples."""
         ...
 
     def share(self, document: Document, now: datetime) -> Share | None:
@@ -154,7 +164,7 @@ class Outbox:
         now = self._clock()
         is_beat_due = self._is_beat_due(now)
         is_due = self.store.has_due(now)
-        if not is_beat_due and not is_due and not self._has_answer():
+        if not (is_beat_due or is_due or self._has_answer() or self._has_release()):
             return None
         health = self._said(now) if is_beat_due else None
         policy = self._policy()
@@ -179,6 +189,8 @@ class Outbox:
             return self._sealed(desk, "heartbeat", _plain(health), now)
         if policy is not None and policy.answers != "none" and (one := desk.next_answer()):
             return self._answer(desk, policy, one, now)
+        if signed := self._released(desk, policy, now):
+            return signed
         for _ in range(TRIED_AT_ONCE):
             waits = desk.next(now)
             if waits is None:
@@ -245,6 +257,52 @@ class Outbox:
         desk.set_answered(one, desk.head().seq)
         return signed
 
+    def _has_release(self) -> bool:
+        """Whether the hub is to be told of a sample, or that one is taken back."""
+        return self.store.has_release(_wanted(self._policy()))
+
+    def _released(self, desk: Desk, policy: Policy | None, now: datetime) -> Signed | None:
+        """The envelope of a sample that people let out, or of its withdrawal."""
+        if policy is not None and not policy.samples.people:
+            desk.samples.take_back("consent", now)
+        while one := desk.samples.next(may_leave=policy is not None):
+            if one.state == "withdraw":
+                taken_back = Withdrawal(reason=one.why)  # type: ignore[arg-type]
+                return self._sample(desk, one, "withdraw", _plain(taken_back), None, now)
+            assert policy is not None
+            if not _is_enough(policy.samples.people, one.people):
+                desk.samples.hold(one.id, now)
+                continue
+            payload = msgspec.json.decode(one.payload)
+            share = Share(
+                share_id=one.id, finding=one.finding, revision=0, policy=policy.hash,
+                rule=SAMPLES, audiences=(AUDIENCE,), tlp=MARKING, pap=MARKING,
+                expires=now + policy.samples.retention, payload=payload, kept=(),
+            )  # fmt: skip
+            return self._sample(desk, one, "sample", payload, share, now)
+        return None
+
+    def _sample(
+        self,
+        desk: Desk,
+        one: Release,
+        kind: Kind,
+        payload: dict[str, Any],
+        share: Share | None,
+        now: datetime,
+    ) -> Signed:
+        waits = Waiting(
+            share_id=one.id, finding=one.finding, rank=0, offered=now, due=now,
+            policy=one.policy, rule=SAMPLES,
+        )  # fmt: skip
+        fields = {name for event in payload.get("events", ()) for name in event}
+        signed = self._sealed(
+            desk, kind, payload, now, waits=waits, share=share, approvers=one.people,
+            fields=tuple(sorted(fields or payload)),
+        )  # fmt: skip
+        desk.samples.set_sent(one, desk.head().seq, now, share.expires if share else None)
+        return signed
+
     def _sealed(
         self,
         desk: Desk,
@@ -256,6 +314,7 @@ class Outbox:
         share: Share | None = None,
         approvers: tuple[str, ...] = (),
         rank: int = 0,
+        fields: tuple[str, ...] = (),
     ) -> Signed:
         head = desk.head()
         envelope = Envelope(
@@ -281,12 +340,13 @@ class Outbox:
             Line(
                 seq=envelope.seq, type=kind, share_id=envelope.share_id,
                 finding=waits.finding if waits else "", policy=envelope.policy,
-                rule=envelope.rule, approvers=approvers, fields=tuple(sorted(payload)),
+                rule=envelope.rule, approvers=approvers,
+                fields=fields or tuple(sorted(payload)),
                 sent=now, data=signed.data, signature=signed.signature, hash=signed.hash,
                 chain="", state="sent",
             )
         )  # fmt: skip
-        if share is not None:
+        if share is not None and kind != "sample":
             desk.set_shared(
                 Shared(
                     share_id=share.share_id, finding=share.finding, state="shared",
@@ -312,10 +372,13 @@ class Outbox:
                 raise Unsafe("a receipt of what was not sent", f"seq {said.seq}", "Ask the hub.")
             check_receipt(said, line, self.operator)
             desk.set_receipt(line.seq, receipt.data, receipt.signature, self._clock())
+            refused = str(said.did.get("refused", ""))
+            if line.type == "sample":
+                desk.samples.receipted(line.seq, refused, self._clock())
             fault("receipt-before-commit")
         fault("receipt-after-commit")
-        if why := said.did.get("refused"):
-            log.error("The hub does not keep share %s: %s.", said.share_id, why)
+        if refused:
+            log.error("The hub does not keep share %s: %s.", said.share_id, refused)
         return said
 
     def again(self) -> bool:
@@ -334,6 +397,7 @@ class Outbox:
                 return False
             desk.set_aside(line, said.prev, _waiting_again(desk, line, said, now))
             desk.answer_again(line.seq - 1)
+            desk.samples.again(line.seq - 1)
         log.warning("Envelope %d was refused for good, and is sealed anew.", line.seq)
         return True
 
@@ -409,9 +473,19 @@ def _waiting_again(desk: Desk, line: Line, said: Envelope, now: datetime) -> Wai
 
 def _is_approved(share: Share, approvers: tuple[str, ...]) -> bool:
     """Whether enough said yes; two persons are two who signed in."""
-    needed = PERSONS[share.approval]
-    counted = [one for one in approvers if needed < 2 or not one.endswith(TERMINAL)]
+    return _is_enough(PERSONS[share.approval], approvers)
+
+
+def _is_enough(needed: int, people: tuple[str, ...]) -> bool:
+    counted = [one for one in people if needed < 2 or not one.endswith(TERMINAL)]
     return len(counted) >= needed
+
+
+def _wanted(policy: Policy | None) -> tuple[State, ...]:
+    """Releases in which states the outbox has something to do with."""
+    if policy is None:
+        return ("withdraw",)
+    return ("withdraw", "due") if policy.samples.people else ("withdraw", *OPEN)
 
 
 def _marks(share: Share) -> str:

@@ -43,6 +43,10 @@ CLOSEST_TLP = {
 APPROVALS: tuple[Approval, ...] = ("auto", "person", "two_person")
 ANSWERS = ("none", "state", "reason")
 """Of a proposal: nothing; `planned`, `applied` …; also why, by a word of a list. Nothing else."""
+RELEASES = ("none", "person", "two_person")
+"""Who may let out a protected sample: nobody, a person, two persons."""
+TELLS = ("hidden", "named")
+"""Whether other operators are told whose sample it is."""
 MODES = ("normal", "maintenance", "exercise", "test")
 NEEDED = "finding.first_seen"
 """It names the hub's index."""
@@ -110,6 +114,24 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     """Fields that the rule names so that they stay."""
 
 
+class Samples(msgspec.Struct, frozen=True, kw_only=True):
+    """What a policy says of protected samples."""
+
+    release: str = "none"
+    """One of `RELEASES`."""
+    operator: str = "hidden"
+    """One of `TELLS`."""
+    drop: frozenset[str] = frozenset()
+    """Fields that stay here, beside all that always do."""
+    retention: timedelta = timedelta(days=90)
+    """So long after it was sent a sample is over."""
+
+    @property
+    def people(self) -> int:
+        """How many have to say yes; 0: it is forbidden."""
+        return RELEASES.index(self.release)
+
+
 class Step(NamedTuple):
     """What became of one field of a finding."""
 
@@ -138,6 +160,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """Tests of the file that were run."""
     answers: str = "none"
     """How much the city is told of what becomes of its proposals: one of `ANSWERS`."""
+    samples: Samples = Samples()
 
     def share(self, document: Mapping[str, Any], now: datetime) -> Share | None:
         """What leaves of a finding; None if nothing does."""

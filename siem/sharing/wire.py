@@ -6,7 +6,7 @@ Fields that a newer end adds are passed over by an older one.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -162,6 +162,22 @@ class ProposalAnswer(msgspec.Struct, frozen=True, kw_only=True):
     proposal: ProposalId
     state: State
     why: Why = ""
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
+    """The payload of a `sample`: events of a finding that was right, made nobody's.
+
+    What its events may hold says `siem/sharing/samples.py`.
+    """
+
+    rule: Annotated[str, _text(36, r"\A[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")]
+    """Of the shared library; its id is the same at every operator."""
+    events: Annotated[tuple[dict[str, Any], ...], msgspec.Meta(min_length=1, max_length=20)]
+    """The oldest first."""
+    is_named: bool = False
+    """Other operators may be told whose it is."""
+    operator: Annotated[str, _text(64, r"\A([a-z0-9][a-z0-9_.-]{0,63})?\Z")] = ""
+    """Only the hub says it: who released it, or a name that stands for them."""
 
 
 class Held(msgspec.Struct, frozen=True):

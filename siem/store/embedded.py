@@ -82,6 +82,8 @@ from siem.store.rulebook import SCHEMA as RULEBOOK_SCHEMA
 from siem.store.rulebook import RulebookStore
 from siem.store.runs import SCHEMA as RUNS_SCHEMA
 from siem.store.runs import RunStore
+from siem.store.samples import SCHEMA as SAMPLES_SCHEMA
+from siem.store.samples import SampleStore
 from siem.store.stages import StageStore
 from siem.store.trail import SCHEMA as TRAIL_SCHEMA
 from siem.store.trail import Audited, Proof, Trail, digest
@@ -236,7 +238,8 @@ _STEPS = (
     + PROPOSALS_SCHEMA
     + CASES_SCHEMA
     + RUNS_SCHEMA
-    + RULEBOOK_SCHEMA,
+    + RULEBOOK_SCHEMA
+    + SAMPLES_SCHEMA,
 )
 """What each format has more than the one before it; a new file takes all steps."""
 
@@ -280,12 +283,13 @@ class NodeDb:
             self._writing, lambda: self._db, self.get, operator_key, self._trail
         )
         self.proposals = ProposalStore(self._writing, lambda: self._db, self._trail)
+        self.samples = SampleStore(self._writing, lambda: self._db, self._trail)
         mark = _every if is_hub else self._mark_case
         self.cases = CaseStore(self._writing, lambda: self._db, mark, self._trail)
         turns = path.parent / "turns"
         self.stages = StageStore(self._writing, lambda: self._db, self._trail)
         self.rulebook = RulebookStore(
-            self._writing, lambda: self._db, operator_key, self._trail, _loaded, _dumped
+            self._writing, lambda: self._db, operator_key, self._trail, _loaded
         )
         self.runs = RunStore(self._writing, lambda: self._db, self._trail, clock, turns)
 
@@ -914,6 +918,7 @@ class NodeDb:
             self.notices.retain(db, now)
             self.outgoing.retain(db, now)
             self.proposals.retain(db, now)
+            self.samples.retain(db, now)
             self.runs.retain(db, now)
         return {"findings_old": old, "findings_surplus": max(0, surplus), "audit": audited}
 

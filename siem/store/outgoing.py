@@ -18,11 +18,12 @@ from typing import Literal
 
 import msgspec
 
-from siem.store import proposals
+from siem.store import proposals, samples
 from siem.store.lines import harmless
 from siem.store.proposals import Proposed
 from siem.store.protocol import Document, Range
 from siem.store.query import from_micros, micros
+from siem.store.samples import SampleDesk
 from siem.store.trail import Trail
 
 SCHEMA = """
@@ -307,6 +308,10 @@ class OutgoingStore:
         """Whether the hub was not told yet what became of one of its proposals."""
         return proposals.has_answer(self._reading())
 
+    def has_release(self, states: Sequence[samples.State]) -> bool:
+        """Whether a sample that somebody released is in one of these states."""
+        return samples.has_any(self._reading(), states)
+
     # ---- people
 
     def waiting(self, state: State, limit: int = 200, offset: int = 0) -> list[Waiting]:
@@ -410,6 +415,9 @@ class OutgoingStore:
             for waits in [_waiting(row) for row in db.execute(query, unsent[1])]:
                 desk.never(waits, now)
                 found.append(waits.share_id)
+            is_one = share_id and not (rule or token or sent)
+            if is_one and desk.samples.take_back(reason, now, id=share_id):
+                found.append(share_id)
             what = f"sharing: withdrawn ({reason})"
             if found:
                 self._trail.add(db, harmless(by), what, ", ".join(found), now)
@@ -567,6 +575,7 @@ class Desk:
         self, db: sqlite3.Connection, get: Callable[[str], Document | None], key: bytes
     ) -> None:
         self._db, self.finding, self._key = db, get, key
+        self.samples = SampleDesk(db)
 
     # ---- what waits
 
@@ -740,6 +749,7 @@ class Desk:
                 self.set_shared(msgspec.structs.replace(one, payload_sha256=""))
             self.offer(waits)
         proposals.answer_again(self._db, after)
+        self.samples.again(after)
 
     def append(self, line: Line) -> None:
         """Add a line behind the head; its chain is made here."""
@@ -805,6 +815,7 @@ class Desk:
         )
         if told.type == "withdraw":
             proposals.withdraw(self._db, told.share_id)
+            self.samples.forget(told.share_id)
 
     # ---- proposals of the city
 

@@ -23,6 +23,7 @@ from siem.store.inventory import raise_version
 from siem.store.lines import harmless
 from siem.store.protocol import Conflict, Document
 from siem.store.query import from_micros, micros
+from siem.store.samples import SampleDesk
 from siem.store.trail import Trail
 
 SCHEMA = """
@@ -95,6 +96,7 @@ class Protected(msgspec.Struct, frozen=True):
 
     rule: str
     finding: str
+    """Its id; that of the sample, if it is another operator's."""
     operator: str
     """Empty: it was seen here; otherwise who released it."""
     event: Document
@@ -112,13 +114,12 @@ class RulebookStore:
         operator_key: bytes,
         trail: Trail,
         loaded: Callable[[str], Document],
-        dumped: Callable[[Document], str],
     ) -> None:
         self._writing = writing
         self._reading = reading
         self._key = hmac.digest(operator_key, b"rulebook", "sha256")
         self._trail = trail
-        self._loaded, self._dumped = loaded, dumped
+        self._loaded = loaded
 
     # ---- Versions
 
@@ -266,10 +267,14 @@ class RulebookStore:
     # ---- Protected samples
 
     def protected(self, rule: str = "") -> list[Protected]:
-        """Protected events, those of one rule or all, by finding and time."""
-        where, values = ("WHERE rule = ?", (rule,)) if rule else ("", ())
+        """Protected events, those of one rule or all, by finding and time; ours before others'.
+
+        What another operator released and somebody here set aside is none.
+        """
         rows = self._reading().execute(
-            f"SELECT * FROM protected {where} ORDER BY rule, finding, id", values
+            "SELECT * FROM protected WHERE ? IN ('', rule) AND (operator = '' OR finding NOT IN"
+            " (SELECT id FROM foreign_samples WHERE aside)) ORDER BY rule, finding, id",
+            (rule,),
         )
         found = [
             Protected(
@@ -282,7 +287,9 @@ class RulebookStore:
             )
             for row in rows
         ]
-        return sorted(found, key=lambda one: (one.rule, one.finding, one.event["@timestamp"]))
+        return sorted(
+            found, key=lambda one: (one.rule, one.operator, one.finding, one.event["@timestamp"])
+        )
 
     def judged(self, db: sqlite3.Connection, finding: Document, by: str, now: datetime) -> None:
         """A finding has a verdict: its events are protected from now on, or no longer.
@@ -292,10 +299,13 @@ class RulebookStore:
             finding: As it is then.
             by: Whose verdict it is.
             now: When.
+
+        What was released of a finding that is no longer right is taken back.
         """
         id, rule = finding["finding.id"], finding.get("rule.id", "")
         if finding["finding.verdict"] != "true_positive":
             db.execute("DELETE FROM protected WHERE finding = ? AND operator = ''", (id,))
+            SampleDesk(db).take_back("false_positive", now, finding=id)
             return
         rows = db.execute(
             "SELECT event, document FROM finding_events WHERE finding = ? ORDER BY number DESC"
@@ -309,32 +319,16 @@ class RulebookStore:
         ]  # fmt: skip
         _protect(db, rule, kept)
 
-    def release(
-        self, rule: str, finding: str, operator: str, events: Sequence[Document], now: datetime
-    ) -> int:
-        """Take in samples that a person at another operator released; returns how many are new."""
-        texts = [self._dumped(one) for one in events[:EVENTS_PROTECTED]]
-        kept = [
-            (_digest(f"{operator}\0{rule}\0{finding}\0{text}"), rule, finding, operator, text,
-             operator, micros(now))
-            for text in texts
-        ]  # fmt: skip
-        with self._writing() as db:
-            return _protect(db, rule, kept)
 
-
-def _protect(db: sqlite3.Connection, rule: str, rows: Sequence[tuple[Any, ...]]) -> int:
-    added = 0
-    for row in rows:
-        added += db.execute(
-            "INSERT OR IGNORE INTO protected VALUES (?, ?, ?, ?, ?, ?, ?)", row
-        ).rowcount
+def _protect(db: sqlite3.Connection, rule: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    db.executemany("INSERT OR IGNORE INTO protected VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+    # Samples of others have bounds of their own: they take no place of ours.
     db.execute(
-        "DELETE FROM protected WHERE rule = ?1 AND finding NOT IN (SELECT finding FROM protected"
-        " WHERE rule = ?1 GROUP BY finding ORDER BY max(time) DESC LIMIT ?2)",
+        "DELETE FROM protected WHERE rule = ?1 AND operator = '' AND finding NOT IN (SELECT finding"
+        " FROM protected WHERE rule = ?1 AND operator = '' GROUP BY finding"
+        " ORDER BY max(time) DESC LIMIT ?2)",
         (rule, FINDINGS_PROTECTED),
     )
-    return added
 
 
 def _unchanged(db: sqlite3.Connection, document: str, seen: datetime | None) -> bool:

@@ -24,6 +24,7 @@ from siem.sharing.envelope import (
     verified,
 )
 from siem.sharing.outbox import Outbox
+from siem.sharing.policy import Samples
 from siem.sharing.share import Approval, Share, share_id
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Document
@@ -59,6 +60,7 @@ class FakePolicy:
         names: tuple[str, ...] = ("finding.severity", "finding.first_seen", "finding.count"),
     ) -> None:
         self.audiences, self.answers = audiences, "reason"
+        self.samples = Samples()
         self.hash, self.approval, self.lets_out, self.names = hash, approval, lets_out, names
 
     def share(self, document: Document, now: datetime) -> Share | None:

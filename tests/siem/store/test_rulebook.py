@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from cityward.errors import InputError
 from siem.store import rulebook
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Change, Conflict
-from siem.store.rulebook import Draft, RulebookStore, Version
+from siem.store.rulebook import Draft, Version
 from tests.siem.store.test_embedded import KEY, match
 from tests.siem.store.test_embedded import NOON as NOW
 
@@ -172,24 +172,13 @@ def test_a_verdict_that_is_undone_protects_nothing(tmp_path: Path) -> None:
     assert db.rulebook.protected() == []
 
 
-def test_what_another_operator_released_is_taken_in_once_and_stays(tmp_path: Path) -> None:
-    db = opened(tmp_path)
-    event = {"@timestamp": datetime(2026, 1, 5, tzinfo=UTC), "source.ip": "192.0.2.7"}
-
-    assert db.rulebook.release("r1", "f1", "harbour", [event], NOW) == 1
-    assert db.rulebook.release("r1", "f1", "harbour", [event], NOW) == 0
-
-    (one,) = db.rulebook.protected("r1")
-    assert (one.operator, one.event) == ("harbour", event)
-
-
 def test_of_one_rule_the_newest_findings_stay_protected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rulebook, "FINDINGS_PROTECTED", 2)
-    book: RulebookStore = opened(tmp_path).rulebook
-    for number in range(5):
-        event = {"@timestamp": NOW, "event.sequence": number}
-        book.release("r1", f"f{number}", "harbour", [event], NOW + timedelta(seconds=number))
+    db = opened(tmp_path)
+    ids = db.keep([match(source=f"192.0.2.{n}") for n in range(5)], checkpoint=1, now=NOW)
+    for number, id in enumerate(ids):
+        verdict(db, id, "true_positive", timedelta(seconds=number))
 
-    assert {one.finding for one in book.protected()} == {"f3", "f4"}
+    assert {one.finding for one in db.rulebook.protected()} == {*ids[-2:]}

@@ -1,0 +1,460 @@
+"""Protected samples between operators: events of a finding that was right, made nobody's.
+
+A sample is the one thing made of events that ever leaves, so it leaves by a list of its own: what
+an event did stays as it is, who and what it was about is replaced, everything else is left out.
+Within one sample the same name is always replaced by the same one, and distances of time stay, so
+that a rule that looks for either still matches.
+
+Both ends check the form. So the hub takes no name that was not replaced, and a sample cannot speak
+of a receiver's own machines: nothing real has the addresses and names that a sample may hold.
+
+References:
+    RFC 5737 and 3849 (addresses for documentation), RFC 7042 section 2.1.1 (the same for MAC),
+    RFC 6676 (multicast), RFC 2606 (names).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from cityward import InputError, Unsafe
+from cityward.fields import FIELDS
+from siem.sharing.envelope import Envelope
+from siem.sharing.external import Address, Plan, address_of
+from siem.sharing.policy import ECHO_MIN
+from siem.sharing.share import NAMESPACE
+from siem.sharing.transforms import round_time
+from siem.sharing.wire import Sample
+from siem.store.protocol import Document
+from siem.store.samples import EVENTS_MAX, Foreign, Release
+
+TIME = "@timestamp"
+AUDIENCE, MARKING = "peers", "green"
+"""Whom a sample is for, and the marking under which all operators may read it."""
+BYTES_MAX = 64 << 10
+LIST_MAX = 20
+EXPIRES_WITHIN = timedelta(days=400)
+ROUNDED_TO = timedelta(hours=1)
+"""The first event of a sample is put to the begin of such an interval."""
+KEPT = frozenset(
+    (
+        *("event.action", "event.category", "event.code", "event.kind", "event.outcome"),
+        *("event.type", "event.severity", "event.reason", "event.duration"),
+        *("network.transport", "network.protocol", "network.application", "network.direction"),
+        *("network.type", "network.bytes", "network.packets"),
+        *("source.port", "source.bytes", "source.packets"),
+        *("destination.port", "destination.bytes", "destination.packets"),
+        *("process.name", "process.parent.name", "file.extension", "file.size"),
+        *("http.request.method", "http.request.body.bytes", "http.response.status_code"),
+        *("http.response.body.bytes", "http.version", "url.scheme"),
+        *("dns.type", "dns.question.type", "dns.answers.type", "dns.answers.ttl"),
+        *("dns.op_code", "dns.response_code"),
+        *("tls.version", "tls.version_protocol", "tls.next_protocol", "tls.resumed", "tls.cipher"),
+        *("log.level", "log.syslog.facility.name", "log.syslog.severity.name"),
+        *("log.syslog.priority", "error.code", "error.type"),
+        *("cw.logsource.category", "cw.logsource.product", "cw.logsource.service"),
+        *("cw.source.zone_type", "cw.source.purdue", "cw.destination.zone_type"),
+        *("cw.destination.purdue", "cw.asset.zone_type", "cw.asset.purdue", "cw.conduit.allowed"),
+        *("ot.operation", "ot.is_command", "ot.direction", "ot.function.code", "ot.function.name"),
+        *("ot.function.sub", "ot.point.count", "ot.point.type", "ot.value", "ot.value_prev"),
+        *("ot.unit_of_measure", "ot.cause", "ot.exception"),
+        *("phys.state", "phys.state_prev", "phys.reading", "phys.quantity", "phys.unit"),
+        *("phys.quality", "phys.speed", "phys.object", "phys.priority_class"),
+    )
+)
+"""Fields that say what was done; their texts only as words, see `_WORD`."""
+
+NAMES = {
+    "source.mac": "mac",
+    "destination.mac": "mac",
+    "host.mac": "mac",
+    "user.name": "user",
+    "user.id": "user",
+    "user.email": "user",
+    "user.domain": "domain",
+    "related.user": "user",
+    "host.name": "host",
+    "host.hostname": "host",
+    "related.hosts": "host",
+    "observer.name": "host",
+    "observer.hostname": "host",
+    "log.syslog.hostname": "host",
+    "source.domain": "domain",
+    "destination.domain": "domain",
+    "url.domain": "domain",
+    "dns.question.name": "domain",
+    "dns.question.registered_domain": "domain",
+    "dns.answers.name": "domain",
+    "tls.client.server_name": "domain",
+    "cw.source.asset_id": "asset",
+    "cw.destination.asset_id": "asset",
+    "cw.asset.asset_id": "asset",
+    "cw.source.zone": "zone",
+    "cw.destination.zone": "zone",
+    "cw.asset.zone": "zone",
+    "cw.conduit.id": "conduit",
+    "cw.site": "site",
+    "ot.unit": "number",
+    "ot.common_address": "number",
+    "ot.point.address": "number",
+    "ot.point.tag": "point",
+    "ot.link_id": "link",
+    "ot.mqtt.topic": "topic",
+    "ot.mqtt.client_id": "client",
+    "ot.charger.id": "charger",
+    "ot.charger.connector": "number",
+    "ot.trip.id": "trip",
+    "ot.trip.route": "route",
+    "phys.point": "point",
+    "phys.subject": "subject",
+    "phys.track": "track",
+}
+"""Fields that say who or what it was, and what sort of name each holds."""
+ADDRESSES = frozenset(name for name, one in FIELDS.items() if one.type in ("ip", "ip[]"))
+REPLACED = ADDRESSES | NAMES.keys()
+MAY_LEAVE = KEPT | REPLACED
+"""All that a sample may hold besides the time."""
+
+_WORD = re.compile(r"[A-Za-z0-9_.:+/-]{1,48}( [A-Za-z0-9_.:+/-]{1,24}){0,3}")
+_ONE_WORD = re.compile(r"[A-Za-z0-9_.:+/-]{1,48}")
+_SENTENCES = frozenset(("event.reason", "process.name", "process.parent.name"))
+"""Of these only a single word: logs put whole sentences into them."""
+
+_HOMES = (
+    ("10.0.0.0/8", "10.254.253.0/24"),
+    ("172.16.0.0/12", "172.31.253.0/24"),
+    ("192.168.0.0/16", "192.168.253.0/24"),
+    ("100.64.0.0/10", "100.127.253.0/24"),
+    ("169.254.0.0/16", "169.254.253.0/24"),
+    ("224.0.0.0/4", "233.252.0.0/24"),
+    ("fc00::/7", "fdfe:cdfe::/120"),
+    ("fe80::/10", "fe80::fdfe:0/120"),
+    ("ff00::/8", "ff15::fdfe:0/120"),
+)
+"""What is special stays special: a network, and where its addresses are put."""
+_OURS = ("192.0.2.0/24", "2001:db8:1::/120")
+_OUTSIDE = ("203.0.113.0/24", "2001:db8:2::/120")
+_HOME_OF = [(ipaddress.ip_network(one), ipaddress.ip_network(home)) for one, home in _HOMES]
+_PLACES = [
+    *(home for _, home in _HOME_OF),
+    *map(ipaddress.ip_network, (*_OURS, *_OUTSIDE)),
+]
+_NOBODYS = frozenset(
+    ("0.0.0.0", "255.255.255.255", "::", *(f"127.0.0.{n}" for n in range(256)), "::1")
+)
+"""Addresses that every machine has."""
+_GROUPS = [ipaddress.ip_network(one) for one in ("224.0.0.0/24", "ff01::/16", "ff02::/16")]
+"""Groups with a meaning of their own, the same everywhere."""
+_MAC = "00-00-5E-00-53-{:02X}"
+_MADE = {
+    "mac": re.compile(r"00-00-5E-00-53-[0-9A-F]{2}"),
+    "domain": re.compile(r"sample-[1-9]\d{0,3}\.example"),
+}
+
+
+class Own(msgspec.Struct, frozen=True):
+    """A finding of ours whose events are protected."""
+
+    finding: str
+    rule: str
+    events: int
+    """0: it is not called right any more."""
+    by: str
+    """Whose verdict it is."""
+    time: datetime
+    release: Release | None = None
+    """What was let out of it last."""
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """What would leave of a finding."""
+
+    finding: str
+    rule: str
+    title: str
+    """Of the rule."""
+    events: tuple[tuple[Document, Document | None], ...]
+    """Each as it is kept, and as it would leave; None: it stays."""
+    why: str = ""
+    """What forbids it, in words; empty: it may leave."""
+    seen: str = ""
+    """Hash of all that would leave: who lets it out has seen this."""
+    payload: bytes = b""
+    policy: str = ""
+    people: int = 0
+    """How many have to say yes."""
+    is_named: bool = False
+    """Other operators are told whose it is."""
+    days: int = 0
+    """So long after it was sent it is over."""
+
+
+class Masks:
+    """What stands for a name within one sample: always the same.
+
+    Args:
+        plan: Which addresses are ours, so that what is outside stays outside.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._made: dict[tuple[str, str], Any] = {}
+        self._counts: dict[str, int] = {}
+
+    def of(self, field: str, value: Any) -> Any:
+        """What stands for a value.
+
+        Raises:
+            InputError: it is no name, or there are too many.
+        """
+        if isinstance(value, (list, tuple)):
+            return [self.of(field, one) for one in value[:LIST_MAX]]
+        if field in ADDRESSES:
+            return self._address(str(value))
+        kind, said = NAMES[field], str(value)
+        known = self._made.get((kind, said))
+        if known is None:
+            known = self._made[kind, said] = self._name(kind)
+        return int(known) if FIELDS[field].type == "long" else known
+
+    def _name(self, kind: str) -> str:
+        n = self._next(kind)
+        if kind == "mac":
+            return _MAC.format(self._within(n, 255))
+        if kind == "number":
+            return str(n)
+        return f"sample-{n}.example" if kind == "domain" else f"sample-{kind}-{n}"
+
+    def _address(self, text: str) -> str:
+        address = address_of(text)
+        if address is None:
+            raise InputError("an address that is none", "sample", "Its event is broken.")
+        if str(address) in _NOBODYS or any(address in one for one in _GROUPS):
+            return str(address)
+        home = self._home(address)
+        key = ("address", str(address))
+        if key not in self._made:
+            number = self._within(self._next(str(home)), 254)
+            self._made[key] = str(home.network_address + number)
+        return str(self._made[key])
+
+    def _home(self, address: Address) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+        for network, home in _HOME_OF:
+            if address.version == network.version and address in network:
+                return home
+        outside = _OUTSIDE if self._plan.is_external(address) else _OURS
+        return ipaddress.ip_network(outside[address.version == 6])
+
+    def _next(self, kind: str) -> int:
+        self._counts[kind] = self._counts.get(kind, 0) + 1
+        return self._counts[kind]
+
+    @staticmethod
+    def _within(number: int, most: int) -> int:
+        if number > most:
+            raise InputError("too many different addresses", "sample", "It cannot be released.")
+        return number
+
+
+def masked(
+    events: Sequence[Document], plan: Plan, dropped: frozenset[str] = frozenset()
+) -> list[Document]:
+    """Events as they may leave: the same things done by nobody.
+
+    Args:
+        events: As they are kept, the oldest first.
+        plan: Which addresses are ours.
+        dropped: Fields that the policy keeps here.
+
+    Returns:
+        Flat names of the schema; times as aware datetimes.
+
+    Raises:
+        InputError: there are too many different addresses in them.
+    """
+    masks = Masks(plan)
+    first = min(one[TIME] for one in events)
+    back = first - round_time(first, ROUNDED_TO)
+    made = [
+        {TIME: one[TIME] - back}
+        | {
+            name: masks.of(name, value) if name in REPLACED else value
+            for name, value in sorted(one.items())
+            if name in MAY_LEAVE - dropped and _is_said(name, value)
+        }
+        for one in events
+    ]
+    hidden = set(_names(events))
+    return [
+        {name: value for name, value in one.items() if not _repeats(name, value, hidden)}
+        for one in made
+    ]
+
+
+def _is_said(name: str, value: Any) -> bool:
+    """Whether a field has something that may be said in its form."""
+    if value is None or value in ("", [], ()):
+        return False
+    return name in REPLACED or _fits(name, list(value) if isinstance(value, tuple) else value)
+
+
+def _names(events: Sequence[Document]) -> Iterator[str]:
+    """Names and addresses that stay here, as they are looked for in what leaves."""
+    for event in events:
+        for name in REPLACED & event.keys():
+            value = event[name]
+            for one in value if isinstance(value, (list, tuple)) else (value,):
+                is_name = isinstance(one, str) and NAMES.get(name) != "number"
+                if is_name and (name in ADDRESSES or len(one) >= ECHO_MIN):
+                    yield one.lower()
+
+
+def _repeats(name: str, value: Any, hidden: Collection[str]) -> bool:
+    """Whether a name that stays here can be read in what stays as it is."""
+    if name not in KEPT:
+        return False
+    texts = value if isinstance(value, list) else [value]
+    said = [one.lower() for one in texts if isinstance(one, str)]
+    return any(one in text for text in said for one in hidden)
+
+
+def sample_id(finding: str, number: int) -> str:
+    """The id under which a sample leaves; released anew after a withdrawal, another one."""
+    return str(uuid.uuid5(NAMESPACE, f"sample {number}\0{finding}"))
+
+
+# ---- What comes in
+
+
+def checked(payload: Mapping[str, Any], where: str) -> Sample:
+    """A sample as it may be kept, whoever sends it.
+
+    Raises:
+        Unsafe: it is none, says too much, or names something that was not replaced.
+    """
+    if len(msgspec.json.encode(payload)) > BYTES_MAX:
+        raise Unsafe("a sample that is too long", where, f"At most {BYTES_MAX:,} bytes.")
+    try:
+        said = msgspec.convert(payload, Sample)
+        times = [msgspec.convert(one.get(TIME), datetime) for one in said.events]
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise Unsafe(f"no sample: {str(error)[:200]}", where, "Update the node.") from error
+    if any(one.tzinfo is None or not 1970 <= one.year < 9999 for one in times):
+        raise Unsafe("a sample with a time that is none", where, "Send times in UTC.")
+    if times != sorted(times):
+        raise Unsafe("a sample that is out of order", where, "Send the oldest first.")
+    for one in said.events:
+        for name, value in one.items():
+            if name != TIME:
+                _check_field(name, value, where)
+    return said
+
+
+def _check_field(name: str, value: Any, where: str) -> None:
+    if name not in MAY_LEAVE:
+        what = f"{name[:60]!r} in a sample, which no sample may hold"
+        raise Unsafe(what, where, "Update the node.")
+    several = value if isinstance(value, list) else [value]
+    is_good = 0 < len(several) <= LIST_MAX and all(
+        _is_made(name, one) if name in REPLACED else True for one in several
+    )
+    if not is_good or not _fits(name, value):
+        raise Unsafe(f"a value of {name} that no sample may hold", where, "Update the node.")
+
+
+def _is_made(name: str, value: Any) -> bool:
+    """Whether a value stands for a name, and is none itself."""
+    if name in ADDRESSES:
+        return isinstance(value, str) and _is_made_address(value)
+    kind = NAMES[name]
+    if kind == "number":
+        return str(value).isascii() and str(value).isdigit() and len(str(value)) <= 4
+    pattern = _MADE.get(kind) or re.compile(rf"sample-{kind}-[1-9]\d{{0,3}}")
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
+
+
+def _is_made_address(text: str) -> bool:
+    address = address_of(text)
+    if address is None or str(address) != text:
+        return False
+    places = (*_GROUPS, *_PLACES)
+    return text in _NOBODYS or any(
+        address.version == one.version and address in one for one in places
+    )
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Whether a value has the type of its field, and a text is a word."""
+    kind = FIELDS[name].type
+    if kind.endswith("[]"):
+        return isinstance(value, list) and all(_FITS[kind[:-2]](name, one) for one in value)
+    return _FITS[kind](name, value)
+
+
+def _is_word(name: str, value: Any) -> bool:
+    if not isinstance(value, str):
+        return False
+    pattern = _ONE_WORD if name in _SENTENCES else _WORD
+    return pattern.fullmatch(value) is not None
+
+
+def _is_whole(name: str, value: Any) -> bool:
+    return type(value) is int and -(1 << 63) <= value < 1 << 63
+
+
+def _is_number(name: str, value: Any) -> bool:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
+
+
+_FITS: Mapping[str, Callable[[str, Any], bool]] = {
+    "keyword": _is_word,
+    "ip": lambda name, value: isinstance(value, str),
+    "long": _is_whole,
+    "double": _is_number,
+    "float": _is_number,
+    "boolean": lambda name, value: isinstance(value, bool),
+}
+
+
+def read(envelope: Envelope, now: datetime) -> Foreign:
+    """A sample of another operator, as the hub passes it on and a node keeps it.
+
+    Args:
+        envelope: Of the hub; its signature was checked.
+        now: The node's time.
+
+    Raises:
+        Unsafe: it is none.
+    """
+    where = f"sample of envelope {envelope.seq}"
+    said = checked(envelope.payload, where)
+    if not said.operator:
+        raise Unsafe("a sample that nobody released", where, "Ask the hub.")
+    expires = envelope.expires
+    if expires is None or expires.tzinfo is None or not now < expires < now + EXPIRES_WITHIN:
+        raise Unsafe("a sample that is over, or never ends", where, "Ask the hub.")
+    try:
+        is_id = str(uuid.UUID(envelope.share_id)) == envelope.share_id
+    except ValueError:
+        is_id = False
+    if not is_id:
+        raise Unsafe("a sample without an id", where, "Ask the hub.")
+    return Foreign(
+        id=envelope.share_id,
+        rule=said.rule,
+        operator=said.operator,
+        received=now,
+        expires=expires,
+        events=tuple({**one, TIME: msgspec.convert(one[TIME], datetime)} for one in said.events)[
+            :EVENTS_MAX
+        ],
+    )
