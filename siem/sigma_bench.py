@@ -1,21 +1,23 @@
-"""The Sigma engine on lines of JSON: its speed beside a peer's, and cases from outside.
+"""The Sigma engine on lines of JSON: its speed beside a peer's.
 
 Each run is a process of its own on one core, which loads the rules, then reads the file line by
 line, decoded as it comes. What loading costs is taken off alike: of ours by its own clock, of the
 peer by a run on an empty file. Runs of both alternate, so that a noisy machine is noisy for both.
+Batches of several sizes are measured in copies of one process, each with its memories as they are
+after loading.
 
 In the race rules are routed as the peer does it with `--logsource-routing`: a rule is passed over
 only if a part of the log source that both name differs. A node is stricter: an event has to name
 what a rule wants, and narrower registry categories count as `registry_event`. So a race finds more
 than a node would on lines that name no `service`, or a product alone, and loads longer: plans are
-larger. The tests hold its counts against rsigma's, lane by lane; none differs. Cases are routed as
-a node does it.
+larger. The tests hold its counts against rsigma's, lane by lane; none differs.
 """
 
 from __future__ import annotations
 
-import gzip
+import gc
 import json
+import multiprocessing
 import os
 import resource
 import shutil
@@ -23,103 +25,188 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from cityward import Event, InputError, LogSource, Record
-from cityward.errors import CitywardError
-from collectors.logs.windows import SYSMON
 from detectors.sigma.engine import Engine, _Active
-from detectors.sigma.load import load_folder, load_text
+from detectors.sigma.load import load_folder
+from siem import sigma_lanes
+from siem.sigma_lanes import Lane
 
 PEER = "rsigma"
+ROUTING = "only a part that both name"
 ROUNDS = 3
 BATCH = 512
 TIME = datetime(2026, 1, 5, tzinfo=UTC)
 RECORD = Record(b"", "bench", 0, TIME)
-HINTED = {code: SYSMON[code] for code in (*range(1, 16), *range(17, 24))}
-"""Category of a Sysmon event by its number, for recordings that do not name it: those that the
-data's README hints at, since the peer's counts there are of these."""
+BATCHES = (1, 64, 512, 4096)
+TABLE = (
+    *("lane", "batch", "events", "cold_per_s", "warm_per_s", "detect_per_s", f"{PEER}_per_s"),
+    *("cold_ratio", "warm_ratio", "matches", "counts", "load_s", "rss_mb"),
+    *("one_core_ratio", "one_core_wall_ratio"),
+)
+"""What a table shows; JSON has also rules, their revision, routing, and what the peer needs."""
 
 
 class Run(msgspec.Struct, frozen=True):
     """What one process measured."""
 
+    batch: int
+    """Lines at once; of the peer 0."""
     events: int
-    load_s: float
     cold_s: float
     """CPU of the first pass, reading and decoding included."""
     warm_s: float
     """CPU of a second pass; 0: there was none."""
+    detect_s: float
+    """CPU of a third pass, without reading and decoding; of correlations of the first; 0: none."""
+    wall_s: float
+    """How long the first pass took."""
     counts: Mapping[str, int]
     """Matches of the first pass by rule."""
     rss_mb: int
 
 
-# ---- Lanes
+class Measured(msgspec.Struct, frozen=True):
+    """A process: what loading cost, and what its copies measured after it."""
 
-
-def lanes(paths: Sequence[Path], work: Path) -> Iterator[Path]:
-    """Files of lines, unpacked, each with the log source in its lines.
-
-    Args:
-        paths: `.ndjson`, `.ndjson.gz`, or folders of them.
-        work: Where what is unpacked goes.
-    """
-    for path in paths:
-        if path.is_dir():
-            yield from lanes(sorted(path.glob("*.ndjson*")), work)
-        elif path.suffix == ".gz":
-            made = work / path.name.removesuffix(".gz")
-            with gzip.open(path, "rb") as packed, made.open("wb") as file:
-                file.writelines(map(hinted, packed))
-            yield made
-        elif path.is_file():
-            yield path
-        else:
-            raise InputError("there is no such file", str(path), "Name files of JSON lines.")
-
-
-def hinted(line: bytes) -> bytes:
-    """A line with `product` and `category`, if it has none and is of the Windows event log."""
-    event = msgspec.json.decode(line)
-    if "product" in event or "Channel" not in event:
-        return line
-    event["product"] = "windows"
-    if "Sysmon" in str(event["Channel"]) and (kind := HINTED.get(_number(event.get("EventID")))):
-        event["category"] = kind
-    return msgspec.json.encode(event) + b"\n"
-
-
-def _number(value: Any) -> int:
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        return -1
+    load_s: float
+    rules: int
+    rss_mb: int
+    """While loading."""
+    runs: Sequence[Run]
+    """By size of a batch."""
+    beside: Sequence[Run] = ()
+    """Copies on several cores at the same time, each with its share of the lines."""
 
 
 # ---- Our run, in a process of its own
 
 
-def ours(rules: Path, lane: Path, batch: int = BATCH, passes: int = 2) -> Run:
-    """Measure here; the process should do nothing else."""
+def ours(rules: Path, lane: Path, batches: Sequence[int] = (BATCH,), cores: int = 1) -> Measured:
+    """Measure here; the process should do nothing else.
+
+    Args:
+        rules: Folder of Sigma rules; if correlations are among them, findings are counted.
+        lane: JSON lines.
+        batches: Lines at once; each is measured on its own.
+        cores: So many copies also share the lines, side by side.
+    """
     began = time.process_time()
-    engine = PeerRouted(load_folder(rules))
+    loaded = load_folder(rules)
+    engine = PeerRouted(loaded)
     engine.prepare()
     load_s = time.process_time() - began
-    counts, events, spent = Counter[str](), 0, []
-    for _ in range(passes):
-        began = time.process_time()
-        events, found = counted(engine, lane, batch)
-        spent.append(time.process_time() - began)
-        counts = counts or found
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    return Run(events, load_s, spent[0], spent[1] if passes > 1 else 0.0, counts, peak)
+    gc.freeze()
+    run = _correlated if loaded.correlations else _matched
+    runs = [in_copies([partial(run, engine, lane, batch)])[0] for batch in batches]
+    beside: list[Run] = []
+    if cores > 1:
+        with tempfile.TemporaryDirectory(prefix="cityward-bench-") as folder:
+            parts = split(lane, cores, Path(folder))
+            beside = in_copies([partial(run, engine, part, BATCH) for part in parts])
+    return Measured(load_s, len(loaded.rules), _rss_mb(), runs, beside)
+
+
+def _matched(engine: Engine, lane: Path, batch: int) -> Run:
+    clock = Clock()
+    events, counts = counted(engine, lane, batch)
+    cold_s, wall_s = clock.lap()
+    counted(engine, lane, batch)
+    warm_s, _ = clock.lap()
+    detect_s = _detected(lane, batch, engine.matched)
+    return Run(batch, events, cold_s, warm_s, detect_s, wall_s, counts, _rss_mb())
+
+
+def _correlated(engine: Engine, lane: Path, batch: int) -> Run:
+    """With correlations an event that comes again is another event: there is only a first pass."""
+    clock = Clock()
+    counts = Counter[str]()
+    detect_s = _detected(lane, batch, partial(_told, engine, counts))
+    for finding in engine.leftover():
+        counts[finding.analytic.id] += finding.count
+    cold_s, wall_s = clock.lap()
+    events = sum(1 for _ in lane.open("rb"))
+    return Run(batch, events, cold_s, 0.0, detect_s, wall_s, counts, _rss_mb())
+
+
+def _told(engine: Engine, counts: Counter[str], events: Sequence[Event]) -> Iterator[None]:
+    for finding in engine.detect(events):
+        counts[finding.analytic.id] += finding.count
+        yield
+
+
+def _detected(
+    lane: Path, batch: int, detect: Callable[[Sequence[Event]], Iterable[object]]
+) -> float:
+    """CPU seconds of deciding alone, on Events that are decoded already."""
+    spent_s = 0.0
+    with lane.open("rb") as file:
+        for lines in _batched(file, batch):
+            events = [*map(_event, lines)]
+            began = time.process_time()
+            deque(detect(events), maxlen=0)
+            spent_s += time.process_time() - began
+    return spent_s
+
+
+class Clock:
+    """CPU and time that pass."""
+
+    def __init__(self) -> None:
+        self._at = time.process_time(), time.perf_counter()
+
+    def lap(self) -> tuple[float, float]:
+        """Seconds of CPU and of time since it was made, or asked last."""
+        before, self._at = self._at, (time.process_time(), time.perf_counter())
+        return self._at[0] - before[0], self._at[1] - before[1]
+
+
+def _rss_mb() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def in_copies(works: Sequence[Callable[[], Run]]) -> list[Run]:
+    """Do each in a copy of this process; several side by side, each on a core of its own."""
+    context = multiprocessing.get_context("fork")
+    cores = sorted(os.sched_getaffinity(0) if len(works) == 1 else range(os.cpu_count() or 1))
+    answers = []
+    for number, work in enumerate(works):
+        answer, given = context.Pipe(duplex=False)
+        core = cores[-1 - number % len(cores)]
+        process = context.Process(target=_in_copy, args=(work, core, given))
+        process.start()
+        given.close()  # so that a copy that fails is an end and no waiting for ever
+        answers.append((process, answer))
+    found = [answer.recv() for _, answer in answers]
+    for process, _ in answers:
+        process.join()
+    return found
+
+
+def _in_copy(work: Callable[[], Run], core: int, given: Connection) -> None:
+    os.sched_setaffinity(0, {core})
+    given.send(work())
+
+
+def split(lane: Path, parts: int, folder: Path) -> list[Path]:
+    """A lane's lines dealt out in turn."""
+    made = [folder / f"part-{number}.ndjson" for number in range(parts)]
+    with ExitStack() as stack:
+        files = [stack.enter_context(one.open("wb")) for one in made]
+        with lane.open("rb") as lines:
+            for number, line in enumerate(lines):
+                files[number % parts].write(line)
+    return made
 
 
 def counted(engine: Engine, lane: Path, batch: int = BATCH) -> tuple[int, Counter[str]]:
@@ -168,51 +255,117 @@ class PeerRouted(Engine):
 # ---- The race
 
 
+class Peer(msgspec.Struct, frozen=True):
+    """What the other program is, and what it did."""
+
+    version: str
+    load_s: float
+    run: Run
+
+
 def rows(
-    rules: Path, paths: Sequence[Path], peer: str = "", rounds: int = ROUNDS, batch: int = BATCH
+    rules: Path,
+    paths: Sequence[Path],
+    peer: str = "",
+    rounds: int = ROUNDS,
+    batches: Sequence[int] = BATCHES,
+    *,
+    fresh: bool = False,
+    cores: int = 1,
 ) -> Iterator[dict[str, Any]]:
-    """A row a lane: events a CPU second of both, their ratios, and whether they found the same.
+    """A row a lane and batch: events a CPU second of both, ratios, whether they found the same.
 
     Args:
         rules: Folder of Sigma rules.
         paths: Lanes.
         peer: Its program; empty: ours alone.
         rounds: So often each is run; the best counts.
-        batch: Lines at once.
+        batches: Lines at once.
+        fresh: Also each lane with values that never come twice.
+        cores: Of ours also so many copies side by side, each with its share of the lines.
     """
     with tempfile.TemporaryDirectory(prefix="cityward-bench-") as folder:
-        for lane in lanes(paths, Path(folder)):
-            yield _raced(rules, lane, peer, rounds, batch)
+        for lane in sigma_lanes.lanes(paths, rules, Path(folder), fresh):
+            yield from _raced(lane, peer, rounds, batches, cores)
 
 
-def _raced(rules: Path, lane: Path, peer: str, rounds: int, batch: int) -> dict[str, Any]:
-    ran: list[Run] = []
-    theirs: list[Run] = []
+def _raced(
+    lane: Lane, peer: str, rounds: int, batches: Sequence[int], cores: int
+) -> Iterator[dict[str, Any]]:
+    ran: list[Measured] = []
+    theirs: list[Peer] = []
     for _ in range(rounds):
-        ran.append(_in_child(rules, lane, batch))
+        ran.append(_in_child(lane, batches, cores))
         if peer:
-            theirs.append(_peer(peer, rules, lane, ran[0].events))
-    cold, warm = min(one.cold_s for one in ran), min(one.warm_s for one in ran)
-    row: dict[str, Any] = {
-        "lane": lane.stem.removesuffix(".ndjson"),
-        "events": ran[0].events,
-        "matches": sum(ran[0].counts.values()),
-        "rules": len(ran[0].counts),
-        "cold_per_s": round(ran[0].events / cold),
-        "warm_per_s": round(ran[0].events / warm),
+            theirs.append(_peer(peer, lane))
+    common = {
         "load_s": round(min(one.load_s for one in ran), 2),
-        "rss_mb": max(one.rss_mb for one in ran),
+        "rules": ran[0].rules,
+        "revision": sigma_lanes.revision(lane.rules),
+        "routing": ROUTING,
     }
-    if theirs:
-        their_s = min(one.cold_s for one in theirs)
-        row |= {
-            f"{PEER}_per_s": round(ran[0].events / their_s),
-            "cold_ratio": round(their_s / cold, 2),
-            "warm_ratio": round(their_s / warm, 2),
-            "differ": differences(ran[0].counts, theirs[0].counts),
-            f"{PEER}_load_s": round(min(one.load_s for one in theirs), 2),
-        }
-    return row
+    for number in range(len(batches)):
+        row = _row(lane.name, [one.runs[number] for one in ran])
+        yield row | common | (_compared(row, ran[0].runs[number], theirs) if theirs else {})
+    if cores > 1:
+        yield _side_by_side(lane.name, ran) | common
+
+
+def _row(lane: str, runs: Sequence[Run]) -> dict[str, Any]:
+    first = runs[0]
+    return {
+        "lane": lane,
+        "events": first.events,
+        "batch": first.batch,
+        "cold_per_s": _rate(first.events, [one.cold_s for one in runs]),
+        "warm_per_s": _rate(first.events, [one.warm_s for one in runs]),
+        "detect_per_s": _rate(first.events, [one.detect_s for one in runs]),
+        "matches": sum(first.counts.values()),
+        "matching_rules": len(first.counts),
+        "rss_mb": max(one.rss_mb for one in runs),
+    }
+
+
+def _compared(row: Mapping[str, Any], run: Run, theirs: Sequence[Peer]) -> dict[str, Any]:
+    their_per_s = _rate(run.events, [one.run.cold_s for one in theirs])
+    return {
+        f"{PEER}_per_s": their_per_s,
+        "cold_ratio": _ratio(row["cold_per_s"], their_per_s),
+        "warm_ratio": _ratio(row["warm_per_s"], their_per_s),
+        "counts": differences(run.counts, theirs[0].run.counts) or "same",
+        f"{PEER}_load_s": round(min(one.load_s for one in theirs), 2),
+        f"{PEER}_rss_mb": max(one.run.rss_mb for one in theirs),
+        PEER: theirs[0].version,
+    }
+
+
+def _side_by_side(lane: str, ran: Sequence[Measured]) -> dict[str, Any]:
+    """How much sooner several cores are through with the lane than one; the slowest counts."""
+    alone = [next(run for run in one.runs if run.batch == BATCH) for one in ran]
+    beside = [[*one.beside] for one in ran]
+    cores, events = len(beside[0]), alone[0].events
+    cpu_s = min(max(run.cold_s for run in runs) for runs in beside)
+    wall_s = min(max(run.wall_s for run in runs) for runs in beside)
+    return {
+        "lane": f"{lane}, {cores} cores",
+        "events": events,
+        "batch": BATCH,
+        "cold_per_s": round(events / cpu_s),
+        "warm_per_s": _rate(events, [max(run.warm_s for run in runs) for runs in beside]),
+        "matches": sum(sum(run.counts.values()) for run in beside[0]),
+        "rss_mb": max(sum(run.rss_mb for run in runs) for runs in beside),
+        "one_core_ratio": round(min(one.cold_s for one in alone) / cpu_s, 2),
+        "one_core_wall_ratio": round(min(one.wall_s for one in alone) / wall_s, 2),
+    }
+
+
+def _rate(events: int, seconds: Sequence[float]) -> int | None:
+    best_s = min(seconds)
+    return round(events / best_s) if best_s else None
+
+
+def _ratio(one: int | None, other: int | None) -> float | None:
+    return round(one / other, 2) if one and other else None
 
 
 def differences(one: Mapping[str, int], other: Mapping[str, int]) -> str:
@@ -222,38 +375,45 @@ def differences(one: Mapping[str, int], other: Mapping[str, int]) -> str:
     return "; ".join(said) + (f"; {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _in_child(rules: Path, lane: Path, batch: int) -> Run:
-    words = [sys.executable, "-m", "siem.sigma_bench", str(rules), str(lane), str(batch)]
+def _in_child(lane: Lane, batches: Sequence[int], cores: int) -> Measured:
+    numbers = [str(number) for number in (cores, *batches)]
+    words = [sys.executable, "-m", "siem.sigma_bench", str(lane.rules), str(lane.file), *numbers]
     done = subprocess.run([*_on_one_core(), *words], capture_output=True, check=True)
-    return msgspec.json.decode(done.stdout, type=Run)
+    return msgspec.json.decode(done.stdout, type=Measured)
 
 
-def _peer(program: str, rules: Path, lane: Path, events: int) -> Run:
+def _peer(program: str, lane: Lane) -> Peer:
     """The peer on a lane, and on nothing, for what loading costs it."""
-    load_s, _ = _peer_run(program, rules, Path(os.devnull))
-    whole_s, counts = _peer_run(program, rules, lane)
-    return Run(events, load_s, max(whole_s - load_s, 1e-6), 0.0, counts, 0)
+    loaded = _peer_run(program, lane, Path(os.devnull))
+    whole = _peer_run(program, lane, lane.file)
+    version = subprocess.run([program, "--version"], capture_output=True, check=False, text=True)
+    spent_s = max(whole.cold_s - loaded.cold_s, 1e-6)
+    run = msgspec.structs.replace(whole, cold_s=spent_s)
+    return Peer(version.stdout.strip(), loaded.cold_s, run)
 
 
-def _peer_run(program: str, rules: Path, lane: Path) -> tuple[float, Counter[str]]:
+def _peer_run(program: str, lane: Lane, given: Path) -> Run:
     words = [
-        *_on_one_core(), program, "engine", "eval", "-r", str(rules), "--logsource-routing",
+        *_on_one_core(), program, "engine", "eval", "-r", str(lane.rules), "--logsource-routing",
         "--output-format", "ndjson",
     ]  # fmt: skip
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    with lane.open("rb") as given, tempfile.TemporaryFile() as said:
-        done = subprocess.run(
-            words, stdin=given, stdout=said, stderr=subprocess.PIPE, check=False,
-            env={**os.environ, "RAYON_NUM_THREADS": "1", "TOKIO_WORKER_THREADS": "1"},
-        )  # fmt: skip
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        if done.returncode not in (0, 1):
-            what = done.stderr.decode(errors="replace").strip()[-200:]
+    alone = {**os.environ, "RAYON_NUM_THREADS": "1", "TOKIO_WORKER_THREADS": "1"}
+    with (
+        given.open("rb") as lines,
+        tempfile.TemporaryFile() as said,
+        tempfile.TemporaryFile() as complaints,
+    ):
+        process = subprocess.Popen(words, stdin=lines, stdout=said, stderr=complaints, env=alone)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode not in (0, 1):
+            complaints.seek(0)
+            what = complaints.read().decode(errors="replace").strip()[-200:]
             raise InputError(f"{PEER} failed: {what}", program, "Try it by hand.")
         said.seek(0)
         counts = Counter(_rule_of(line) for line in said if line.startswith(b"{"))
-    spent = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-    return spent, counts
+    spent_s = used.ru_utime + used.ru_stime
+    return Run(0, 0, spent_s, 0.0, 0.0, 0.0, counts, used.ru_maxrss // 1024)
 
 
 def _rule_of(line: bytes) -> str:
@@ -266,83 +426,7 @@ def _on_one_core() -> list[str]:
     return ["taskset", "-c", str(core)] if shutil.which("taskset") else []
 
 
-# ---- Conformance
-
-
-class Failed(msgspec.Struct, frozen=True):
-    """A case that came to something else than it should."""
-
-    case: str
-    wanted: str
-    found: str
-
-
-def conformance(cases: Path, rules: Path | None = None) -> tuple[int, list[Failed]]:
-    """Run cases from outside: how many there are, and which failed.
-
-    A case is a line of JSON: `case`, `rule_id`, `rule_path` below `rules` (or `rule`, its text),
-    `expected_match_count` (null: at least one) or `corrected_match_count`, `logsource`, `events`.
-
-    Args:
-        cases: The file.
-        rules: Folder of the rules; otherwise `rules_under_test` or the folder of the file.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    beside = cases.parent / "rules_under_test"
-    folder = rules or (beside if beside.is_dir() else cases.parent)
-    tried = 0
-    failed: list[Failed] = []
-    try:
-        with cases.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    tried += 1
-                    failed += _failed(line, f"line {number}", folder)
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", str(cases), "Check it.") from error
-    return tried, failed
-
-
-def _failed(line: bytes, name: str, folder: Path) -> Iterator[Failed]:
-    try:
-        case = msgspec.json.decode(line, type=dict[str, Any])
-        name = str(case.get("case", name))
-        wanted = case.get("corrected_match_count", case.get("expected_match_count"))
-        found = _matches(case, folder)
-    except (CitywardError, msgspec.MsgspecError, KeyError, TypeError, ValueError, OSError) as error:
-        yield Failed(name, "a case that can be run", str(error).splitlines()[0])
-        return
-    if found != wanted if wanted is not None else found < 1:
-        yield Failed(name, "at least 1" if wanted is None else str(wanted), str(found))
-
-
-def _matches(case: Mapping[str, Any], folder: Path) -> int:
-    rules = load_text(case["rule"]) if "rule" in case else load_folder(folder / case["rule_path"])
-    for refused in rules.refused:
-        raise refused
-    given = case.get("logsource") or {}
-    parts = [str(given.get(part) or "") for part in ("category", "product", "service")]
-    logsource = LogSource(*parts) if given else rules.rules[0].logsource
-    record = Record(b"", "case", 0, TIME)
-    events = [
-        Event(_time(fields), logsource, dict(fields), record, number)
-        for number, fields in enumerate(case["events"])
-    ]
-    found = Engine(rules, case.get("placeholders") or {}).detect(events)
-    wanted = case.get("rule_id")
-    return sum(one.count for one in found if wanted in (None, one.analytic.id))
-
-
-def _time(fields: Mapping[str, Any]) -> datetime:
-    try:
-        time_ = datetime.fromisoformat(str(fields["@timestamp"]))
-    except (KeyError, ValueError):
-        return TIME
-    return time_ if time_.tzinfo else time_.replace(tzinfo=UTC)
-
-
 if __name__ == "__main__":
-    made = ours(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    numbers = [int(word) for word in sys.argv[3:]]
+    made = ours(Path(sys.argv[1]), Path(sys.argv[2]), numbers[1:], numbers[0])
     sys.stdout.buffer.write(msgspec.json.encode(made))

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -95,36 +96,50 @@ def sigma(
     conformance: Path | None = None,
     rsigma: str = "",
     rounds: int = 3,
-    batch: int = 512,
+    batch: Annotated[tuple[int, ...], Parameter(negative=())] = (1, 64, 512, 4096),
+    fresh: Annotated[bool, Parameter(negative=())] = False,
+    cores: int = 1,
     form: Annotated[Form | None, Parameter(name=["--output", "-o"])] = None,
 ) -> int:
     """Measure the Sigma engine on lines of JSON, beside rsigma; or run cases from outside.
 
-    Without rsigma on the path, or named, it measures cityward alone. With cases it leaves with 3
+    Without rsigma on the path, or named, it measures cityward alone. Without lines it measures our
+    own rules on the events of the demo's evening, in a node and alone. With cases it leaves with 3
     if one fails. Example: cityward bench sigma --rules sigma/rules otrf.ndjson.gz
 
     Args:
-        lanes: Files of JSON lines, `.ndjson` or `.ndjson.gz`, or folders of them.
+        lanes: Files of JSON lines, `.ndjson` or `.ndjson.gz`, or folders of them. A `.yml` of the
+            same name beside one holds its rules.
         rules: Folder of Sigma rules; of cases: where their paths begin.
         conformance: A file of cases, a line each: rule, events and how many must match.
         rsigma: Its program.
         rounds: So often each is run, alternating; the best counts.
-        batch: Lines that are decided at once.
+        batch: Lines that are decided at once; may be given several times.
+        fresh: Also each lane with values that never come twice, as an attack would.
+        cores: Also so many processes side by side, each with its share of the lines.
         form: Form of the result: table, json, ndjson or csv.
     """
-    from siem import sigma_bench
+    from siem import city_lane, sigma_bench, sigma_cases
 
     if conformance is not None:
-        tried, failed = sigma_bench.conformance(conformance, rules)
+        tried, failed = sigma_cases.conformance(conformance, rules)
         if failed:
             _print([msgspec.structs.asdict(one) for one in failed], form)
         print(f"{tried - len(failed):,} of {tried:,} cases hold", file=sys.stderr)
         return 3 if failed else 0
-    if not lanes or rules is None:
-        what = "rules and lines are needed"
-        raise InputError(what, "cityward bench sigma", "Name --rules FOLDER and files of events.")
+    if not lanes:
+        _print([city_lane.measured(rounds)], form)
+        return 0
+    if rules is None:
+        what = "there are lines, but no rules"
+        raise InputError(what, "cityward bench sigma", "Name them with --rules FOLDER.")
+    if not batch or min(*batch, rounds, cores, 1) < 1:
+        what = "sizes, rounds and cores are at least 1"
+        raise InputError(what, "cityward bench sigma", "Write --batch 512.")
     peer = rsigma or shutil.which(sigma_bench.PEER) or ""
-    _print([*sigma_bench.rows(rules, lanes, peer, rounds, batch)], form)
+    found = [*sigma_bench.rows(rules, lanes, peer, rounds, sorted(batch), fresh=fresh, cores=cores)]
+    columns = [name for name in sigma_bench.TABLE if any(name in row for row in found)]
+    _print(found, form, columns)
     return 0
 
 
@@ -204,7 +219,9 @@ def _script(name: str, form: Form | None, *more: str) -> int:
     return 0
 
 
-def _print(rows: list[dict[str, Any]], form: Form | None) -> None:
+def _print(
+    rows: list[dict[str, Any]], form: Form | None, columns: Sequence[str] | None = None
+) -> None:
     machine = ", ".join(f"{name} {value}" for name, value in bench.machine().items())
     print(machine, file=sys.stderr)
-    output.write(rows, output.form_for(form, sys.stdout), list(rows[0]))
+    output.write(rows, output.form_for(form, sys.stdout), columns or list(rows[0]))

@@ -11,7 +11,7 @@ import pytest
 from cityward import LogSource
 from detectors.sigma.engine import Engine
 from detectors.sigma.load import load_folder
-from siem import cli, sigma_bench
+from siem import city_lane, cli, sigma_bench, sigma_cases, sigma_lanes
 from tests.detectors.sigma.test_truth import unpacked
 
 RULE = """
@@ -36,8 +36,27 @@ CASE = {
     "logsource": {"product": "windows", "category": "process_creation"},
     "events": [{"Image": "C:\\whoami.exe"}, {"Image": "C:\\cmd.exe"}],
 }
+FAILURES = [
+    {"category": "authentication", "User": user, "EventType": "failure"}
+    for user in ("a", "a", "b", "a", "a", "a", "b")
+]
+BURST = """
+title: Failure
+id: a-failure
+logsource: {category: authentication}
+detection: {one: {EventType: failure}, condition: one}
+---
+title: Burst
+id: a-failure-burst
+level: low
+correlation:
+  {type: event_count, rules: [a-failure], group-by: [User], timespan: 5m, condition: {gte: 3}}
+"""
 PEER = """#!/usr/bin/env python3
 import json, sys
+if sys.argv[1] == "--version":
+    print("fake 1.0")
+    sys.exit()
 wanted = {"product": "windows", "category": "process_creation"}
 for line in sys.stdin:
     event = json.loads(line)
@@ -59,21 +78,115 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_lane_is_measured_beside_the_peer(folder: Path) -> None:
-    (row,) = sigma_bench.rows(
-        folder / "rules", [folder / "lane.ndjson.gz"], str(folder / "peer"), rounds=1, batch=2
+def test_a_lane_is_measured_in_every_batch_beside_the_peer(folder: Path) -> None:
+    one, many, beside = sigma_bench.rows(
+        folder / "rules",
+        [folder / "lane.ndjson.gz"],
+        str(folder / "peer"),
+        rounds=1,
+        batches=(1, 512),
+        cores=2,
     )
 
-    assert (row["lane"], row["events"], row["matches"], row["rules"]) == ("lane", 4, 2, 1)
-    assert row["differ"] == ""
-    assert min(row[name] for name in ("cold_per_s", "warm_per_s", "rsigma_per_s", "rss_mb")) > 0
+    for row in (one, many):
+        assert (row["lane"], row["events"], row["matches"], row["rules"]) == ("lane", 4, 2, 1)
+        assert (row["counts"], row["matching_rules"], row["rsigma"]) == ("same", 1, "fake 1.0")
+        speeds = ("cold_per_s", "warm_per_s", "detect_per_s", "rsigma_per_s")
+        assert min(row[name] for name in (*speeds, "rss_mb", "rsigma_rss_mb", "load_s")) > 0
+    assert (one["batch"], many["batch"]) == (1, 512)
+    assert (beside["lane"], beside["events"], beside["matches"]) == ("lane, 2 cores", 4, 2)
+    assert beside["one_core_ratio"] > 0
+
+
+@pytest.mark.slow
+def test_a_lane_with_correlations_brings_its_rules_whatever_their_ids(folder: Path) -> None:
+    lane = folder / "burst.ndjson"
+    lane.write_text("".join(json.dumps(one) + "\n" for one in FAILURES))
+    lane.with_suffix(".yml").write_text(BURST)
+
+    (row,) = sigma_bench.rows(folder / "rules", [lane], rounds=1, batches=(64,))
+
+    # Three failures of one user complete the window, a fourth and a fifth go on with it.
+    assert (row["events"], row["matches"], row["matching_rules"]) == (7, 3, 1)
+    assert (row["warm_per_s"], row["rules"]) == (None, 1)
+    assert row["detect_per_s"] > row["cold_per_s"] > 0
+
+
+@pytest.mark.slow
+def test_the_demos_evening_is_measured_in_nodes_and_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.run(["bench", "sigma", "--rounds", "1", "-o", "json"]) == 0
+
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["lane"] == "city"
+    assert row["events"] > 10_000
+    assert row["findings"] > 20
+    assert row["warm_per_s"] > row["lines_per_s"] > row["node_per_s"] > 0
+
+
+def test_an_evening_has_what_every_operator_reads() -> None:
+    evening = {place.operator: [put.at_s for put in puts] for place, puts in city_lane.evening(1)}
+
+    assert len(evening) == 4
+    assert all(times == sorted(times) and times[-1] > 3_000 for times in evening.values())
+    assert min(min(times) for times in evening.values()) < 0
+
+
+def test_in_a_fresh_lane_no_text_comes_twice_and_rules_still_look(tmp_path: Path) -> None:
+    event = {"EventID": 1, "Channel": SYSMON, "Image": "C:\\x.exe", "more": {"a": ["b", 7]}}
+    lane = tmp_path / "lane.ndjson"
+    lane.write_text(2 * (json.dumps(event) + "\n"))
+
+    made = sigma_lanes.fresh_values(lane, tmp_path).read_text().splitlines()
+
+    assert [json.loads(line) for line in made] == [
+        {**event, "Image": f"C:\\x.exe {n}", "more": {"a": [f"b {n}", 7]}} for n in range(2)
+    ]
+
+
+def test_a_lane_comes_a_second_time_with_fresh_values(folder: Path, tmp_path: Path) -> None:
+    given = [folder / "lane.ndjson.gz"]
+
+    found = list(sigma_lanes.lanes(given, folder / "rules", tmp_path, fresh=True))
+
+    assert [one.name for one in found] == ["lane", "lane, fresh"]
+    assert all(one.rules == folder / "rules" and one.file.is_file() for one in found)
+
+
+def test_a_revision_is_that_of_content_and_place(folder: Path) -> None:
+    rules = folder / "rules"
+    before = sigma_lanes.revision(rules)
+
+    (rules / "readme.md").write_text("no rule")
+    assert sigma_lanes.revision(rules) == before
+
+    (rules / "win" / "one.yml").rename(rules / "one.yml")
+    assert sigma_lanes.revision(rules) != before
+
+
+def test_lines_are_dealt_out_and_none_is_lost(tmp_path: Path) -> None:
+    lane = tmp_path / "lane.ndjson"
+    lane.write_text("1\n2\n3\n")
+
+    parts = sigma_bench.split(lane, 2, tmp_path)
+
+    assert [one.read_text() for one in parts] == ["1\n3\n", "2\n"]
 
 
 def test_a_windows_event_without_a_log_source_gets_one() -> None:
-    hinted = [json.loads(sigma_bench.hinted(json.dumps(one).encode())) for one in EVENTS]
+    hinted = [json.loads(sigma_lanes.hinted(json.dumps(one).encode())) for one in EVENTS]
 
     assert [one.get("category") for one in hinted] == ["process_creation", "file_event", None, None]
     assert [one["product"] for one in hinted] == ["windows", "windows", "windows", "linux"]
+
+
+@pytest.mark.parametrize("wrong", [["--batch", "0"], ["--rounds", "0"], ["--cores", "0"]])
+def test_a_bench_of_nothing_is_refused(folder: Path, wrong: list[str]) -> None:
+    words = ["bench", "sigma", str(folder / "lane.ndjson.gz"), "--rules", str(folder / "rules")]
+
+    assert cli.run([*words, *wrong]) == 7
+    assert cli.run(words[:3]) == 7
 
 
 def test_rules_that_count_differently_are_named() -> None:
@@ -128,9 +241,11 @@ def test_every_lane_matches_as_often_as_with_rsigma(
 def test_recorded_attacks_match_as_often_as_with_rsigma(
     data: Path, tmp_path: Path, sigmahq: Engine
 ) -> None:
-    (lane,) = sigma_bench.lanes([data / "sigma" / "otrf_windows_100k.ndjson.gz"], tmp_path)
+    (lane,) = sigma_lanes.lanes(
+        [data / "sigma" / "otrf_windows_100k.ndjson.gz"], tmp_path, tmp_path
+    )
 
-    events, counts = sigma_bench.counted(sigmahq, lane)
+    events, counts = sigma_bench.counted(sigmahq, lane.file)
 
     assert (events, counts.total(), len(counts)) == (100_464, 783, 97)
 
@@ -186,4 +301,4 @@ def test_each_case_that_fails_is_printed(folder: Path, capsys: pytest.CaptureFix
 def test_sigmahqs_cases_hold_as_a_person_runs_them(data: Path, tmp_path: Path) -> None:
     folder = unpacked(data, "sigmahq_regression", tmp_path)
 
-    assert sigma_bench.conformance(folder / "cases.ndjson") == (202, [])
+    assert sigma_cases.conformance(folder / "cases.ndjson") == (202, [])
