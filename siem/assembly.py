@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -79,7 +79,12 @@ def node_of(
     )
     modes = Modes(settings.mode)
     off: dict[str, str] = {}
-    seen = stamp(settings, db)
+
+    def ruled() -> tuple[Hashable, ...]:
+        """Another one if the rules have changed, here or in a file."""
+        return db.rulebook.number(), stamp(settings)
+
+    seen = ruled()
     detectors = detectors_of(settings, rules_of(settings, db))
 
     def reread() -> None:
@@ -91,7 +96,7 @@ def node_of(
         learner.load(kept, db.inventory.conduits(), db.inventory.learning())
         modes.use([*modes_of(settings), *db.inventory.entries()])
         nonlocal seen
-        if seen != (now := stamp(settings, db)):
+        if seen != (now := ruled()):
             detectors[0] = engine().with_rules(rules_of(settings, db))
             seen = now
         engine().use_placeholders(inventory.placeholders(settings.lists))
@@ -120,7 +125,7 @@ def node_of(
         off=off.keys(),
         learner=learner,
         modes=modes,
-        version=lambda: (db.inventory.version(), stamp(settings, db)),
+        version=lambda: (db.inventory.version(), ruled()),
         reread=reread,
     )
 
