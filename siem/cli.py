@@ -124,6 +124,8 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
             "revert": "tuning:revert",
             "history": "tuning:history",
             "protected": "tuning:protected",
+            "release": "release:release",
+            "aside": "release:aside",
         },
     ),
     "filter": (

@@ -41,7 +41,7 @@ class Releasing:
         db: Protected samples, and what was released.
         policy: The sharing policy of the moment; None: nothing leaves.
         clock: The node's time.
-        shared: The rules that all operators share.
+        shared: The rules that all operators share; None: what comes with cityward.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class Releasing:
         db: NodeDb,
         policy: Callable[[], Policy | None],
         clock: Callable[[], datetime],
-        shared: Callable[[], RuleSet] = library.shipped,
+        shared: Callable[[], RuleSet] | None = None,
     ) -> None:
         self._settings = settings
         self._db = db
         self._policy = policy
         self._clock = clock
-        self._shared = shared
+        self._shared = shared or library.shipped
 
     # ---- what there is
 

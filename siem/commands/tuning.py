@@ -18,6 +18,7 @@ from siem.commands.common import ConfigFile, Output, UsageError, settings_with_s
 from siem.commands.finding import one_of
 from siem.node import now_utc
 from siem.output import visible
+from siem.sharing.samples import RELEASED
 from siem.store.embedded import NodeDb
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ Fields = Annotated[tuple[str, ...], Parameter(name=["--field"], negative=())]
 FILTER_COLUMNS = ("state", "until", "title", "rules", "owner", "reason", "id")
 VERSION_COLUMNS = ("version", "time", "by", "reason", "state")
 HIDDEN_COLUMNS = ("time", "finding", "title", "verdict", "hidden")
-PROTECTED_COLUMNS = ("rule", "title", "finding", "events", "from", "by", "time")
+PROTECTED_COLUMNS = ("rule", "title", "finding", "events", "from", "by", "time", "state")
 DAYS_MAX = 366
 
 
@@ -238,7 +239,8 @@ def history(id: str, *, config: ConfigFile = None, output: Output = None) -> int
 def protected(*, config: ConfigFile = None, output: Output = None) -> int:
     """List the findings whose events no filter and no change of a rule may silence.
 
-    A verdict of true positive protects a finding. Example: cityward rule protected
+    A verdict of true positive protects a finding; so does a sample that another operator let out,
+    unless it is set aside. Example: cityward rule protected
 
     Args:
         config: Settings file; otherwise the first one found counts.
@@ -246,21 +248,28 @@ def protected(*, config: ConfigFile = None, output: Output = None) -> int:
     """
     with _tuner(config) as (tuner, db):
         titles = {one.id: one.analytic.name for one in tuner.rules.speaking()}
+        released = {one.finding: one for one in reversed(db.samples.releases())}
         rows: dict[str, dict[str, Any]] = {}
         for one in db.rulebook.protected():
+            if one.operator:
+                continue
+            out = released.get(one.finding)
             row = rows.setdefault(
                 one.finding,
                 {
-                    "rule": one.rule,
-                    "title": titles.get(one.rule, ""),
-                    "finding": one.finding,
-                    "events": 0,
-                    "from": one.operator or "here",
-                    "by": one.by,
-                    "time": one.time,
+                    "rule": one.rule, "title": titles.get(one.rule, ""), "finding": one.finding,
+                    "events": 0, "from": "here", "by": one.by, "time": one.time,
+                    "state": f"{RELEASED[out.state]}: {out.id}" if out else "",
                 },
-            )
+            )  # fmt: skip
             row["events"] += 1
+        for sample in db.samples.foreign():
+            rows[sample.id] = {
+                "rule": sample.rule, "title": titles.get(sample.rule, ""), "finding": sample.id,
+                "events": sample.count, "from": sample.operator, "by": sample.operator,
+                "time": sample.received,
+                "state": f"set aside by {sample.person}" if sample.is_aside else "counts",
+            }  # fmt: skip
     streams.write([*rows.values()], streams.form_for(output, sys.stdout), PROTECTED_COLUMNS)
     return 0
 

@@ -34,7 +34,7 @@ from siem.sharing.share import NAMESPACE
 from siem.sharing.transforms import round_time
 from siem.sharing.wire import Sample
 from siem.store.protocol import Document
-from siem.store.samples import EVENTS_MAX, Foreign, Release
+from siem.store.samples import EVENTS_MAX, Foreign, Release, State
 
 TIME = "@timestamp"
 AUDIENCE, MARKING = "peers", "green"
@@ -158,6 +158,18 @@ _MADE = {
     "mac": re.compile(r"00-00-5E-00-53-[0-9A-F]{2}"),
     "domain": re.compile(r"sample-[1-9]\d{0,3}\.example"),
 }
+
+
+RELEASED: Mapping[State, str] = {
+    "due": "waits to be sent",
+    "approval": "waits for one more person",
+    "sent": "on its way",
+    "taken": "let out",
+    "refused": "not kept by the hub",
+    "withdraw": "is taken back",
+    "withdrawn": "taken back",
+}
+"""How it stands with what was let out, in words."""
 
 
 class Own(msgspec.Struct, frozen=True):

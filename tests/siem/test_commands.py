@@ -944,6 +944,8 @@ TESTED_ELSEWHERE = {("rule", "check"), ("rule", "test"), ("rule", "try")} | {
     ("rule", "deploy"),
     ("rule", "revert"),
     ("rule", "history"),
+    ("rule", "release"),
+    ("rule", "aside"),
     ("filter", "remove"),
     ("route", "test"),
     ("operator", "enrol"),
