@@ -119,7 +119,8 @@ def sigma(
         cores: Also so many processes side by side, each with its share of the lines.
         form: Form of the result: table, json, ndjson or csv.
     """
-    from siem import city_lane, sigma_bench, sigma_cases
+    from siem import sigma_bench, sigma_cases
+    from siem.exercise import bench as city
 
     if conformance is not None:
         tried, failed = sigma_cases.conformance(conformance, rules)
@@ -128,7 +129,7 @@ def sigma(
         print(f"{tried - len(failed):,} of {tried:,} cases hold", file=sys.stderr)
         return 3 if failed else 0
     if not lanes:
-        _print([city_lane.measured(rounds)], form)
+        _print([city.measured(rounds)], form)
         return 0
     if rules is None:
         what = "there are lines, but no rules"

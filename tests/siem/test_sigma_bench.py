@@ -11,7 +11,8 @@ import pytest
 from cityward import LogSource
 from detectors.sigma.engine import Engine
 from detectors.sigma.load import load_folder
-from siem import city_lane, cli, sigma_bench, sigma_cases, sigma_lanes
+from siem import cli, sigma_bench, sigma_cases, sigma_lanes
+from siem.exercise import bench as city_bench
 from tests.detectors.sigma.test_truth import unpacked
 
 RULE = """
@@ -126,7 +127,7 @@ def test_the_demos_evening_is_measured_in_nodes_and_alone(
 
 
 def test_an_evening_has_what_every_operator_reads() -> None:
-    evening = {place.operator: [put.at_s for put in puts] for place, puts in city_lane.evening(1)}
+    evening = {place.operator: [put.at_s for put in puts] for place, puts in city_bench.evening(1)}
 
     assert len(evening) == 4
     assert all(times == sorted(times) and times[-1] > 3_000 for times in evening.values())

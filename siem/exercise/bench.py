@@ -78,7 +78,7 @@ def measured(rounds: int = 3) -> dict[str, Any]:
 
 
 def _in_child() -> Run:
-    words = [sys.executable, "-m", "siem.city_lane"]
+    words = [sys.executable, "-m", "siem.exercise.bench"]
     done = subprocess.run(words, capture_output=True, check=True)
     return msgspec.json.decode(done.stdout, type=Run)
 
