@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -375,6 +377,76 @@ def test_results_silently_cut_at_ten_rules() -> None:
     assert len(list(engine(text).detect([event(f=1)]))) == 25
 
 
+def found_by(texts: Sequence[str], values: Sequence[Any]) -> list[list[str]]:
+    """Of each value, in one batch, the titles of the rules that match: a letter each, from A."""
+    titled = (text.replace("T\n", f"{chr(65 + n)}\n", 1) for n, text in enumerate(texts))
+    one = engine("---\n".join(titled))
+    found: list[list[str]] = [[] for _ in values]
+    for place, rules in one.matched([event(f=value) for value in values]):
+        found[place] = [rule.title for rule in rules]
+    assert [state.faults for state in one.states()] == [0] * len(texts)
+    return found
+
+
+def of_field(line: str) -> str:
+    """A rule of one line."""
+    return rule_of(f"  s: {{{line}}}\n  condition: s\n")
+
+
+def test_true_equals_1_equals_1_0() -> None:
+    """They share a place in a dict: none may answer for another, whichever comes first."""
+    rules = [of_field("f: true"), of_field("f: 1"), of_field("f|re: '^1'"), of_field("f: '1.0'")]
+    wanted: dict[str, list[str]] = {
+        "True": ["A"],
+        "1": ["B", "C", "D"],
+        "1.0": ["B", "C", "D"],
+        "'1'": ["B", "C"],
+        "'1.0'": ["B", "C", "D"],
+        "'true'": ["A"],
+    }
+
+    for first in itertools.permutations([True, 1, 1.0, "1"]):
+        values = [*first, "1.0", "true", *first]
+        assert found_by(rules, values) == [wanted[repr(one)] for one in values]
+
+
+def test_lists_are_unhashable() -> None:
+    rules = [of_field("f: a"), of_field("f: null"), of_field("f|contains|all: [a, b]")]
+    values = [["a", "x"], [], ["xa", ["b"]], [None], {"a": "b"}, [{"a": "b"}], "ab", ["a", "x"]]
+
+    assert found_by(rules, values) == [["A"], ["B"], ["C"], ["B"], ["B"], ["B"], ["C"], ["A"]]
+
+
+def test_backslash_z_differs() -> None:
+    r"""`$` and `\z` are the very end, however the engine below reads them; `\Z` is refused."""
+    rules = [of_field(r"f|re: 'ab$'"), of_field(r"f|re: 'ab\z'"), of_field("f|re|m: 'ab$'")]
+    values = ["ab", "ab\n", "ab\r\n", "ab\nx", "x\nab"]
+
+    assert found_by(rules, values) == [["A", "B", "C"], ["C"], [], ["C"], ["A", "B", "C"]]
+    (refused,) = reasons(load_text(of_field(r"f|re: 'ab\Z'")))
+    assert "invalid escape sequence" in refused
+
+
+def test_non_ascii_and_control_characters_fold_differently() -> None:
+    rules = [
+        *(of_field(f"f|contains: {word}") for word in ("straße", "kelvin", "ss", "é")),
+        of_field('f|contains: "a\\x01b"'),
+        of_field('f|contains: "a\\x85b"'),
+    ]
+    values = [
+        "STRASSE",
+        "STRA\u1e9eE",
+        "\u212aELVIN",
+        "\u017fs",
+        "É",
+        "e\u0301",
+        "A\x01B",
+        "A\x85B",
+    ]
+
+    assert found_by(rules, values) == [["C"], ["A"], ["B"], [], ["D"], [], ["E"], ["F"]]
+
+
 def test_nested_input_is_flattened_and_lists_match_if_a_member_does() -> None:
     detection = "  s: {a.b: x, a.c: 2}\n  condition: s\n"
 
@@ -394,8 +466,8 @@ def test_nested_input_is_flattened_and_lists_match_if_a_member_does() -> None:
         ("{category: flow, service: other}", False),
     ],
 )
-def test_a_rule_sees_only_events_of_its_log_source(wanted: str, expected: bool) -> None:
-    """A rule that is nothing but a negation would match everything else too."""
+def test_negations_alone_match_what_is_not_routed_away(wanted: str, expected: bool) -> None:
+    """A rule that is nothing but a negation sees only events of its log source."""
     from cityward.event import LogSource
 
     text = rule_of("  s: {f: 1}\n  condition: not s\n").replace("{service: test}", wanted)

@@ -16,6 +16,7 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sigma.collection import SigmaCollection
 from sigma.correlations import SigmaCorrelationRule
 from sigma.exceptions import SigmaError
 from sigma.rule import SigmaRule
@@ -27,8 +28,8 @@ from cityward.event import Event, LogSource, Record
 from detectors.sigma import condition
 from detectors.sigma.engine import Engine
 from detectors.sigma.lines import MODIFIERS
-from detectors.sigma.load import load_folder, read_document
-from detectors.sigma.rule import Correlation, CorrelationType, Filter, Rule
+from detectors.sigma.load import load_folder, load_text, read_document
+from detectors.sigma.rule import Absence, Correlation, CorrelationType, Filter, Rule
 from detectors.sigma.view import View
 from tests.detectors.sigma import pysigma_twin
 from tests.detectors.sigma.city import reasons
@@ -172,28 +173,51 @@ def test_what_the_schemas_of_the_specification_refuse_is_refused(
     assert refused > 300
 
 
-def test_what_pysigma_refuses_or_ignores_and_we_do_not() -> None:
-    """`utf16le`, two limits, `cidr|expand`, absences, and filters that bind to nothing."""
-    head = {"title": "T", "logsource": {"service": "test"}}
-    rules = [
-        {**head, "detection": {"s": {"f|utf16le|base64": "a"}, "condition": "s"}},
-        {**head, "detection": {"s": {"f|cidr|expand": "%nets%"}, "condition": "s"}},
-        {
-            "title": "T",
-            "correlation": {
-                "type": "event_count",
-                "rules": ["a"],
-                "timespan": "5m",
-                "condition": {"gte": 3, "lt": 9},
-            },
-        },
-    ]
+HEAD = {"title": "T", "logsource": {"service": "test"}}
 
-    for value in rules:
-        twin = SigmaCorrelationRule if "correlation" in value else SigmaRule
-        with pytest.raises(SigmaError):
-            twin.from_dict(value)
-        assert read_document(Document(value, "<text>", {}))
+
+@pytest.mark.parametrize("key", ["f|utf16le|base64", "f|cidr|expand"])
+def test_pysigma_knows_no_utf16le_and_expands_no_network(key: str) -> None:
+    value = {**HEAD, "detection": {"s": {key: "%a%"}, "condition": "s"}}
+
+    with pytest.raises(SigmaError):
+        SigmaRule.from_dict(value)
+    assert isinstance(read_document(Document(value, "<text>", {})), Rule)
+
+
+def test_pysigma_refuses_a_condition_with_two_limits() -> None:
+    section = {
+        "type": "event_count",
+        "rules": ["a"],
+        "timespan": "5m",
+        "condition": {"gte": 3, "lt": 9},
+    }
+    value = {"title": "T", "correlation": section}
+
+    with pytest.raises(SigmaError):
+        SigmaCorrelationRule.from_dict(value)
+    assert isinstance(read_document(Document(value, "<text>", {})), Correlation)
+
+
+def test_pysigma_refuses_a_document_without_detection_correlation_or_filter() -> None:
+    section = {"trigger": "a", "expected": "b", "within": "5m", "by": ["f"]}
+    value = {"title": "T", "cw_absence": section}
+
+    with pytest.raises(SigmaError):
+        SigmaCollection.from_dicts([value])
+    assert isinstance(read_document(Document(value, "<text>", {})), Absence)
+
+
+def test_pysigma_ignores_a_filter_that_binds_to_nothing() -> None:
+    rule = {**HEAD, "detection": {"s": {"f": "a"}, "condition": "s"}}
+    section = {"rules": ["gone"], "s": {"f": "b"}, "condition": "not s"}
+    own = {"reason": "r", "expires": "2030-01-01"}
+    given = [rule, {**HEAD, "title": "F", "filter": section, "cityward": own}]
+
+    SigmaCollection.from_dicts(given).resolve_rule_references()
+
+    text = "---\n".join(json.dumps(one) + "\n" for one in given)
+    assert "3: the filter binds to nothing: no rule gone" in reasons(load_text(text))
 
 
 def test_the_page_names_every_modifier_and_every_kind_of_correlation() -> None:
