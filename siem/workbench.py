@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from cityward import CitywardError, InputError, RuleError, Unsafe
+from cityward import CitywardError, InputError, LogSource, RuleError, Unsafe
 from siem import ruleset
 from siem.config import Settings
-from siem.console.tuning import PREVIEW_DAYS, Examined, FilterRow, Hidden, Job, Source, Tried
+from siem.console.tuning import PREVIEW_DAYS, Cost, Examined, FilterRow, Hidden, Job, Source, Tried
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Document, Range
+from siem.store.query import quoted
 from siem.store.rulebook import Draft, Version
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ LINE_MAX = 65_536
 TRIED_MAX = 20
 """Events of a tried line that are shown."""
 JOBS_KEPT = 20
+MEASURED_MAX = 1_000
+"""Events by which the cost of a rule is measured."""
 STOP_S = 5.0
 FILES_LOOKED_AT_S = 1.0
 """Whoever changes a file sees it in the workbench after so long at most."""
@@ -98,6 +101,20 @@ class Workbench:
         """A rule to begin with."""
         id = str(uuid.uuid4())
         return Source(id, "New rule", "rule", BLANK.format(id=id), BLANK_SAMPLES, "new")
+
+    def rule_of(self, query: str, newest: Document) -> Source:
+        """A rule made of a query on events, and of the newest event that it found.
+
+        Raises:
+            CitywardError: the query cannot be read, or asks for what a rule cannot say.
+        """
+        from cityward.fields import FIELDS
+        from siem.rule_making import TITLE, rule_of
+        from siem.store.query import parse
+
+        fields = {name: field.type for name, field in FIELDS.items()}
+        text, samples = rule_of(query, parse(query, fields, self._clock()), newest)
+        return Source(_id_in(text), TITLE, "rule", text, samples, "new")
 
     def examine(self, text: str, samples: str = "") -> Examined:
         """What a document would do; nothing changes.
@@ -205,8 +222,8 @@ class Workbench:
         return self._book.history(document)
 
     def protected(self, rule: str) -> Mapping[str, int]:
-        """Findings whose events may not be silenced, with how many events each."""
-        return Counter(one.finding for one in self._book.protected(rule))
+        """Findings of ours whose events may not be silenced, with how many events each."""
+        return Counter(one.finding for one in self._book.protected(rule) if not one.operator)
 
     # ---- Filters
 
@@ -334,12 +351,38 @@ class Workbench:
                     tell=tell,
                     stop=stop,
                 )
+            if not stop.is_set() and not job.result.idle:
+                job.cost = self._cost(rule, draft, lists, job.days)
         except CitywardError as error:
             job.fault = error.what
         except Exception as error:  # the page says it; the console goes on
             log.exception("A preview of %s failed.", job.document)
             job.fault = f"{type(error).__name__}: {error}"[:300]
         job.is_over = True
+
+    def _cost(self, rule: str, draft: RuleSet, lists: Placeholders, days: int) -> Cost:
+        """Ask the newest events of its log source, and see how long it takes."""
+        from detectors.sigma.engine import Engine
+        from siem.assembly import events_of
+        from siem.node import event_of
+        from siem.samples import alone
+
+        own = alone(next(one for one in draft.speaking() if one.id == rule), draft)
+        query = " OR ".join(sorted({_of_source(one.logsource) for one in own.rules}))
+        now = self._clock()
+        span = Range(now - timedelta(days=days), now)
+        with closing(events_of(self._settings, self._clock, write=False)) as store:
+            found = store.search(query, span, limit=MEASURED_MAX)
+        events = [event_of(one) for one in reversed(found.rows)]
+        if not events:
+            return Cost(found.total, 0, 0.0, 0.0)
+        engine = Engine(own, lists)
+        list(engine.detect(events[:1]))  # what is made only once is no part of it
+        began_ns = time.thread_time_ns()
+        list(engine.detect(events))
+        cpu_us = (time.thread_time_ns() - began_ns) / 1_000 / len(events)
+        rate_per_s = found.total / timedelta(days=days).total_seconds()
+        return Cost(found.total, len(events), cpu_us, cpu_us * rate_per_s / 1_000_000)
 
     # ---- For the editor
 
@@ -403,6 +446,16 @@ cases:
     events:
       - {event.action: ssh_login, event.outcome: success, source.ip: 192.0.2.7, user.name: root}
 """
+
+
+def _of_source(source: LogSource) -> str:
+    """The log source as a query on events."""
+    parts = [
+        f"cw.logsource.{part}:{quoted(value)}"
+        for part, value in msgspec.structs.asdict(source).items()
+        if value
+    ]
+    return f"({' AND '.join(parts)})"
 
 
 @cache

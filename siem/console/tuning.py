@@ -129,6 +129,19 @@ class Tried(msgspec.Struct, frozen=True):
     """Each line of the rule beside what the event has."""
 
 
+class Cost(msgspec.Struct, frozen=True):
+    """What a rule takes of a processor, measured on events of its log source that are kept."""
+
+    events: int
+    """Of its log source, in the days of the preview."""
+    measured: int
+    """So many of them, the newest, it was asked of."""
+    cpu_us: float
+    """Microseconds of a processor that it takes for one; 0.0: there was none to ask."""
+    share: float
+    """Part of one processor that it takes at this rate."""
+
+
 class Job(msgspec.Struct):
     """A preview: under way, or what came out."""
 
@@ -140,6 +153,7 @@ class Job(msgspec.Struct):
     by: str
     progress: Any = None
     result: Any = None
+    cost: Cost | None = None
     fault: str = ""
     is_over: bool = False
 
@@ -157,6 +171,10 @@ class Tuning(Protocol):
 
     def blank(self) -> Source:
         """A rule to begin with."""
+        ...
+
+    def rule_of(self, query: str, newest: Document) -> Source:
+        """A rule made of a query on events, and of the newest event that it found."""
         ...
 
     def examine(self, text: str, samples: str = "") -> Examined:

@@ -21,15 +21,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cityward.errors import CitywardError, InputError, RuleError, Unsafe
-from siem.console import formats
+from siem.console import formats, timespan
 from siem.console.access import Session
 from siem.console.body import body_of
 from siem.console.findings import logic, sections
 from siem.console.site import Fault, NodeSite, number_in, see_other
 from siem.console.triage import text
 from siem.console.tuning import PREVIEW_DAYS, Examined, Job, Source, Tried
-from siem.console.view import Chart, chart, path_of, time_of
-from siem.store.protocol import Conflict, Range
+from siem.console.view import Chart, View, chart, path_of, query_of, time_of
+from siem.store.protocol import Conflict, Document, Range
+from siem.store.query import quoted
 from siem.store.rulebook import Draft, Version
 
 DAYS_FIRST = 30
@@ -37,6 +38,10 @@ VERSIONS_SHOWN = 20
 DIFF_MAX = 2_000
 """Longer texts are not compared line by line: that takes the square of their length."""
 ASSETS_SHOWN = 12
+JUDGED_MAX = 500
+"""Judged findings of a rule, newest first, among which the last of each asset is looked up."""
+NAMES = ("cw.asset.asset_id", "host.name", "destination.ip", "source.ip", "observer.name")
+"""What a preview may call an asset."""
 FIELDS_SHOWN = 60
 KINDS = ("same", "new", "gone")
 READING, KEPT = ("preview", "look", "cancel", "why"), "hunt"
@@ -145,12 +150,31 @@ class Workbench:
         }
 
     def new(self, request: Request) -> Response:
-        """A rule to begin with."""
+        """A rule to begin with: a blank one, or what a query on events asks for."""
         session = self.site.access.enter(request, "switch")
-        source = self.tuning.blank()
+        view = self.site.view_of(request)
+        try:
+            source = self._hunted(request, view) if query_of(view)[0] else self.tuning.blank()
+        except CitywardError as error:
+            if formats.form_of(request):
+                raise
+            source, fault = self.tuning.blank(), Fault.of(error)
+            shown = replace(self._check_of(source), fault=fault, status=400)
+            return self._page(request, session, source, _begin(source, None), shown)
         if formats.form_of(request):
             return formats.json(_told(source, None))
         return self._page(request, session, source, _begin(source, None), self._check_of(source))
+
+    def _hunted(self, request: Request, view: View) -> Source:
+        """What the query of a hunt asks for, with the newest event that it finds as a sample."""
+        self.site.access.enter(request, KEPT)
+        query = query_of(view)[0]
+        span = timespan.choose(view.one("from"), view.one("to"), self.node.now()).span
+        found = self.node.events.search(query, span, limit=1).rows
+        if not found:
+            what = "no event of this time matches the query"
+            raise InputError(what, "q", "Hunt until it finds what the rule is to find.")
+        return self.tuning.rule_of(query, found[0])
 
     def edit(self, request: Request, rule_id: str) -> Response:
         """A rule, correlation, absence or filter with its samples, drafts and versions."""
@@ -341,7 +365,7 @@ class Workbench:
             told=_explained(shown.told) if shown.told else None,
             job=job,
             is_stale=job is not None and job.text != sheet.text,
-            preview=_drawn(job) if job and job.result else None,
+            preview=self._previewed(session, job) if job and job.result else None,
             every_days=PREVIEW_DAYS,
             filters=self.tuning.filters(id) if source.kind == "rule" else (),
             protected=self.tuning.protected(id),
@@ -349,6 +373,26 @@ class Workbench:
             change=diff(source.counts, sheet.text),
             words=self.tuning.words(),
         )
+
+    def _previewed(self, session: Session, job: Job) -> dict[str, Any]:
+        """A preview as the page shows it, with what is known of its assets."""
+        drawn = _drawn(job)
+        names = [name for name, _ in drawn["assets"]]
+        verdicts = self._verdicts(job.result.rule) if session.may("findings") else {}
+        known = {name: self.node.inventory.asset(name) for name in names}
+        zones = {name: one.asset.zone for name, one in known.items() if one and one.asset.zone}
+        return drawn | {"zones": zones, "verdicts": verdicts}
+
+    def _verdicts(self, rule_id: str) -> dict[str, Document]:
+        """The finding of each asset that people judged last, of this rule, by the asset's names."""
+        query = f"rule.id:{quoted(rule_id)} AND NOT finding.verdict:unknown"
+        judged = self.node.findings.search(query, Range(), "-finding.last_seen", JUDGED_MAX)
+        found: dict[str, Document] = {}
+        for row in judged.rows:
+            for name in NAMES:
+                if row.get(name):
+                    found.setdefault(str(row[name]), row)
+        return found
 
     def _caught_up(self, rule_id: str, sheet: Sheet) -> Sheet:
         source, draft = self.tuning.source(rule_id), self.tuning.draft(rule_id)
@@ -458,6 +502,7 @@ def _job(job: Job) -> dict[str, Any]:
         "fault": job.fault,
         "progress": progress,
         "result": result,
+        "cost": msgspec.to_builtins(job.cost) if job.is_over else None,
     }
 
 

@@ -23,6 +23,7 @@ from tests.programs import PATIENCE_S
 from tests.siem.test_tuning import (
     FILTER,
     FILTER_ID,
+    MANY,
     MANY_ID,
     NOW,
     RULE,
@@ -206,6 +207,23 @@ def test_a_preview_says_what_is_new_and_what_is_gone(settings: Settings, bench: 
     total = job.result.total
     assert (total.would, total.deployed, total.new, total.gone) == (3, 4, 0, 1)
     assert (job.text, job.days) == (narrow, 7)
+    assert job.cost is not None
+    assert (job.cost.events, job.cost.measured) == (4, 4)
+    assert job.cost.share == pytest.approx(job.cost.cpu_us * 4 / (7 * 86_400) / 1_000_000)
+    assert job.cost.cpu_us > 0.0
+
+
+def test_the_cost_of_a_rule_is_that_of_events_of_its_own_log_source(
+    settings: Settings, bench: Workbench
+) -> None:
+    store = assembly.events_of(settings, lambda: NOW, write=True)
+    store.append([document(one) for one in attempts("192.0.2.7", count=3)], {})
+    store.close()
+    other = RULE.replace("service: sshd", "service: sudo")
+
+    costs = [over(bench, bench.preview(text, 7, "a.ana")).cost for text in (MANY, other)]
+
+    assert [(one.events, one.measured) for one in costs if one] == [(3, 3), (0, 0)]
 
 
 def test_a_preview_of_a_filter_asks_its_rule(settings: Settings, bench: Workbench) -> None:

@@ -12,10 +12,11 @@ import msgspec
 import pytest
 from starlette.testclient import TestClient
 
+from cityward import Asset
 from siem import assembly
 from siem.console.workbench import diff
 from siem.node import document
-from siem.store.protocol import Change
+from siem.store.protocol import AssetRow, Change
 from siem.store.rulebook import Version
 from tests.programs import PATIENCE_S
 from tests.siem.console.conftest import csrf_of
@@ -98,6 +99,42 @@ def test_a_new_rule_is_begun_and_kept(node: FakeNode, signed_in: Enter) -> None:
     assert client.get("/rules/nothing/edit.json").status_code == 404
 
 
+def test_a_hunt_becomes_a_draft_with_its_newest_event_as_a_sample(
+    node: FakeNode, signed_in: Enter
+) -> None:
+    client = signed_in(ENGINEER)
+    (event,) = attempts("192.0.2.7", user="ada")
+    node.events.documents = [{**document(event), "event.id": "e-1"}]
+    asked = "q=user.name%3Aada&f=event.outcome%3Afailure&from=now-24h&top=user.name"
+
+    hunt = client.get(f"/hunt?{asked}").text
+    (link,) = re.findall(r'href="(/rules/new\?[^"]*)"', hunt)
+    page = client.get(html.unescape(link)).text
+    made = client.get(f"/rules/new.json?{asked}").json()
+    nothing = client.get("/rules/new?q=user.name%3Anobody")
+    unsaid = client.get("/rules/new?q=%40timestamp%3A*")
+
+    assert "top=" not in link
+    assert "user.name: ada" in in_textarea(page, "text")
+    assert "event.outcome: failure" in in_textarea(page, "text")
+    assert "service: sshd" in in_textarea(page, "text")
+    assert "samples 1 of 1" in page
+    assert (made["origin"], "user.name: ada" in made["samples"]) == ("new", True)
+    assert (nothing.status_code, unsaid.status_code) == (400, 400)
+    assert "No event of this time matches the query" in nothing.text
+    assert "no words for the time @timestamp" in unsaid.text
+    assert "/rules/new?" not in client.get("/hunt").text
+
+
+def test_a_program_that_may_only_tune_makes_no_rule_of_events(
+    node: FakeNode, client: TestClient
+) -> None:
+    node.give_token("tuner", ENGINEER, "tune")
+
+    assert client.get("/rules/new.json?q=user.name%3Aroot", headers=TUNER).status_code == 403
+    assert client.get("/rules/new.json", headers=TUNER).status_code == 200
+
+
 def test_a_fault_is_told_with_its_line_and_the_text_stays(node: FakeNode, signed_in: Enter) -> None:
     client, wrong = signed_in(ENGINEER), RULE.replace("event.outcome:", "event.outcome|foo:")
 
@@ -154,6 +191,10 @@ def test_a_preview_says_what_goes_and_why(node: FakeNode, signed_in: Enter) -> N
     store.close()
     narrow = RULE.replace("failure}", "failure, source.ip: 192.0.2.7}")
 
+    judged = [one["finding.id"] for one in findings(node.db)]
+    node.db.change(judged, Change(verdict="benign"), ENGINEER, NOW)
+    node.inventory.rows["gw"] = AssetRow(Asset(id="gw", zone="dmz"), "approved", "person")
+
     begun = data(client, act="preview", text=narrow, days="7").json()
     until = time.monotonic() + PATIENCE_S
     while not (job := client.get(f"{EDIT}.json?job={begun['job']}").json())["is_over"]:
@@ -172,6 +213,9 @@ def test_a_preview_says_what_goes_and_why(node: FakeNode, signed_in: Enter) -> N
         "", 3, 1,
     )  # fmt: skip
     assert "Sample of what goes" in page
+    assert re.search(r"<dt>Cost</dt><dd>[\d.]+ µs<small>of a processor for each of 4 events", page)
+    assert job["cost"]["events"] == 4
+    assert re.search(r">gw</a></th><td>dmz</td><td><a[^>]*>Benign</a></td>", page)
     assert 'class="mt stale"' not in page
     assert 'class="mt stale"' in stale
     assert "The rule is silent." in told
