@@ -6,8 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from cityward.errors import RuleError
 
 MAX_BYTES = 1_048_576
@@ -20,13 +18,26 @@ Place = tuple[str | int, ...]
 """Path of keys and list positions from the root of a document."""
 
 
-class Document(msgspec.Struct, frozen=True):
-    """One YAML document and where each of its parts stands."""
+class Document:
+    """One YAML document and where each of its parts stands; it is never changed."""
 
     value: Any
     file: str
     lines: dict[Place, int]
     """Place of every key and list item to its line, from 1."""
+
+    def __init__(self, value: Any, file: str, lines: dict[Place, int]) -> None:
+        self.value = value
+        self.file = file
+        self.lines = lines
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Document):
+            return NotImplemented
+        return (self.value, self.file, self.lines) == (other.value, other.file, other.lines)
+
+    def __hash__(self) -> int:
+        return hash(self.file)
 
     def line(self, *place: str | int) -> int:
         """Line of a part, or of the nearest part around it."""

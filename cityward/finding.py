@@ -47,7 +47,7 @@ EVENTS_KEPT = 50
 """A finding carries copies of at most so many of its events: the first ones and the newest."""
 
 
-class Analytic(msgspec.Struct, frozen=True):
+class Analytic(msgspec.Struct, frozen=True, gc=False):
     """The rule or model that spoke."""
 
     id: str

@@ -2,7 +2,8 @@
 
 What a file gave is kept under the hash of its path and its content; so one changed file is read
 again, and it alone. Everything is plain data, read back with its types: nothing in the file is ever
-run. A file that another person could have written is not believed.
+run. Documents, half of all, are only read back when somebody asks for them. A file that another
+person could have written is not believed, nor one that is not whole.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import gc
 import hashlib
 import logging
+import zlib
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime
 from functools import cache
@@ -20,6 +22,7 @@ from typing import Any
 
 import msgspec
 
+from cityward.documents import Document, Place
 from cityward.errors import RuleError
 from detectors.sigma import kept
 from detectors.sigma.pipelines import Every
@@ -33,8 +36,10 @@ _HERE = Path(__file__).parent
 _READ_WITH = ("msgspec", "google-re2", "PyYAML")
 _WORDS = ("documents", "event", "finding")
 """The vocabulary that compiled rules are written in."""
-_DAY, _EVERY = 1, 2
-"""Extension types of msgpack for what would come back as a text, and as a list."""
+_DAY, _EVERY, _DOCUMENT = 1, 2, 3
+"""Extension types of msgpack for what would come back as a text, as a list, and too soon."""
+_SUM_BYTES = 4
+"""Stand before all: the sum of what follows."""
 
 
 class FileRules(msgspec.Struct, frozen=True, array_like=True):
@@ -76,7 +81,7 @@ class Compiled:
     def put(self, key: bytes, given: FileRules) -> None:
         """Keep what a file gave, if it comes back as it is."""
         with contextlib.suppress(ValueError, TypeError, OverflowError):
-            if _decoder(FileRules).decode(msgspec.msgpack.encode(_plain(given))) == given:
+            if _decoder(FileRules).decode(_encoder().encode(given)) == given:
                 self._used[key] = given
 
     def save(self) -> None:
@@ -86,9 +91,9 @@ class Compiled:
         """
         if self._used.keys() == self._known.keys():
             return
-        files = {key: _plain(one) for key, one in self._used.items()}
+        content = _encoder().encode(_Kept(_version(), self._used))
         try:
-            kept.write(self._path, msgspec.msgpack.encode(_Kept(_version(), files)))
+            kept.write(self._path, _sum(content) + content)
         except OSError as error:
             log.warning("Compiled rules cannot be kept in %s: %s.", self._path, error.strerror)
 
@@ -115,11 +120,18 @@ def undisturbed() -> Iterator[None]:
 
 def _read(path: Path) -> Mapping[bytes, FileRules]:
     try:
-        content = kept.read(path)
-        found = None if content is None else _decoder(_Kept).decode(content)
+        given = memoryview(kept.read(path) or b"")
+        content = given[_SUM_BYTES:]
+        if given[:_SUM_BYTES] != _sum(content):
+            return {}
+        found = _decoder(_Kept).decode(content)
     except (OSError, msgspec.DecodeError):
         return {}
-    return found.files if found is not None and found.version == _version() else {}
+    return found.files if found.version == _version() else {}
+
+
+def _sum(content: bytes | memoryview) -> bytes:
+    return zlib.crc32(content).to_bytes(_SUM_BYTES, "big")
 
 
 @cache
@@ -141,14 +153,35 @@ def _decoder(kind: Any) -> Any:
     return msgspec.msgpack.Decoder(kind, ext_hook=_ext_hook)
 
 
-def _plain(given: FileRules) -> FileRules:
-    """With its documents as something that comes back as it is."""
-    found = []
-    for one in given.found:
-        value = _packed(one.document.value)
-        document = msgspec.structs.replace(one.document, value=value)
-        found.append(msgspec.structs.replace(one, document=document))
-    return msgspec.structs.replace(given, found=tuple(found))
+@cache
+def _encoder() -> msgspec.msgpack.Encoder:
+    return msgspec.msgpack.Encoder(enc_hook=_enc_hook)
+
+
+def _enc_hook(one: Any) -> Any:
+    if not isinstance(one, Document):
+        raise TypeError(f"{type(one)} is not kept")
+    parts = (one.file, *map(msgspec.msgpack.encode, (_packed(one.value), one.lines)))
+    return msgspec.msgpack.Ext(_DOCUMENT, msgspec.msgpack.encode(parts))
+
+
+_PARTS: Mapping[str, Any] = {"value": Any, "lines": dict[Place, int]}
+
+
+class _Later(Document):
+    """A document whose parts are read back when they are first asked for, by any thread."""
+
+    def __init__(self, file: str, value: bytes, lines: bytes) -> None:
+        self.file = file
+        self._kept = {"value": value, "lines": lines}
+
+    def __getattr__(self, name: str) -> Any:
+        """Only called for what is not there yet."""
+        if name not in _PARTS:
+            raise AttributeError(name)
+        part = _decoder(_PARTS[name]).decode(self._kept[name])
+        setattr(self, name, part)
+        return part
 
 
 def _packed(value: Any) -> Any:
@@ -164,6 +197,8 @@ def _packed(value: Any) -> Any:
 
 
 def _ext_hook(code: int, data: memoryview) -> Any:
+    if code == _DOCUMENT:
+        return _Later(*_decoder(tuple[str, bytes, bytes]).decode(data))
     if code == _EVERY:
         return Every(_decoder(list[Any]).decode(data))
     return date.fromisoformat(bytes(data).decode())

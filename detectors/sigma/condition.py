@@ -22,19 +22,19 @@ MAX_LOOKED = 250_000
 """Names that the patterns of one condition are compared with."""
 
 
-class Name(msgspec.Struct, frozen=True, tag=True, array_like=True):
+class Name(msgspec.Struct, frozen=True, tag=True, array_like=True, gc=False):
     """A selection, or a rule of a correlation."""
 
     name: str
 
 
-class Not(msgspec.Struct, frozen=True, tag=True, array_like=True):
+class Not(msgspec.Struct, frozen=True, tag=True, array_like=True, gc=False):
     """What is inside must not hold."""
 
     part: Condition
 
 
-class Group(msgspec.Struct, frozen=True, tag=True, array_like=True):
+class Group(msgspec.Struct, frozen=True, tag=True, array_like=True, gc=False):
     """Several parts of which every one must hold, or at least one."""
 
     every: bool

@@ -14,7 +14,7 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -99,13 +99,13 @@ def read_folder(
     """Read every `.yml` below folders and tie nothing yet; see `load_folder` and `tie`."""
     translating = Pipelines(pipelines)
     with undisturbed():
-        files = [file for folder in folders for file in rule_files(folder)]
+        files = [file for folder in folders for file in _names(folder)]
         kept = Compiled(compiled) if compiled is not None else None
         found: list[FileRules] = []
         for number, file in enumerate(files):
             if progress is not None and number % TOLD_EVERY == 0:
                 progress(number, len(files))
-            found.append(_file_rules(str(file), kept, translating))
+            found.append(_file_rules(file, kept, translating))
         if kept is not None:
             kept.save()
         if progress is not None:
@@ -139,15 +139,27 @@ def load_text(text: str | bytes, file: str = "<text>") -> RuleSet:
 
 def rule_files(folder: Path) -> Iterator[Path]:
     """The files of a folder that hold rules, in order of their names; of a file, itself."""
-    if folder.is_file():
-        yield folder
+    yield from map(Path, _names(folder))
+
+
+def _names(folder: Path) -> Iterable[str]:
+    """The same without a `Path` of each: there may be thousands."""
+    return (str(folder),) if folder.is_file() else _names_below(str(folder))
+
+
+def _names_below(folder: str) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted((one for one in found if one.name[0] != "."), key=lambda one: one.name)
+    except OSError:
         return
-    for base, folders, names in os.walk(folder):
-        folders[:] = sorted(one for one in folders if one != _NOT_RULES and one[0] != ".")
-        for name in sorted(names):
-            is_rule = name.endswith((".yml", ".yaml")) and not name.endswith(SAMPLES_SUFFIX)
-            if is_rule and name[0] != "." and os.path.isfile(f"{base}/{name}"):
-                yield Path(base, name)
+    for one in entries:
+        is_rule = one.name.endswith((".yml", ".yaml")) and not one.name.endswith(SAMPLES_SUFFIX)
+        if is_rule and (one.is_file(follow_symlinks=False) or os.path.isfile(one.path)):
+            yield one.path
+    for one in entries:
+        if one.name != _NOT_RULES and one.is_dir(follow_symlinks=False):
+            yield from _names_below(one.path)
 
 
 def _file_rules(file: str, kept: Compiled | None, pipelines: Pipelines) -> FileRules:

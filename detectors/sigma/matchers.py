@@ -35,8 +35,8 @@ Test = Callable[[View, "str | None"], bool]
 # --- Comparisons -------------------------------------------------------------------------------
 
 
-class _Comparison(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """One of those below."""
+class _Comparison(msgspec.Struct, frozen=True, tag=True, array_like=True, gc=False):
+    """One of those below; tens of thousands, which lead back to nothing."""
 
 
 class Like(_Comparison, frozen=True):

@@ -105,7 +105,7 @@ class Pipelines:
             raise RuleError(what, document.where(section or "correlation"), _MEND) from error
         if not changed:
             return document
-        return msgspec.structs.replace(document, value={**value, **changed})
+        return Document({**value, **changed}, document.file, document.lines)
 
 
 def _rule(pipeline: Any, value: Mapping[str, Any], section: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ Impact = Literal[
 ]
 
 
-class Own(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Own(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """What a document says to cityward alone, under its attribute `cityward`."""
 
     sentence: str = ""
@@ -47,7 +47,7 @@ class Own(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Filters: why what it hides is harmless."""
 
 
-class Several(msgspec.Struct, frozen=True, tag=True, array_like=True):
+class Several(msgspec.Struct, frozen=True, tag=True, array_like=True, gc=False):
     """Lines of a selection that must all hold, or alternatives of which one must."""
 
     every: bool
@@ -62,7 +62,7 @@ class Several(msgspec.Struct, frozen=True, tag=True, array_like=True):
 Selection = Item | Several
 
 
-class Detection(msgspec.Struct, frozen=True, array_like=True):
+class Detection(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Selections and the conditions over them; one condition is enough."""
 
     selections: Mapping[str, Selection]

@@ -340,12 +340,13 @@ def _kills(case: Case, events: Sequence[Event], mutant: Rule, rules: RuleSet) ->
 def mutants(rule: Rule) -> Iterator[tuple[str, Rule]]:
     """The rule with one line of one selection missing, and which."""
     detection = rule.document.value["detection"]
+    place = (rule.document.file, rule.document.lines)
     for name, selection in detection.items():
         if name == "condition":
             continue
         for line, changed in _dropped(selection):
             value = {**rule.document.value, "detection": {**deepcopy(detection), name: changed}}
-            mutant = read_document(msgspec.structs.replace(rule.document, value=value))
+            mutant = read_document(documents.Document(value, *place))
             if isinstance(mutant, Rule):
                 filters = {"filters": rule.filters, "needs": mutant.needs | _filter_needs(rule)}
                 # The id stays even where the document has none and it is made from the content.

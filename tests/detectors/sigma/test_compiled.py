@@ -6,6 +6,7 @@ import gc
 import shutil
 import time
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,32 @@ def test_what_is_no_cache_is_read_anew(rules: Path, read: list[str], text: bytes
 
     assert len(load_folder(rules, compiled=kept).speaking()) == 6
     assert len(read) == len(SEEDS) + 1
+
+
+def test_a_cache_of_which_one_byte_is_another_is_read_anew(rules: Path, read: list[str]) -> None:
+    kept = rules.parent / "rules.compiled"
+    load_folder(rules, compiled=kept)
+    content = kept.read_bytes()
+
+    for place in range(0, len(content), 997):
+        del read[:]
+        kept.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+
+        assert len(load_folder(rules, compiled=kept).speaking()) == 6
+        assert len(read) == len(SEEDS) + 1
+
+
+def test_a_document_from_the_cache_is_read_when_it_is_asked_for(rules: Path) -> None:
+    kept = rules.parent / "rules.compiled"
+    load_folder(rules, compiled=kept)
+    (plain,) = (one for one in load_folder(rules).rules if one.title == "Three")
+    (later,) = (one for one in load_folder(rules, compiled=kept).rules if one.title == "Three")
+
+    assert vars(later.document).keys() == {"file", "_kept"}
+    assert later.document.where("detection", "s", "f") == plain.document.where("detection", "s")
+    assert vars(later.document).keys() == {"file", "_kept", "lines"}
+    assert (later.document, deepcopy(later.document)) == (plain.document, plain.document)
+    assert not hasattr(later.document, "other")
 
 
 def test_a_cache_of_another_version_is_read_anew(

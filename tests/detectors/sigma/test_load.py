@@ -14,7 +14,7 @@ from cityward.event import LogSource
 from detectors.sigma import attack
 from detectors.sigma.engine import Engine
 from detectors.sigma.lint import check
-from detectors.sigma.load import load_folder, load_text
+from detectors.sigma.load import load_folder, load_text, rule_files
 from tests.detectors.sigma.city import HEAD, START, engine, event, reasons, rule_of
 
 OT = LogSource(category="ot_protocol", service="test")
@@ -164,6 +164,21 @@ def test_a_folder_loads_without_samples_and_pipelines(tmp_path: Path) -> None:
     assert [rule.title for rule in rules.rules] == ["Write"]
     assert [error.where for error in rules.refused] == [f"{tmp_path / 'bad.yml'}:2"]
     assert all(isinstance(error, RuleError) for error in rules.refused)
+
+
+def test_files_come_before_folders_and_neither_hidden_ones_nor_circles(tmp_path: Path) -> None:
+    for name in ("b.yml", "a/z.yaml", "a/y.yml", "c/x.yml", ".hidden/h.yml", ".h.yml", "a/n.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(RULE)
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "c" / "self.yml").symlink_to(tmp_path / "c" / "self.yml")
+    (tmp_path / "c" / "other.yml").symlink_to(tmp_path / "b.yml")
+
+    assert [*rule_files(tmp_path)] == [
+        tmp_path / name for name in ("b.yml", "a/y.yml", "a/z.yaml", "c/other.yml", "c/x.yml")
+    ]
+    assert [*rule_files(tmp_path / "a" / "y.yml")] == [tmp_path / "a" / "y.yml"]
+    assert [*rule_files(tmp_path / "nowhere")] == []
 
 
 # --- Documents that mean harm ------------------------------------------------------------------
