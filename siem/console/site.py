@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -330,7 +331,9 @@ def _cookie(request: Request, name: str, allowed: tuple[str, ...]) -> str:
     return value if value in allowed else ""
 
 
+@cache
 def _environment() -> Environment:
+    """One for all consoles of a process: a template is compiled once."""
     environment = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,

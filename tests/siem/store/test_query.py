@@ -266,19 +266,24 @@ def test_both_databases_agree_with_plain_python(
 
 @pytest.mark.slow
 @settings(
-    max_examples=3000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(queries, st.lists(documents, min_size=1, max_size=6))
+@given(
+    st.lists(queries, min_size=5, max_size=5),
+    st.lists(documents, min_size=1, max_size=6),
+)
 def test_both_databases_agree_with_plain_python_for_long(
-    both: Both, query: str, stored: list[dict[str, Any]]
+    both: Both, asked: list[str], stored: list[dict[str, Any]]
 ) -> None:
-    condition = parse(query, FIELDS, NOW)
+    """3,000 queries, five of the same documents: to write them takes longer than to ask."""
     both.fill(stored)
 
-    lite, duck = both.ask(condition)
+    for query in asked:
+        condition = parse(query, FIELDS, NOW)
+        lite, duck = both.ask(condition)
 
-    expected = [number for number, one in enumerate(stored) if holds(condition, one)]
-    assert (lite, duck) == (expected, expected), query
+        expected = [number for number, one in enumerate(stored) if holds(condition, one)]
+        assert (lite, duck) == (expected, expected), query
 
 
 # ---- What a query means
