@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ import msgspec
 
 from cityward import Event, InputError, LogSource, Record
 from detectors.sigma.engine import Engine, _Active
+from detectors.sigma.jsonlines import event_of
 from detectors.sigma.load import load_folder
 from siem import sigma_lanes
 from siem.sigma_lanes import Lane
@@ -110,7 +112,7 @@ def ours(rules: Path, lane: Path, batches: Sequence[int] = (BATCH,), cores: int 
     run = _correlated if loaded.correlations else _matched
     runs = [in_copies([partial(run, engine, lane, batch)])[0] for batch in batches]
     beside: list[Run] = []
-    if cores > 1:
+    if cores > 1 and not loaded.correlations:  # whose groups would be torn apart
         with tempfile.TemporaryDirectory(prefix="cityward-bench-") as folder:
             parts = split(lane, cores, Path(folder))
             beside = in_copies([partial(run, engine, part, BATCH) for part in parts])
@@ -135,6 +137,9 @@ def _correlated(engine: Engine, lane: Path, batch: int) -> Run:
     for finding in engine.leftover():
         counts[finding.analytic.id] += finding.count
     cold_s, wall_s = clock.lap()
+    for state in engine.states():
+        if state.kind == "rule":  # what only correlations build on matches in silence
+            counts[state.id] = state.matches
     events = sum(1 for _ in lane.open("rb"))
     return Run(batch, events, cold_s, 0.0, detect_s, wall_s, counts, _rss_mb())
 
@@ -210,32 +215,26 @@ def split(lane: Path, parts: int, folder: Path) -> list[Path]:
 
 
 def counted(engine: Engine, lane: Path, batch: int = BATCH) -> tuple[int, Counter[str]]:
-    """How many events a lane has, and how many each rule matches."""
+    """How many events a lane has, broken lines left out, and how many each rule matches."""
     events, found = 0, Counter[str]()
     with lane.open("rb") as file:
         for lines in _batched(file, batch):
             events += len(lines)
-            for _, matched in engine.matched([*map(_event, lines)]):
-                found.update(one.id for one in matched)
+            for _, matched in engine.matched_lines(lines, TIME):
+                if matched is None:
+                    events -= 1
+                else:
+                    found.update(one.id for one in matched)
     return events, found
 
 
-def _batched(file: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
-    batch: list[bytes] = []
-    for line in file:
-        batch.append(line)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def _batched(file: Iterator[bytes], size: int) -> Iterator[list[bytes]]:
+    while lines := [*islice(file, size)]:
+        yield lines
 
 
 def _event(line: bytes) -> Event:
-    fields = msgspec.json.decode(line)
-    parts = (fields.get(part) for part in ("category", "product", "service"))
-    named = (part.strip() if isinstance(part, str) else "" for part in parts)
-    return Event(TIME, LogSource(*named), fields, RECORD)
+    return event_of(line, TIME)
 
 
 def conflict(wanted: LogSource, given: LogSource) -> bool:
@@ -307,7 +306,7 @@ def _raced(
     for number in range(len(batches)):
         row = _row(lane.name, [one.runs[number] for one in ran])
         yield row | common | (_compared(row, ran[0].runs[number], theirs) if theirs else {})
-    if cores > 1:
+    if ran[0].beside:
         yield _side_by_side(lane.name, ran) | common
 
 
