@@ -33,7 +33,7 @@ from detectors.sigma.sentence import fields_of
 from detectors.sigma.view import View
 from siem.pushdown import LITERALS_MAX, SOURCE, Pushed, Question, columns_of
 from siem.samples import Speaking, alone
-from siem.store.archive import Look, Looking, quoted, whole_row
+from siem.store.archive import DamagedError, Look, Looking, quoted, reading, whole_row
 from siem.store.distinct import Column, Raw, Values
 from siem.store.protocol import Document, Range
 
@@ -147,6 +147,8 @@ class Backtest(msgspec.Struct, frozen=True):
     """What it was compared with."""
     is_whole: bool
     """False: it was stopped, and says only what it had come to."""
+    lacking: list[str] = []
+    """What should have been looked at and could not be: damaged files, batches that are gone."""
     idle: str = ""
     """Why it cannot be evaluated here."""
 
@@ -205,9 +207,10 @@ def backtest(
                 with Look(looking) as look:
                     run.through(looking, look)
                 break
-            except (TransientError, FileNotFoundError):
+            except (TransientError, FileNotFoundError) as error:
                 if attempt == ATTEMPTS - 1:
-                    raise
+                    what = "events were tidied while they were read"
+                    raise TransientError(what, str(error)[:200], "Ask again.") from error
     return Backtest(
         rule=one.id,
         title=one.analytic.name,
@@ -225,6 +228,7 @@ def backtest(
         unread=tally.unread,
         against=compared,
         is_whole=tally.is_whole,
+        lacking=tally.lacking,
         idle=draft.idle,
     )
 
@@ -274,6 +278,7 @@ class _Tally:
         self.said: dict[str, list[Said]] = {"would": [], "new": [], "gone": []}
         self.events = self.files = self.unread = 0
         self.is_whole = True
+        self.lacking: list[str] = []
 
     def count(self, counts: Counts, day: str, asset: str) -> None:
         if asset not in self.assets and len(self.assets) >= ASSETS_MAX:
@@ -310,6 +315,7 @@ class _Run:
     def through(self, looking: Looking, look: Look) -> None:
         """Every file, until the stop: for a rule the newest first, for windows as they came."""
         paths = look.paths(self._span)
+        self._tally.lacking += looking.lacking(self._span)
         is_rule = all(isinstance(side.one, Rule) for side in self._sides)
         windows = None if is_rule else [_Replay(side) for side in self._sides]
         for number, path in enumerate(reversed(paths) if is_rule else paths, 1):
@@ -317,21 +323,28 @@ class _Run:
                 self._tally.is_whole = False
                 break
             is_kept = looking.place not in path.parents
-            file = _File(path, look, self._span, looking.span_of(path), self._stop, keep=is_kept)
             try:
-                if windows is None:
-                    self._count(file)
-                else:
-                    self._feed(file, windows)
+                with reading(path):
+                    held = looking.span_of(path)
+                    file = _File(path, look, self._span, held, self._stop, keep=is_kept)
+                    self._ask(file, windows)
             except _StopError:
                 self._tally.is_whole = False
                 break
-            file.values.save()
-            self._tally.files += 1
-            self._tally.events += file.count()
+            except DamagedError as error:
+                self._tally.lacking.append(f"{path} cannot be read to its end: {error}")
             self._tell(Progress(number, len(paths), self._tally.events, self._tally.total.would))
         if windows is not None:
             self._conclude(windows)
+
+    def _ask(self, file: _File, windows: Sequence[_Replay] | None) -> None:
+        if windows is None:
+            self._count(file)
+        else:
+            self._feed(file, windows)
+        file.values.save()
+        self._tally.files += 1
+        self._tally.events += file.count()
 
     # ---- a rule
 
@@ -352,8 +365,8 @@ class _Run:
             self._tally.count(counts, day.isoformat(), asset)
         kinds = [("would", self._sides[0], would)]
         if len(self._sides) > 1 and would != deployed:
-            kinds.append(("new", self._sides[0], f"({would}) AND NOT ({deployed})"))
-            kinds.append(("gone", self._sides[1], f"({deployed}) AND NOT ({would})"))
+            kinds.append(("new", self._sides[0], f"({would}) AND ({deployed}) IS NOT TRUE"))
+            kinds.append(("gone", self._sides[1], f"({deployed}) AND ({would}) IS NOT TRUE"))
         for kind, side, where in kinds:
             said = self._tally.said[kind]
             if len(said) < SAMPLES_MAX and where != "FALSE":
@@ -489,8 +502,8 @@ class _File:
             yield rows
 
     def matching(self, side: _Side, pushed: Pushed) -> str:
-        """SQL that is true for the events of the span which the rule matches, filters included."""
-        answer = Question(pushed, self.values, self._distinct).answer()
+        """SQL that is true for events of the span which the rule matches, filters included."""
+        answer = Question(pushed, self.values, self._distinct, self._placed).answer()
         return answer.may if answer.is_exact else self._decided(side.engine, pushed, answer.may)
 
     def _distinct(self, columns: Sequence[Column], where: str) -> Iterator[Raw]:
@@ -498,6 +511,13 @@ class _File:
         sql = f"SELECT DISTINCT {listed} FROM {self._table} WHERE {where} AND {self._within}"
         for rows in self._parts(sql):
             yield from rows
+
+    def _placed(self, column: Column, where: str, most: int) -> list[tuple[int, Any]]:
+        sql = (
+            f"SELECT file_row_number, {column.sql} FROM {self._table}"
+            f" WHERE {where} AND {self._within} LIMIT {most}"
+        )
+        return [row for rows in self._parts(sql) for row in rows]
 
     def _decided(self, engine: Engine, pushed: Pushed, where: str) -> str:
         """The same, row by row, by the engine, on the fields that the rule names."""
@@ -532,7 +552,7 @@ class _File:
         wanted = {*fields, *_IDENTITY, *ASSET_FIELDS}
         names = sorted(self.values.fields.intersection(wanted))
         columns = ", ".join(f'"{name}"' for name in names)
-        flags = ", ".join(f"({one})" for one in conditions)
+        flags = ", ".join(f"({one}) IS TRUE" for one in conditions)
         some = " OR ".join(f"({one})" for one in dict.fromkeys(conditions) if one != "FALSE")
         sql = (
             f"SELECT {flags}, {columns} FROM {self._table}"
@@ -550,7 +570,7 @@ class _File:
         asset = f"coalesce({', '.join([*self._assets(), quoted(NOBODY)])})"
         some = would if deployed in ("FALSE", would) else f"(({would}) OR ({deployed}))"
         # The same condition twice would be worked out twice.
-        flags = "TRUE, TRUE" if would == deployed else f"({would}), ({deployed})"
+        flags = "TRUE, TRUE" if would == deployed else f"({would}) IS TRUE, ({deployed}) IS TRUE"
         flags = "TRUE, FALSE" if deployed == "FALSE" else flags
         sql = (
             f"SELECT {flags}, {some_day}, {asset}, count(*) FROM {self._table}"

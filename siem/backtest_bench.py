@@ -10,10 +10,12 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from cityward.fields import SCHEMA_VERSION
 from siem.store.protocol import Document, Range
 
 DAYS = 28
+WEEK = 7
+"""Days with events of their own; after them they come again under other dates."""
 BATCH = 5_000
 BEGIN = datetime(2026, 3, 2, tzinfo=UTC)
 END = BEGIN + timedelta(days=DAYS)
@@ -74,29 +78,40 @@ def make(folder: Path, events: int) -> None:
     """
     from siem.store.compact import compact
     from siem.store.events import EventStore
-    from siem.store.lines import Encoder
 
     done = folder / f"made-{events}"
     if done.exists():
         return
     clock = BEGIN
-    per_day = events // DAYS
-    encoder = Encoder()
-    with closing(EventStore.open(folder, lambda: clock, segment_max_bytes=1 << 29)) as store:
-        first_day = [
-            encoder.lines(_events(range(first, min(first + BATCH, per_day)), per_day))
-            for first in range(0, per_day, BATCH)
-        ]
+    with (
+        closing(EventStore.open(folder, lambda: clock, segment_max_bytes=1 << 29)) as store,
+        tempfile.TemporaryDirectory(dir=folder) as week,
+    ):
         for day in range(DAYS):
             clock = BEGIN + timedelta(days=day)
-            for lines in first_day:
-                # Only the day is another: values are decided file by file.
-                dated = lines.replace(f"{BEGIN:%Y-%m-%d}T".encode(), f"{clock:%Y-%m-%d}T".encode())
-                store.append(dated.splitlines(), {})
+            for lines in _day(day, events // DAYS, Path(week)):
+                store.append(lines.splitlines(), {})
             clock += timedelta(days=1)
             store.append([], {})  # it begins a segment: the others are whole
             compact(folder, store.last_batch - 1)
     done.touch()
+
+
+def _day(day: int, per_day: int, week: Path) -> Iterator[bytes]:
+    """Lines of a day in batches; from the second week on those of the first, with other dates."""
+    from siem.store.lines import Encoder
+
+    weekday = day % WEEK
+    kept = week / f"{weekday}.ndjson"
+    if day == weekday:
+        encoder, end = Encoder(), (day + 1) * per_day
+        with kept.open("wb") as file:
+            for first in range(day * per_day, end, BATCH):
+                file.write(encoder.lines(_events(range(first, min(first + BATCH, end)), per_day)))
+    then, now = (f"{BEGIN + timedelta(days=one):%Y-%m-%d}T".encode() for one in (weekday, day))
+    with kept.open("rb") as file:
+        while lines := b"".join(islice(file, BATCH)):
+            yield lines.replace(then, now)
 
 
 def _events(numbers: range, per_day: int) -> list[Document]:

@@ -16,11 +16,13 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from msgspec.structs import astuple
+from msgspec.structs import astuple, replace
 
 from cityward.event import LogSource
 from detectors.sigma.condition import Condition, Group, Name, Not
+from detectors.sigma.databases import Databases
 from detectors.sigma.filter import covers
+from detectors.sigma.find import Ask, Finder
 from detectors.sigma.load import compile_detection
 from detectors.sigma.matchers import (
     Exists,
@@ -34,7 +36,18 @@ from detectors.sigma.matchers import (
 from detectors.sigma.native import elsewhere
 from detectors.sigma.rule import Detection, Rule, Selection
 from detectors.sigma.view import View
-from siem.store.distinct import VENDOR, Column, Raw, Values, document_of, one_of, split
+from siem.hints import NEVER, hint
+from siem.store.distinct import (
+    PLACE,
+    VENDOR,
+    Column,
+    Raw,
+    Values,
+    document_of,
+    none_of,
+    one_of,
+    split,
+)
 from siem.store.lines import COLUMNS
 from siem.store.protocol import Document
 
@@ -42,11 +55,15 @@ LITERALS_MAX = 10_000
 """Values of one column that are written into a condition."""
 TOGETHER_MAX = 200
 """The same for several columns together."""
+NAMED_MAX = 500
+"""So many more values are sooner named than those that are left out."""
 REMEMBERED_MAX = 50_000
 """Decisions on values that a line remembers over files."""
 
 FEW = 8
 """Of more comparisons in a line, one look-up for all is quicker than each by itself."""
+SCAN_FROM = 24
+"""And so many are found by one scan."""
 
 SOURCE = tuple(Column(f"cw.logsource.{part}") for part in ("category", "product", "service"))
 OURS = "cw."
@@ -54,7 +71,7 @@ OURS = "cw."
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What is known of a condition in one file, as SQL."""
+    """What is known of a condition in one file, as SQL, in which NULL is as good as false."""
 
     may: str
     """True at least for every row on which it holds."""
@@ -74,10 +91,12 @@ OPEN = Answer("TRUE", "TRUE", False)
 
 Distinct = Callable[[Sequence[Column], str], Iterator[Raw]]
 """Distinct values of columns in the rows of a file for which SQL is true."""
+Placed = Callable[[Column, str, int], list[tuple[int, Any]]]
+"""Rows of a file for which SQL is true, but at most so many: their places, and a column's value."""
 
 
 class Leaf:
-    """One test, and the columns on which it depends; None for keywords: on any."""
+    """One line of a rule, and the columns on which it depends; None for keywords: on any."""
 
     def __init__(
         self,
@@ -87,8 +106,20 @@ class Leaf:
     ) -> None:
         self.columns = columns
         self._test = test
+        self._item = item
         self._of_value = None if item is None else _of_value(item)
         self._decided: dict[tuple[tuple[Column, ...], Raw], bool] = {}
+
+    @property
+    def is_negated(self) -> bool:
+        """Whether it holds where its comparisons do not."""
+        return self._item is not None and self._item.negated
+
+    def hint(self, columns: tuple[Column, ...]) -> str | None:
+        """SQL without which its comparisons do not hold; None: nothing can be said."""
+        if self._item is None or len(columns) > 1:
+            return None
+        return hint(self._item, columns[0])
 
     def holds(self, columns: tuple[Column, ...], raw: Raw) -> bool:
         """Whether the test holds on an event of which only this is known."""
@@ -196,11 +227,15 @@ class Pushed:
         if None not in asked:
             names = dict.fromkeys(name for one in asked for name in one or ())
             columns = dict.fromkeys(column for name in names for column in columns_of(name))
-            test = partial(_holds, selection)
-            return self._leaf(tuple(columns), test, selection)
-        # Keywords: a value anywhere satisfies a test, so each column is decided by itself.
-        tests = tuple(self._leaf(None, partial(_is_found, test)) for test in selection.tests)
-        found = Group(selection.every, tests)
+            return self._leaf(tuple(columns), _test_of(selection), selection)
+        # Keywords: a value anywhere satisfies one, so each column is decided by itself.
+        alone = [(one,) for one in selection.comparisons]
+        parts = alone if selection.every else [selection.comparisons]
+        leaves = []
+        for part in parts:
+            item = replace(selection, comparisons=part, every=False, negated=False)
+            leaves.append(self._leaf(None, _test_of(item), item))
+        found = Group(selection.every, tuple(leaves))
         return Not(found) if selection.negated else found
 
 
@@ -209,8 +244,33 @@ def filled(detection: Detection, one: Any, section: str, placeholders: Placehold
     return compile_detection(one.document, section, placeholders) if one.needs else detection
 
 
-def _holds(item: Item, document: Document) -> bool:
-    return item.holds(View(document))
+def _test_of(item: Item) -> Callable[[Document], bool]:
+    """An item as a test on an event; of keywords, on any of its values."""
+    is_plain = not any(isinstance(one, Reference) for one in item.comparisons)
+    if is_plain and len(item.tests) >= SCAN_FROM:
+        return _Scan(item)
+    if item.field is None:
+        return lambda document: any(map(item.found_in, View(document).every_value()))
+    return lambda document: item.holds(View(document))
+
+
+class _Scan:
+    """Many comparisons, by the matchers of the engine."""
+
+    def __init__(self, item: Item) -> None:
+        self._item = item
+        every = [frozenset({one}) for one in item.comparisons]
+        parts = every if item.every else [frozenset(item.comparisons)]
+        self._asks = frozenset(Ask(item.field, part) for part in parts)
+        self._finder = Finder(self._asks, Databases())
+
+    def __call__(self, document: Document) -> bool:
+        view, field = View(document), self._item.field
+        if field is None:
+            held = self._finder.held(tuple(view.every_value()))
+        else:
+            held = self._finder.held(view.values(field) if view.has(field) else None)
+        return self._asks.issubset(held) is not self._item.negated
 
 
 def _of_value(item: Item) -> Callable[[Any], bool] | None:
@@ -229,10 +289,6 @@ def _of_value(item: Item) -> Callable[[Any], bool] | None:
 
 def _is_plain(column: Column) -> bool:
     return column.kind in ("VARCHAR", "BIGINT", "DOUBLE", "BOOLEAN")
-
-
-def _is_found(test: Test, document: Document) -> bool:
-    return test(View(document), None)
 
 
 class _Asked(View):
@@ -280,10 +336,11 @@ def columns_of(name: str) -> Iterator[Column]:
 class Question:
     """One rule asked of one file."""
 
-    def __init__(self, pushed: Pushed, values: Values, distinct: Distinct) -> None:
+    def __init__(self, pushed: Pushed, values: Values, distinct: Distinct, placed: Placed) -> None:
         self._pushed = pushed
         self._values = values
         self._distinct = distinct
+        self._placed = placed
         self._answers: dict[tuple[int, tuple[Column, ...]], Answer] = {}
         self._many: list[tuple[int, tuple[Column, ...]]] = []
 
@@ -299,10 +356,29 @@ class Question:
             if found.is_never or found.is_exact or not self._many:
                 return found
             index, columns = self._many[0]
-            leaf = self._pushed.leaves[index]
-            self._answers[self._many[0]] = self._sided(
-                columns, self._distinct(columns, found.may), leaf.decider(columns)
+            self._answers[self._many[0]] = self._asked(
+                self._pushed.leaves[index], columns, found.may
             )
+
+    def _asked(self, leaf: Leaf, columns: tuple[Column, ...], where: str) -> Answer:
+        """A column of many values, where the rest of the rule leaves rows."""
+        decide = leaf.decider(columns)
+        some = leaf.hint(columns)
+        if some is None:
+            return self._sided(columns, self._distinct(columns, where), decide)
+        (column,), negated = columns, leaf.is_negated
+        rows = [] if some == NEVER else self._placed(column, some, LITERALS_MAX + 1)
+        if len(rows) <= LITERALS_MAX:
+            places = [(place,) for place, value in rows if decide((value,)) is not negated]
+            inside, outside = one_of((PLACE,), places), none_of((PLACE,), places)
+            return Answer(*((outside, inside) if negated else (inside, outside)))
+        raws = self._distinct(columns, f"{where} AND {some}")
+        found, _ = split(columns, raws, lambda raw: decide(raw) is not negated, LITERALS_MAX)
+        # Where the hint is false, nothing is found.
+        inside = some if found is None else one_of(columns, found)
+        outside = "TRUE" if found is None else none_of(columns, found)
+        may, may_not = (outside, inside) if negated else (inside, outside)
+        return Answer(may, may_not, found is not None)
 
     def _of(self, condition: Condition) -> Answer:
         if isinstance(condition, Name):
@@ -351,13 +427,19 @@ class Question:
         held, failed = split(columns, raws, holds, most)
         if held is None and failed is None:
             return OPEN
-        yes = None if held is None else one_of(columns, held)
-        no = None if failed is None else one_of(columns, failed)
-        if yes is None:
-            return Answer("TRUE" if no == "FALSE" else f"NOT {no}", no or "")
-        if no is None:
-            return Answer(yes, "TRUE" if yes == "FALSE" else f"NOT {yes}")
-        return Answer("TRUE" if no == "FALSE" else yes, "TRUE" if yes == "FALSE" else no)
+        return Answer(_with(columns, held, failed), _with(columns, failed, held))
+
+
+def _with(columns: tuple[Column, ...], values: list[Raw] | None, others: list[Raw] | None) -> str:
+    """SQL for rows with these values, of all that there are: they are named, unless they are many.
+
+    Either side may be None if it became too long.
+    """
+    if values == [] or others == []:
+        return "FALSE" if values == [] else "TRUE"
+    if values is None or (others is not None and len(values) > NAMED_MAX + len(others)):
+        return none_of(columns, others or [])
+    return one_of(columns, values)
 
 
 def _is_seen(name: str) -> bool:

@@ -68,7 +68,8 @@ def backtest(
 
     The rule is taken with the filters and lists that count at this node. A filter is tried on the
     rules that it binds to. Leaves with 3 if there is something: a finding, or, with --against, a
-    difference. Ctrl+C stops, and what it had come to is told.
+    difference; with 7 if events that should be there cannot be read. Ctrl+C stops, and what it had
+    come to is told.
     Example: cityward rule backtest rules/mine.yml --since 30d --against deployed
 
     Args:
@@ -117,11 +118,15 @@ def backtest(
     _print(found, streams.form_for(output, sys.stdout))
     for one in found:
         teller.line(_looked_at(one))
+    for lack in dict.fromkeys(lack for one in found for lack in one.lacking):
+        print(f"Not looked at: {visible(lack)}.", file=sys.stderr)
     if stop.is_set():
         teller.line("Interrupted: this is what it had come to.")
         return 130
     if any(one.idle for one in found):
         return 4
+    if any(one.lacking for one in found):
+        return 7
     return 3 if any(_is_something(one) for one in found) else 0
 
 

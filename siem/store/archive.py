@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
@@ -152,6 +153,7 @@ class Looking:
         self._pieces: dict[Path, list[Path]] = {}
         self._read: dict[Path, int] = {}
         self._spans: dict[Path, tuple[datetime, datetime] | None] = {}
+        self._damaged: dict[Path, str] = {}
 
     def close(self) -> None:
         """Let go of the connection and of the pieces."""
@@ -178,6 +180,22 @@ class Looking:
         held = self._spans[path]
         assert held is not None
         return held
+
+    def lacking(self, span: Range) -> list[str]:
+        """What the last list of files lacks, in words: damaged files, and batches that are gone.
+
+        What went by retention is no lack: it was the oldest.
+        """
+        found = [f"{path} cannot be read: {why}" for path, why in sorted(self._damaged.items())]
+        spool, archive = segments(self._folder), archives(self._folder)
+        for one, after in pairwise(archive):
+            held, following = self._spans.get(one.path), self._spans.get(after.path)
+            is_apart = (held and held[0] >= span.until) or (following and following[1] < span.since)
+            if after.first > one.last + 1 and not is_apart:
+                found.append(_gone(one.last + 1, after.first - 1))
+        if spool and archive and spool[0].first > archive[-1].last + 1:
+            found.append(_gone(archive[-1].last + 1, spool[0].first - 1))
+        return found
 
     def _uncovered(self, spool: Sequence[Segment], archive: Sequence[Archived]) -> list[Path]:
         found: list[Path] = []
@@ -224,9 +242,14 @@ class Looking:
         paths = [*(one.path for one in archive), *pieces]
         for path in paths:
             if path not in self._spans:
-                self._spans[path] = _span_of(self.db, path)
+                try:
+                    self._spans[path] = _span_of(self.db, path)
+                except DamagedError as error:
+                    log.error("%s cannot be read: %s.", path, error)
+                    self._spans[path], self._damaged[path] = None, str(error)
         for path in self._spans.keys() - set(paths):
             del self._spans[path]
+            self._damaged.pop(path, None)
         return [
             path
             for path in paths
@@ -234,17 +257,39 @@ class Looking:
         ]
 
 
+class DamagedError(Exception):
+    """A file is there, and cannot be read."""
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Ask one file.
+
+    Raises:
+        FileNotFoundError: it was tidied away.
+        DamagedError: what is in it cannot be read; why, in words.
+    """
+    import duckdb
+
+    try:
+        yield
+    except (duckdb.Error, TransientError) as error:
+        if not path.exists():
+            raise FileNotFoundError(path) from error
+        raise DamagedError(" ".join(str(error).split())[:200]) from error
+
+
+def _gone(first: int, last: int) -> str:
+    which = f"batch {first} is" if first == last else f"batches {first} to {last} are"
+    return f"{which} not there any more"
+
+
 def _span_of(db: Any, path: Path) -> tuple[datetime, datetime] | None:
     """Time of the first and last event of a Parquet file; None if it is empty."""
-    try:
+    with reading(path):
         first, last = db.execute(
             f'SELECT min("@timestamp"), max("@timestamp") FROM read_parquet({quoted(str(path))})'
         ).fetchone()
-    except Exception as error:
-        if not path.exists():
-            raise FileNotFoundError(path) from error
-        log.error("%s cannot be read: %s.", path, error)
-        return None
     return None if first is None else (first.replace(tzinfo=UTC), last.replace(tzinfo=UTC))
 
 

@@ -7,6 +7,7 @@ the file is whole before it has its name, and it has its name before the segment
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,8 @@ from siem.store.archive import (
 )
 from siem.store.faults import fault
 from siem.store.spool import Segment, segments, sync_folder
+
+log = logging.getLogger(__name__)
 
 GROUP_MAX_BYTES = 512 * 1024 * 1024
 """Segments that become one file."""
@@ -108,6 +111,17 @@ def _archive(db: Any, folder: Path, group: tuple[list[Segment], int, str]) -> No
     for one in members:
         fault("compact-during-delete")
         one.path.unlink(missing_ok=True)
+    _note(db, target)
+
+
+def _note(db: Any, target: Path) -> None:
+    """What values the file has; the events are safe without it, and a backtest looks them up."""
+    import duckdb
+
+    try:
+        distinct.note(target, lambda sql: db.execute(sql).fetchall())
+    except duckdb.Error as error:
+        log.warning("The values of %s are not noted: %s.", target, str(error)[:200])
 
 
 def _finish(unfinished: Path, target: Path) -> None:
@@ -149,6 +163,7 @@ def _merge(db: Any, files: Sequence[Archived]) -> None:
         fault("merge-during-delete")
         one.path.unlink(missing_ok=True)
         distinct.let_go(one.path)
+    _note(db, target)
 
 
 if __name__ == "__main__":

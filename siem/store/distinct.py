@@ -1,8 +1,10 @@
 """What values a Parquet file holds, column by column: looked up once, and kept beside the file.
 
 Most columns of events repeat a few values. Who knows them can say of a rule that it cannot match
-anything in a file without reading the file. `<name>.parquet` has them in `<name>.values.json`,
-which goes when the file goes, and is made again if it is missing.
+anything in a file without reading the file. `<name>.parquet` has them in `<name>.values.json`:
+compaction writes it, so that the first backtest knows them already, and it goes when the file
+goes. What is not in it is looked up when a rule wants it, and added; so is all of it where an
+older cityward compacted.
 
 References:
     Fast path, part C, "Backtest".
@@ -24,11 +26,17 @@ from siem.store.archive import quoted
 from siem.store.lines import COLUMNS
 from siem.store.protocol import Document
 
-FORMAT = 1
+FORMAT = 2
 VALUES_MAX = 10_000
 """A column with more values is not kept: it is asked when a rule wants it."""
 BYTES_MAX = 1024 * 1024
 """Nor is one whose values are longer than this together."""
+NOTED_MAX = 2 * BYTES_MAX
+"""Of all columns compaction notes so much, those with the shortest values first."""
+UNREPEATED = 5 * VALUES_MAX
+"""A column of so many rows for which DuckDB wrote no dictionary has more values than we keep."""
+KEYS_MAX = 1_000
+"""Names within `cw.vendor` that are kept."""
 VENDOR = "cw.vendor"
 
 Raw = tuple[Any, ...]
@@ -47,7 +55,7 @@ class Column(msgspec.Struct, frozen=True):
     @property
     def kind(self) -> str:
         """Its DuckDB type."""
-        return "VARCHAR" if self.key else COLUMNS[self.field]
+        return "VARCHAR" if self.key else COLUMNS.get(self.field, "BIGINT")
 
     @property
     def sql(self) -> str:
@@ -56,6 +64,10 @@ class Column(msgspec.Struct, frozen=True):
             return f'"{self.field}"'
         pointer = quoted("/" + self.key.replace("~", "~0").replace("/", "~1"))
         return f'CAST(json_extract("{self.field}", {pointer}) AS VARCHAR)'
+
+
+PLACE = Column("file_row_number")
+"""Which row of its file an event is."""
 
 
 def document_of(columns: Sequence[Column], raw: Raw) -> Document:
@@ -76,50 +88,71 @@ def document_of(columns: Sequence[Column], raw: Raw) -> Document:
 
 
 def one_of(columns: Sequence[Column], raws: Sequence[Raw]) -> str:
-    """SQL that is true for rows with one of these values, and never NULL.
+    """SQL that is true for rows with one of these values; for others it is false, or NULL.
 
-    Values stand in it as literals: only those let DuckDB skip groups of rows.
+    Values stand in it as literals, and nothing stands around them: only so does DuckDB skip groups
+    of rows, and decides on the words of its dictionary instead of each row.
     """
     if not raws:
         return "FALSE"
     if len(columns) > 1:
         return "(" + " OR ".join(_same(columns, raw) for raw in raws) + ")"
     (column,) = columns
-    listed = ", ".join(_literal(column.kind, value) for (value,) in raws if value is not None)
-    has_null = any(value is None for (value,) in raws)
-    if not listed:
+    there = [literal(column.kind, value) for (value,) in raws if value is not None]
+    has_null = len(there) < len(raws)
+    if not there:
         return f"{column.sql} IS NULL"
-    if has_null:
-        return f"({column.sql} IS NULL OR {column.sql} IN ({listed}))"
-    return f"({column.sql} IS NOT NULL AND {column.sql} IN ({listed}))"
+    found = f"{column.sql} = {there[0]}" if len(there) == 1 else _listed(column, "IN", there)
+    return f"({column.sql} IS NULL OR {found})" if has_null else found
+
+
+def none_of(columns: Sequence[Column], raws: Sequence[Raw]) -> str:
+    """The same for rows with any other values."""
+    if not raws:
+        return "TRUE"
+    if len(columns) > 1:
+        return f"NOT {one_of(columns, raws)}"
+    (column,) = columns
+    there = [literal(column.kind, value) for (value,) in raws if value is not None]
+    has_null = len(there) < len(raws)
+    if not there:
+        return f"{column.sql} IS NOT NULL"
+    found = _listed(column, "NOT IN", there)
+    return found if has_null else f"({column.sql} IS NULL OR {found})"
+
+
+def _listed(column: Column, how: str, literals: Sequence[str]) -> str:
+    return f"{column.sql} {how} ({', '.join(literals)})"
 
 
 def _same(columns: Sequence[Column], raw: Raw) -> str:
     pairs = zip(columns, raw, strict=True)
     tests = (
         f"{column.sql} IS NOT DISTINCT FROM "
-        + ("NULL" if value is None else _literal(column.kind, value))
+        + ("NULL" if value is None else literal(column.kind, value))
         for column, value in pairs
     )
     return "(" + " AND ".join(tests) + ")"
 
 
-def _literal(kind: str, value: Any) -> str:
+def literal(kind: str, value: Any) -> str:
+    """A value of a DuckDB type as SQL."""
     if kind.endswith("[]"):
-        return f"[{', '.join(_literal(kind[:-2], one) for one in value)}]::{kind}"
+        return f"[{', '.join(literal(kind[:-2], one) for one in value)}]::{kind}"
     if kind in ("VARCHAR", "JSON"):
         # A text with a NUL in it would end there.
         return "(" + " || chr(0) || ".join(quoted(part) for part in value.split("\0")) + ")"
     if kind == "TIMESTAMP":
         return f"TIMESTAMP '{value.isoformat(sep=' ')}'"
-    return f"{str(value).lower() if isinstance(value, bool) else repr(value)}::{kind}"
+    return f"'{value!r}'::{kind}"  # the smallest whole number is none without its sign
 
 
 class _Known(msgspec.Struct):
     """Values that some columns have together; None: there are too many."""
 
     columns: tuple[Column, ...]
-    values: list[Raw] | None
+    values: msgspec.Raw
+    """JSON of `list[Raw] | None`: most of it is never looked at."""
 
 
 class _Kept(msgspec.Struct):
@@ -133,6 +166,10 @@ class _Kept(msgspec.Struct):
     """Columns that the Parquet file has …"""
     full: list[str]
     """… and those of them that every row has."""
+    many: list[str]
+    """Columns of which the file itself says that they have too many values."""
+    keys: list[str] | None = None
+    """Names that stand within `cw.vendor`; None: not looked up, or too many."""
     known: list[_Known] = []
 
 
@@ -157,7 +194,8 @@ class Values:
         self._kept = kept or self._looked_at()
         self.fields = frozenset(self._kept.fields)
         self.full = frozenset(self._kept.full)
-        self._known = {one.columns: one.values for one in self._kept.known}
+        self._told = {one.columns: one.values for one in self._kept.known}
+        self._known: dict[tuple[Column, ...], list[Raw] | None] = {}
 
     @property
     def count(self) -> int:
@@ -168,17 +206,43 @@ class Values:
         """Whether some row has it."""
         if column.field not in self.fields:
             return False
-        values = self.of((column,)) if column.key else None
-        return not column.key or values is None or any(raw != (None,) for raw in values)
+        if not column.key:
+            return True
+        if self._kept.keys is not None:
+            return column.key in self._kept.keys
+        values = self.of((column,))
+        return values is None or any(raw != (None,) for raw in values)
 
     def of(self, columns: tuple[Column, ...]) -> list[Raw] | None:
         """Which values these columns have together; None: too many to be kept."""
         if any(column.kind in ("TIMESTAMP", "JSON") for column in columns):
             return None  # nearly as many as there are rows
+        if any(column.field in self._kept.many for column in columns if not column.key):
+            return None
         if columns not in self._known:
-            self._known[columns] = self._asked(columns)
-            self._is_new = True
+            told = self._told.get(columns)
+            self._known[columns] = self._asked(columns) if told is None else _VALUES.decode(told)
+            self._is_new |= told is None
         return self._known[columns]
+
+    def note(self) -> None:
+        """Look up every column of few values, and the names within `cw.vendor`; then `save`."""
+        if VENDOR in self.fields and self._kept.keys is None:
+            self._kept.keys = self._names_within()
+        for name in sorted(self.fields):
+            self.of((Column(name),))
+        left = NOTED_MAX
+        noted = {columns: _VALUES_AS(values) for columns, values in self._known.items()}
+        for columns, values in sorted(noted.items(), key=lambda pair: len(pair[1])):
+            left -= len(values)
+            if left < 0:
+                del self._known[columns]
+
+    def _names_within(self) -> list[str] | None:
+        names = self._rows(
+            f'SELECT DISTINCT unnest(json_keys("{VENDOR}")) FROM {self.table} LIMIT {KEYS_MAX + 1}'
+        )
+        return sorted(name for (name,) in names) if len(names) <= KEYS_MAX else None
 
     def _asked(self, columns: tuple[Column, ...]) -> list[Raw] | None:
         listed = ", ".join(column.sql for column in columns)
@@ -193,7 +257,10 @@ class Values:
         """Write what was found beside the file; without a place to write, it is asked again."""
         if not (self._keep and self._is_new and self.path.exists()):
             return
-        known = [_Known(columns, values) for columns, values in self._known.items()]
+        told = self._told | {
+            columns: msgspec.Raw(_VALUES_AS(values)) for columns, values in self._known.items()
+        }
+        known = [_Known(columns, values) for columns, values in told.items()]
         kept = msgspec.structs.replace(self._kept, known=known)
         with contextlib.suppress(OSError):
             _write(beside(self.path), msgspec.json.encode(kept))
@@ -203,18 +270,37 @@ class Values:
         file = quoted(str(self.path))
         count = self._rows(f"SELECT num_rows FROM parquet_file_metadata({file})")[0][0]
         columns = self._rows(
-            "SELECT split_part(path_in_schema, ', ', 1), sum(stats_null_count)"
+            "SELECT split_part(path_in_schema, ', ', 1), sum(stats_null_count),"
+            f" bool_or(if(stats_distinct_count IS NOT NULL, stats_distinct_count > {VALUES_MAX},"
+            f" type <> 'BOOLEAN' AND num_values - coalesce(stats_null_count, 0) > {UNREPEATED}))"
             f" FROM parquet_metadata({file}) GROUP BY 1"
         )
-        known = [(name, nulls) for name, nulls in columns if name in COLUMNS]
+        known = [one for one in columns if one[0] in COLUMNS]
         self._is_new = True
         return _Kept(
             format=FORMAT,
             size=self._size,
             rows=count,
-            fields=[name for name, _ in known],
-            full=[name for name, nulls in known if nulls == 0 and "[]" not in COLUMNS[name]],
+            fields=[name for name, _, _ in known],
+            full=[name for name, nulls, _ in known if nulls == 0 and "[]" not in COLUMNS[name]],
+            many=[name for name, _, is_many in known if is_many],
         )
+
+
+_VALUES = msgspec.json.Decoder(list[Raw] | None)
+_VALUES_AS = msgspec.json.encode
+
+
+def note(path: Path, rows: Rows) -> None:
+    """Write the values of a new Parquet file beside it.
+
+    Args:
+        path: The Parquet file.
+        rows: Asks DuckDB.
+    """
+    values = Values(path, rows)
+    values.note()
+    values.save()
 
 
 def beside(path: Path) -> Path:

@@ -578,7 +578,7 @@ def _size(path: Path) -> int:
 
 
 def _let_go(one: Archived, gone: Counter[str]) -> None:
-    gone["bytes"] += _size(one.path)
+    gone["bytes"] += _size(one.path) + _size(distinct.beside(one.path))
     gone["files"] += 1
     gone["batches"] += one.last - one.first + 1
     one.path.unlink(missing_ok=True)

@@ -9,14 +9,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from cityward import InputError, TransientError
 from detectors.sigma.load import load_text
 from siem import backtest as backtests
 from siem.backtest import Backtest, Counts, Progress, backtest
-from siem.store import distinct
-from siem.store.archive import MEMORY_LIMIT, Looking, archives
+from siem.store import compact, distinct
+from siem.store.archive import MEMORY_LIMIT, Look, Looking, archives
 from siem.store.events import EventStore
 from siem.store.protocol import Document, Range
 
@@ -217,14 +218,79 @@ def test_too_much_to_compare_is_said(store: EventStore, monkeypatch: pytest.Monk
 # ---- What is kept beside a file
 
 
-def test_the_second_time_files_without_a_match_are_not_read(store: EventStore) -> None:
-    rule = RULE.replace("user.name: root", "user.name: nobody")
+def compacted(folder: Path, count: int, **fields: Any) -> Path:
+    """The file that some events became."""
+    clock = Clock()
+    store = EventStore.open(folder, clock)
+    store.append([event(number, **fields) for number in range(count)], {})
+    clock.now += timedelta(minutes=2)
+    store.compact(1, wait=True)
+    store.close()
+    return archives(folder)[0].path
 
-    first, again = said(store.folder, rule), said(store.folder, rule)
 
-    assert (first.total.would, again.total.would) == (0, 0)
-    assert again.unread == 3
+def noted(path: Path) -> dict[str, Any]:
+    """What stands beside it, with the values by column."""
+    kept: dict[str, Any] = msgspec.json.decode(distinct.beside(path).read_bytes())
+    kept["values"] = {
+        one["columns"][0]["field"]: one["values"] for one in kept.pop("known") if one["values"]
+    }
+    return kept
+
+
+def test_files_without_a_match_are_not_read_even_the_first_time(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert len(list(store.folder.glob("parquet/*/*.values.json"))) == 2
+    asked: list[str] = []
+    rows = Look.rows
+
+    def ask(look: Look, sql: str) -> list[tuple[Any, ...]]:
+        asked.append(sql)
+        return rows(look, sql)
+
+    monkeypatch.setattr(Look, "rows", ask)
+
+    found = said(store.folder, RULE.replace("user.name: root", "user.name: nobody"))
+
+    assert (found.total.would, found.unread) == (0, 3)
+    assert asked  # of the spool nothing is noted
+    assert not [sql for sql in asked if "day=" in sql]
+
+
+def test_compaction_notes_columns_of_few_values_and_the_names_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = compacted(tmp_path, 20, **{"cw.vendor": {"Image": "a", "b.c": {"d": 1}}})
+
+    kept = noted(path)
+    assert kept["keys"] == ["Image", "b.c"]
+    assert kept["values"]["user.name"] == [["root"]]
+    assert sorted(kept["values"]["source.ip"]) == [[f"192.0.2.{n}"] for n in range(4)]
+    assert len(kept["values"]["cw.record.place"]) == 20
+    monkeypatch.setattr(distinct, "UNREPEATED", 10)
+    monkeypatch.setattr(distinct, "NOTED_MAX", 100)
+    distinct.let_go(path)
+    with closing(Looking(tmp_path, MEMORY_LIMIT)) as looking, Look(looking) as look:
+        distinct.note(path, look.rows)
+    again = noted(path)
+    assert again["values"]["user.name"] == [["root"]]
+    assert "cw.record.place" in again["many"]
+    assert "user.name" not in again["many"]
+    assert sum(len(msgspec.json.encode(one)) for one in again["values"].values()) <= 100
+
+
+def test_a_merged_file_has_its_values_beside_it(tmp_path: Path) -> None:
+    clock = Clock()
+    store = EventStore.open(tmp_path, clock)
+    for batch in range(1, compact.MERGE_AT + 2):
+        store.append([event(batch)], {})
+        clock.now += timedelta(minutes=2)
+        compact.compact(tmp_path, batch)
+    store.close()
+
+    names = sorted(one.name for one in tmp_path.glob("parquet/*/*"))
+    assert names == [f"{1:016d}-{16:016d}.{kind}" for kind in ("parquet", "values.json")]
 
 
 def test_values_that_cannot_be_read_or_are_of_another_file_are_counted_again(
@@ -303,17 +369,78 @@ def test_a_stop_while_a_file_is_counted_ends_it_too(
 def test_it_begins_anew_when_events_were_tidied_under_it(
     store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    faults = [TransientError("gone", "file", "Ask again."), FileNotFoundError("gone")]
+    last = archives(store.folder)[-1].path
     counted = distinct.Values.of
 
     def of(values: distinct.Values, columns: Any) -> Any:
-        if faults:
-            raise faults.pop()
+        last.unlink(missing_ok=True)  # newest first: the rest of the file is still to be asked
         return counted(values, columns)
 
     monkeypatch.setattr(distinct.Values, "of", of)
+    found = said(store.folder, RULE)
 
-    assert said(store.folder, RULE).total.would == 12
+    assert (found.total.would, found.files) == (8, 2)
+    assert found.lacking == ["batch 2 is not there any more"]
+
+
+def test_events_that_are_tidied_again_and_again_are_asked_another_time(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(values: distinct.Values, columns: Any) -> Any:
+        raise FileNotFoundError("gone")
+
+    monkeypatch.setattr(distinct.Values, "of", gone)
+    with pytest.raises(TransientError, match="tidied"):
+        said(store.folder, RULE)
+
+
+# ---- What is not there
+
+
+def test_a_file_that_cannot_be_opened_is_said_and_the_others_are_asked(store: EventStore) -> None:
+    damaged = archives(store.folder)[0].path
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+
+    found = said(store.folder, RULE)
+
+    assert (found.total.would, found.files, found.is_whole) == (8, 2, True)
+    assert len(found.lacking) == 1
+    assert found.lacking[0].startswith(f"{damaged} cannot be read: Invalid Input Error")
+
+
+@pytest.mark.parametrize("which", ["rule", "correlation"])
+def test_a_file_that_cannot_be_read_to_its_end_is_said(store: EventStore, which: str) -> None:
+    damaged = archives(store.folder)[0].path
+    data = bytearray(damaged.read_bytes())
+    distinct.let_go(damaged)
+    sql = f"SELECT data_page_offset FROM parquet_metadata('{damaged}')"
+    with closing(Looking(store.folder, MEMORY_LIMIT)) as looking:
+        wanted = looking.db.execute(f"{sql} WHERE path_in_schema = 'user.name'").fetchone()[0]
+    data[wanted : wanted + 8] = b"\xff" * 8
+    damaged.write_bytes(data)
+
+    rule = ID if which == "rule" else "6f0d4bb0-5f0c-4c43-a7a5-1d6f6a5d7b13"
+    found = said(store.folder, RULE + GUESSING, rule=rule)
+
+    assert (found.files, found.total.would > 0) == (2, True)
+    assert len(found.lacking) == 1
+    assert found.lacking[0].startswith(f"{damaged} cannot be read to its end: ")
+
+
+def test_events_between_others_that_are_not_there_are_said_if_the_span_has_them(
+    store: EventStore,
+) -> None:
+    first, last = (one.path for one in archives(store.folder))
+    last.unlink()
+
+    everything = said(store.folder, RULE)
+    old = said(store.folder, RULE, span=Range(until=NOON - timedelta(hours=23)))
+
+    assert everything.lacking == ["batch 2 is not there any more"]
+    assert (everything.total.would, everything.files) == (8, 2)
+    assert old.total.would == 4
+    first.unlink()
+    assert said(store.folder, RULE).lacking == []  # the oldest go by retention
 
 
 def test_it_runs_beside_others(store: EventStore) -> None:

@@ -13,7 +13,8 @@ from siem.store.archive import archives
 def test_a_backtest_of_the_measured_store_finds_what_a_walk_finds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backtest_bench, "DAYS", 2)
+    monkeypatch.setattr(backtest_bench, "DAYS", 4)
+    monkeypatch.setattr(backtest_bench, "WEEK", 2)
     monkeypatch.setattr(backtest_bench, "WALKED", 5_000)
     folder = tmp_path / "events"
     backtest_bench.make(folder, 10_000)
@@ -22,9 +23,9 @@ def test_a_backtest_of_the_measured_store_finds_what_a_walk_finds(
     found = backtest_bench.measure(folder, "a rare login")
     many = backtest_bench.measure(backtest_bench.linked(folder, 3), "a rare login")
 
-    assert len(archives(folder)) == 2
-    assert (found["events"], found["files"]) == (10_000, 2)
-    assert found["found"] == 2 * walked["found"] > 0  # the second day has what the first has
+    assert len(archives(folder)) == 4
+    assert (found["events"], found["files"]) == (10_000, 4)
+    assert found["found"] == 2 * walked["found"] > 0  # the second week has what the first has
     assert (many["events"], many["found"]) == (30_000, 3 * found["found"])
 
 
