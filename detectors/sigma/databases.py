@@ -65,8 +65,7 @@ class Databases:
         if self._folder is None or len(words) < KEPT_FROM:
             return None
         digest = hashlib.blake2b(version("hyperscan").encode(), digest_size=16)
-        for word in words:
-            digest.update(len(word).to_bytes(4, "big") + word)
+        digest.update(b"".join(len(word).to_bytes(4, "big") + word for word in words))
         return self._folder / f"{digest.hexdigest()}.hs"
 
 

@@ -24,6 +24,7 @@ from cityward.errors import RuleError
 from cityward.event import Event, LogSource
 from cityward.finding import Finding, Why
 from detectors.sigma import explain, speak
+from detectors.sigma.compiled import undisturbed
 from detectors.sigma.correlation import Correlator, Match, bases_of, kind_of
 from detectors.sigma.databases import Databases
 from detectors.sigma.filter import covers
@@ -121,6 +122,7 @@ class Engine:
 
     name = "sigma"
 
+    @undisturbed()
     def __init__(
         self,
         rules: RuleSet,
@@ -281,6 +283,7 @@ class Engine:
             self._routes[logsource] = route
         return route
 
+    @undisturbed()
     def prepare(self) -> None:
         """Make now what else is made when the first events come."""
         for logsource in self._places:

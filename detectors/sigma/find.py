@@ -129,12 +129,13 @@ class Finder:
         self._every: list[tuple[Ask, Comparison]] = []
         regexes: list[tuple[Ask, Regex]] = []
         for ask in asks:
+            sure = (ask, None)
             for one in ask.comparisons:
                 if isinstance(one, Regex) and r"\Q" not in one.pattern:
                     regexes.append((ask, one))
                     self._every.append((ask, one))
                 else:
-                    self._add(ask, one)
+                    self._add(ask, one, sure)
         self._regexes = [
             Regexes(regexes[start : start + TOGETHER]) for start in range(0, len(regexes), TOGETHER)
         ]
@@ -144,35 +145,45 @@ class Finder:
         self._scan = self.scanner.found
         self._same: dict[Held, Held] = {NOTHING: NOTHING}
 
-    def _add(self, ask: Ask, one: Comparison) -> None:
+    def _add(self, ask: Ask, one: Comparison, sure: Hit) -> None:
         match one:
+            case Like():
+                self._add_text(ask, one, sure)
+                return
             case Null() | Exists():
                 self._whole.append((ask, test_of(one)))
                 return
             case AnyOf(parts):
                 for part in parts:
-                    self._add(ask, part)
+                    self._add(ask, part, sure)
                 return
             case Number("eq", limit, ""):
-                self._numbers[limit].append((ask, None))
+                self._numbers[limit].append(sure)
             case Network(text):
                 network = ip_network(text)
                 table = self._networks.setdefault((network.version, network.prefixlen), {})
                 start = int(network.network_address) >> network.max_prefixlen - network.prefixlen
-                table.setdefault(start, []).append((ask, None))
-            case Like((), cased):
-                self._words[""].append((ask, None))
-            case Like((str(whole),), cased):
-                self._words[whole.lower()].append((ask, predicate_of(one) if cased else None))
+                table.setdefault(start, []).append(sure)
+            case _:
+                self._others.append((ask, predicate_of(one)))
+        self._every.append((ask, one))
+
+    def _add_text(self, ask: Ask, one: Like, sure: Hit) -> None:
+        text, cased = one.text, one.cased
+        match text:
+            case ():
+                self._words[""].append(sure)
+            case (str(whole),):
+                self._words[whole.lower()].append((ask, predicate_of(one)) if cased else sure)
                 if (number := number_of(whole)) is not None:
-                    self._counts[number].append((ask, None))
-            case Like(text, cased) if Sign.MANY in text and 0 < text.count(Sign.DASH) <= DASHED_MAX:
+                    self._counts[number].append(sure)
+            case _ if 0 < text.count(Sign.DASH) <= DASHED_MAX and Sign.MANY in text:
                 for plain in dashes_written_out(text):
-                    self._add(ask, Like(normal(plain, cased=True), cased))
+                    self._add_text(ask, Like(normal(plain, cased=True), cased), sure)
                 return
-            case Like(text, cased) if found := part_of(text, cased):
+            case _ if found := part_of(text, cased):
                 word, is_enough = found
-                self._parts[word].append((ask, None if is_enough else predicate_of(one)))
+                self._parts[word].append(sure if is_enough else (ask, predicate_of(one)))
             case _:
                 self._others.append((ask, predicate_of(one)))
         self._every.append((ask, one))
@@ -258,21 +269,22 @@ class Regexes:
 
 def part_of(text: Text, cased: bool) -> tuple[bytes, bool] | None:
     """Bytes that a value has if it is like the text, and whether they are enough to say so."""
-    longest = max((part for part in text if isinstance(part, str)), key=len, default="")
+    before, after, is_enough = b"", b"", False
+    match text:
+        case (Sign.MANY, str(longest), Sign.MANY):
+            is_enough = not cased
+        case (str(longest), Sign.MANY):
+            before, is_enough = EDGE, not cased
+        case (Sign.MANY, str(longest)):
+            after, is_enough = EDGE, not cased
+        case _:
+            longest = max((part for part in text if isinstance(part, str)), key=len, default="")
     if not longest or (cased and not longest.isascii()):  # a capital sigma folds in two ways
         return None
     try:
-        word = longest.lower().encode()
+        return before + longest.lower().encode() + after, is_enough
     except UnicodeEncodeError:
         return None
-    match text:
-        case (Sign.MANY, str(), Sign.MANY):
-            return word, not cased
-        case (str(), Sign.MANY):
-            return EDGE + word, not cased
-        case (Sign.MANY, str()):
-            return word + EDGE, not cased
-    return word, False
 
 
 class Scanner:
