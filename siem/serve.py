@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,8 @@ from siem.workbench import Workbench
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from siem.releasing import Releasing
 
 
 class Served:
@@ -92,6 +95,13 @@ class Served:
     def tuning(self) -> Workbench:
         """Rules and filters as people change them."""
         return self._workbench
+
+    @cached_property
+    def releases(self) -> Releasing:
+        """Protected samples that leave, and those that came."""
+        from siem.releasing import Releasing
+
+        return Releasing(self._settings, self._db, self._sharing.policy, self._clock)
 
     @property
     def sharing(self) -> SharingDesk:

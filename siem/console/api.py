@@ -62,7 +62,7 @@ LISTS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("q", "f", "from", "to", "status", "group", "sort", "limit", "offset"),
     ),
     "/hunt": ("hunt", ("q", "f", "from", "to", "by", "limit", "offset")),
-    "/rules": ("rules", ("q", "state", "sort")),
+    "/rules": ("rules", ("q", "state", "sort", "limit", "offset")),
     "/filters": ("rules", ()),
     "/filters/new": ("switch", ("finding", "field", "days")),
     "/filters/{filter_id}": ("rules", ()),
@@ -76,7 +76,7 @@ LISTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "/audit": ("audit", ("q", "from", "to", "verify", "limit", "offset")),
     "/findings/{finding_id}": ("findings", ()),
     "/hunt/{event_id}": ("hunt", ("near",)),
-    "/rules/new": ("switch", ()),
+    "/rules/new": ("switch", ("q", "f", "from", "to")),
     "/rules/{rule_id}/edit": ("switch", ("job",)),
     "/rules/{rule_id}": ("rules", ("samples",)),
     "/assets/{asset_id}": ("assets", ()),
@@ -200,6 +200,15 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
             number=_NUMBER | {"description": "Of the version to go back to; 0: to the file"},
             reason=_TEXT,
             seen=_NUMBER | {"description": "number as it was read; another one now gives 409"},
+        ),
+    ),
+    "/rules/{rule_id}/protected/judge": (
+        "switch",
+        _body(
+            ("act", "id", "reason"),
+            act=_word("aside", "back"),
+            id=_TEXT | {"description": "Of a sample that another operator let out"},
+            reason=_TEXT,
         ),
     ),
     "/filters/add": (

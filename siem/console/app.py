@@ -40,6 +40,7 @@ from siem.console.operators import Operators
 from siem.console.people import People
 from siem.console.playbooks import Playbooks
 from siem.console.proposals import Proposals
+from siem.console.protected import Protected
 from siem.console.protocol import Cased, Console
 from siem.console.routes import Routes
 from siem.console.rules import Rules
@@ -202,7 +203,7 @@ def _node_routes(app: FastAPI, site: NodeSite) -> None:
     findings, hunt, rules = Findings(site), Hunt(site), Rules(site)
     assets, routes, health = Assets(site), Routes(site), Health(site)
     filters, bench = Filters(site), Workbench(site)
-    triage = Triage(site, findings)
+    triage, protected = Triage(site, findings), Protected(site)
     add = partial(_add, app)
     _add_lists(
         app,
@@ -230,10 +231,13 @@ def _node_routes(app: FastAPI, site: NodeSite) -> None:
         add("/rules/{rule_id}/edit" + ending, bench.edit)
         add("/rules/{rule_id}/edit" + ending, bench.change, "POST")
         add("/rules/{rule_id}/revert" + ending, bench.revert, "POST")
+        add("/rules/{rule_id}/protected/judge" + ending, protected.judge, "POST")
         add("/rules/{rule_id}" + ending, rules.one)
         add("/assets/change" + ending, assets.change, "POST")
         add("/assets/{asset_id:path}" + ending, assets.one)
         add("/routes/test" + ending, routes.test, "POST")
+    add("/rules/{rule_id}/protected", protected.page)
+    add("/rules/{rule_id}/protected/share", protected.share, "POST")
     add("/metrics", health.metrics)
     add("/start", First(site).page)
 

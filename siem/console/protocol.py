@@ -15,6 +15,7 @@ from siem.notify.routes import Route
 from siem.sharing.ledger import Proof as LedgerProof
 from siem.sharing.policy import Policy
 from siem.sharing.readers import Read
+from siem.sharing.samples import Offer, Own
 from siem.store.accounts import Accounts
 from siem.store.cases import CaseStore
 from siem.store.notices import NoticeStore
@@ -22,6 +23,7 @@ from siem.store.outgoing import OutgoingStore
 from siem.store.proposals import ProposalStore
 from siem.store.protocol import Assets, Document, Events, Findings, Range, RuleState, SourceState
 from siem.store.runs import RunStore
+from siem.store.samples import Foreign
 from siem.store.trail import Audited, Proof
 
 
@@ -251,6 +253,46 @@ class Responder(Protocol):
         ...
 
 
+class Releaser(Protocol):
+    """Protected samples that leave, and those of other operators.
+
+    What it raises: `InputError` for what is not there or without a reason, `Unsafe` for what is
+    forbidden, `Conflict` if somebody else was faster.
+    """
+
+    def own(self, rule: str = "") -> Sequence[Own]:
+        """Findings of ours that are protected, with what was let out of them last."""
+        ...
+
+    def foreign(self, rule: str = "") -> Sequence[Foreign]:
+        """Samples of other operators, the newest first."""
+        ...
+
+    def events(self, id: str) -> Sequence[Document]:
+        """Events of a sample of another operator that counts here."""
+        ...
+
+    def offer(self, finding: str) -> Offer:
+        """What would leave of a finding, and what forbids it; nothing changes."""
+        ...
+
+    def release(self, finding: str, seen: str, by: str, reason: str) -> str:
+        """Let out what was seen; returns the id under which it leaves."""
+        ...
+
+    def approve(self, id: str, by: str) -> bool:
+        """Say yes as one more person; False if it does not wait for them."""
+        ...
+
+    def withdraw(self, id: str, by: str, reason: str) -> bool:
+        """Take it back; False if it is not out."""
+        ...
+
+    def set_aside(self, id: str, by: str, reason: str, *, aside: bool = True) -> bool:
+        """Let a sample of another operator forbid nothing here, or again."""
+        ...
+
+
 class Console(Cased, Sharer, Protocol):
     """A node as its console sees it; `siem` fulfils it."""
 
@@ -309,6 +351,11 @@ class Console(Cased, Sharer, Protocol):
     @property
     def tuning(self) -> Tuning:
         """Rules and filters as people change them."""
+        ...
+
+    @property
+    def releases(self) -> Releaser:
+        """Protected samples that leave, and those that came."""
         ...
 
     def hearing(self) -> Hearing:

@@ -19,15 +19,18 @@ from cityward.finding import SEVERITIES, VERDICTS
 from siem.console import formats
 from siem.console.access import Session
 from siem.console.body import body_of
-from siem.console.site import NodeSite, see_other
+from siem.console.protocol import Sample, Samples
+from siem.console.site import PAGE_MAX, ROWS_MAX, NodeSite, number_in, see_other
 from siem.console.triage import text
-from siem.console.view import Chip, View, chart, path_of, share
+from siem.console.view import PAGE_ROWS, Chip, View, chart, path_of, share
 from siem.store.protocol import OFF_IN_SETTINGS, Findings, Range, RuleState, Switch
 from siem.store.query import quoted
 from siem.store.rulebook import Draft
 
 SORTS = ("title", "level", "state", "evaluated", "matches", "noise", "share")
 CHARTED = timedelta(days=30)
+RULEBOOK = "rulebook/"
+"""Where what was deployed is said to stand."""
 WRONG = ("false_positive", "benign")
 RIGHT = ("true_positive", "suspicious")
 GROUPS_MAX = 10_000
@@ -68,10 +71,14 @@ class Rules:
         if session.may("findings"):
             noise = noise_of(self.node.findings, self.node.now())
         rows = select(every, view, noise)
+        limit = number_in(view.one("limit"), PAGE_ROWS, 0, ROWS_MAX if form else PAGE_MAX)
+        offset = number_in(view.one("offset"), 0, 0, 1_000_000)
+        shown = rows[offset : offset + limit]
         if form:
             self.site.exported(session, request)
-            listed = [_listed(rule, noise.get(rule.id, QUIET)) for rule in rows]
-            return formats.rows(form, listed, len(rows), {"query": view.one("q")}, "rules")
+            listed = [_listed(rule, noise.get(rule.id, QUIET)) for rule in shown]
+            said = {"query": view.one("q"), "offset": offset, "limit": limit}
+            return formats.rows(form, listed, len(rows), said, "rules")
         return self.site.page(
             request,
             session,
@@ -79,7 +86,10 @@ class Rules:
             title="Rules",
             current="rules",
             query_path="/rules",
-            rows=rows,
+            rows=shown,
+            total=len(rows),
+            offset=offset,
+            limit=limit,
             every=len(every),
             states=Counter(rule.state for rule in every),
             noise=noise,
@@ -94,12 +104,12 @@ class Rules:
         form = formats.form_of(request)
         rule = next((one for one in self.node.rules() if one.id == rule_id), None)
         if rule is not None:
-            rule = msgspec.structs.replace(rule, text=self.node.rule_text(rule))
+            rule = msgspec.structs.replace(rule, text=self._text_of(rule))
         if rule is None:
             what = f"no rule has the id {rule_id[:80]}"
             return self.site.unknown(request, session, "rules", what, "Look in the list of rules.")
         view = self.site.view_of(request)
-        samples = self.node.samples(rule, run=bool(view.one("samples")))
+        samples = self._samples(rule, run=bool(view.one("samples")))
         if form:
             cases = msgspec.to_builtins(samples) if samples else None
             return formats.json(msgspec.to_builtins(rule) | {"samples": cases})
@@ -121,7 +131,29 @@ class Rules:
             fault_line=_fault_line(rule),
             filters=self.node.tuning.filters(rule.id) if rule.kind == "rule" else (),
             protected=self.node.tuning.protected(rule.id),
+            foreign=len(self.node.releases.foreign(rule.id)),
         )
+
+    def _text_of(self, rule: RuleState) -> str:
+        """The text that counts: what was deployed here, or its file."""
+        source = self.node.tuning.source(rule.id) if is_deployed(rule) else None
+        return source.counts if source is not None else self.node.rule_text(rule)
+
+    def _samples(self, rule: RuleState, *, run: bool) -> Samples | None:
+        """Its samples; those of what was deployed stand beside no file."""
+        if not is_deployed(rule) or rule.kind == "filter":
+            return self.node.samples(rule, run=run)
+        if not run:
+            return None
+        newest = next(iter(self.node.tuning.history(rule.id)), None)
+        if newest is None:
+            return Samples("", reason="The rule cannot be loaded.")
+        try:
+            outcomes = self.node.tuning.examine(newest.text, newest.samples).outcomes
+        except CitywardError as error:
+            return Samples("", reason=f"They cannot be read: {error.what}.")
+        cases = [Sample(one.name, one.kind, one.passed, one.problems) for one in outcomes]
+        return Samples(f"of version {newest.number}", cases)
 
     def _drafts(self, rules: Sequence[RuleState]) -> list[tuple[Draft, str]]:
         """What people write on, newest first, with what it is called now."""
@@ -176,6 +208,11 @@ class Rules:
         if formats.form_of(request):
             return formats.json({"changed": done})
         return see_other(path_of("rules", ids[0]) + f"?done={act}")
+
+
+def is_deployed(rule: RuleState) -> bool:
+    """True if it was deployed here, so that it stands in no file."""
+    return rule.file.startswith(RULEBOOK)
 
 
 def noise_of(findings: Findings, now: datetime) -> Mapping[str, Noise]:

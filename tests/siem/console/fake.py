@@ -34,9 +34,11 @@ from luqum.tree import (
 
 from cityward import Asset
 from cityward.errors import CitywardError, InputError
+from detectors.sigma.load import load_folder
 from siem import config, duties
 from siem.console.protocol import Heard, Hearing, Sample, Samples, Usage, Why
 from siem.notify.routes import Route
+from siem.releasing import Releasing
 from siem.sharing.ledger import Proof as LedgerProof
 from siem.sharing.policy import Policy
 from siem.sharing.readers import Read
@@ -495,6 +497,9 @@ class FakeNode:
         own = config.Rules(shipped=False, folders=(str(rules),))
         settings = config.Settings(state_dir=self._folder.name, rules=own)
         self.tuning = Workbench(settings, self.db, self.now)
+        self.releases = Releasing(
+            settings, self.db, self.sharing.policy, self.now, lambda: load_folder(rules)
+        )
         self.response = fake_response.FakeResponder(self.db.runs, self.findings.get, self.now)
 
     def now(self) -> datetime:

@@ -1,0 +1,182 @@
+"""Samples at the hub: what it takes of an operator, and how the channel goes on behind what not."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from siem.city.intake import Refused
+from siem.city.letters import LETTER
+from siem.city.samples import SAMPLE, Samples
+from siem.sharing.envelope import Signed, payload_hash
+from siem.store.samples import OF_RULE_MAX
+from tests.siem.city.city import NOW, Hub, Node, receipt
+
+RULE = "11111111-1111-4111-8111-111111111111"
+EVENT = {
+    "@timestamp": "2026-03-01T10:00:00Z",
+    "event.action": "ssh_login",
+    "source.ip": "203.0.113.1",
+    "user.name": "sample-user-1",
+}
+
+
+def passing(hub: Hub, *rules: str) -> Samples:
+    """The samples of a hub whose operators share some rules."""
+    made = Samples(
+        hub.commons.records,
+        hub.exchange.letters,
+        lambda: [one.name for one in hub.operators.all()],
+        lambda: rules or (RULE,),
+        b"of a test",
+        hub.clock,
+    )
+    hub.exchange.samples = made
+    return made
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Hub:
+    return Hub(tmp_path)
+
+
+def sample(node: Node, **named: Any) -> Signed:
+    """The next envelope of an operator, with a sample."""
+    event = {**EVENT, **named.pop("event", {})}
+    said = {"rule": RULE, "events": [event], **named.pop("said", {})}
+    payload = named.pop("payload", said)
+    marks = {"audiences": ("peers",), "tlp": "green", "pap": "green", "revision": 0}
+    return node.share(**{"type": "sample", "payload": payload, **marks, **named})
+
+
+def refusal(hub: Hub, node: Node, signed: Signed) -> str:
+    """Why the hub does not keep it; it is receipted all the same."""
+    return str(receipt(hub.exchange.take(node.name, signed), hub).did.get("refused", ""))
+
+
+def kept(hub: Hub) -> list[str]:
+    return [name for name, _ in hub.commons.records.all(SAMPLE)]
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "a real name": ({"event": {"user.name": "m.rossi"}}, "a value of user.name"),
+    "free text": ({"event": {"message": "m.rossi was here"}}, "which no sample may hold"),
+    "nothing": ({"payload": {}}, "no sample"),
+    "too much": ({"said": {"events": [EVENT] * 21}}, "no sample"),
+    "a rule that is not shared": (
+        {"said": {"rule": str(uuid.uuid4())}}, "a sample of a rule that is not shared",
+    ),
+    "in another's name": ({"said": {"operator": "op-grid"}}, "a sample that says whose it is"),
+    "for the city alone": ({"audiences": ("city-soc",)}, "not all operators may read"),
+    "marked closed": ({"tlp": "amber"}, "not all operators may read"),
+    "over": ({"expires": NOW - timedelta(days=1)}, "over, or never ends"),
+    "for ever": ({"expires": NOW + timedelta(days=4_000)}, "over, or never ends"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_no_sample_is_receipted_as_refused_and_the_next_is_taken(
+    name: str, hub: Hub
+) -> None:
+    passing(hub)
+    node = hub.enrolled("op-metro")
+    said, why = BAD[name]
+
+    assert why in refusal(hub, node, sample(node, **said))
+    assert kept(hub) == []
+
+    assert refusal(hub, node, sample(node)) == ""
+    assert len(kept(hub)) == 1
+    assert any("exchange refused" in line for line in hub.trail)
+    assert any("op-metro: sample: taken: " in line for line in hub.trail)
+
+
+def test_an_id_that_is_none_is_no_envelope(hub: Hub) -> None:
+    passing(hub)
+    node = hub.enrolled("op-metro")
+
+    with pytest.raises(Refused, match="no share id"):
+        hub.exchange.take("op-metro", sample(node, share_id="../x"))
+
+
+def test_the_same_id_with_something_else_in_it_is_refused(hub: Hub) -> None:
+    passing(hub)
+    node, id = hub.enrolled("op-metro"), str(uuid.uuid4())
+    assert refusal(hub, node, sample(node, share_id=id)) == ""
+    (before,) = hub.commons.records.all(SAMPLE)
+
+    assert "another sample" in refusal(
+        hub, node, sample(node, share_id=id, event={"event.action": "logout"})
+    )
+
+    assert list(hub.commons.records.all(SAMPLE)) == [before]
+
+
+def test_what_was_taken_back_stays_taken_back(hub: Hub) -> None:
+    samples = passing(hub)
+    node, id = hub.enrolled("op-metro"), str(uuid.uuid4())
+    hub.enrolled("op-grid")
+    hub.exchange.take("op-metro", sample(node, share_id=id))
+    samples.step()
+
+    answer = receipt(hub.exchange.take("op-metro", node.withdraw(id)), hub)
+
+    assert answer.did["samples_told"] == 1
+    assert "taken back" in refusal(hub, node, sample(node, share_id=id))
+    samples.step()
+    assert kept(hub) == []
+
+
+def test_of_one_rule_an_operator_has_a_bounded_number_out(hub: Hub) -> None:
+    passing(hub)
+    node, other = hub.enrolled("op-metro"), hub.enrolled("op-grid")
+
+    said = [refusal(hub, node, sample(node)) for _ in range(OF_RULE_MAX + 1)]
+
+    assert said[:-1] == [""] * OF_RULE_MAX
+    assert said[-1].startswith(f"{OF_RULE_MAX} samples of this rule are kept")
+    assert refusal(hub, other, sample(other)) == ""
+
+
+def test_a_hub_that_passes_none_on_says_so(hub: Hub) -> None:
+    node = hub.enrolled("op-metro")
+
+    assert refusal(hub, node, sample(node)) == "this hub passes no samples on"
+
+
+def test_it_goes_to_all_but_who_sent_it_once_and_as_it_came(hub: Hub) -> None:
+    samples = passing(hub)
+    node = hub.enrolled("op-metro")
+    for name in ("op-grid", "op-water"):
+        hub.enrolled(name)
+    hub.exchange.take("op-metro", sample(node))
+
+    assert (samples.step(), samples.step()) == (2, 0)
+
+    names = [name for name, _ in hub.commons.records.all(LETTER)]
+    assert [name.partition("/")[0] for name in names] == ["op-grid", "op-water"]
+    (line,) = hub.exchange.letters.inbox("op-grid", 0)
+    assert payload_hash({"rule": RULE, "events": [EVENT]}) not in line.data
+    assert '"source.ip":"203.0.113.1"' in line.data
+    assert "op-metro" not in line.data
+
+
+def test_a_letter_that_is_blanked_keeps_its_number_and_says_nothing(hub: Hub) -> None:
+    samples = passing(hub)
+    node, id = hub.enrolled("op-metro"), str(uuid.uuid4())
+    hub.enrolled("op-grid")
+    hub.exchange.take("op-metro", sample(node, share_id=id))
+    samples.step()
+    hub.exchange.take("op-metro", node.withdraw(id))
+    samples.step()
+
+    first, second = hub.exchange.letters.inbox("op-grid", 0)
+
+    assert (first.n, second.n) == (1, 2)
+    assert "sample-user" not in first.data
+    assert '"type":"withdraw"' in first.data
+    hub.exchange.letters.blank("op-grid", 99)  # one that there is not
