@@ -505,6 +505,43 @@ def test_rules_are_sorted_by_their_noise(node: FakeNode, signed_in: Enter) -> No
     assert page.index("Loud") < page.index(rule.title)
 
 
+def test_a_long_list_of_rules_comes_in_pages(node: FakeNode, signed_in: Enter) -> None:
+    (first, *_) = node.rule_states
+    node.rule_states = [
+        msgspec.structs.replace(first, id=f"r-{number:03d}", title=f"Rule {number:03d}")
+        for number in range(120)
+    ]
+    client = signed_in(ENGINEER)
+
+    pages = [client.get(f"/rules?sort=title&offset={offset}").text for offset in (0, 50, 100, 150)]
+    last = client.get("/rules.json?sort=title&offset=100").json()
+
+    assert [page.count("<tr data-row") for page in pages] == [50, 50, 20, 0]
+    assert "51 to 100 of 120 rules" in pages[1]
+    assert "Next 50" not in pages[2]
+    assert "The list ends before" in pages[3]
+    assert (last["total"], [one["id"] for one in last["rows"]][::19]) == (120, ["r-100", "r-119"])
+
+
+def test_the_page_of_a_deployed_rule_has_its_text_and_its_samples(
+    node: FakeNode, signed_in: Enter
+) -> None:
+    client = signed_in(ENGINEER)
+    number = node.tuning.deploy(LOUDER, SAMPLES, ENGINEER, "too quiet", 0)
+    (first, *_) = node.rule_states
+    file = f"rulebook/{RULE_ID}.yml:2"
+    node.rule_states = [msgspec.structs.replace(first, id=RULE_ID, file=file, kind="rule")]
+
+    page = client.get(f"/rules/{RULE_ID}").text
+    run = client.get(f"/rules/{RULE_ID}?samples=1").text
+
+    assert "level: high" in re.sub("<[^>]+>", "", page)
+    assert "not at hand" not in page
+    assert "run them" in page
+    assert f"of version {number}" in run
+    assert "2 of 2 pass" in run
+
+
 def test_the_page_of_a_rule_has_its_filters_and_what_may_not_be_silenced(
     node: FakeNode, signed_in: Enter
 ) -> None:
