@@ -120,6 +120,7 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
             "try": "rule:try_event",
             "backtest": "rule_backtest:backtest",
             "add": "rule:add",
+            "export": "rule_export:export",
             "deploy": "tuning:deploy",
             "revert": "tuning:revert",
             "history": "tuning:history",

@@ -1,0 +1,109 @@
+"""`cityward rule export`: rules as what another search runs itself."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
+from cyclopts import Parameter
+
+from siem.assets import from_settings
+from siem.commands.common import ConfigFile, settings_of
+from siem.commands.rule import TOLD_MAX, _is_below, _near, _paths
+from siem.output import visible
+
+if TYPE_CHECKING:
+    from detectors.sigma.matchers import Placeholders
+    from detectors.sigma.rule import RuleSet
+    from siem.config import Settings
+    from siem.rule_export import Export
+
+PREFIX = "cw"
+"""Begin of the names of indices where the settings name no cluster."""
+
+
+def export(
+    *paths: str,
+    to: Literal["opensearch"],
+    form: Annotated[Literal["queries", "monitors"], Parameter(name="--as")] = "queries",
+    config: ConfigFile = None,
+) -> int:
+    """Write rules as queries or monitors of OpenSearch that find what the engine finds.
+
+    A query is for the indices into which a node copies its events, in the query DSL; the filters
+    and lists of now are in it. What cannot be asked there is told with file and reason, and the
+    command leaves with 7. Prints one JSON document.
+    Example: cityward rule export --to opensearch > queries.json
+
+    Args:
+        paths: Rules, or folders of them; without any, all that count here and are not off.
+        to: What shall run them: opensearch.
+        form: Queries alone, or a monitor a rule.
+        config: Settings file, for filters, lists and names of indices; otherwise the first one
+            found counts.
+    """
+    from siem import rule_export
+    from siem.store.templates import Names
+
+    settings, _ = settings_of(config)
+    named = _paths(paths) if paths else []
+    rules, lists = _counting(settings, named)
+    wanted = {
+        one.id
+        for one in rules.speaking()
+        if any(_is_below(Path(one.document.file), path) for path in named)
+    }
+    given = rule_export.export(
+        rules, lists, wanted if paths else None, () if paths else settings.rules.off
+    )
+    names = Names(settings.cluster.prefix if settings.cluster else PREFIX, settings.operator)
+    write = rule_export.monitors if form == "monitors" else rule_export.queries
+    text = msgspec.json.format(msgspec.json.encode(write(given, names)), indent=1)
+    print(text.decode())
+    refused = [
+        error
+        for error in rules.refused
+        if not named or any(_is_below(Path(error.where.rpartition(":")[0]), one) for one in named)
+    ]
+    for error in refused:
+        print(f"refused: {_near(error.where)}: {visible(error.what)}", file=sys.stderr)
+    _tell(given)
+    return 7 if given.left or refused else 0
+
+
+def _counting(settings: Settings, named: Sequence[Path]) -> tuple[RuleSet, Placeholders]:
+    """The rules that count here and those of other files, and the lists as they are now."""
+    from siem import assembly, ruleset
+    from siem.node import now_utc
+    from siem.tuning import Tuner
+
+    there = [one.resolve() for one in ruleset.rule_folders(settings)]
+    more = [one for one in named if not any(_is_below(one, folder) for folder in there)]
+    folders = (*settings.rules.folders, *map(str, more))
+    wider = msgspec.structs.replace(settings.rules, folders=folders)
+    settings = msgspec.structs.replace(settings, rules=wider)
+    if not (settings.state_path / "node.db").is_file():
+        return ruleset.load(settings), from_settings(settings).placeholders(settings.lists)
+    with closing(assembly.db_of(settings, from_settings(settings), now_utc)) as db:
+        tuner = Tuner(settings, db)
+        return tuner.rules, tuner.placeholders
+
+
+def _tell(given: Export) -> None:
+    """What became of the rules, for a person; the document has all of it."""
+    reasons = Counter(one.reason for one in given.left)
+    for one in given.left[:TOLD_MAX]:
+        print(f"not expressible: {_near(one.file)}: {visible(one.reason)}", file=sys.stderr)
+    if len(given.left) > TOLD_MAX:
+        print(f"not expressible: {len(given.left) - TOLD_MAX:,} more:", file=sys.stderr)
+        for reason, count in reasons.most_common(TOLD_MAX):
+            print(f"  {count:,} times {visible(reason)}", file=sys.stderr)
+    print(
+        f"{len(given.written):,} rules written, {len(given.left):,} not expressible",
+        file=sys.stderr,
+    )
