@@ -12,7 +12,6 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cached_property
 from graphlib import TopologicalSorter
 from itertools import chain
 from pathlib import Path
@@ -29,22 +28,11 @@ from detectors.sigma.compiled import undisturbed
 from detectors.sigma.correlation import Correlator, Match, bases_of, kind_of
 from detectors.sigma.databases import Databases
 from detectors.sigma.filter import covers
-from detectors.sigma.jsonlines import FIRST_FROM, Lines
 from detectors.sigma.knowledge import Library
 from detectors.sigma.load import compile_detection
 from detectors.sigma.matchers import Placeholders
 from detectors.sigma.memory import Room
-from detectors.sigma.plan import (
-    Asks,
-    Expired,
-    Plan,
-    Planned,
-    Spoken,
-    Tree,
-    first_fields,
-    joined,
-    tree_of,
-)
+from detectors.sigma.plan import Asks, Expired, Plan, Planned, Tree, joined, tree_of
 from detectors.sigma.route import Piles, Route
 from detectors.sigma.rule import Absence, Correlation, Detection, Filter, Rule, RuleSet
 from detectors.sigma.view import View
@@ -221,40 +209,6 @@ class Engine:
                 route.sort_in(piles, place, event)
         verdicts = dict(found for pile in piles.values() for found in pile.verdicts())
         self._spent_ns += perf_counter_ns() - start_ns
-        yield from self._told(verdicts)
-
-    def matched_lines(
-        self, lines: Sequence[bytes], time: datetime
-    ) -> Iterator[tuple[int, list[Rule] | None]]:
-        """Places of the lines that rules match, and these; None for a line that is broken.
-
-        This is sooner done than to make events of lines and ask `matched`. What `states` says of
-        fields that were never seen, it does not know of lines.
-
-        Args:
-            lines: One JSON object each, which may name its log source (`jsonlines.PARTS`).
-            time: When they happened, or came.
-        """
-        for start in range(0, len(lines), BATCH):
-            start_ns = perf_counter_ns()
-            verdicts, broken = self._lines.verdicts(lines[start : start + BATCH], time)
-            self._spent_ns += perf_counter_ns() - start_ns
-            for place, matched in self._told(verdicts):
-                yield start + place, [active.rule for active in matched]
-            yield from ((start + place, None) for place in broken)
-
-    @cached_property
-    def _lines(self) -> Lines[_Active]:
-        first = first_fields(self._active.values(), FIRST_FROM)
-        return Lines(self._known_route, sorted(first), self._library.room)
-
-    def _known_route(self, logsource: LogSource) -> Route[_Active]:
-        return self._routes.get(logsource) or self._route(logsource)
-
-    def _told(
-        self, verdicts: Mapping[int, Spoken[_Active]]
-    ) -> Iterator[tuple[int, tuple[_Active, ...]]]:
-        """What holds of events, in their order; it is counted."""
         for place in sorted(verdicts):
             matched, failed = verdicts[place]
             for active in failed:
@@ -344,14 +298,12 @@ class Engine:
                 self._settle()
                 self._plans.clear()
                 self._routes = dict.fromkeys(self._routes)
-                self.__dict__.pop("_lines", None)
-            route = self._plans[key] = Route(Plan(rules, self._library.room), self._library)
+            route = self._plans[key] = Route(Plan(rules), self._library)
         return route
 
     def _plan_again(self) -> None:
         """Rules have changed: what others ask of a field is kept, with what is known of it."""
         self._settle()
-        self.__dict__.pop("_lines", None)
         kept = self._plans  # so that the new plans find it
         self._plans = {key: route for key, route in kept.items() if self._is_current(route)}
         for seen in self._routes:
