@@ -85,13 +85,13 @@ def test_the_briefing_prints_without_the_shell(page: Page, serve_city: Serve, hu
 def test_keys_lead_through_the_hub(page: Page, serve_city: Serve, hub: FakeHub) -> None:
     served = serve_city(hub)
     enter(page, served, "m.tarn")
-    page.wait_for_load_state("networkidle")
+    page.wait_for_load_state("load")
 
     for key, path in (("m", "/campaigns"), ("f", "/shared"), ("o", "/operators"), ("c", "/city")):
         page.keyboard.press("g")
         page.keyboard.press(key)
         expect(page).to_have_url(served.base + path)
-        page.wait_for_load_state("networkidle")
+        page.wait_for_load_state("load")
 
 
 KEPT = (
