@@ -35,7 +35,7 @@ from siem.pushdown import LITERALS_MAX, SOURCE, Pushed, Question, columns_of
 from siem.samples import Speaking, alone
 from siem.store.archive import DamagedError, Look, Looking, quoted, reading, whole_row
 from siem.store.distinct import Column, Raw, Values
-from siem.store.protocol import Document, Range
+from siem.store.protocol import TIME_MIN, Document, Range
 
 log = logging.getLogger(__name__)
 
@@ -257,6 +257,13 @@ class _Side:
             self.pushed = [Pushed(rule, placeholders) for rule in self.rules.rules]
 
     @property
+    def lead(self) -> timedelta:
+        """How long before a finding the first of its events may be."""
+        windows = sum(one.timespan_s for one in self.rules.correlations)
+        waits = sum(one.before_s + one.within_s for one in self.rules.absences)
+        return timedelta(seconds=windows + waits)
+
+    @property
     def fields(self) -> frozenset[str]:
         """What correlations and absences need of an event, and what their sentence names."""
         named = set(fields_of(self.one.own.sentence))
@@ -305,6 +312,9 @@ class _Run:
     ) -> None:
         self._sides = sides
         self._span = span
+        lead = max(side.lead for side in sides)
+        self._read = Range(max(span.since - lead, TIME_MIN) if lead else span.since, span.until)
+        """A window that is open when the span begins has its earlier events."""
         self._now = now
         self._tally = tally
         self._tell = tell
@@ -314,8 +324,8 @@ class _Run:
 
     def through(self, looking: Looking, look: Look) -> None:
         """Every file, until the stop: for a rule the newest first, for windows as they came."""
-        paths = look.paths(self._span)
-        self._tally.lacking += looking.lacking(self._span)
+        paths = look.paths(self._read)
+        self._tally.lacking += looking.lacking(self._read)
         is_rule = all(isinstance(side.one, Rule) for side in self._sides)
         windows = None if is_rule else [_Replay(side) for side in self._sides]
         for number, path in enumerate(reversed(paths) if is_rule else paths, 1):
@@ -326,8 +336,9 @@ class _Run:
             try:
                 with reading(path):
                     held = looking.span_of(path)
-                    file = _File(path, look, self._span, held, self._stop, keep=is_kept)
+                    file = _File(path, look, self._read, held, self._stop, keep=is_kept)
                     self._ask(file, windows)
+                    self._tally.events += file.count(_within(self._span, held))
             except _StopError:
                 self._tally.is_whole = False
                 break
@@ -344,7 +355,6 @@ class _Run:
             self._feed(file, windows)
         file.values.save()
         self._tally.files += 1
-        self._tally.events += file.count()
 
     # ---- a rule
 
@@ -431,6 +441,8 @@ class _Run:
         """Count what one version says of a group, and what of it the other does not speak of."""
         times = sorted(one.time for one in others)
         for one in found:
+            if one.time < self._span.since:
+                continue
             place = bisect_left(times, one.time - apart)
             is_alone = place == len(times) or times[place] > one.time + apart
             counts = Counts(**{kind: 1, alone_: int(is_alone and self.is_compared)})
@@ -480,11 +492,11 @@ class _File:
         """The day of all its events, if they are of one."""
         self._tables = 0
 
-    def count(self) -> int:
-        """Events of the span."""
-        if self._within == "TRUE":
+    def count(self, within: str) -> int:
+        """Events of a span."""
+        if within == "TRUE":
             return self.values.count
-        return int(self._ask(f"SELECT count(*) FROM {self._table} WHERE {self._within}")[0][0])
+        return int(self._ask(f"SELECT count(*) FROM {self._table} WHERE {within}")[0][0])
 
     @property
     def _table(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -188,6 +188,53 @@ def test_windows_are_those_of_a_node(store: EventStore) -> None:
         *(103, 102, 9, 6),
         *(9 - 86_400, 6 - 86_400),
     ]
+
+
+@pytest.mark.parametrize(
+    ("begin", "spoken"),
+    [(99, [103, 102]), (102, [103, 102]), (103, [103]), (104, [])],
+)
+def test_a_window_that_is_open_at_the_start_of_the_span_has_its_earlier_events(
+    store: EventStore, begin: int, spoken: list[int]
+) -> None:
+    since = NOON + timedelta(seconds=begin)
+    guessing = "6f0d4bb0-5f0c-4c43-a7a5-1d6f6a5d7b13"
+
+    found = said(store.folder, RULE + GUESSING, rule=guessing, span=Range(since))
+
+    assert [int((one.time - NOON).total_seconds()) for one in found.samples] == spoken
+    assert found.events == 104 - begin if begin > 99 else 4
+    assert found.total.would == len(spoken)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "speaks"),
+    [
+        ((0, 30, 60), True),  # at the end of the minute
+        ((0, 30, 61), False),
+        ((0, 1), False),  # below
+        ((30, 0, 60), True),  # out of order
+        ((61, 30, 0), False),
+        ((0, 61, 30, 62), True),
+    ],
+)
+def test_a_window_counts_what_is_within_it_in_whatever_order(
+    tmp_path: Path, seconds: Sequence[int], speaks: bool
+) -> None:
+    store = EventStore.open(tmp_path, Clock())
+    came = [NOON + timedelta(seconds=number) for number in range(90, 95)]
+    store.append(
+        [
+            event(at, **{"event.ingested": ingested})
+            for at, ingested in zip(seconds, came, strict=False)
+        ],
+        {},
+    )
+    store.close()
+
+    found = said(tmp_path, RULE + GUESSING, rule="6f0d4bb0-5f0c-4c43-a7a5-1d6f6a5d7b13")
+
+    assert (found.total.would > 0) is speaks
 
 
 def test_a_stricter_window_speaks_of_the_same_a_little_later(store: EventStore) -> None:
