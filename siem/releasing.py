@@ -197,7 +197,16 @@ class Releasing:
         return id
 
     def approve(self, id: str, by: str) -> bool:
-        """Say yes as one more person; False if it does not wait for them."""
+        """Say yes as one more person; False if it does not wait for them.
+
+        Raises:
+            Conflict: something else would leave now, so they have not seen this.
+        """
+        one = self._db.samples.get(id)
+        is_waiting = one is not None and one.state == "approval"
+        if one is not None and is_waiting and self.offer(one.finding).payload != one.payload:
+            what = "something else would leave now than was let out"
+            raise Conflict(what, one.finding, "Take it back, and let it out anew.")
         return self._db.samples.approve(id, by, self._clock())
 
     def withdraw(self, id: str, by: str, reason: str) -> bool:

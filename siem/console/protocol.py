@@ -184,6 +184,46 @@ class Sharing(Protocol):
         ...
 
 
+class Releaser(Protocol):
+    """Protected samples that leave, and those of other operators.
+
+    What it raises: `InputError` for what is not there or without a reason, `Unsafe` for what is
+    forbidden, `Conflict` if somebody else was faster.
+    """
+
+    def own(self, rule: str = "") -> Sequence[Own]:
+        """Findings of ours that are protected, with what was let out of them last."""
+        ...
+
+    def foreign(self, rule: str = "") -> Sequence[Foreign]:
+        """Samples of other operators, the newest first."""
+        ...
+
+    def events(self, id: str) -> Sequence[Document]:
+        """Events of a sample of another operator that counts here."""
+        ...
+
+    def offer(self, finding: str) -> Offer:
+        """What would leave of a finding, and what forbids it; nothing changes."""
+        ...
+
+    def release(self, finding: str, seen: str, by: str, reason: str) -> str:
+        """Let out what was seen; returns the id under which it leaves."""
+        ...
+
+    def approve(self, id: str, by: str) -> bool:
+        """Say yes as one more person; False if it does not wait for them."""
+        ...
+
+    def withdraw(self, id: str, by: str, reason: str) -> bool:
+        """Take it back; False if it is not out."""
+        ...
+
+    def set_aside(self, id: str, by: str, reason: str, *, aside: bool = True) -> bool:
+        """Let a sample of another operator forbid nothing here, or again."""
+        ...
+
+
 class Sharer(Home, Protocol):
     """What the pages of sharing need: a node."""
 
@@ -195,6 +235,11 @@ class Sharer(Home, Protocol):
     @property
     def sharing(self) -> Sharing:
         """What may leave, what waits, what left."""
+        ...
+
+    @property
+    def releases(self) -> Releaser:
+        """Protected samples that leave, and those that came."""
         ...
 
 
@@ -250,46 +295,6 @@ class Responder(Protocol):
 
     def shadow_runs(self, playbook: Playbook) -> int:
         """How often a playbook as it is now has come to its end in shadow."""
-        ...
-
-
-class Releaser(Protocol):
-    """Protected samples that leave, and those of other operators.
-
-    What it raises: `InputError` for what is not there or without a reason, `Unsafe` for what is
-    forbidden, `Conflict` if somebody else was faster.
-    """
-
-    def own(self, rule: str = "") -> Sequence[Own]:
-        """Findings of ours that are protected, with what was let out of them last."""
-        ...
-
-    def foreign(self, rule: str = "") -> Sequence[Foreign]:
-        """Samples of other operators, the newest first."""
-        ...
-
-    def events(self, id: str) -> Sequence[Document]:
-        """Events of a sample of another operator that counts here."""
-        ...
-
-    def offer(self, finding: str) -> Offer:
-        """What would leave of a finding, and what forbids it; nothing changes."""
-        ...
-
-    def release(self, finding: str, seen: str, by: str, reason: str) -> str:
-        """Let out what was seen; returns the id under which it leaves."""
-        ...
-
-    def approve(self, id: str, by: str) -> bool:
-        """Say yes as one more person; False if it does not wait for them."""
-        ...
-
-    def withdraw(self, id: str, by: str, reason: str) -> bool:
-        """Take it back; False if it is not out."""
-        ...
-
-    def set_aside(self, id: str, by: str, reason: str, *, aside: bool = True) -> bool:
-        """Let a sample of another operator forbid nothing here, or again."""
         ...
 
 
@@ -351,11 +356,6 @@ class Console(Cased, Sharer, Protocol):
     @property
     def tuning(self) -> Tuning:
         """Rules and filters as people change them."""
-        ...
-
-    @property
-    def releases(self) -> Releaser:
-        """Protected samples that leave, and those that came."""
         ...
 
     def hearing(self) -> Hearing:

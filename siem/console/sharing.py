@@ -138,6 +138,11 @@ class Sharing:
             "sharing_waiting.html",
             fault=Fault.of(fault) if fault else None,
             rows=rows,
+            samples=[
+                one
+                for one in self.node.releases.own()
+                if one.release and one.release.state == "approval"
+            ],
         )
 
     def _waits(self, one: Waiting, policy: Policy | None) -> Waits:

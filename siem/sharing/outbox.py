@@ -27,7 +27,7 @@ from siem.store.faults import fault
 from siem.store.outgoing import TERMINAL, Desk, Line, OutgoingStore, Shared, Waiting
 from siem.store.proposals import Proposed
 from siem.store.protocol import Document
-from siem.store.samples import OPEN, Release, State
+from siem.store.samples import Release
 
 CHANGES_AT_ONCE = 50
 """So few that the path, which writes to the same file, never waits for long."""
@@ -259,12 +259,13 @@ class Outbox:
 
     def _has_release(self) -> bool:
         """Whether the hub is to be told of a sample, or that one is taken back."""
-        return self.store.has_release(_wanted(self._policy()))
+        policy = self._policy()
+        return self.store.has_release(policy.hash if policy else "")
 
     def _released(self, desk: Desk, policy: Policy | None, now: datetime) -> Signed | None:
         """The envelope of a sample that people let out, or of its withdrawal."""
-        if policy is not None and not policy.samples.people:
-            desk.samples.take_back("consent", now)
+        if policy is not None:
+            _hold_against(desk, policy, now)
         while one := desk.samples.next(may_leave=policy is not None):
             if one.state == "withdraw":
                 taken_back = Withdrawal(reason=one.why)  # type: ignore[arg-type]
@@ -476,16 +477,18 @@ def _is_approved(share: Share, approvers: tuple[str, ...]) -> bool:
     return _is_enough(PERSONS[share.approval], approvers)
 
 
+def _hold_against(desk: Desk, policy: Policy, now: datetime) -> None:
+    """Under another policy than before, samples that it would not let out are taken back."""
+    for one in desk.samples.under_another(policy.hash):
+        if policy.samples.lets_out(msgspec.json.decode(one.payload)):
+            desk.samples.set_policy(one.id, policy.hash)
+        else:
+            desk.samples.take_back("consent", now, id=one.id)
+
+
 def _is_enough(needed: int, people: tuple[str, ...]) -> bool:
     counted = [one for one in people if needed < 2 or not one.endswith(TERMINAL)]
     return len(counted) >= needed
-
-
-def _wanted(policy: Policy | None) -> tuple[State, ...]:
-    """Releases in which states the outbox has something to do with."""
-    if policy is None:
-        return ("withdraw",)
-    return ("withdraw", "due") if policy.samples.people else ("withdraw", *OPEN)
 
 
 def _marks(share: Share) -> str:

@@ -131,6 +131,12 @@ class Samples(msgspec.Struct, frozen=True, kw_only=True):
         """How many have to say yes; 0: it is forbidden."""
         return RELEASES.index(self.release)
 
+    def lets_out(self, payload: Mapping[str, Any]) -> bool:
+        """Whether a sample that was let out under another policy may leave, or stay out."""
+        fields = {name for event in payload.get("events", ()) for name in event}
+        is_open = self.operator == "named" or not payload.get("is_named")
+        return bool(self.people) and is_open and not fields & self.drop
+
 
 class Step(NamedTuple):
     """What became of one field of a finding."""

@@ -308,9 +308,9 @@ class OutgoingStore:
         """Whether the hub was not told yet what became of one of its proposals."""
         return proposals.has_answer(self._reading())
 
-    def has_release(self, states: Sequence[samples.State]) -> bool:
-        """Whether a sample that somebody released is in one of these states."""
-        return samples.has_any(self._reading(), states)
+    def has_release(self, policy: str) -> bool:
+        """Whether the hub is to be told of a sample; see `has_due` of the samples."""
+        return samples.has_due(self._reading(), policy)
 
     # ---- people
 

@@ -9,7 +9,7 @@ unless somebody here set it aside.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -70,7 +70,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     rule: str
     state: State = "due"
     policy: str
-    """Content hash of the policy under which it was shown."""
+    """Content hash of the policy that it was held against last."""
     payload: bytes
     """JSON of what leaves: no more, no less."""
     people: tuple[str, ...]
@@ -301,6 +301,17 @@ class SampleDesk:
             (behind,),
         )
 
+    def under_another(self, policy: str) -> list[Release]:
+        """What is out, or is to go, and was not held against this policy yet."""
+        rows = self._db.execute(
+            f"SELECT * FROM releases WHERE policy <> ? AND state IN {_OPEN} ORDER BY id", (policy,)
+        )
+        return [_release(row) for row in rows]
+
+    def set_policy(self, id: str, policy: str) -> None:
+        """It may leave under this policy, too."""
+        self._db.execute("UPDATE releases SET policy = ? WHERE id = ?", (policy, id))
+
     def take_back(self, why: str, now: datetime, *, id: str = "", finding: str = "") -> int:
         """Take back one of them, what is out of a finding, or all; returns how many."""
         return self._db.execute(
@@ -354,10 +365,20 @@ class SampleDesk:
         self._db.execute("DELETE FROM foreign_samples WHERE id = ?", (id,))
 
 
-def has_any(db: sqlite3.Connection, states: Sequence[State]) -> bool:
-    """Whether a release is in one of these states."""
-    query = "SELECT EXISTS (SELECT 1 FROM releases WHERE state IN (SELECT value FROM json_each(?)))"
-    return bool(db.execute(query, (msgspec.json.encode(states).decode(),)).fetchone()[0])
+def has_due(db: sqlite3.Connection, policy: str) -> bool:
+    """Whether the outbox has something to do with a release.
+
+    Args:
+        db: The state.
+        policy: Content hash of the one in force; empty: there is none, so nothing leaves.
+    """
+    return bool(
+        db.execute(
+            "SELECT EXISTS (SELECT 1 FROM releases WHERE state = 'withdraw' OR (?1 <> '' AND"
+            f" (state = 'due' OR (policy <> ?1 AND state IN {_OPEN}))))",
+            (policy,),
+        ).fetchone()[0]
+    )
 
 
 def _reason(said: str) -> str:

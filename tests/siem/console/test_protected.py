@@ -135,6 +135,11 @@ def test_a_second_person_says_yes_where_the_policy_wants_two(node: FakeNode) -> 
     assert 'value="approve"' not in first.get(PATH).text
     assert post(first, "share", act="approve", id=out.id) == 409
     assert 'value="approve"' in second.get(PATH).text
+    assert f"{PATH}?finding={id}#offer" in second.get("/sharing/waiting").text
+    said = node.sharing.said
+    node.sharing.said = policy(release="two_person", drop=frozenset({"source.port"}))
+    assert post(second, "share", act="approve", id=out.id) == 409
+    node.sharing.said = said
     assert post(second, "share", act="approve", id=out.id) == 303
 
     assert node.db.samples.releases()[0].people == ("i.vasko", "s.econd")

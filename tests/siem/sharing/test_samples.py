@@ -244,7 +244,7 @@ def test_where_two_persons_are_needed_one_is_not_enough_and_a_terminal_is_nobody
 def test_what_waits_goes_only_under_the_policy_of_the_moment(release: str, tmp_path: Path) -> None:
     town, metro, _ = two(tmp_path, Clock())
     id = metro.release(metro.was_right())
-    metro.policy.samples = Samples(release=release)
+    metro.policy.samples, metro.policy.hash = Samples(release=release), "p2"
 
     metro.round()
 
@@ -307,11 +307,71 @@ def test_a_policy_that_forbids_it_from_now_on_takes_back_what_is_out(tmp_path: P
     for node in (metro, grid):
         node.round()
 
-    metro.policy.samples = Samples()
+    metro.policy.samples, metro.policy.hash = Samples(), "p2"
     for node in (metro, grid):
         node.round()
 
     assert gone(town, grid)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, {"drop": frozenset({"event.action"})}),
+        ({"operator": "named"}, {"operator": "hidden"}),
+    ],
+    ids=["a field", "the name"],
+)
+def test_a_policy_that_lets_less_out_of_it_takes_back_what_is_out_or_waits(
+    before: dict[str, Any], after: dict[str, Any], tmp_path: Path
+) -> None:
+    town, metro, grid = two(tmp_path, Clock(), **before)
+    out = metro.release(metro.was_right())
+    for node in (metro, grid):
+        node.round()
+    waits = metro.release(metro.was_right("198.51.100.8"))
+
+    metro.policy.hash = "p2"
+    metro.policy.samples = Samples(**{"release": "person", **before, **after})
+    for node in (metro, grid):
+        node.round()
+
+    states = {one.id: one.state for one in metro.db.samples.releases()}
+    assert states == {out: "withdrawn", waits: "withdrawn"}
+    assert gone(town, grid)
+
+
+def test_a_policy_that_says_the_same_of_samples_changes_nothing_of_them(tmp_path: Path) -> None:
+    _, metro, grid = two(tmp_path, Clock())
+    id = metro.release(metro.was_right())
+    metro.round()
+    metro.policy.hash = "p2"
+    for node in (metro, grid):
+        node.round()
+
+    one = metro.db.samples.get(id)
+    assert one is not None
+    assert (one.state, one.policy) == ("taken", "p2")
+    assert len(grid.foreign) == 1
+
+
+def test_a_hub_that_lost_what_it_had_is_told_again(tmp_path: Path) -> None:
+    town, metro, grid = two(tmp_path, Clock())
+    first = metro.release(metro.was_right())
+    metro.release(metro.was_right("198.51.100.8"))
+    metro.round()
+    metro.releasing.withdraw(first, "ada", "too early")
+    metro.round()
+
+    with metro.db.outgoing.desk() as desk:
+        desk.tell_again(0)
+    for node in (metro, grid):
+        node.round()
+
+    assert sorted(one.state for one in metro.db.samples.releases()) == ["taken", "withdrawn"]
+    types = [one.type for one in metro.db.outgoing.lines()]
+    assert (types.count("sample"), types.count("withdraw")) == (3, 2)
+    assert len(town.kept) == len(grid.foreign) == 1
 
 
 def test_what_was_taken_back_may_be_let_out_anew(tmp_path: Path) -> None:
