@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ def _demo(tmp_path: Path, *words: str) -> tuple[int, dict[str, Any], str]:
     )
     lines = done.stdout.splitlines()
     assert len(lines) == 1, done.stderr
+    assert list(tmp_path.glob("cityward-demo-*")) == []
     return done.returncode, json.loads(lines[0]), done.stderr
 
 
@@ -168,42 +170,39 @@ def test_different_strangers_at_two_operators_are_no_campaign(tmp_path: Path) ->
     assert code == 0, said
 
 
-def test_an_ordinary_evening_is_quiet(tmp_path: Path) -> None:
-    code, verdict, said = _demo(tmp_path, "--seed", "3", "--ordinary")
-
-    assert verdict["records"] > 10_000
-    assert (verdict["findings"], verdict["expected"], verdict["lost"]) == (0, 0, 0), said
-    assert verdict["first_finding_s"] is None
-    assert code == 0
-    assert list(tmp_path.glob("cityward-demo-*")) == []
-
-
 # ---- nothing is left behind
 
 
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[int]]]:
-    """A demo whose consoles answer, and the processes below it."""
+@contextmanager
+def _running(tmp_path: Path, *words: str) -> Iterator[tuple[subprocess.Popen[bytes], list[int]]]:
+    """A demo whose consoles answer, and the processes below it; it writes `said` and `verdict`."""
     said = tmp_path / "said"
-    with said.open("wb") as log:
+    with said.open("wb") as log, (tmp_path / "verdict").open("wb") as verdict:
         demo = subprocess.Popen(
-            [sys.executable, "-m", "siem.cli", "demo", *FAST],
-            stdout=log,
+            [sys.executable, "-m", "siem.cli", "demo", *FAST, *words],
+            stdout=verdict,
             stderr=log,
             start_new_session=True,
             env={**os.environ, "TMPDIR": str(tmp_path)},
         )
+    pids: list[int] = []
+    try:
+        _wait_for(lambda: len(re.findall(r"http://\S+", said.read_text())) == 5, demo, said)
+        pids += below(demo.pid)
+        yield demo, pids
+    finally:
+        for pid in (demo.pid, *pids):
+            if _lives(pid):
+                os.kill(pid, signal.SIGKILL)
+        demo.wait()
+
+
+def _wait_for(is_so: Callable[[], bool], demo: subprocess.Popen[bytes], said: Path) -> None:
     until_s = time.monotonic() + PATIENCE_S
-    while len(re.findall(r"http://\S+", said.read_text())) < 5:
+    while not is_so():
         assert demo.poll() is None, said.read_text()
         assert time.monotonic() < until_s, said.read_text()
         time.sleep(0.2)
-    pids = list(below(demo.pid))
-    yield demo, pids
-    for pid in (demo.pid, *pids):
-        if _lives(pid):
-            os.kill(pid, signal.SIGKILL)
-    demo.wait()
 
 
 def _lives(pid: int) -> bool:
@@ -221,25 +220,33 @@ def _wait_until_gone(pids: list[int]) -> list[int]:
     return left
 
 
-def test_ctrl_c_ends_all_processes_and_leaves_no_file(
-    running: tuple[subprocess.Popen[bytes], list[int]], tmp_path: Path
+def test_ctrl_c_ends_all_processes_and_leaves_no_file(tmp_path: Path) -> None:
+    with _running(tmp_path) as (demo, pids):
+        assert len(pids) >= 10
+
+        os.killpg(demo.pid, signal.SIGINT)
+
+        assert demo.wait(PATIENCE_S) == 130
+        assert _wait_until_gone(pids) == []
+        assert list(tmp_path.glob("cityward-demo-*")) == []
+
+
+def test_an_ordinary_evening_is_quiet_and_a_killed_demo_takes_its_nodes_along(
+    tmp_path: Path,
 ) -> None:
-    demo, pids = running
-    assert len(pids) >= 10
+    """Not `--once`, the city goes on after the verdict: it is killed then."""
+    said = tmp_path / "said"
+    words = ("--seed", "3", "--ordinary", "-o", "json")
+    with _running(tmp_path, *words) as (demo, pids):
+        _wait_for(lambda: "the city goes on" in said.read_text(), demo, said)
+        lives = [pid for pid in pids if _lives(pid)]
 
-    os.killpg(demo.pid, signal.SIGINT)
+        demo.kill()
+        demo.wait(PATIENCE_S)
 
-    assert demo.wait(PATIENCE_S) == 130
-    assert _wait_until_gone(pids) == []
-    assert list(tmp_path.glob("cityward-demo-*")) == []
-
-
-def test_a_killed_demo_takes_its_nodes_along(
-    running: tuple[subprocess.Popen[bytes], list[int]],
-) -> None:
-    demo, pids = running
-
-    demo.kill()
-    demo.wait(PATIENCE_S)
-
-    assert _wait_until_gone(pids) == []
+        assert len(lives) >= 10
+        assert _wait_until_gone(pids) == []
+    verdict = json.loads((tmp_path / "verdict").read_text())
+    assert verdict["records"] > 10_000
+    assert (verdict["findings"], verdict["expected"], verdict["lost"]) == (0, 0, 0)
+    assert verdict["first_finding_s"] is None
