@@ -147,6 +147,8 @@ class Backtest(msgspec.Struct, frozen=True):
     """What it was compared with."""
     is_whole: bool
     """False: it was stopped, and says only what it had come to."""
+    first: datetime | None = None
+    """Time of the oldest event looked at: older ones are not kept, or not of the span."""
     lacking: list[str] = []
     """What should have been looked at and could not be: damaged files, batches that are gone."""
     idle: str = ""
@@ -228,6 +230,7 @@ def backtest(
         unread=tally.unread,
         against=compared,
         is_whole=tally.is_whole,
+        first=tally.first,
         lacking=tally.lacking,
         idle=draft.idle,
     )
@@ -285,6 +288,7 @@ class _Tally:
         self.said: dict[str, list[Said]] = {"would": [], "new": [], "gone": []}
         self.events = self.files = self.unread = 0
         self.is_whole = True
+        self.first: datetime | None = None
         self.lacking: list[str] = []
 
     def count(self, counts: Counts, day: str, asset: str) -> None:
@@ -338,7 +342,7 @@ class _Run:
                     held = looking.span_of(path)
                     file = _File(path, look, self._read, held, self._stop, keep=is_kept)
                     self._ask(file, windows)
-                    self._tally.events += file.count(_within(self._span, held))
+                    self._looked_at(held, file.count(_within(self._span, held)))
             except _StopError:
                 self._tally.is_whole = False
                 break
@@ -354,7 +358,14 @@ class _Run:
         else:
             self._feed(file, windows)
         file.values.save()
-        self._tally.files += 1
+
+    def _looked_at(self, held: tuple[datetime, datetime], count: int) -> None:
+        tally = self._tally
+        tally.files += 1
+        tally.events += count
+        if count:
+            begin = max(held[0], self._span.since)
+            tally.first = min(begin, tally.first or begin)
 
     # ---- a rule
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -91,6 +92,7 @@ def backtest(
     wanted = span("" if since == "all" else since, until, now)
     teller = Teller(quiet)
     found: list[Backtest] = []
+    took_s: list[float] = []
     stop = threading.Event()
     with closing(assembly.db_of(settings, from_settings(settings), now_utc)) as db:
         tuner = Tuner(settings, db)
@@ -100,6 +102,7 @@ def backtest(
             for number, rule in enumerate(ids, 1):
                 if stop.is_set():
                     break
+                began_s = time.monotonic()
                 found.append(
                     backtest_(
                         looking,
@@ -115,9 +118,10 @@ def backtest(
                         stop=stop,
                     )
                 )
+                took_s.append(time.monotonic() - began_s)
     _print(found, streams.form_for(output, sys.stdout))
-    for one in found:
-        teller.line(_looked_at(one))
+    for one, seconds in zip(found, took_s, strict=True):
+        teller.line(_looked_at(one, seconds))
     for lack in dict.fromkeys(lack for one in found for lack in one.lacking):
         print(f"Not looked at: {visible(lack)}.", file=sys.stderr)
     if stop.is_set():
@@ -200,9 +204,9 @@ def _progress(progress: Progress, number: int, rules: int) -> str:
     )
 
 
-def _looked_at(one: Backtest) -> str:
+def _looked_at(one: Backtest, took_s: float) -> str:
     read = f"{one.files - one.unread:,} of {one.files:,} files read"
-    return f"{visible(one.title)}: {one.events:,} events looked at, {read}"
+    return f"{visible(one.title)}: {one.events:,} events looked at, {read}, {took_s:.1f} s"
 
 
 def _print(found: Sequence[Backtest], form: streams.Form) -> None:
@@ -222,7 +226,11 @@ def _tell(one: Backtest) -> None:
         print(f"  It is not evaluated here: {visible(one.idle)}.")
         return
     total, is_compared = one.total, one.against != "nothing"
-    print(f"  It would have spoken {_times(total.would)}.")
+    if one.first is None:
+        print("  No events of this time are kept.")
+        return
+    print(f"  It would have spoken {_times(total.would)} in {one.events:,} events", end=" ")
+    print(f"since {text(one.first)}.")
     if is_compared:
         print(f"  Against {AGAINST[one.against]}, which says {total.deployed:,}:", end=" ")
         print(f"{total.new:,} new, {total.gone:,} gone.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -67,10 +68,10 @@ def test_what_it_would_have_said_is_told_and_leaves_with_three(
 
     said = capsys.readouterr()
     assert code == 3
-    assert "It would have spoken 3 times." in said.out
+    assert "It would have spoken 3 times in 3 events since 2" in said.out
     assert "(no asset)" not in said.out
     assert "192.0.2.2: root from 192.0.2.2" in said.out
-    assert said.err == "Root: 3 events looked at, 1 of 1 files read\n"
+    assert re.fullmatch(r"Root: 3 events looked at, 1 of 1 files read, \d+\.\d s\n", said.err)
 
 
 def test_a_draft_is_held_against_what_is_deployed(
@@ -110,6 +111,31 @@ def test_nothing_found_no_list_no_rule_and_no_file_leave_each_with_its_code(
     assert f"{node}/broken.yml:7" in said.err
 
 
+def test_a_time_of_which_nothing_is_kept_is_said(
+    node: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["rule", "backtest", "rules/root.yml", "--until", "2d", "-q", "-o", "table"]
+
+    assert cli.run(words) == 0
+    assert capsys.readouterr().out == "Root\n  No events of this time are kept.\n"
+
+
+def test_what_is_damaged_is_listed_and_leaves_with_seven(
+    node: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    day = node / "state" / "events" / "parquet" / "day=2026-03-01"
+    day.mkdir()
+    (day / f"{0:016d}-{0:016d}.parquet").write_bytes(b"PAR1 and no end")
+
+    code = cli.run(["rule", "backtest", "rules/root.yml", "-q", "-o", "table"])
+
+    said = capsys.readouterr()
+    assert code == 7
+    assert "It would have spoken 3 times" in said.out
+    assert "Not looked at:" in said.err
+    assert f"{day}/" in said.err
+
+
 def test_the_first_interrupt_tells_what_it_had_come_to(
     node: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,5 +147,5 @@ def test_the_first_interrupt_tells_what_it_had_come_to(
 
     said = capsys.readouterr()
     assert code == 130
-    assert "It would have spoken 3 times." in said.out
+    assert "It would have spoken 3 times in 3 events since 2" in said.out
     assert "Interrupted" in said.err
