@@ -43,13 +43,14 @@ _Item = tuple[str, Any]
 """Field with modifiers, and its value."""
 
 
-def rule_of(query: str, condition: Condition, newest: Document) -> tuple[str, str]:
+def rule_of(query: str, condition: Condition, newest: Document, by: str) -> tuple[str, str]:
     """A rule and its samples, as YAML.
 
     Args:
         query: What was typed, for the description.
         condition: What it means.
         newest: An event that it found.
+        by: Who makes it.
 
     Raises:
         InputError: the query asks for nothing, or for what a rule cannot say.
@@ -70,7 +71,7 @@ def rule_of(query: str, condition: Condition, newest: Document) -> tuple[str, st
         "id": str(uuid.uuid4()),
         "status": "experimental",
         "description": f"Made from the hunt {query}",
-        "author": "",
+        "author": by,
         "level": "medium",
         "taxonomy": "cityward",
         "logsource": {part: value for part, value in logsource.items() if value},

@@ -102,8 +102,13 @@ class Workbench:
         id = str(uuid.uuid4())
         return Source(id, "New rule", "rule", BLANK.format(id=id), BLANK_SAMPLES, "new")
 
-    def rule_of(self, query: str, newest: Document) -> Source:
+    def rule_of(self, query: str, newest: Document, by: str) -> Source:
         """A rule made of a query on events, and of the newest event that it found.
+
+        Args:
+            query: In words of the query bar.
+            newest: The event.
+            by: Who makes it.
 
         Raises:
             CitywardError: the query cannot be read, or asks for what a rule cannot say.
@@ -113,7 +118,7 @@ class Workbench:
         from siem.store.query import parse
 
         fields = {name: field.type for name, field in FIELDS.items()}
-        text, samples = rule_of(query, parse(query, fields, self._clock()), newest)
+        text, samples = rule_of(query, parse(query, fields, self._clock()), newest, by)
         return Source(_id_in(text), TITLE, "rule", text, samples, "new")
 
     def examine(self, text: str, samples: str = "") -> Examined:

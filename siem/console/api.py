@@ -219,6 +219,8 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
             field=_IDS | {"description": "Fields whose values tell what is harmless"},
             reason=_TEXT,
             days=_NUMBER | {"description": "How long it hides; 30 if it is not said, at most 365"},
+            resolve=_TEXT
+            | {"description": "Resolve what it hides whole, as benign; needs the scope triage, too"},
         ),
     ),
     "/filters/remove": ("switch", _body(("id", "reason"), id=_TEXT, reason=_TEXT)),

@@ -19,12 +19,13 @@ from siem.console.access import Session
 from siem.console.body import body_of
 from siem.console.site import Fault, NodeSite, number_in, see_other
 from siem.console.triage import text
-from siem.console.tuning import FilterRow
+from siem.console.tuning import FilterRow, Hidden
 from siem.console.view import path_of
-from siem.store.protocol import Document
+from siem.store.protocol import Change, Document
 
 DAYS = (7, 30, 90, 365)
 DAYS_FIRST = 30
+CLOSED = ("resolved", "archived", "deleted")
 TICKED = 2
 """So many fields are ticked when the form opens: who, and what."""
 
@@ -125,6 +126,7 @@ class Filters:
             lines=said["text"].splitlines(),
             reasons=said["reasons"],
             hidden=said["hidden"],
+            resolvable=len(self._open(said["hidden"])) if session.may("triage") else 0,
             silenced=said["silenced"],
         )
 
@@ -144,6 +146,8 @@ class Filters:
 
     def _changed(self, request: Request, form: FormData, change: Any) -> Response:
         session = self.site.access.enter_by_form(request, "switch", text(form, "csrf"))
+        if text(form, "resolve"):
+            self.site.access.enter(request, "triage")
         id, done = change(form, session.person.name)
         if formats.form_of(request):
             return formats.json({"filter": id, "done": done})
@@ -161,9 +165,20 @@ class Filters:
         if not fields:
             raise InputError("no field is ticked", "field", "Tick who or what is harmless.")
         days = number_in(text(form, "days"), DAYS_FIRST, 1, max(DAYS))
-        made, examined, _ = self.tuning.filter_of(finding, fields, reason, self._until(days), by)
+        until = self._until(days)
+        made, examined, hidden = self.tuning.filter_of(finding, fields, reason, until, by)
         self.tuning.deploy(made, "", by, reason, 0)
+        if text(form, "resolve"):
+            change = Change(status="resolved", verdict="benign", comment=reason)
+            ids = [one.finding for one in self._open(hidden)]
+            self.node.findings.change(ids, change, by, self.node.now())
         return examined.document, "added"
+
+    def _open(self, hidden: Sequence[Hidden]) -> list[Hidden]:
+        """Findings that are hidden whole, and that nobody has judged or closed yet."""
+        wholes = [one for one in hidden if one.is_whole and one.verdict == "unknown"]
+        known = [(one, self.node.findings.get(one.finding)) for one in wholes]
+        return [one for one, now in known if now and now["finding.status"] not in CLOSED]
 
     def _remove(self, form: FormData, by: str) -> tuple[str, str]:
         id, reason = text(form, "id"), text(form, "reason").strip()

@@ -173,7 +173,7 @@ class Tuning(Protocol):
         """A rule to begin with."""
         ...
 
-    def rule_of(self, query: str, newest: Document) -> Source:
+    def rule_of(self, query: str, newest: Document, by: str) -> Source:
         """A rule made of a query on events, and of the newest event that it found."""
         ...
 

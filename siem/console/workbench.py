@@ -167,14 +167,14 @@ class Workbench:
 
     def _hunted(self, request: Request, view: View) -> Source:
         """What the query of a hunt asks for, with the newest event that it finds as a sample."""
-        self.site.access.enter(request, KEPT)
+        by = self.site.access.enter(request, KEPT).person.name
         query = query_of(view)[0]
         span = timespan.choose(view.one("from"), view.one("to"), self.node.now()).span
         found = self.node.events.search(query, span, limit=1).rows
         if not found:
             what = "no event of this time matches the query"
             raise InputError(what, "q", "Hunt until it finds what the rule is to find.")
-        return self.tuning.rule_of(query, found[0])
+        return self.tuning.rule_of(query, found[0], by)
 
     def edit(self, request: Request, rule_id: str) -> Response:
         """A rule, correlation, absence or filter with its samples, drafts and versions."""

@@ -48,7 +48,7 @@ def found(store: EventStore, query: str) -> list[Document]:
 
 
 def made_of(query: str, newest: Document) -> tuple[str, str]:
-    return rule_of(query, parse(query, TYPES, NOW), newest)
+    return rule_of(query, parse(query, TYPES, NOW), newest, "a.ana")
 
 
 @pytest.mark.parametrize(
@@ -109,6 +109,7 @@ def test_the_draft_has_its_sample_and_only_hints_are_missing(
     assert examined.reasons() == []
     assert [(one.kind, one.passed) for one in examined.outcomes] == [("must match", True)]
     assert {one.severity for one in examined.problems} == {"warning"}
+    assert "author: a.ana" in text
     assert "cw.operator: harbour" in samples
     assert "cw.record" not in samples
     assert "{source.ip} did what it should not to {host.name}." in text

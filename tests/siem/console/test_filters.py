@@ -64,6 +64,35 @@ def test_from_a_finding_in_two_clicks_to_a_filter_that_counts(
     assert "our scanner" in client.get("/filters").text
 
 
+@pytest.mark.parametrize("resolve", ["", "1"])
+def test_what_it_hides_is_resolved_if_that_is_asked_for(
+    node: FakeNode, signed_in: Enter, resolve: str
+) -> None:
+    client = signed_in(ENGINEER)
+    id, other = id_of(node, "192.0.2.8"), id_of(node, "192.0.2.7")
+    said = fill(client, node, reason="our scanner", resolve=resolve)
+
+    assert "Also resolve the finding that it hides" in client.get(f"/filters/new?finding={id}").text
+    assert client.post("/filters/add", data=said).status_code == 303
+
+    found = [node.db.get(one) for one in (id, other)]
+    states = [(one["finding.status"], one["finding.verdict"]) for one in found if one]
+    hidden = ("resolved", "benign") if resolve else ("new", "unknown")
+    assert states == [hidden, ("new", "unknown")]
+
+
+def test_who_may_only_tune_resolves_nothing(node: FakeNode, client: TestClient) -> None:
+    node.give_token("tuner", ENGINEER, "tune")
+    said = {
+        "finding": id_of(node, "192.0.2.8"), "field": ["source.ip"], "reason": "x", "resolve": "1",
+    }  # fmt: skip
+
+    refused = client.post("/filters/add.json", data=said, headers={"authorization": "Bearer tuner"})
+
+    assert refused.status_code == 403
+    assert node.tuning.filters() == []
+
+
 def test_other_fields_are_looked_at_before_anything_counts(
     node: FakeNode, signed_in: Enter
 ) -> None:
