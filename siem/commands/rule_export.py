@@ -53,11 +53,7 @@ def export(
     settings, _ = settings_of(config)
     named = _paths(paths) if paths else []
     rules, lists = _counting(settings, named)
-    wanted = {
-        one.id
-        for one in rules.speaking()
-        if any(_is_below(Path(one.document.file), path) for path in named)
-    }
+    wanted = {one.id for one in rules.speaking() if _is_in(one.document.file, named)}
     given = rule_export.export(
         rules, lists, wanted if paths else None, () if paths else settings.rules.off
     )
@@ -68,7 +64,7 @@ def export(
     refused = [
         error
         for error in rules.refused
-        if not named or any(_is_below(Path(error.where.rpartition(":")[0]), one) for one in named)
+        if not named or _is_in(error.where.rpartition(":")[0] or error.where, named)
     ]
     for error in refused:
         print(f"refused: {_near(error.where)}: {visible(error.what)}", file=sys.stderr)
@@ -92,6 +88,11 @@ def _counting(settings: Settings, named: Sequence[Path]) -> tuple[RuleSet, Place
     with closing(assembly.db_of(settings, from_settings(settings), now_utc)) as db:
         tuner = Tuner(settings, db)
         return tuner.rules, tuner.placeholders
+
+
+def _is_in(file: str, named: Sequence[Path]) -> bool:
+    """True if a file is one of those that were named, or in one of the folders."""
+    return any(_is_below(Path(file).resolve(), path) for path in named)
 
 
 def _tell(given: Export) -> None:

@@ -941,6 +941,7 @@ STAYS = {("openc2-consumer",), ("collect",), ("demo",), ("hub",), ("run",), ("se
 """Commands that go on until they are stopped; tests of their own run them."""
 TESTED_ELSEWHERE = {("rule", "check"), ("rule", "test"), ("rule", "try")} | {
     ("rule", "backtest"),
+    ("rule", "export"),
     ("rule", "deploy"),
     ("rule", "revert"),
     ("rule", "history"),
