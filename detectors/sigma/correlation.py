@@ -49,8 +49,6 @@ EXPECTED_MAX = 1_000
 """Times of expected events that one group of an absence remembers."""
 
 Key = tuple[str, ...]
-Keys = dict[tuple[str, ...], "Key | None"]
-"""Of one match the group by the fields that make it: correlations often group alike."""
 
 
 class Match(msgspec.Struct, frozen=True, gc=False):
@@ -87,27 +85,29 @@ class Correlator:
         states = [_Windows(one, titles) for one in rules.correlations]
         self._states: dict[str, _Windows | _Absences] = {one.id: one for one in states}
         self._states |= {one.id: _Absences(one, titles) for one in rules.absences}
-        self._uses: dict[str, list[_Windows | _Absences]] = {}
+        self._uses: dict[str, _Uses] = {}
         for state in self._states.values():
             for base in dict.fromkeys(bases_of(state.one)):
-                self._uses.setdefault(base, []).append(state)
+                self._uses.setdefault(base, _Uses()).add(state, _fields_of(state.one, base))
         loud = {base for one in rules.correlations if one.generate for base in one.rules}
         self.silenced = frozenset(set(self._uses) - loud)
         """Ids of what only serves as a base and does not speak for itself."""
 
-    def see(self, match: Match) -> Iterator[Finding]:
+    def see(self, match: Match) -> list[Finding]:
         """Take a match; what it completes speaks, and what that completes in turn."""
+        found: list[Finding] = []
         waiting = [match]
         for one in waiting:  # it grows while it is read
             uses = self._uses.get(one.rule)
             if uses is None:
                 continue
             then_us = time_us(one.event.time)
-            keys: Keys = {}
-            for state in uses:
-                finding = state.see(one, then_us, keys)
+            keys = [_key(one.view, fields) for fields in uses.groupings]
+            for state, grouping in uses.states:
+                finding = state.see(one, then_us, keys[grouping])
                 if finding is not None:
-                    yield from self._said(state, finding, waiting)
+                    found += self._said(state, finding, waiting)
+        return found
 
     def tick(self, now: datetime) -> Iterator[Finding]:
         """Time has come to `now`: absences are decided, old windows forgotten."""
@@ -172,23 +172,38 @@ def kind_of(one: Correlation | Absence) -> Literal["correlation", "absence"]:
     return "correlation" if isinstance(one, Correlation) else "absence"
 
 
+class _Uses:
+    """What builds on a rule, and by which of its fields: many group alike."""
+
+    def __init__(self) -> None:
+        self.states: list[tuple[_Windows | _Absences, int]] = []
+        """Each with the number of its grouping."""
+        self.groupings: list[tuple[str, ...]] = []
+
+    def add(self, state: _Windows | _Absences, fields: tuple[str, ...]) -> None:
+        if fields not in self.groupings:
+            self.groupings.append(fields)
+        self.states.append((state, self.groupings.index(fields)))
+
+
 def _key(view: View, fields: tuple[str, ...]) -> Key | None:
     """Values of the `group-by` fields; None if the event lacks one."""
-    found = []
+    found: list[str] = []
     for field in fields:
+        value = view.flat.get(field)
+        if type(value) is str:  # nearly always
+            found.append(value)
+            continue
         values = view.values(field)
         if not values or values[0] is None:
             return None
-        if len(values) == 1:
-            value = values[0]
-            found.append(value if type(value) is str else text_of(value))
-        else:
-            found.append(",".join(map(text_of, values)))
+        found.append(",".join(map(text_of, values)))
     return tuple(found)
 
 
-def _fields_of(one: Correlation, rule: str) -> tuple[str, ...]:
-    return tuple(one.aliases.get(name, {}).get(rule, name) for name in one.group_by)
+def _fields_of(one: Correlation | Absence, rule: str) -> tuple[str, ...]:
+    aliases = one.aliases if isinstance(one, Correlation) else {}
+    return tuple(aliases.get(name, {}).get(rule, name) for name in one.group_by)
 
 
 class _Windows:
@@ -203,46 +218,53 @@ class _Windows:
         self.kept = 0
         self.now_us = UNKNOWN
         self.terms = Terms(one)
-        self.fields = {rule: _fields_of(one, rule) for rule in one.rules}
-        """Of each base rule the fields that make the group."""
 
-    def see(self, match: Match, then_us: int, keys: Keys) -> Finding | None:
+    def see(self, match: Match, then_us: int, key: Key | None) -> Finding | None:
+        """Take a match of this group; what is said now. Nearly every event comes in order."""
+        terms = self.terms
         self.counts["seen"] += 1
-        fields = self.fields[match.rule]
-        key = keys[fields] if fields in keys else keys.setdefault(fields, _key(match.view, fields))
         if key is None:
             self.counts["ungrouped"] += 1
             return None
         window = self.groups.get(key)
         if window is None:
-            window = self.groups[key] = Window(self.terms)
+            window = self.groups[key] = Window(terms)
         else:
             self.groups.move_to_end(key)
         window.touched_us = self.now_us
-        entry = Entry(then_us, match.rule, self.terms.values(match.view), match.event)
+        values = terms.values(match.view) if terms.has_values else ()
+        entry = Entry(then_us, match.rule, values, match.event)
         entries, cut = window.entries, window.cut
         before = len(entries)
+        reached: Reached | None = None
         if not before or then_us >= entries[-1].time_us:
             value = window.add(entry)
-            reached = None
-            if value is not None and self.terms.compare(value, self.terms.limit):
-                reached = window.newest(value)
-        elif window.take(entry):
-            reached = window.reached(entry)
+            if value is not None and terms.compare(value, terms.limit):
+                window.since += 1
+                fired_us = window.fired_us
+                if fired_us is None or abs(then_us - fired_us) >= terms.span_us:
+                    reached = window.newest(value)
         else:
-            self.counts["late"] += 1
-            reached = None
+            reached = self._late(window, entry)
         self.kept += len(window.entries) - before
         if window.cut != cut:
             self.counts["cut"] += window.cut - cut
-        if len(self.groups) > GROUPS_MAX or self.kept > KEPT_MAX:
+        if self.kept > KEPT_MAX or len(self.groups) > GROUPS_MAX:
             self._evict(key)
+        return None if reached is None else self._finding(key, window, reached, entry)
+
+    def _late(self, window: Window, entry: Entry) -> Reached | None:
+        """Take a match that is older than another; the window of which is now to be spoken."""
+        if not window.take(entry):
+            self.counts["late"] += 1
+            return None
+        reached = window.reached(entry)
         if reached is None:
             return None
         window.since += 1
-        if window.fired_us is not None and self._is_soon(window.fired_us, then_us):
-            return None
-        return self._finding(key, window, reached, entry)
+        fired_us = window.fired_us
+        is_soon = fired_us is not None and abs(entry.time_us - fired_us) < self.terms.span_us
+        return None if is_soon else reached
 
     def _evict(self, newest: Key) -> None:
         while len(self.groups) > GROUPS_MAX or self.kept > KEPT_MAX:
@@ -251,9 +273,6 @@ class _Windows:
                 return
             self.kept -= len(self.groups.pop(oldest).entries)
             self.counts["evicted"] += 1
-
-    def _is_soon(self, fired_us: int, then_us: int) -> bool:
-        return abs(then_us - fired_us) < self.terms.span_us
 
     def _finding(self, key: Key, window: Window, reached: Reached, deciding: Entry) -> Finding:
         group = tuple(zip(self.one.group_by, key, strict=True))
@@ -316,9 +335,8 @@ class _Absences:
         self.before_us = one.before_s * 1_000_000
         self.within_us = one.within_s * 1_000_000
 
-    def see(self, match: Match, then_us: int, keys: Keys) -> Finding | None:
+    def see(self, match: Match, then_us: int, key: Key | None) -> Finding | None:
         self.counts["seen"] += 1
-        key = _key(match.view, self.one.group_by)
         if key is None:
             self.counts["ungrouped"] += 1
             return None

@@ -187,9 +187,12 @@ class Engine:
 
     def _detect(self, events: Sequence[Event]) -> Iterator[Finding]:
         for place, matched in self._matched_by(events):
-            view = View.of(events[place])
+            event = events[place]
+            view = View.of(event)
             for active in matched:
-                yield from self._spoken(active, events[place], view)
+                if active.rule.id not in self._silent:
+                    yield self._spoken(active, event, view)
+                yield from self._correlator.see(Match(active.rule.id, event, view))
 
     def matched(self, events: Sequence[Event]) -> Iterator[tuple[int, list[Rule]]]:
         """Places of the events that rules match, and these; nothing is said of it.
@@ -223,12 +226,9 @@ class Engine:
         if active.faults == 1:
             log.error("Rule %s fails on an event.", active.rule.id)
 
-    def _spoken(self, active: _Active, event: Event, view: View) -> Iterator[Finding]:
-        rule = active.rule
-        if rule.id not in self._silent:
-            filters = active.filters_at(event.time)
-            yield speak.of_rule(rule, event, explain.why_matched(active.detection, filters, view))
-        yield from self._correlator.see(Match(rule.id, event, view))
+    def _spoken(self, active: _Active, event: Event, view: View) -> Finding:
+        why = explain.why_matched(active.detection, active.filters_at(event.time), view)
+        return speak.of_rule(active.rule, event, why)
 
     def tick(self, now: datetime) -> Iterator[Finding]:
         """Time passes: absences speak, windows that nobody needs any more are forgotten."""

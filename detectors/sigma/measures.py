@@ -53,7 +53,7 @@ class Sum:
 
     def __init__(self, mean: bool = False) -> None:
         self._mean = mean
-        self._parts: list[float] = []
+        self._parts = [0.0]
         self._number = 0
 
     def enter(self, entry: Entry) -> None:
@@ -70,6 +70,12 @@ class Sum:
 
     def _add(self, more: float) -> None:
         parts, place = self._parts, 0
+        if len(parts) == 1:
+            (old,) = parts
+            new = old + more
+            if new - old == more and new - more == old:  # nothing was rounded off
+                parts[0] = new
+                return
         for part in parts:
             if abs(more) < abs(part):
                 more, part = part, more  # noqa: PLW2901 – the larger one comes first
@@ -84,7 +90,8 @@ class Sum:
         """The sum, or the mean."""
         if not self._number:
             return None
-        total = math.fsum(self._parts)
+        parts = self._parts
+        total = parts[0] if len(parts) == 1 else math.fsum(parts)
         return total / self._number if self._mean else total
 
 

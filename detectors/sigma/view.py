@@ -104,6 +104,8 @@ _PLAIN = frozenset({str, int, float, bool, datetime, type(None)})
 
 
 def _is_nested(fields: Mapping[str, Any]) -> bool:
+    if _PLAIN.issuperset(map(type, fields.values())):
+        return False
     return any(
         isinstance(value, Mapping)
         or (isinstance(value, (list, tuple)) and any(_is_group(one) for one in value))

@@ -89,8 +89,8 @@ class Terms:
         self.one = one
         self.span_us = one.timespan_s * 1_000_000
         self.most = entries_max(one)
-        self.spare = min(self.most, EVENTS_KEPT)
-        """So many entries need no room made."""
+        self.full = self.most + self.most // 8
+        """When there are more entries, room is made."""
         self.counts_values = one.type == "value_count"
         self.texts = self.counts_values or (
             one.type == "value_percentile" and one.percentile is None
@@ -100,19 +100,18 @@ class Terms:
         self.counts_events = one.type == "event_count"
         self.compare, self.limit = _condition_of(one)
         """The condition holds if `compare(measured, limit)` does."""
+        self.name = one.field[0] if len(one.field) == 1 else None
+        self.has_values = bool(one.field)
 
     def values(self, view: View) -> tuple[str | float, ...]:
         """What an event brings to a window; nothing if it lacks the field."""
-        names = self.one.field
-        if not names:
-            return ()
-        column = view.values(names[0])
-        if len(names) > 1 or len(column) != 1:
-            return _several(self, view)
-        value = column[0]
-        if value is None:
-            return ()
-        return (text_of(value),) if self.texts else _number(value)
+        value: Any = view.flat.get(self.name) if self.name is not None else None
+        kind = type(value)
+        if self.texts:
+            return (value,) if kind is str else _several(self, view)
+        if (kind is int or kind is float) and -_HUGE < value < _HUGE:
+            return (float(value),)
+        return _several(self, view)
 
     def new_measure(self) -> Measure | None:
         """What is measured as events come; None if times alone say it, or a list is needed."""
@@ -179,7 +178,9 @@ class Window:
         self._terms = terms
         self._start = 0
         self._measure = terms.new_measure()
-        self._leaving = sorted((time, value) for value, time in self.last.items())
+        self._leaving: list[tuple[int, Any]] = sorted(
+            (time, value) for value, time in self.last.items()
+        )
         """Each value of `last` once, by a time at which it was seen: a heap."""
         self._again()
 
@@ -223,33 +224,42 @@ class Window:
 
     def add(self, entry: Entry) -> float | None:
         """Take the newest event; what is measured now. Nearly every event comes this way."""
-        entries, terms, start = self.entries, self._terms, self._start
+        entries, terms, measure = self.entries, self._terms, self._measure
         entries.append(entry)
-        oldest_us = entry.time_us - terms.span_us
-        value: float | None
-        if (measure := self._measure) is not None:
-            measure.enter(entry)
-            while entries[start].time_us < oldest_us:
-                measure.leave(entries[start])
-                start += 1
-            self._start = start
-            value = measure.value(entry)
-        else:
-            while entries[start].time_us < oldest_us:
-                start += 1
-            self._start = start
-            if terms.counts_events:
-                value = float(len(entries) - start)
-            else:
-                self._enter(entry)
-                if self._leaving and self._leaving[0][0] < oldest_us:
-                    self._forget(oldest_us)
-                value = self._newest()
         if self.late:
             self.late = []
-        if len(entries) > terms.spare or entries[0].time_us < oldest_us - terms.span_us:
+        oldest_us = entry.time_us - terms.span_us
+        if measure is not None:
+            measure.enter(entry)
+        start = self._start
+        if entries[start].time_us < oldest_us:
+            start = self._slide(start, oldest_us)
+        value: float | None
+        if measure is not None:
+            value = measure.value(entry)
+        elif terms.counts_events:
+            value = len(entries) - start
+        else:
+            self._enter(entry)
+            if self._leaving and self._leaving[0][0] < oldest_us:
+                self._forget(oldest_us)
+            value = len(self.last) if terms.counts_values else self._newest()
+        size = len(entries)
+        if size > EVENTS_KEPT:
+            entries[-EVENTS_KEPT - 1].event = None
+        if size > terms.full or entries[size // 8].time_us < oldest_us - terms.span_us:
             self._prune(entry)
         return value
+
+    def _slide(self, start: int, oldest_us: int) -> int:
+        """The newest window begins later: what is before it leaves."""
+        entries, measure = self.entries, self._measure
+        while entries[start].time_us < oldest_us:
+            if measure is not None:
+                measure.leave(entries[start])
+            start += 1
+        self._start = start
+        return start
 
     def _begin_anew(self) -> None:
         self.entries = sorted(self.late, key=_time)
@@ -277,13 +287,15 @@ class Window:
         if self._measure is not None:
             self._measure.enter(entry)
         elif terms.counts_values:
-            for value in map(str, entry.values):
-                seen_us = self.last.get(value)
+            last: dict[Any, int] = self.last
+            time_us = entry.time_us
+            for value in entry.values:
+                seen_us = last.get(value)
                 if seen_us is None:
-                    heappush(self._leaving, (entry.time_us, value))
-                if seen_us is None or seen_us < entry.time_us:
-                    self.last[value] = entry.time_us
-            while len(self.last) > terms.most:
+                    heappush(self._leaving, (time_us, value))
+                if seen_us is None or seen_us < time_us:
+                    last[value] = time_us
+            while len(last) > terms.most:
                 self._forget_oldest()
         elif terms.knows_rules and self.last.get(entry.rule, NEVER) < entry.time_us:
             self.last[entry.rule] = entry.time_us
@@ -308,13 +320,8 @@ class Window:
 
     def _leave(self) -> None:
         """What is no more in the newest window."""
-        entries, start = self.entries, self._start
-        oldest_us = entries[-1].time_us - self._terms.span_us
-        while entries[start].time_us < oldest_us:
-            if self._measure is not None:
-                self._measure.leave(entries[start])
-            start += 1
-        self._start = start
+        oldest_us = self.entries[-1].time_us - self._terms.span_us
+        self._slide(self._start, oldest_us)
         if self._terms.counts_values:
             self._forget(oldest_us)
 
@@ -324,7 +331,7 @@ class Window:
         oldest_us = entries[-1].time_us - 2 * self._terms.span_us
         if entries[len(entries) // 8].time_us < oldest_us:
             self._drop(bisect_left(entries, oldest_us, key=_time))
-        if len(entries) > most + most // 8:
+        if len(entries) > self._terms.full:
             self.cut += len(entries) - most
             self._drop(len(entries) - most)
         if len(entries) > EVENTS_KEPT and entries[-EVENTS_KEPT - 1] is not entry:
@@ -339,7 +346,7 @@ class Window:
 
     def newest(self, value: float) -> Reached:
         """The newest window, in which this was measured."""
-        return Reached(value, self.entries, self._start, len(self.entries))
+        return Reached(float(value), self.entries, self._start, len(self.entries))
 
     def reached(self, entry: Entry) -> Reached | None:
         """The first window around an event in which the condition holds."""
@@ -395,7 +402,7 @@ def _time(entry: Entry) -> int:
 
 
 def _several(terms: Terms, view: View) -> tuple[str | float, ...]:
-    """What an event brings that has the field more than once, or where several fields are one."""
+    """What an event brings, whatever it is and wherever it stands; several fields are one value."""
     columns = [view.values(name) for name in terms.one.field]
     if len(columns) > 1:
         texts = [",".join(text_of(one) for one in column) for column in columns if column]
