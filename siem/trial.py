@@ -18,6 +18,7 @@ from detectors.sigma.filter import covers
 from siem import assembly
 from siem import config as settings_file
 from siem.config import Settings
+from siem.console.tuning import keeps_silent
 from siem.node import Node, Source
 
 INPUT_MAX_BYTES = 256 << 20
@@ -127,7 +128,7 @@ def _rules(engine: Engine, idle: dict[str, str], event: Event) -> Iterator[RuleS
             continue
         why = engine.explain(rule, event)
         matched = engine.matches(rule, event)
-        told = [line for line in why.checks if matched or line.held is line.negated]
+        told = why.checks if matched else keeps_silent(why)
         result = "matched" if matched else "no match"
         yield RuleStep(rule.title, file, result, tuple(in_words(one) for one in told))
 

@@ -27,7 +27,7 @@ from siem.console.body import body_of
 from siem.console.findings import logic, sections
 from siem.console.site import Fault, NodeSite, number_in, see_other
 from siem.console.triage import text
-from siem.console.tuning import PREVIEW_DAYS, Examined, Job, Source, Tried
+from siem.console.tuning import PREVIEW_DAYS, Examined, Job, Source, Tried, keeps_silent
 from siem.console.view import Chart, View, chart, path_of, query_of, time_of
 from siem.store.protocol import Conflict, Document, Range
 from siem.store.query import quoted
@@ -369,7 +369,7 @@ class Workbench:
             every_days=PREVIEW_DAYS,
             filters=self.tuning.filters(id) if source.kind == "rule" else (),
             protected=self.tuning.protected(id),
-            history=_history(self.tuning.history(id)),
+            history=self._history(id),
             change=diff(source.counts, sheet.text),
             words=self.tuning.words(),
         )
@@ -393,6 +393,25 @@ class Workbench:
                 if row.get(name):
                     found.setdefault(str(row[name]), row)
         return found
+
+    def _history(self, id: str) -> list[dict[str, Any]]:
+        """Versions, newest first, each with what it changed; the first one of its file."""
+        versions = self.tuning.history(id)
+        shown = versions[:VERSIONS_SHOWN]
+        before = [one.text for one in versions[1 : len(shown) + 1]]
+        if 0 < len(versions) == len(shown):
+            before.append(self.tuning.text_of(id, 0)[0])
+        olds = [*versions[1 : len(shown) + 1], None]
+        return [
+            {
+                "version": one,
+                "is_first": old is None,
+                "is_new": not text,
+                "lines": diff(text, one.text),
+                "samples": old is not None and bool(one.text) and old.samples != one.samples,
+            }
+            for one, old, text in zip(shown, olds, before, strict=False)
+        ]
 
     def _caught_up(self, rule_id: str, sheet: Sheet) -> Sheet:
         source, draft = self.tuning.source(rule_id), self.tuning.draft(rule_id)
@@ -518,6 +537,7 @@ def _explained(one: Tried) -> dict[str, Any]:
         "logic": logic(why),
         "sections": sections(why["checks"]),
         "terms": [],
+        "against": [] if one.matched else keeps_silent(one.why),
         "fields": sorted(one.fields.items())[:FIELDS_SHOWN],
     }
 
@@ -549,18 +569,3 @@ def _kinds(counts: Any) -> dict[str, int]:
 
 def _midnight(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=UTC)
-
-
-def _history(versions: Sequence[Version]) -> list[dict[str, Any]]:
-    """Versions, newest first, each with what it changed."""
-    shown = versions[:VERSIONS_SHOWN]
-    before = [*versions[1 : len(shown) + 1], None]
-    return [
-        {
-            "version": one,
-            "is_first": old is None,
-            "lines": diff(old.text if old else "", one.text),
-            "samples": old is not None and bool(one.text) and old.samples != one.samples,
-        }
-        for one, old in zip(shown, before, strict=False)
-    ]

@@ -183,6 +183,21 @@ def test_a_line_is_tried_and_explained(node: FakeNode, signed_in: Enter) -> None
     assert "There is no line" in nothing.text
 
 
+def test_a_line_that_keeps_the_rule_silent_is_named(node: FakeNode, signed_in: Enter) -> None:
+    client = signed_in(ENGINEER)
+    tuned = RULE.replace("condition: failed", "root: {source.ip: 192.0.2.7, user.name: root}\n"
+                         "  other: {user.name: root, source.port: 1}\n"
+                         "  condition: failed and not root and not other")  # fmt: skip
+
+    page = post(client, act="try", text=tuned, line=LINE).text
+    spoken = post(client, act="try", line=LINE).text
+
+    (because,) = re.findall(r"<b>Because of</b>(.*?)</ul>", page, re.DOTALL)
+    named = re.findall(r"<li><span>(not )?<span class=\"mono\">([\w.]+)</span>", because)
+    assert sorted(named) == [("not ", "source.ip"), ("not ", "user.name")]
+    assert "Because of" not in spoken
+
+
 def test_a_preview_says_what_goes_and_why(node: FakeNode, signed_in: Enter) -> None:
     client = signed_in(ENGINEER)
     store = assembly.events_of(node.tuning._settings, lambda: NOW, write=True)
@@ -213,7 +228,8 @@ def test_a_preview_says_what_goes_and_why(node: FakeNode, signed_in: Enter) -> N
         "", 3, 1,
     )  # fmt: skip
     assert "Sample of what goes" in page
-    assert re.search(r"<dt>Cost</dt><dd>[\d.]+ µs<small>of a processor for each of 4 events", page)
+    assert re.search(r"Cost: <b>[\d.]+ µs</b> of a processor for an event, &lt; 1 %", page)
+    assert "for the 4 events of its log source in this time" in page
     assert job["cost"]["events"] == 4
     assert re.search(r">gw</a></th><td>dmz</td><td><a[^>]*>Benign</a></td>", page)
     assert 'class="mt stale"' not in page
@@ -279,6 +295,9 @@ def test_an_older_version_is_gone_back_to_and_what_changed_is_shown(
     back = {"number": str(first), "reason": "it was right", "seen": str(second)}
     done = data(client, f"/rules/{RULE_ID}/revert", **back)
 
+    assert "Against its file, as it is today." in page
+    assert "removed: </span>level: medium" in page
+    assert "added: </span>title" not in page
     assert "added: </span>level: low" in page
     assert "removed: </span>level: high" in page
     assert (gone.status_code, bare.status_code) == (400, 400)
