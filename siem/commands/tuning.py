@@ -117,7 +117,9 @@ def add(
         streams.write(rows, streams.form_for(output, sys.stdout), HIDDEN_COLUMNS)
         whole = sum(one.is_whole for one in hidden)
         some = "1 finding" if whole == 1 else f"{whole:,} findings"
-        _say(f"{some} of the last 30 days would be gone, {len(hidden) - whole:,} less.")
+        less = len(hidden) - whole
+        rest = f", of {less:,} others a part" if less else ""
+        _say(f"{some} of the last 30 days would be gone{rest}.")
         return _deployed(tuner, examined, reason, yes)
 
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import msgspec
@@ -397,20 +398,18 @@ class Workbench:
     def _history(self, id: str) -> list[dict[str, Any]]:
         """Versions, newest first, each with what it changed; the first one of its file."""
         versions = self.tuning.history(id)
-        shown = versions[:VERSIONS_SHOWN]
-        before = [one.text for one in versions[1 : len(shown) + 1]]
-        if 0 < len(versions) == len(shown):
-            before.append(self.tuning.text_of(id, 0)[0])
-        olds = [*versions[1 : len(shown) + 1], None]
+        if not versions:
+            return []
+        file, _ = self.tuning.text_of(id, 0)
         return [
             {
                 "version": one,
                 "is_first": old is None,
-                "is_new": not text,
-                "lines": diff(text, one.text),
+                "is_new": not file,
+                "lines": diff(old.text or file if old else file, one.text or file),
                 "samples": old is not None and bool(one.text) and old.samples != one.samples,
             }
-            for one, old, text in zip(shown, olds, before, strict=False)
+            for one, old in list(zip_longest(versions, versions[1:]))[:VERSIONS_SHOWN]
         ]
 
     def _caught_up(self, rule_id: str, sheet: Sheet) -> Sheet:

@@ -278,7 +278,10 @@ def test_a_change_is_deployed_with_a_reason_and_taken_back(
     assert f"deployed: version {version.number}" in page
     assert "it was too quiet" in page
     assert back.headers["location"] == f"{EDIT}?done=reverted"
-    assert in_textarea(client.get(EDIT).text, "text") == RULE
+    after = client.get(EDIT).text
+    assert in_textarea(after, "text") == RULE
+    assert "removed: </span>level: high" in after
+    assert "removed: </span>title" not in after
 
 
 def test_an_older_version_is_gone_back_to_and_what_changed_is_shown(
