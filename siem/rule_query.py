@@ -38,7 +38,7 @@ from detectors.sigma.native import elsewhere
 from detectors.sigma.plan import Expired, Tree
 from detectors.sigma.texts import Sign
 from detectors.sigma.view import THEIRS, TIME
-from siem import lucene
+from siem import lucene, lucene_regex
 from siem.lucene import Inexpressible
 from siem.store.dsl import EVERY, NONE, Dsl, Query
 from siem.store.query import Within
@@ -334,7 +334,7 @@ def _as_text(place: _Exact, one: Comparison) -> Query:
         case Flag(wanted):
             return _texts(place, [Like(("true" if wanted else "false",))])
         case Regex(pattern, flags):
-            return _some([place.pattern(one) for one in lucene.regex(pattern, flags)])
+            return _some([place.pattern(one) for one in lucene_regex.regex(pattern, flags)])
         case Network(network) if place.kind == "ip":
             return _NETWORKS.query(Within(place.name, "ip", place.is_list, network))
         case Network(network):

@@ -17,7 +17,7 @@ from tests.opensearch import Server
 
 NOW = datetime(2026, 1, 5, tzinfo=UTC)
 BULK = 1_000
-ASKED_AT_ONCE = 100
+ASKED_AT_ONCE = 20
 
 
 class Indexed:
