@@ -34,7 +34,9 @@ class Lane(msgspec.Struct, frozen=True):
     name: str
     file: Path
     rules: Path
-    """Folder of rules, or one file of them."""
+    """Folder of rules."""
+    is_whole: bool = False
+    """It has correlations: what comes again counts with what was before."""
 
 
 def lanes(paths: Sequence[Path], rules: Path, work: Path, fresh: bool = False) -> Iterator[Lane]:
@@ -50,10 +52,11 @@ def lanes(paths: Sequence[Path], rules: Path, work: Path, fresh: bool = False) -
     for file in _files(paths, work):
         name = file.name.removesuffix(".ndjson")
         own = file.with_suffix(".yml")
-        lane = Lane(name, file, with_uuids(own, work) if own.is_file() else rules)
+        has_own = own.is_file()
+        lane = Lane(name, file, with_uuids(own, work) if has_own else rules, is_whole=has_own)
         yield lane
         if fresh:
-            yield Lane(f"{name}, fresh", fresh_values(file, work), lane.rules)
+            yield Lane(f"{name}, fresh", fresh_values(file, work), lane.rules, has_own)
 
 
 def _files(paths: Sequence[Path], work: Path) -> Iterator[Path]:
