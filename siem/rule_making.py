@@ -60,7 +60,7 @@ def rule_of(query: str, condition: Condition, newest: Document, by: str) -> tupl
     logsource, rest = _apart(condition)
     if rest == All(()):
         what = "the query asks for nothing but a log source" if logsource else "the query is empty"
-        raise InputError(what, "q", "Say what is to be found, for example a field's value.")
+        raise InputError(what, "query", "Say what is to be found, for example a field's value.")
     logsource = {
         **{part: str(newest.get(LOGSOURCE + part) or "") for part in _PARTS}, **logsource,
     }  # fmt: skip
@@ -179,7 +179,7 @@ class _Detection:
         self.fields.add(field)
         if test.kind == "date":
             todo = "Leave it out; a rule sees each event once, as it comes."
-            raise InputError(f"a rule has no words for the time {field}", "q", todo)
+            raise InputError(f"a rule has no words for the time {field}", "query", todo)
         match test:
             case Has():
                 return [(f"{field}|exists", True)]

@@ -174,7 +174,7 @@ class Workbench:
         found = self.node.events.search(query, span, limit=1).rows
         if not found:
             what = "no event of this time matches the query"
-            raise InputError(what, "q", "Hunt until it finds what the rule is to find.")
+            raise InputError(what, "query", "Hunt until it finds what the rule is to find.")
         return self.tuning.rule_of(query, found[0], by)
 
     def edit(self, request: Request, rule_id: str) -> Response:
