@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from datetime import timedelta
 from pathlib import Path
@@ -163,6 +164,75 @@ def test_it_goes_to_all_but_who_sent_it_once_and_as_it_came(hub: Hub) -> None:
     assert payload_hash({"rule": RULE, "events": [EVENT]}) not in line.data
     assert '"source.ip":"203.0.113.1"' in line.data
     assert "op-metro" not in line.data
+
+
+def test_what_is_taken_back_while_it_is_passed_on_goes_to_nobody_else(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = passing(hub)
+    node, id = hub.enrolled("op-metro"), str(uuid.uuid4())
+    for name in ("op-grid", "op-water"):
+        hub.enrolled(name)
+    hub.exchange.take("op-metro", sample(node, share_id=id))
+    send = hub.exchange.letters.send
+
+    def sent(operator: str, *args: Any, **named: Any) -> int:
+        samples.withdrawn("op-metro", id)
+        return send(operator, *args, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hub.exchange.letters, "send", sent)
+        assert samples.step() == 1
+    samples.step()
+
+    first, *others = [line.data for line in hub.exchange.letters.inbox("op-grid", 0)]
+    assert all('"type":"withdraw"' in one for one in (first, *others))
+    water = [line.data for line in hub.exchange.letters.inbox("op-water", 0)]
+    assert not any('"type":"sample"' in one for one in water)
+    assert kept(hub) == []
+
+
+def test_who_may_have_got_a_letter_before_a_kill_is_told_that_it_is_taken_back(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = passing(hub)
+    node, id = hub.enrolled("op-metro"), str(uuid.uuid4())
+    hub.enrolled("op-grid")
+    hub.exchange.take("op-metro", sample(node, share_id=id))
+    note = samples._note
+
+    def killed(name: str, receiver: str, number: int) -> Any:
+        assert not number, "killed behind the letter"
+        return note(name, receiver, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(samples, "_note", killed)
+        with pytest.raises(AssertionError, match="killed"):
+            samples.step()
+    hub.exchange.take("op-metro", node.withdraw(id))
+    passing(hub).step()
+
+    got = [line.data for line in hub.exchange.letters.inbox("op-grid", 0)]
+    assert ['"type":"sample"' in one for one in got] == [True, False]
+    assert '"type":"withdraw"' in got[1]
+
+
+def test_two_operators_who_use_one_id_take_back_their_own(hub: Hub) -> None:
+    samples = passing(hub)
+    one, other, id = hub.enrolled("op-metro"), hub.enrolled("op-grid"), str(uuid.uuid4())
+    hub.enrolled("op-water")
+    for node in (one, other):
+        assert refusal(hub, node, sample(node, share_id=id)) == ""
+    samples.step()
+
+    hub.exchange.take("op-grid", other.withdraw(id))
+    samples.step()
+
+    assert kept(hub) == [f"op-metro/{id}"]
+    letters = [json.loads(line.data) for line in hub.exchange.letters.inbox("op-water", 0)]
+    gone = {letter["share_id"] for letter in letters if letter["type"] == "withdraw"}
+    (left,) = [letter for letter in letters if letter["type"] == "sample"]
+    assert left["share_id"] not in gone
 
 
 def test_a_letter_that_is_blanked_keeps_its_number_and_says_nothing(hub: Hub) -> None:

@@ -559,6 +559,11 @@ def test_samples_of_others_are_bounded_and_take_no_place_of_ours(
     own = [one.finding for one in metro.db.rulebook.protected() if not one.operator]
     assert own == [ours["finding.id"]]
 
+    metro.was_right("198.51.100.9")  # one of ours has to go, none of theirs
+    own = [one.finding for one in metro.db.rulebook.protected() if not one.operator]
+    assert len(own) == 1
+    assert len(metro.foreign) == samples.FOREIGN_OF_RULE_MAX
+
 
 def test_a_sample_that_is_set_aside_forbids_nothing_and_may_count_again(tmp_path: Path) -> None:
     town, metro, _ = two(tmp_path, Clock())
