@@ -275,6 +275,8 @@ def hard_events() -> Iterator[Event]:
             yield event({name: value, "host.name": "a"}, LogSource(service="TeST"))
     yield event({"host.name": "a"}, LogSource(category="test", product="test"))
     yield event({"source.ip": "10.1.2.3", "cw.vendor": {"Image": "a"}})
+    yield event({"source.ip": "172.16.9.1", "cw.vendor": {"c-ip": "10.1.2.3"}})
+    yield event({"source.ip": "10.1.2.3", "cw.vendor": {"c-ip": "172.16.9.1"}})
 
 
 @pytest.mark.slow
@@ -404,6 +406,31 @@ def test_what_is_no_query_is_told_with_file_and_reason() -> None:
         ),
     }
     assert given.written == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("Image|fieldref: ParentImage", "a field is compared with another one"),
+        ("Image|exists: true", "whether cw.vendor.Image is there without a value is not known"),
+        ("tags|exists: false", "whether tags is there without a value is not known"),
+        ("Code: '007'", "007 may be a number or a text in cw.vendor.Code"),
+        ("Count|gte: 5", "cw.vendor.Count is a text there, and is compared as a number"),
+        ("source.port|startswith: '8'", "source.port is a number there, and is compared as a text"),
+        ("source.geo.location: '1,2'", "source.geo.location is no single value there"),
+        ("cw.vendor: null", "cw.vendor is no single value there"),
+        ("event.original|contains: x", "event.original is stored there and cannot be searched"),
+        ("event.id: x", "event.id is given to events when they are copied"),
+        ("'@timestamp|hour': 3", "@timestamp is no text there"),
+        ("Ip|cidr: '2001:db8::/32'", "an address of 2001:db8::/32 is written in too many ways"),
+        (f"Ip|cidr: [{', '.join(f'10.{n // 256}.{n % 256}.0/24' for n in range(1100))}]", "1,101"),
+    ],
+    ids=itertools.count(),
+)
+def test_what_the_index_cannot_be_asked_is_refused_with_the_reason(line: str, reason: str) -> None:
+    given = export(load_text(rule_of(line)), {})
+
+    assert [one.reason.startswith(reason) for one in given.left] == [True], given.left
 
 
 def test_only_rules_that_speak_for_themselves_become_monitors() -> None:
