@@ -225,7 +225,7 @@ def test_a_window_counts_what_is_within_it_in_whatever_order(
     came = [NOON + timedelta(seconds=number) for number in range(90, 95)]
     store.append(
         [
-            event(at, **{"event.ingested": ingested})
+            {**event(at), "event.ingested": ingested}
             for at, ingested in zip(seconds, came, strict=False)
         ],
         {},

@@ -27,6 +27,7 @@ from siem.store import distinct
 from siem.store.archive import MEMORY_LIMIT, Looking
 from siem.store.events import EventStore, event_id
 from siem.store.protocol import Document, Range
+from tests.detectors.sigma.plain import Plain
 
 START = datetime(2026, 3, 1, 6, tzinfo=UTC)
 NOW = START + timedelta(days=900)
@@ -219,8 +220,27 @@ NAMES = (
     "query",
     "nothing.here",
 )
+MANY = [*WORDS[:4], *(f"x{number}" for number in range(40))]
+"""More than are compared one by one."""
+LISTS = {"words": ["ab", "b a", "5"], "nets": ["10.1.0.0/30", "10.2.0.0/16"]}
 LINES = st.one_of(
     st.tuples(st.sampled_from(["", "|cased", "|neq"]), st.sampled_from(WORDS + NUMBERS)),
+    st.tuples(
+        st.sampled_from(["", "|contains", "|endswith", "|contains|neq", "|contains|cased"]),
+        st.just(MANY),
+    ),
+    st.tuples(
+        st.sampled_from(["|startswith|cased", "|contains|cased", "|windash|contains", "|re|i"]),
+        st.sampled_from(["A", "a", "b a", "-1", "\u00e4"]),
+    ),
+    st.tuples(st.just("|base64offset|contains"), st.sampled_from(["a", "ab"])),
+    st.tuples(st.just("|contains|expand"), st.just("%words%")),
+    st.tuples(st.just("|cidr|expand"), st.just("%nets%")),
+    st.tuples(
+        st.sampled_from(["|day", "|week", "|month|lt", "|year|gte", "|hour|lte", "|minute|gt"]),
+        st.sampled_from([1, 2, 9, 23, 40, 2026]),
+    ),
+    st.tuples(st.sampled_from(["|lt", "|gte", "|gt"]), st.sampled_from([1.5, -0.5, 6])),
     st.tuples(st.just(""), st.sampled_from([True, None, 1.5])),
     st.tuples(
         st.sampled_from(["", "|contains", "|startswith", "|endswith", "|contains|all", "|re"]),
@@ -229,7 +249,7 @@ LINES = st.one_of(
     st.tuples(st.just("|contains|neq"), st.sampled_from(["a", "5"])),
     st.tuples(st.just(""), st.sampled_from(["a*", "*b*", "?", "*"])),
     st.tuples(st.just("|exists"), st.booleans()),
-    st.tuples(st.just("|cidr"), st.sampled_from(["10.1.0.0/16", "10.1.0.4/31"])),
+    st.tuples(st.just("|cidr"), st.sampled_from(["10.1.0.0/16", "10.1.0.4/31", "fd00::/8"])),
     st.tuples(st.sampled_from(["|gt", "|lte"]), st.sampled_from(NUMBERS)),
     st.tuples(st.sampled_from(["|hour", "|minute|gte"]), st.sampled_from([6, 7, 30])),
     st.tuples(
@@ -281,11 +301,20 @@ def documents(draw: st.DrawFn) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def some(tmp_path_factory: pytest.TempPathFactory) -> Stored:
     """Half an hour around midnight, in a file and the spool."""
-    moved = timedelta(hours=17, minutes=40)
-    found = random_events(300, seed=1)
+    return _around_midnight(tmp_path_factory.mktemp("events"), 300, files=1)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Stored:
+    """Six hours, in two files and the spool."""
+    return _around_midnight(tmp_path_factory.mktemp("many"), 3_000, files=2)
+
+
+def _around_midnight(folder: Path, count: int, files: int) -> Stored:
+    found = random_events(count, seed=1)
     for one in found:
-        one["@timestamp"] += moved
-    return Stored(tmp_path_factory.mktemp("events"), found, files=1)
+        one["@timestamp"] += timedelta(hours=17, minutes=40)
+    return Stored(folder, found, files)
 
 
 @pytest.mark.slow
@@ -296,13 +325,28 @@ def some(tmp_path_factory: pytest.TempPathFactory) -> Stored:
 def test_a_random_rule_matches_the_same_events(
     some: Stored, texts: list[dict[str, Any]], small: bool
 ) -> None:
+    _agree(some, texts, small)
+
+
+@pytest.mark.full
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(texts=documents(), small=st.booleans())
+def test_many_random_rules_match_the_same_of_many_events(
+    many: Stored, texts: list[dict[str, Any]], small: bool
+) -> None:
+    _agree(many, texts, small)
+
+
+def _agree(stored: Stored, texts: list[dict[str, Any]], small: bool) -> None:
     text = "\n---\n".join(msgspec.json.encode(one).decode() for one in texts)
     rules = load_text(text)
     if rules.refused or not rules.rules:
         reject()
     rule = rules.rules[0]
-    engine = Engine(rules)
-    wanted = sorted(id_of(event) for event in some.events if engine.matches(rule, event))
+    plain = Plain(rules, LISTS)
+    wanted = sorted(id_of(event) for event in stored.events if plain.matched(event))
 
     with pytest.MonkeyPatch.context() as patched:
         if small:  # so every column has too many values, and conditions are too long
@@ -310,7 +354,10 @@ def test_a_random_rule_matches_the_same_events(
             patched.setattr(pushdown, "LITERALS_MAX", 4)
             patched.setattr(pushdown, "TOGETHER_MAX", 2)
             patched.setattr(backtests, "LITERALS_MAX", 4)
-        found = some.said(rule.id, rules)
+            patched.setattr(distinct, "UNREPEATED", 10)
+            patched.setattr(distinct, "_read", lambda path, size: None)
+            patched.setattr(distinct, "_write", lambda path, data: None)
+        found = stored.said(rule.id, rules, LISTS)
 
     assert sorted(said.event for said in found.samples) == wanted, text
     assert found.total.would == len(wanted)
