@@ -126,7 +126,7 @@ class _Regex:
             return _written(characters)
         match kind:
             case "BRANCH":
-                return f"({'|'.join(self._sequence(one) for one in value[1])})"
+                return f"({'|'.join(self._sequence(one) or '()' for one in value[1])})"
             case "SUBPATTERN":
                 _, added, removed, inner = value
                 if added or removed:

@@ -46,6 +46,8 @@ from siem.store.templates import OWN_MAPPINGS
 
 CLAUSES_MAX = 1_024
 """Single conditions of one query: `indices.query.bool.max_clause_count` of OpenSearch."""
+LENGTH_MAX = 100_000
+"""Characters of the expressions of one query: each is made an automaton whenever it is asked."""
 LONG = 2**63
 
 _NETWORKS = Dsl({})
@@ -66,6 +68,8 @@ def query_of(logsource: LogSource, tree: Tree) -> Query:
     made = _every([*_from(logsource), _query(tree)])
     if (clauses := _clauses(made)) > CLAUSES_MAX:
         raise Inexpressible(f"{clauses:,} single conditions; a query may have {CLAUSES_MAX:,}")
+    if (length := sum(map(len, _expressions(made)))) > LENGTH_MAX:
+        raise Inexpressible(f"{length:,} characters of expressions are too much for one query")
     return made
 
 
@@ -138,6 +142,17 @@ def _clauses(part: Any) -> int:
     if inner is None:
         return 1
     return sum(_clauses(some) for some in inner.values())
+
+
+def _expressions(part: Any) -> Iterator[str]:
+    if isinstance(part, list):
+        for one in part:
+            yield from _expressions(one)
+    elif isinstance(part, dict):
+        for one in part.get("regexp", {}).values():
+            yield one["value"]
+        for some in part.get("bool", {}).values():
+            yield from _expressions(some)
 
 
 # --- What is asked of a field ------------------------------------------------------------------

@@ -245,6 +245,8 @@ LINES = (
             ": '\"x\" & y'",
             ": '\\bx\\b'",
             ": '.*'",
+            ": '(x|)i(|a)$'",
+            ": '^()a'",
         )
     ),
 )
@@ -423,6 +425,10 @@ def test_what_is_no_query_is_told_with_file_and_reason() -> None:
         ("event.id: x", "event.id is given to events when they are copied"),
         ("'@timestamp|hour': 3", "@timestamp is no text there"),
         ("Ip|cidr: '2001:db8::/32'", "an address of 2001:db8::/32 is written in too many ways"),
+        (
+            f"Hash|contains: [{', '.join(f'x{number}{chr(97) * 50}' for number in range(600))}]",
+            "125,",
+        ),
         (f"Ip|cidr: [{', '.join(f'10.{n // 256}.{n % 256}.0/24' for n in range(1100))}]", "1,101"),
     ],
     ids=itertools.count(),
