@@ -39,19 +39,25 @@ class Databases:
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
 
-    def of(self, words: Sequence[bytes]) -> Any:
-        """The database that finds the number of each word; None if there is no Hyperscan."""
+    def of(self, words: Sequence[bytes], any_case: bool = False) -> Any:
+        """The database that finds the number of each word; None if there is no Hyperscan.
+
+        Args:
+            words: The words.
+            any_case: True if ASCII letters of either case are the same.
+        """
         if hyperscan is None:
             return None
-        path = self._path(words)
+        path = self._path([b"any case", *words] if any_case else words)
         if path is not None and (known := _read(path)) is not None:
             return known
         database = hyperscan.Database()
+        flags = hyperscan.HS_FLAG_SINGLEMATCH | (hyperscan.HS_FLAG_CASELESS if any_case else 0)
         try:
             database.compile(
                 expressions=words,
                 ids=list(range(len(words))),
-                flags=[hyperscan.HS_FLAG_SINGLEMATCH] * len(words),
+                flags=[flags] * len(words),
                 literal=True,
             )
         except hyperscan.error as error:  # a processor that it does not know

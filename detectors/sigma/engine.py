@@ -12,6 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from graphlib import TopologicalSorter
 from itertools import chain
 from pathlib import Path
@@ -25,17 +26,29 @@ from cityward.event import Event, LogSource
 from cityward.finding import Finding, Why
 from detectors.sigma import explain, speak
 from detectors.sigma.compiled import undisturbed
-from detectors.sigma.correlation import Correlator, Match, bases_of, kind_of
+from detectors.sigma.correlation import Correlator, bases_of, kind_of
 from detectors.sigma.databases import Databases
 from detectors.sigma.filter import covers
+from detectors.sigma.jsonlines import Lines
 from detectors.sigma.knowledge import Library
 from detectors.sigma.load import compile_detection
 from detectors.sigma.matchers import Placeholders
 from detectors.sigma.memory import Room
-from detectors.sigma.plan import Asks, Expired, Plan, Planned, Tree, joined, tree_of
+from detectors.sigma.plan import (
+    Asks,
+    Expired,
+    Plan,
+    Planned,
+    Spoken,
+    Tree,
+    first_fields,
+    joined,
+    tree_of,
+)
 from detectors.sigma.route import Piles, Route
 from detectors.sigma.rule import Absence, Correlation, Detection, Filter, Rule, RuleSet
 from detectors.sigma.view import View
+from detectors.sigma.window import Match
 
 log = logging.getLogger(__name__)
 
@@ -186,13 +199,18 @@ class Engine:
             yield from self._detect(events[start : start + BATCH])
 
     def _detect(self, events: Sequence[Event]) -> Iterator[Finding]:
-        for place, matched in self._matched_by(events):
-            event = events[place]
-            view = View.of(event)
+        every = [*self._matched_by(events)]
+        matches = [
+            Match.of(active.rule.id, events[place])
+            for place, matched in every
+            for active in matched
+        ]
+        built = iter(self._correlator.see_all(matches))
+        for place, matched in every:
             for active in matched:
                 if active.rule.id not in self._silent:
-                    yield self._spoken(active, event, view)
-                yield from self._correlator.see(Match(active.rule.id, event, view))
+                    yield self._spoken(active, events[place])
+                yield from next(built)
 
     def matched(self, events: Sequence[Event]) -> Iterator[tuple[int, list[Rule]]]:
         """Places of the events that rules match, and these; nothing is said of it.
@@ -212,6 +230,43 @@ class Engine:
                 route.sort_in(piles, place, event)
         verdicts = dict(found for pile in piles.values() for found in pile.verdicts())
         self._spent_ns += perf_counter_ns() - start_ns
+        yield from self._told(verdicts)
+
+    def matched_lines(
+        self, lines: Sequence[bytes], time: datetime
+    ) -> Iterator[tuple[int, list[Rule] | None]]:
+        """Places of the lines that rules match, and these; None for a line that is broken.
+
+        This is sooner done than to make events of lines and ask `matched`. What `states` says of
+        fields that were never seen, it does not know of lines.
+
+        Args:
+            lines: One JSON object each, which may name its log source (`jsonlines.PARTS`).
+            time: When they happened, or came.
+        """
+        for start in range(0, len(lines), BATCH):
+            start_ns = perf_counter_ns()
+            verdicts, broken = self._lines.verdicts(lines[start : start + BATCH], time)
+            self._spent_ns += perf_counter_ns() - start_ns
+            for place, matched in self._told(verdicts):
+                yield start + place, [active.rule for active in matched]
+            yield from ((start + place, None) for place in broken)
+
+    @cached_property
+    def _lines(self) -> Lines[_Active]:
+        return Lines(self._known_route, self._first, self._library.room)
+
+    @cached_property
+    def _first(self) -> frozenset[str]:
+        return first_fields(self._active.values())
+
+    def _known_route(self, logsource: LogSource) -> Route[_Active]:
+        return self._routes.get(logsource) or self._route(logsource)
+
+    def _told(
+        self, verdicts: Mapping[int, Spoken[_Active]]
+    ) -> Iterator[tuple[int, tuple[_Active, ...]]]:
+        """What holds of events, in their order; it is counted."""
         for place in sorted(verdicts):
             matched, failed = verdicts[place]
             for active in failed:
@@ -226,8 +281,9 @@ class Engine:
         if active.faults == 1:
             log.error("Rule %s fails on an event.", active.rule.id)
 
-    def _spoken(self, active: _Active, event: Event, view: View) -> Finding:
-        why = explain.why_matched(active.detection, active.filters_at(event.time), view)
+    def _spoken(self, active: _Active, event: Event) -> Finding:
+        filters = active.filters_at(event.time)
+        why = explain.why_matched(active.detection, filters, View.of(event))
         return speak.of_rule(active.rule, event, why)
 
     def tick(self, now: datetime) -> Iterator[Finding]:
@@ -284,10 +340,10 @@ class Engine:
         return route
 
     @undisturbed()
-    def prepare(self) -> None:
-        """Make now what else is made when the first events come."""
+    def prepare(self, *, for_lines: bool = False) -> None:
+        """Make now what else is made when the first events come, or the first lines of JSON."""
         for logsource in self._places:
-            self._route_of(self._routed(logsource))
+            self._route_of(self._routed(logsource)).prepare(for_lines=for_lines)
         self._library.prepare()
 
     def _route_of(self, rules: tuple[_Active, ...]) -> Route[_Active]:
@@ -298,12 +354,16 @@ class Engine:
                 self._settle()
                 self._plans.clear()
                 self._routes = dict.fromkeys(self._routes)
-            route = self._plans[key] = Route(Plan(rules), self._library)
+                self.__dict__.pop("_lines", None)
+            plan = Plan(rules, self._library.room, self._first)
+            route = self._plans[key] = Route(plan, self._library)
         return route
 
     def _plan_again(self) -> None:
         """Rules have changed: what others ask of a field is kept, with what is known of it."""
         self._settle()
+        self.__dict__.pop("_lines", None)
+        self.__dict__.pop("_first", None)
         kept = self._plans  # so that the new plans find it
         self._plans = {key: route for key, route in kept.items() if self._is_current(route)}
         for seen in self._routes:
@@ -321,9 +381,13 @@ class Engine:
 
     def _routed(self, logsource: LogSource) -> tuple[_Active, ...]:
         """The rules of a log source, in the order they were loaded."""
-        wanted = [places for one, places in self._places.items() if covers(one, logsource)]
+        wanted = [places for one, places in self._places.items() if self._covers(one, logsource)]
         ids = (self.rules.rules[place].id for place in sorted(chain(*wanted)))
         return tuple(self._active[id] for id in ids if id in self._active)
+
+    def _covers(self, wanted: LogSource, given: LogSource) -> bool:
+        """True if rules that want the one are asked about events of the other."""
+        return covers(wanted, given)
 
     def explain(self, rule: Rule | str, event: Event) -> Why:
         """Every line of a rule beside what the event has, whether it matches or not.

@@ -143,7 +143,15 @@ class Finder:
         self._hits = [self._parts[word] for word in words]
         self.scanner = Scanner(words, databases)
         self._scan = self.scanner.found
-        self._same: dict[Held, Held] = {NOTHING: NOTHING}
+        self._of_missing = self._of_view({})
+        self._of_null = self._of_view({"": None})
+        self._of_any = self._of_view({"": 0})
+        self._same = {one: one for one in (self._of_missing, self._of_null, self._of_any)}
+
+    def _of_view(self, fields: dict[str, Any]) -> Held:
+        """What holds whatever the value is."""
+        view = View(fields)
+        return NOTHING.union(ask for ask, test in self._whole if test(view, ""))
 
     def _add(self, ask: Ask, one: Comparison, sure: Hit) -> None:
         match one:
@@ -190,23 +198,27 @@ class Finder:
 
     def held(self, values: Sequence[Any] | None) -> Held:
         """What holds on the values of a field; None if the event does not have it."""
-        found: set[object] = set()
-        if self._whole:
-            view = View({} if values is None else {"": values})
-            found.update(ask for ask, test in self._whole if test(view, ""))
-        if given := [value for value in values or () if value is not None]:
-            for ask, test in self._hit(given):
-                if ask not in found:
-                    found.add(ask if test is None else ask.put(test, given))
-            found.discard(None)
+        if values is None:
+            return self._of_missing
+        given = [value for value in values if value is not None]
+        if not given:
+            return self._of_null
+        hits = self._hit(given)
+        if not hits:
+            return self._of_any
+        found: set[object] = {*self._of_any}
+        for ask, test in hits:
+            if ask not in found:
+                found.add(ask if test is None else ask.put(test, given))
+        found.discard(None)
         held = frozenset(found)
         return self._same.setdefault(held, held)
 
     def _hit(self, given: Sequence[Any]) -> list[Hit]:
         """What may hold."""
-        texts = [text_of(value).lower() for value in given]
+        texts = [value.lower() if type(value) is str else text_of(value).lower() for value in given]
         try:
-            data = EDGE.join([b"", *(text.encode() for text in texts), b""])
+            data = EDGE + EDGE.join(map(str.encode, texts)) + EDGE
         except UnicodeEncodeError:  # half of a character, which UTF-8 cannot hold
             return [(ask, predicate_of(one)) for ask, one in self._every]
         hits = [*self._others]
@@ -214,13 +226,15 @@ class Finder:
             if any(map(regexes.may_hold, given)):
                 hits += regexes.hits
         for value, text in zip(given, texts, strict=True):
-            hits += self._words.get(text, ())
+            if text in self._words:
+                hits += self._words[text]
             if self._numbers or self._counts:
                 hits += self._numbered(value)
             if self._networks:
                 hits += self._within(text)
-        for number in self._scan(data):
-            hits += self._hits[number]
+        if self._hits:
+            for number in self._scan(data):
+                hits += self._hits[number]
         return hits
 
     def _numbered(self, value: Any) -> Iterator[Hit]:
@@ -294,19 +308,25 @@ class Scanner:
         words: The words.
         scan_from: Fewer are looked for one by one.
         databases: Makes what finds more in one scan, when it is first asked or is to get ready.
+        any_case: True if ASCII letters of either case are the same; words are in lower case.
     """
 
     def __init__(
-        self, words: Sequence[bytes], databases: Databases, scan_from: int = SCAN_FROM
+        self,
+        words: Sequence[bytes],
+        databases: Databases,
+        scan_from: int = SCAN_FROM,
+        any_case: bool = False,
     ) -> None:
         self._words = words
+        self._any_case = any_case
         self._databases = databases
         self._is_many = len(words) >= scan_from
         self._found: list[int] = []
 
     @cached_property
     def _database(self) -> Any:
-        return self._databases.of(self._words) if self._is_many else None
+        return self._databases.of(self._words, self._any_case) if self._is_many else None
 
     def prepare(self) -> None:
         """Make now what else is made on the first value."""
@@ -315,6 +335,7 @@ class Scanner:
     def found(self, data: bytes) -> list[int]:
         """Numbers of the words that are in the data."""
         if self._database is None:
+            data = data.lower() if self._any_case else data
             return [number for number, word in enumerate(self._words) if word in data]
         self._found.clear()
         self._database.scan(data, match_event_handler=self._take)

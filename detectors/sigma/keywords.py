@@ -6,7 +6,10 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Any
+
+import msgspec
 
 from cityward.event import Event
 from cityward.event import text_of as record_text
@@ -25,6 +28,15 @@ _NUMBERS = frozenset({int, float, bool, datetime})
 _OF_NUMBERS = re.compile(r"[0-9a-fxtz:.+-]*", re.ASCII)
 """What may stand in the text of a number or a time."""
 
+_ASCII = re.compile(rb"[\x00-\x7f]+")
+_OF_FLOATS = re.compile(rb"[^0-9e.+\x80-\xff-]")
+_HIDING = (
+    *(rb"\u00", rb"\/"),  # signs of ASCII that need not be written so
+    *(rb"\u212a", rb"\u0130", "\u212a".encode(), "\u0130".encode()),  # small, they have such signs
+    *(b'"cw.', b'"cw"'),  # what a rule asks for may be in there
+)
+"""What is in a line of JSON that says something in other signs than expected."""
+
 
 class Keywords:
     """The keywords of a plan."""
@@ -39,9 +51,25 @@ class Keywords:
                 self._add(ask, one)
         words = sorted(self._words)
         self._hits = [self._words[word] for word in words]
-        self._scan = Scanner(words, databases, SCAN_FROM).found
+        self._databases = databases
+        self._scanner = Scanner(words, databases, SCAN_FROM)
+        self._scan = self._scanner.found
         self.looks_at_numbers = any(_is_of_numbers(word.decode()) for word in self._words)
         """True if a word could be found in a number, a flag or a time."""
+
+    def prepare(self, *, for_lines: bool = False) -> None:
+        """Make now what else is made on the first event, or on the first line of JSON."""
+        self._scanner.prepare()
+        if for_lines and self.raw is not None:
+            self.raw.found(b"")
+
+    @cached_property
+    def raw(self) -> Raw | None:
+        """What finds them in lines of JSON; None if that takes the values themselves."""
+        if self._others or any(map(_is_of_floats, self._words)):
+            return None
+        words = ((word, ask) for word, hits in self._words.items() for ask, _ in hits)
+        return Raw(words, self._databases)
 
     def _add(self, ask: Ask, one: Comparison) -> None:
         match one:
@@ -82,6 +110,40 @@ class Keywords:
 
     def _put(self, ask: Ask, views: Sequence[View]) -> object:
         return ask.put(lambda view: any(test(view, None) for test in self._tests[ask]), views)
+
+
+class Raw:
+    """What tells of a line of JSON which keywords the values in it may have.
+
+    Args:
+        words: What is in any value that has a keyword, in lower case, and that.
+        databases: Makes what finds them.
+    """
+
+    def __init__(self, words: Iterable[tuple[bytes, Ask]], databases: Databases) -> None:
+        asks: dict[bytes, set[Ask]] = defaultdict(set)
+        for word, ask in words:
+            asks[_in_json(word)].add(ask)
+        self._asks = [asks[word] for word in sorted(asks)]
+        self.found = Scanner([*sorted(asks), *_HIDING], databases, 1, any_case=True).found
+        """Numbers of what is in a line; none: no keyword is, and nothing hides."""
+
+    def asks(self, numbers: Sequence[int]) -> frozenset[Ask] | None:
+        """The keywords that may be in a line; None: it may say anything in other signs."""
+        if any(number >= len(self._asks) for number in numbers):
+            return None
+        return frozenset[Ask]().union(*(self._asks[number] for number in numbers))
+
+
+def _in_json(word: bytes) -> bytes:
+    """What of a word is in a line of JSON, in letters of either case."""
+    longest = max(_ASCII.findall(word), key=len, default=b"")
+    return msgspec.json.encode(longest.decode())[1:-1].lower()
+
+
+def _is_of_floats(word: bytes) -> bool:
+    """True if a word could be in a number in other signs than those of the line."""
+    return _OF_FLOATS.search(word) is None
 
 
 def _is_of_numbers(word: str) -> bool:

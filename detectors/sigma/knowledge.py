@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakSet, WeakValueDictionary
+
+from msgspec import UNSET, UnsetType
 
 from detectors.sigma.databases import Databases
 from detectors.sigma.find import Ask, Finder, Held
+from detectors.sigma.keywords import Keywords
 from detectors.sigma.memory import Memory, Room
 from detectors.sigma.view import View
 
 SAME = frozenset({str, int, type(None)})
 """Types whose values can be looked up as they are; `True` and `1.0` would be found as `1`."""
+_SAME_OR_UNSET = SAME | {UnsetType}
 _TYPED = frozenset({bool, float})
 _LISTS = frozenset({list, tuple})
 _PLAIN = SAME | _TYPED
@@ -30,6 +34,8 @@ class Knowledge:
 
     def _decide(self, key: Any) -> Held:
         """A key is the value, or types and values if the value alone would not do."""
+        if key is UNSET:
+            return self.missing
         if type(key) is not tuple:
             return self.finder.held((key,))
         types, values = key
@@ -45,6 +51,15 @@ class Knowledge:
             if _PLAIN.issuperset(types):
                 return self.known[types, tuple(value)]
         return self.finder.held(View({"": value}).values(""))
+
+    def of_column(self, values: Sequence[Any]) -> Iterable[Held]:
+        """What holds on values that are no groups; `UNSET` stands for a missing field."""
+        if _SAME_OR_UNSET.issuperset(map(type, values)):
+            return map(self.known.__getitem__, values)
+        return [
+            self.known[value] if type(value) in _SAME_OR_UNSET else self.of(value)
+            for value in values
+        ]
 
 
 class Library:
@@ -65,6 +80,7 @@ class Library:
                 self._first[ask.field].add(ask)
         self._known: dict[str, Knowledge] = {}
         self._later: WeakSet[Knowledge] = WeakSet()
+        self._keywords: WeakValueDictionary[frozenset[Ask], Keywords] = WeakValueDictionary()
 
     def of(self, field: str, asks: frozenset[Ask]) -> list[Knowledge]:
         """Who knows what is asked of a field."""
@@ -79,6 +95,13 @@ class Library:
         if asks:
             found.append(self._new(asks))
             self._later.add(found[-1])
+        return found
+
+    def keywords(self, asks: frozenset[Ask]) -> Keywords:
+        """What finds these keywords; for all routes that ask for the same it is one."""
+        found = self._keywords.get(asks)
+        if found is None:
+            found = self._keywords[asks] = Keywords(asks, self.databases)
         return found
 
     def prepare(self) -> None:

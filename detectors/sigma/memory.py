@@ -47,27 +47,47 @@ class Room:
 
 
 class Memory(dict[Key, Found], Generic[Key, Found]):
-    """A look-up that decides what it does not know: `memory[key]`."""
+    """A look-up that decides what it does not know: `memory[key]`.
 
-    def __init__(self, room: Room, decide: Callable[[Key], Found]) -> None:
+    Args:
+        room: What it shares with others.
+        decide: Says what is not known yet.
+        entry_bytes: About what an entry holds besides its key.
+        size_of: About how many bytes a key holds.
+    """
+
+    def __init__(
+        self,
+        room: Room,
+        decide: Callable[[Key], Found],
+        entry_bytes: int = ENTRY_BYTES,
+        size_of: Callable[[Key], int] | None = None,
+    ) -> None:
         super().__init__()
         self._room = room
         self._decide = decide
+        self._entry_bytes = entry_bytes
+        self._size_of = size_of or size_of_texts
         room.enter(self)
 
     def __missing__(self, key: Key) -> Found:
         found = self._decide(key)
-        size = size_of(key)
+        size = self._size_of(key)
         if size <= LONG:
-            self._room.take(ENTRY_BYTES + size)
+            self._room.take(self._entry_bytes + size)
             self[key] = found
         return found
 
 
-def size_of(key: Any) -> int:
-    """About how many bytes a key holds."""
+def size_of_texts(key: Any) -> int:
+    """About how many bytes a key holds that may have texts."""
     if isinstance(key, str):
         return len(key)
     if isinstance(key, tuple):
-        return sum(map(size_of, key))
+        return sum(map(size_of_texts, key))
     return 8
+
+
+def size_of_answers(key: tuple[Any, ...]) -> int:
+    """About how many bytes a key holds whose parts others hold, too."""
+    return 8 * len(key)

@@ -6,21 +6,28 @@ for the rule to match, chosen so that few events have them; only rules with a wi
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, reduce
+from itertools import repeat
+from operator import and_, or_
 from typing import Any, Generic, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
 from detectors.sigma.condition import Condition, Name, Not
-from detectors.sigma.find import Ask, is_look_up
+from detectors.sigma.find import NOTHING, Ask, Held, is_look_up
 from detectors.sigma.matchers import Comparison, Item
+from detectors.sigma.memory import ENTRY_BYTES, Memory, Room
+from detectors.sigma.native import elsewhere
 from detectors.sigma.rule import Detection, Selection
 
-GATED_FROM = 8
-"""A field that so many rules begin with is looked at first."""
+CLAUSES = 4
+"""So many things that a rule needs are looked for before it is looked at."""
+GATED_FROM, GATED_PART = 8, 32
+"""A field that so many rules begin with, and one rule of so many, is looked at first."""
 
 Question = tuple["str | None", frozenset[Comparison]]
 Rule = TypeVar("Rule", bound="Planned")
@@ -97,17 +104,24 @@ class Tree:
         """The tree as a function."""
         if (leaf := self.leaf) is not None:
             return (lambda held: leaf not in held) if self.negated else (lambda held: leaf in held)
-        plain = frozenset(
-            one.leaf for one in self.parts if one.leaf is not None and not one.negated
-        )
-        truths = [one.truth() for one in self.parts if one.leaf is None or one.negated]
-        if self.every:
-            if not truths:
-                return plain.issubset
-            return lambda held: plain.issubset(held) and all(truth(held) for truth in truths)
-        if not truths:
-            return lambda held: not plain.isdisjoint(held)
-        return lambda held: not plain.isdisjoint(held) or any(truth(held) for truth in truths)
+        plain = [one for one in self.parts if one.leaf is not None]
+        must = frozenset(one.leaf for one in plain if not one.negated)
+        must_not = frozenset(one.leaf for one in plain if one.negated)
+        truths = [one.truth() for one in self.parts if one.leaf is None]
+        every = self.every
+
+        def truth(held: AbstractSet[Any]) -> bool:
+            if every:
+                if not (must.issubset(held) and must_not.isdisjoint(held)):
+                    return False
+            elif not (must.isdisjoint(held) and must_not.issubset(held)):
+                return True
+            for part in truths:
+                if part(held) is not every:
+                    return not every
+            return every
+
+        return truth
 
 
 def joined(every: bool, parts: Sequence[Tree]) -> Tree:
@@ -160,6 +174,31 @@ class Planned:
         self.asks = [leaf for leaf in self.leaves if isinstance(leaf, Ask)]
         self.failures = frozenset(ask.failed for ask in self.asks)
 
+        self._gates: dict[frozenset[str], frozenset[Ask] | None] = {}
+
+    @cached_property
+    def clauses(self) -> list[frozenset[Leaf]]:
+        """Leaves of which one must hold, and more such, the smallest first."""
+        parts = self.tree.parts if self.tree.every and self.tree.leaf is None else [self.tree]
+        found = [part.witnesses(lambda leaf: 1) for part in parts]
+        return sorted((one for one in found if one is not None), key=len)
+
+    @cached_property
+    def keywords(self) -> frozenset[Leaf]:
+        """What it asks of all values of an event."""
+        return frozenset(ask for ask in self.asks if ask.field is None)
+
+    def may_hold(self, keywords: frozenset[Leaf]) -> bool:
+        """False if it cannot match where no more of its keywords hold than these."""
+        clauses = (one for one in self.clauses if one <= self.keywords)
+        return not any(keywords.isdisjoint(one) for one in clauses)
+
+    def gate(self, fields: frozenset[str]) -> frozenset[Ask] | None:
+        """Asks of these fields of which one must hold for the rule to match; None: none is."""
+        if fields not in self._gates:
+            self._gates[fields] = _gate(self.tree, fields)
+        return self._gates[fields]
+
 
 class Gates(NamedTuple):
     """Fields that are looked at first, and what they say of the others.
@@ -178,6 +217,33 @@ class Gates(NamedTuple):
         """What is looked at where this holds of the first fields."""
         return self.always.union(*(self.opened[one] for one in held if one in self.opened))
 
+    @classmethod
+    def of(cls, first: frozenset[str], rules: Iterable[Planned]) -> Gates:
+        """What these fields say of all that rules look at."""
+        always: set[object] = {Expired}
+        opened: dict[object, set[object]] = defaultdict(set)
+        for rule in rules:
+            looks_at = {ask if ask.others else ask.field for ask in rule.asks}
+            gate = rule.gate(first)
+            if gate is None:
+                always |= looks_at
+            for ask in gate or ():
+                opened[ask] |= looks_at
+        return cls(first, frozenset(always), opened)
+
+
+def first_fields(rules: Collection[Planned]) -> frozenset[str]:
+    """Fields with which many rules begin, and that tables alone decide."""
+    asks = {ask for rule in rules for ask in rule.asks}
+    others = {ask.field for ask in asks if not is_look_up(ask)}
+    plain = {ask.field for ask in asks if ask.field is not None} - others
+    gates = (_gate(rule.tree, plain) or () for rule in rules)
+    used = Counter(field for gate in gates for field in {ask.field or "" for ask in gate})
+    least = max(GATED_FROM, len(rules) // GATED_PART)
+    return frozenset(
+        field for field, count in used.items() if count >= least and len(elsewhere(field)) < 2
+    )
+
 
 def _gate(tree: Tree, fields: AbstractSet[str]) -> frozenset[Ask] | None:
     """Asks of these fields of which one must hold for the tree to be true; None: there are none."""
@@ -192,10 +258,17 @@ def _gate(tree: Tree, fields: AbstractSet[str]) -> frozenset[Ask] | None:
 
 
 class Plan(Generic[Rule]):
-    """The rules of a log source."""
+    """The rules of a log source.
 
-    def __init__(self, rules: Sequence[Rule]) -> None:
+    Args:
+        rules: These.
+        room: Where it is remembered what answers do.
+        first: Fields that are looked at first.
+    """
+
+    def __init__(self, rules: Sequence[Rule], room: Room, first: frozenset[str]) -> None:
         self.rules = rules
+        self._first = first
         users = Counter(leaf for rule in rules for leaf in rule.leaves)
         self.fields: dict[str | None, set[Ask]] = defaultdict(set)
         """What is asked, by field; None stands for keywords."""
@@ -204,47 +277,58 @@ class Plan(Generic[Rule]):
                 self.fields[leaf.field].add(leaf)
         expiries = [leaf for leaf in users if isinstance(leaf, Expired)]
         self.expiries = sorted(expiries, key=lambda one: one.at)
-        self._always: list[int] = []
-        self._watched: dict[object, list[int]] = defaultdict(list)
+        self._past = [Held(self.expiries[:count]) for count in range(len(expiries) + 1)]
+        self._free = [0] * CLAUSES
+        """Rules, as bits by their number, that have no such clause."""
+        self._met: dict[object, list[int]] = {}
+        """Rules whose first, second … clause something satisfies; last, those that it fails."""
         for number, rule in enumerate(rules):
-            witnesses = rule.tree.witnesses(users.__getitem__)
-            if witnesses is None:
-                self._always.append(number)
-            for one in (*(witnesses or ()), *rule.failures):
-                self._watched[one].append(number)
+            for place in range(len(rule.clauses), CLAUSES):
+                self._free[place] |= 1 << number
+            for place, clause in enumerate(rule.clauses[:CLAUSES]):
+                for one in clause:
+                    self._met.setdefault(one, [0] * (CLAUSES + 1))[place] |= 1 << number
+            for failure in rule.failures:
+                self._met.setdefault(failure, [0] * (CLAUSES + 1))[CLAUSES] |= 1 << number
+        self._nothing = (*self._free, 0)
+        self._met_by = Memory(room, self._meets, ENTRY_BYTES + (CLAUSES + 1) * len(rules) // 8)
 
     @cached_property
     def gates(self) -> Gates:
         """What decides which fields have to be looked at."""
-        plain = {
-            field
-            for field, asks in self.fields.items()
-            if field is not None and all(map(is_look_up, asks))
-        }
-        used = Counter(
-            field
-            for rule in self.rules
-            for field in {ask.field for ask in _gate(rule.tree, plain) or ()}
-            if field is not None
-        )
-        first = frozenset(field for field, count in used.items() if count >= GATED_FROM)
-        always: set[object] = {Expired}
-        opened: dict[object, set[object]] = defaultdict(set)
-        for rule in self.rules:
-            looks_at = {ask if ask.others else ask.field for ask in rule.asks}
-            gate = _gate(rule.tree, first)
-            if gate is None:
-                always |= looks_at
-            for ask in gate or ():
-                opened[ask] |= looks_at
-        return Gates(first, frozenset(always), opened)
+        return Gates.of(self._first, self.rules)
 
-    def decide(self, held: AbstractSet[object]) -> Verdict[Rule]:
-        """The rules that match where this holds, and those that cannot be decided."""
-        numbers = set(self._always)
-        for one in held:
-            numbers.update(self._watched.get(one, ()))
-        candidates = [self.rules[number] for number in sorted(numbers)]
-        failed = [rule for rule in candidates if not rule.failures.isdisjoint(held)]
-        matched = [rule for rule in candidates if rule not in failed and rule.truth(held)]
+    def past(self, time: datetime) -> Held:
+        """The filters that have expired."""
+        return self._past[bisect_right(self.expiries, time, key=lambda one: one.at)]
+
+    def decide(self, answers: Sequence[Held]) -> Verdict[Rule]:
+        """The rules that match where these hold together, and those that cannot be decided."""
+        several = {*answers}
+        met = zip(*map(self._met_by.__getitem__, several), strict=True)
+        *clauses, failing = map(reduce, repeat(or_), met)
+        candidates = reduce(and_, clauses) & ~failing
+        if not candidates and not failing:
+            return ()
+        held = NOTHING.union(*several)
+        matched = [rule for rule in self._numbered(candidates) if rule.truth(held)]
+        failed = [*self._numbered(failing)]
         return (tuple(matched), tuple(failed)) if matched or failed else ()
+
+    def needs(self, keywords: frozenset[Leaf]) -> bool:
+        """True if it makes a difference to a rule whether these keywords hold, and no others."""
+        return any(
+            not rule.keywords.isdisjoint(keywords) and rule.may_hold(keywords)
+            for rule in self.rules
+        )
+
+    def _meets(self, held: Held) -> tuple[int, ...]:
+        """What an answer does for the clauses of all rules."""
+        known = [self._met[one] for one in held if one in self._met]
+        return tuple(map(reduce, repeat(or_), zip(self._nothing, *known, strict=True)))
+
+    def _numbered(self, bits: int) -> Iterator[Rule]:
+        while bits:
+            lowest = bits & -bits
+            yield self.rules[lowest.bit_length() - 1]
+            bits ^= lowest

@@ -7,7 +7,6 @@ that rules name, column by column, and one for what the answers together say.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from typing import Any, Generic
@@ -17,7 +16,7 @@ from detectors.sigma.find import NOTHING, Ask, Held
 from detectors.sigma.keywords import Keywords, Texts, every_text
 from detectors.sigma.knowledge import SAME, Knowledge, Library
 from detectors.sigma.matchers import test_of
-from detectors.sigma.memory import Memory
+from detectors.sigma.memory import Memory, size_of_answers
 from detectors.sigma.native import elsewhere
 from detectors.sigma.plan import Expired, Plan, Rule, Spoken, Verdict
 from detectors.sigma.view import THEIRS, TIME, View, taker
@@ -142,20 +141,23 @@ class Route(Generic[Rule]):
     def __init__(self, plan: Plan[Rule], library: Library) -> None:
         self.plan = plan
         self.events = 0
+        self.library = library
         self._room = library.room
-        self._fields: dict[str, list[Knowledge]] = {}
-        self._keywords: Keywords | None = None
-        self._references: list[Ask] = []
+        self.fields: dict[str, list[Knowledge]] = {}
+        """Who knows what is asked of a field."""
+        self.keywords: Keywords | None = None
+        self.references: list[Ask] = []
+        """What is asked of two fields together."""
         for field, asks in plan.fields.items():
             alone = frozenset(ask for ask in asks if not ask.others)
-            self._references += asks - alone
+            self.references += asks - alone
             if field is None:
-                self._keywords = Keywords(alone, library.databases)
+                self.keywords = library.keywords(alone)
             elif alone:
-                self._fields[field] = library.of(field, alone)
+                self.fields[field] = library.of(field, alone)
         self._missing = {
             field: NOTHING.union(*(one.missing for one in several))
-            for field, several in self._fields.items()
+            for field, several in self.fields.items()
             if any(one.missing for one in several)
         }
         self._unseen: dict[str, list[Rule]] = {}
@@ -164,16 +166,13 @@ class Route(Generic[Rule]):
                 self._unseen.setdefault(field, []).append(rule)
         self._stands_for: dict[str, list[tuple[int, str]]] = {}
         """A name that events use: the fields it stands for, and how soon it is looked for."""
-        others = {other for ask in self._references for other in ask.others}
-        for field in self._fields.keys() | self._unseen | others:
+        others = {other for ask in self.references for other in ask.others}
+        for field in self.fields.keys() | self._unseen | others:
             for rank, name in enumerate((field, *elsewhere(field))):
                 self._stands_for.setdefault(name, []).append((rank, field))
-        self._prefixes = {
-            name[:place]
-            for name in self._stands_for
-            for place, sign in enumerate(name)
-            if sign == "."
-        } | ({THEIRS} if self._keywords is not None else set())
+        self._prefixes = prefixes_of(self._stands_for)
+        if self.keywords is not None:
+            self._prefixes.add(THEIRS)
         self._names: Memory[tuple[Any, ...], Names[Rule]] = Memory(self._room, self._named)
         self._nested: Memory[tuple[Any, ...], Names[Rule]] = Memory(
             self._room, lambda names: self._named(*names)
@@ -181,6 +180,12 @@ class Route(Generic[Rule]):
         self._flat: Memory[tuple[Any, ...], Names[Rule]] = Memory(
             self._room, lambda names: self._named(names, is_flat=True)
         )
+
+    def prepare(self, *, for_lines: bool = False) -> None:
+        """Make now what else is made on the first event."""
+        _ = self.plan.gates
+        if self.keywords is not None:
+            self.keywords.prepare(for_lines=for_lines)
 
     def sort_in(self, piles: Piles[Rule], place: int, event: Event) -> None:
         """Put an event on the pile of its layout."""
@@ -222,7 +227,7 @@ class Route(Generic[Rule]):
         if len({*names, *whole.values()}) < len(names) + len(inner):  # one name twice
             return Names((), (), Memory(self._room, lambda _: Nested()))
         texts = None
-        if (words := self._keywords) is not None and not is_flat:
+        if (words := self.keywords) is not None and not is_flat:
             texts = Texts(names, outer, inner, words.looks_at_numbers)
         has_own_time = not is_flat and TIME not in names
 
@@ -263,7 +268,7 @@ class Route(Generic[Rule]):
         later: list[tuple[str, Known]] = []
         columns: list[tuple[object, Column]] = [*self._columns(named, texts)]
         gates = self.plan.gates
-        for field, several in self._fields.items():
+        for field, several in self.fields.items():
             if field in named:
                 name = named[field][1]
                 for one in several:
@@ -283,7 +288,7 @@ class Route(Generic[Rule]):
             return Step(
                 [known for field, known in later if field in needed],
                 [column for what, column in columns if what in needed],
-                Memory(room, lambda key: decide(held.union(*key))),
+                Memory(room, lambda key: decide((held, *key)), size_of=size_of_answers),
             )
 
         return Layout(first, Memory(room, step))
@@ -292,16 +297,20 @@ class Route(Generic[Rule]):
         self, named: Container[str], texts: Texts | None
     ) -> Iterator[tuple[object, Column]]:
         """Columns that look at more of an event than one field, and what in a rule needs them."""
-        if (words := self._keywords) is not None:
+        if (words := self.keywords) is not None:
             text_of = every_text if texts is None else texts.of
             yield None, lambda events: [words.held(text_of(event), event) for event in events]
-        for ask in self._references:
+        for ask in self.references:
             if ask.field in named and any(other in named for other in ask.others):
                 yield ask, _reference(ask)
-        if expiries := self.plan.expiries:
-            days = [one.at for one in expiries]
-            past = [frozenset[object](expiries[:count]) for count in range(len(expiries) + 1)]
-            yield Expired, lambda events: [past[bisect_right(days, event.time)] for event in events]
+        if self.plan.expiries:
+            past = self.plan.past
+            yield Expired, lambda events: [past(event.time) for event in events]
+
+
+def prefixes_of(names: Iterable[str]) -> set[str]:
+    """Names of what may hold a field of these names: `a` and `a.b` of `a.b.c`."""
+    return {name[:place] for name in names for place, sign in enumerate(name) if sign == "."}
 
 
 def _time_column(knowledge: Knowledge) -> Column:

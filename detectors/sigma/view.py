@@ -71,11 +71,19 @@ class View:
                 yield from self.values(name)
 
 
+def flat(event: Event) -> Mapping[str, Any]:
+    """The fields of an event as a view has them, without its time."""
+    return _flatten(event.fields) if _is_nested(event.fields) else event.fields
+
+
 def taker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
     """What takes the values of these fields from a mapping that has them all."""
     if len(names) > 1:
         return itemgetter(*names)
-    return lambda row: tuple(row[name] for name in names)
+    if names:
+        (name,) = names
+        return lambda row: (row[name],)
+    return lambda row: ()
 
 
 def is_said(name: str) -> bool:
