@@ -25,12 +25,12 @@ import msgspec
 from cityward.errors import InputError, TransientError
 from cityward.event import Event, LogSource, Record
 from cityward.finding import Finding
-from detectors.sigma.correlation import Correlator, Match
+from detectors.sigma.correlation import Correlator
 from detectors.sigma.engine import Engine
 from detectors.sigma.matchers import Placeholders
 from detectors.sigma.rule import Correlation, Rule, RuleSet
 from detectors.sigma.sentence import fields_of
-from detectors.sigma.view import View
+from detectors.sigma.window import Match
 from siem.pushdown import LITERALS_MAX, SOURCE, Pushed, Question, columns_of
 from siem.samples import Speaking, alone
 from siem.store.archive import DamagedError, Look, Looking, quoted, reading, whole_row
@@ -653,7 +653,7 @@ class _Replay:
                 heapq.heappush(self._due, event.time + wait + TICK)
         if rule == self._side.one.id:  # one version is a rule, the other a correlation
             self._take(self._side.engine.detect([event]))
-        self._take(self._correlator.see(Match(rule, event, View.of(event))))
+        self._take(self._correlator.see(Match.of(rule, event)))
 
     def until(self, now: datetime) -> None:
         """Time passes; a node would have told so in between, when an absence was to be decided."""

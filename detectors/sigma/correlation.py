@@ -19,8 +19,10 @@ References:
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from graphlib import TopologicalSorter
+from operator import itemgetter
 from typing import Any, Literal
 
 import msgspec
@@ -35,6 +37,7 @@ from detectors.sigma.window import (
     KEPT_MAX,
     UNKNOWN,
     Kept,
+    Match,
     Reached,
     Terms,
     Window,
@@ -49,14 +52,8 @@ EXPECTED_MAX = 1_000
 """Times of expected events that one group of an absence remembers."""
 
 Key = tuple[str, ...]
-
-
-class Match(msgspec.Struct, frozen=True, gc=False):
-    """A rule, or a correlation below, matched."""
-
-    rule: str
-    event: Event
-    view: View
+Given = tuple[int, Match, int, "Key | None"]
+"""The number of a match, the match, its time in microseconds, and its group if it has one."""
 
 
 class AbsenceGroup(msgspec.Struct):
@@ -82,32 +79,51 @@ class Correlator:
 
     def __init__(self, rules: RuleSet) -> None:
         titles = {one.id: one.analytic.name for one in rules.speaking()}
-        states = [_Windows(one, titles) for one in rules.correlations]
-        self._states: dict[str, _Windows | _Absences] = {one.id: one for one in states}
-        self._states |= {one.id: _Absences(one, titles) for one in rules.absences}
+        states: dict[str, _Windows | _Absences] = {
+            **{one.id: _Windows(one, titles) for one in rules.correlations},
+            **{one.id: _Absences(one, titles) for one in rules.absences},
+        }
+        below = {id: states.keys() & bases_of(state.one) for id, state in states.items()}
+        self._states = {id: states[id] for id in TopologicalSorter(below).static_order()}
+        """Base before what builds on it."""
+        self._upper = frozenset(id for id, bases in below.items() if bases)
+        """Those that build on others."""
         self._uses: dict[str, _Uses] = {}
         for state in self._states.values():
             for base in dict.fromkeys(bases_of(state.one)):
-                self._uses.setdefault(base, _Uses()).add(state, _fields_of(state.one, base))
+                self._uses.setdefault(base, _Uses()).add(state.id, _fields_of(state.one, base))
         loud = {base for one in rules.correlations if one.generate for base in one.rules}
         self.silenced = frozenset(set(self._uses) - loud)
         """Ids of what only serves as a base and does not speak for itself."""
 
     def see(self, match: Match) -> list[Finding]:
         """Take a match; what it completes speaks, and what that completes in turn."""
-        found: list[Finding] = []
-        waiting = [match]
-        for one in waiting:  # it grows while it is read
-            uses = self._uses.get(one.rule)
-            if uses is None:
-                continue
-            then_us = time_us(one.event.time)
-            keys = [_key(one.view, fields) for fields in uses.groupings]
-            for state, grouping in uses.states:
-                finding = state.see(one, then_us, keys[grouping])
-                if finding is not None:
-                    found += self._said(state, finding, waiting)
+        return self.see_all([match])[0]
+
+    def see_all(self, matches: Sequence[Match]) -> list[list[Finding]]:
+        """Take matches in the order given; what each completes, and what that does in turn."""
+        found: list[list[Finding]] = [[] for _ in matches]
+        given: dict[str, list[Given]] = {id: [] for id in self._states}
+        for number, match in enumerate(matches):
+            self._give(given, number, match)
+        for id, state in self._states.items():
+            if id in self._upper:  # matches of what is below came last
+                given[id].sort(key=itemgetter(0))
+            for number, finding in state.take(given[id]):
+                upward: list[Match] = []
+                found[number] += self._said(state, finding, upward)
+                for match in upward:
+                    self._give(given, number, match)
         return found
+
+    def _give(self, given: dict[str, list[Given]], number: int, match: Match) -> None:
+        """Pass a match on to what builds on its rule."""
+        uses = self._uses.get(match.rule)
+        if uses is not None:
+            then_us = time_us(match.event.time)
+            keys = [_key(match, fields) for fields in uses.groupings]
+            for id, grouping in uses.ids:
+                given[id].append((number, match, then_us, keys[grouping]))
 
     def tick(self, now: datetime) -> Iterator[Finding]:
         """Time has come to `now`: absences are decided, old windows forgotten."""
@@ -117,8 +133,8 @@ class Correlator:
             upward = waiting if isinstance(state, _Absences) else []
             for finding in state.tick(now):
                 yield from self._said(state, finding, upward)
-        for one in waiting:
-            yield from self.see(one)
+        for found in self.see_all(waiting):
+            yield from found
 
     def leftover(self) -> Iterator[Finding]:
         """The input has ended: windows say what they had kept for later; absences stay open."""
@@ -134,7 +150,7 @@ class Correlator:
         if state.id in self._uses:
             event = finding.events[-1]
             fields = {"@timestamp": event.time, **event.fields, **dict(finding.group)}
-            waiting.append(Match(state.id, event, View(fields)))
+            waiting.append(Match(state.id, event, View(fields).flat))
         if state.id not in self.silenced:
             yield finding
 
@@ -176,25 +192,25 @@ class _Uses:
     """What builds on a rule, and by which of its fields: many group alike."""
 
     def __init__(self) -> None:
-        self.states: list[tuple[_Windows | _Absences, int]] = []
+        self.ids: list[tuple[str, int]] = []
         """Each with the number of its grouping."""
         self.groupings: list[tuple[str, ...]] = []
 
-    def add(self, state: _Windows | _Absences, fields: tuple[str, ...]) -> None:
+    def add(self, id: str, fields: tuple[str, ...]) -> None:
         if fields not in self.groupings:
             self.groupings.append(fields)
-        self.states.append((state, self.groupings.index(fields)))
+        self.ids.append((id, self.groupings.index(fields)))
 
 
-def _key(view: View, fields: tuple[str, ...]) -> Key | None:
+def _key(match: Match, fields: tuple[str, ...]) -> Key | None:
     """Values of the `group-by` fields; None if the event lacks one."""
     found: list[str] = []
     for field in fields:
-        value = view.flat.get(field)
+        value = match.row.get(field)
         if type(value) is str:  # nearly always
             found.append(value)
             continue
-        values = view.values(field)
+        values = match.view.values(field)
         if not values or values[0] is None:
             return None
         found.append(",".join(map(text_of, values)))
@@ -219,39 +235,46 @@ class _Windows:
         self.now_us = UNKNOWN
         self.terms = Terms(one)
 
-    def see(self, match: Match, then_us: int, key: Key | None) -> Finding | None:
-        """Take a match of this group; what is said now. Nearly every event comes in order."""
-        terms = self.terms
-        self.counts["seen"] += 1
-        if key is None:
-            self.counts["ungrouped"] += 1
-            return None
-        window = self.groups.get(key)
-        if window is None:
-            window = self.groups[key] = Window(terms)
-        else:
-            self.groups.move_to_end(key)
-        window.touched_us = self.now_us
-        values = terms.values(match.view) if terms.has_values else ()
-        entry = Entry(then_us, match.rule, values, match.event)
-        entries, cut = window.entries, window.cut
-        before = len(entries)
-        reached: Reached | None = None
-        if not before or then_us >= entries[-1].time_us:
-            value = window.add(entry)
-            if value is not None and terms.compare(value, terms.limit):
-                window.since += 1
-                fired_us = window.fired_us
-                if fired_us is None or abs(then_us - fired_us) >= terms.span_us:
-                    reached = window.newest(value)
-        else:
-            reached = self._late(window, entry)
-        self.kept += len(window.entries) - before
-        if window.cut != cut:
-            self.counts["cut"] += window.cut - cut
-        if self.kept > KEPT_MAX or len(self.groups) > GROUPS_MAX:
-            self._evict(key)
-        return None if reached is None else self._finding(key, window, reached, entry)
+    def take(self, given: Sequence[Given]) -> Iterator[tuple[int, Finding]]:
+        """Take matches; numbers of those that something is said of, and what."""
+        terms, groups, counts, now_us = self.terms, self.groups, self.counts, self.now_us
+        compare, limit, span_us = terms.compare, terms.limit, terms.span_us
+        values_of = terms.values if terms.has_values else None
+        counts["seen"] += len(given)
+        for number, match, then_us, key in given:
+            if key is None:
+                counts["ungrouped"] += 1
+                continue
+            window = groups.get(key)
+            is_crowded = False
+            if window is None:
+                window = groups[key] = Window(terms)
+                is_crowded = len(groups) > GROUPS_MAX
+            else:
+                groups.move_to_end(key)
+            window.touched_us = now_us
+            values = () if values_of is None else values_of(match)
+            entry = Entry(then_us, match.rule, values, match.event)
+            entries = window.entries
+            before = len(entries)
+            reached: Reached | None = None
+            if not before or then_us >= entries[-1].time_us:  # nearly every event comes in order
+                value = window.add(entry)
+                if value is not None and compare(value, limit):
+                    window.since += 1
+                    fired_us = window.fired_us
+                    if fired_us is None or abs(then_us - fired_us) >= span_us:
+                        reached = window.newest(value)
+            else:
+                reached = self._late(window, entry)
+            more = len(window.entries) - before
+            if more != 1:
+                counts["cut"] += window.newly_cut()
+            self.kept += more
+            if is_crowded or self.kept > KEPT_MAX:
+                self._evict(key)
+            if reached is not None:
+                yield number, self._finding(key, window, reached, entry)
 
     def _late(self, window: Window, entry: Entry) -> Reached | None:
         """Take a match that is older than another; the window of which is now to be spoken."""
@@ -335,7 +358,14 @@ class _Absences:
         self.before_us = one.before_s * 1_000_000
         self.within_us = one.within_s * 1_000_000
 
-    def see(self, match: Match, then_us: int, key: Key | None) -> Finding | None:
+    def take(self, given: Sequence[Given]) -> Iterator[tuple[int, Finding]]:
+        """Take matches; numbers of those that something is said of, and what."""
+        for number, match, then_us, key in given:
+            finding = self._see(match, then_us, key)
+            if finding is not None:
+                yield number, finding
+
+    def _see(self, match: Match, then_us: int, key: Key | None) -> Finding | None:
         self.counts["seen"] += 1
         if key is None:
             self.counts["ungrouped"] += 1

@@ -58,9 +58,17 @@ class Sum:
 
     def enter(self, entry: Entry) -> None:
         """Its numbers are added."""
-        for value in entry.values:
-            self._add(float(value))
+        parts = self._parts
+        for number in entry.values:
+            value = float(number)
             self._number += 1
+            if len(parts) == 1:
+                (old,) = parts
+                new = old + value
+                if new - old == value and new - value == old:  # nothing was rounded off
+                    parts[0] = new
+                    continue
+            self._add(value)
 
     def leave(self, entry: Entry) -> None:
         """Its numbers are taken off again."""
@@ -70,12 +78,6 @@ class Sum:
 
     def _add(self, more: float) -> None:
         parts, place = self._parts, 0
-        if len(parts) == 1:
-            (old,) = parts
-            new = old + more
-            if new - old == more and new - more == old:  # nothing was rounded off
-                parts[0] = new
-                return
         for part in parts:
             if abs(more) < abs(part):
                 more, part = part, more  # noqa: PLW2901 – the larger one comes first
@@ -156,6 +158,9 @@ class Order:
 
     def __init__(self, rules: Sequence[str], span_us: int) -> None:
         self._rules = rules
+        self._places: dict[str, list[int]] = {}
+        for place, rule in enumerate(rules):
+            self._places.setdefault(rule, []).append(place)
         self._span_us = span_us
         self._begun = self._before = [NEVER] * len(rules)
         self._now_us = NEVER
@@ -164,8 +169,13 @@ class Order:
 
     def enter(self, entry: Entry) -> None:
         """Sequences go on, or begin; it is the newest event."""
-        if entry.time_us != self._now_us:
-            self._now_us, self._now, self._before = entry.time_us, set(), self._begun
+        if entry.time_us != self._now_us:  # nearly always: only its own places change
+            self._now_us, self._now, self._before = entry.time_us, {entry.rule}, self._begun
+            self._begun = begun = [*self._begun]
+            for place in self._places.get(entry.rule, ()):
+                earlier = begun[place - 1] if place else entry.time_us
+                begun[place] = max(begun[place], earlier)
+            return
         if entry.rule in self._now:
             return
         self._now.add(entry.rule)

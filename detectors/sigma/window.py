@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from heapq import heappop, heappush, heapreplace
 from typing import Any
@@ -29,7 +29,7 @@ from detectors.sigma.measures import (
     percentile,
 )
 from detectors.sigma.rule import Correlation
-from detectors.sigma.view import View, text_of
+from detectors.sigma.view import TIME, View, flat, text_of
 
 ENTRIES_MAX = 10_000
 """Base events that one window holds, or what its condition counts to if that is more."""
@@ -56,6 +56,25 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
 def time_us(time: datetime) -> int:
     """Whole microseconds since 1970: exact, where seconds as a float are not."""
     return (time - _EPOCH) // _US
+
+
+class Match(msgspec.Struct, frozen=True, gc=False):
+    """A rule, or a correlation below, matched."""
+
+    rule: str
+    event: Event
+    row: Mapping[str, Any]
+    """The event's fields, flat."""
+
+    @classmethod
+    def of(cls, rule: str, event: Event) -> Match:
+        """The match of a rule."""
+        return cls(rule, event, flat(event))
+
+    @property
+    def view(self) -> View:
+        """The event as rules see it."""
+        return View({TIME: self.event.time, **self.row})
 
 
 class Reached(msgspec.Struct, frozen=True):
@@ -103,15 +122,15 @@ class Terms:
         self.name = one.field[0] if len(one.field) == 1 else None
         self.has_values = bool(one.field)
 
-    def values(self, view: View) -> tuple[str | float, ...]:
+    def values(self, match: Match) -> tuple[str | float, ...]:
         """What an event brings to a window; nothing if it lacks the field."""
-        value: Any = view.flat.get(self.name) if self.name is not None else None
+        value: Any = match.row.get(self.name) if self.name is not None else None
         kind = type(value)
         if self.texts:
-            return (value,) if kind is str else _several(self, view)
+            return (value,) if kind is str else _several(self, match.view)
         if (kind is int or kind is float) and -_HUGE < value < _HUGE:
             return (float(value),)
-        return _several(self, view)
+        return _several(self, match.view)
 
     def new_measure(self) -> Measure | None:
         """What is measured as events come; None if times alone say it, or a list is needed."""
@@ -163,7 +182,7 @@ class Window:
 
     __slots__ = (
         *("entries", "late", "fired_us", "touched_us", "since", "last", "cut"),
-        *("_terms", "_start", "_measure", "_leaving"),
+        *("_terms", "_start", "_measure", "_leaving", "_told"),
     )
 
     def __init__(self, terms: Terms, kept: Kept | None = None) -> None:
@@ -174,7 +193,7 @@ class Window:
         self.touched_us = kept.touched_us
         self.since = kept.since
         self.last = kept.last
-        self.cut = kept.cut
+        self.cut = self._told = kept.cut
         self._terms = terms
         self._start = 0
         self._measure = terms.new_measure()
@@ -195,6 +214,11 @@ class Window:
             self.last,
             self.cut,
         )
+
+    def newly_cut(self) -> int:
+        """Entries that went for want of room since this was asked last."""
+        more, self._told = self.cut - self._told, self.cut
+        return more
 
     def take(self, entry: Entry) -> bool:
         """Put an event in its place; False if it is too late to count.
@@ -239,15 +263,20 @@ class Window:
             value = measure.value(entry)
         elif terms.counts_events:
             value = len(entries) - start
-        else:
-            self._enter(entry)
+        elif terms.counts_values:
+            self._enter_values(entry)
             if self._leaving and self._leaving[0][0] < oldest_us:
                 self._forget(oldest_us)
-            value = len(self.last) if terms.counts_values else self._newest()
+            value = len(self.last)
+        else:
+            self._enter(entry)
+            value = self._newest()
         size = len(entries)
         if size > EVENTS_KEPT:
             entries[-EVENTS_KEPT - 1].event = None
-        if size > terms.full or entries[size // 8].time_us < oldest_us - terms.span_us:
+        if size > terms.full or (
+            start > size // 8 and entries[size // 8].time_us < oldest_us - terms.span_us
+        ):
             self._prune(entry)
         return value
 
@@ -287,18 +316,22 @@ class Window:
         if self._measure is not None:
             self._measure.enter(entry)
         elif terms.counts_values:
-            last: dict[Any, int] = self.last
-            time_us = entry.time_us
-            for value in entry.values:
-                seen_us = last.get(value)
-                if seen_us is None:
-                    heappush(self._leaving, (time_us, value))
-                if seen_us is None or seen_us < time_us:
-                    last[value] = time_us
-            while len(last) > terms.most:
-                self._forget_oldest()
+            self._enter_values(entry)
         elif terms.knows_rules and self.last.get(entry.rule, NEVER) < entry.time_us:
             self.last[entry.rule] = entry.time_us
+
+    def _enter_values(self, entry: Entry) -> None:
+        last: dict[Any, int] = self.last
+        time_us = entry.time_us
+        for value in entry.values:
+            seen_us = last.get(value)
+            if seen_us is None:
+                heappush(self._leaving, (time_us, value))
+                last[value] = time_us
+                if len(last) > self._terms.most:
+                    self._forget_oldest()
+            elif seen_us < time_us:
+                last[value] = time_us
 
     def _forget(self, oldest_us: int) -> None:
         """Values that were not seen since; a heap knows which, whatever came late."""

@@ -465,6 +465,56 @@ def test_a_match_costs_the_same_with_ten_and_ten_thousand_distinct_values(kind: 
     assert steps(10_000) < 1.5 * steps(10)
 
 
+BUILT = """---
+title: {title}
+name: {name}
+correlation: {{type: {what}, timespan: 20s, group-by: [source.ip], generate: {loud}}}
+"""
+TOGETHER = BASES + "".join(
+    BUILT.format(title=name, name=name, what=what, loud=loud)
+    for name, what, loud in [
+        ("count", "event_count, rules: [a, b], condition: {gte: 2}", "true"),
+        ("above", "temporal_ordered, rules: [count, c]", "false"),
+        ("missing", "event_count, rules: [absent, c], condition: {gte: 2}", "true"),
+        ("values", "value_count, rules: [a], condition: {field: v, gte: 2}", "false"),
+        ("sum", "value_sum, rules: [b, c], condition: {field: v, gt: 3}", "true"),
+    ]
+)
+TOGETHER = TOGETHER.replace("---\n---\n", "---\n") + (
+    "---\ntitle: Absent\nname: absent\n"
+    "cw_absence: {trigger: a, expected: b, within: 0s, before: 5s, by: [source.ip]}\n"
+)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(-9, 9), st.sampled_from("abc"), st.sampled_from("xy"), VALUES),
+        max_size=40,
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_events_say_together_what_they_say_one_by_one(
+    seen: list[tuple[int, str, str, float | None]],
+) -> None:
+    """In the same order, late ones too, and what builds on correlations and on absences."""
+    at_s, events = 0, []
+    for step_s, act, source, value in seen:
+        at_s += step_s
+        events.append(event(at_s, act=act, source__ip=source, v=value))
+    one, other = engine(TOGETHER), engine(TOGETHER)
+
+    together = list(one.detect(events))
+
+    assert together == [finding for alone in events for finding in other.detect([alone])]
+    assert one.snapshot() == other.snapshot()
+
+
+def test_what_builds_on_an_absence_hears_of_it_in_the_same_batch() -> None:
+    found = acts(engine(TOGETHER), (0, "a"), (1, "a"))
+
+    assert "missing" in [one.title for one in found]
+
+
 def test_time_that_passes_forgets_windows() -> None:
     one = engine(COUNT)
     list(one.tick(START))
