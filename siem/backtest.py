@@ -398,17 +398,16 @@ class _Run:
     @staticmethod
     def _shown(file: _File, side: _Side, where: str) -> Iterator[Said]:
         """The newest matches, in the words of the rule; the engine says whether they are."""
-        for document in file.newest(where):
-            findings = list(side.engine.detect([event_of(document)]))
-            if not findings:
-                log.error("%s and %s disagree on %s.", file.path, side.one.id, document["event.id"])
-            for finding in findings:
-                yield Said(
-                    document["@timestamp"],
-                    asset_of(document),
-                    finding.description,
-                    document["event.id"],
-                )
+        documents = {one["event.id"]: one for one in file.newest(where)}
+        shown = set()
+        for finding in side.engine.detect([event_of(one) for one in documents.values()]):
+            event = str(finding.events[-1].record.place)
+            document = documents[event]
+            shown.add(event)
+            time, asset = document["@timestamp"], asset_of(document)
+            yield Said(time, asset, finding.description, event)
+        for event in documents.keys() - shown:
+            log.error("%s and %s disagree on %s.", file.path, side.one.id, event)
 
     # ---- correlations and absences
 

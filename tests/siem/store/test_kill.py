@@ -102,7 +102,7 @@ def tidied(folder: Path) -> Counter[int]:
     """Events of the files themselves, after a last compaction, without our own reading code."""
     compact.compact(folder, 2**60)
     held: Counter[int] = Counter()
-    for path in folder.glob("parquet/*/*"):
+    for path in folder.glob("parquet/*/*.parquet"):
         rows = duckdb.sql(f"SELECT \"event.sequence\" FROM read_parquet('{path}')").fetchall()
         held.update(row[0] for row in rows)
     for path in folder.glob("spool/*.ndjson"):
