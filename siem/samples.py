@@ -9,7 +9,8 @@ from __future__ import annotations
 import struct
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def collect(collector: str, records: Sequence[bytes], frames: Sequence[Frame]) -
     Raises:
         ValueError: no collector is called so, or it reads the other kind of records.
     """
-    collectors = plugin.load("collectors")
+    collectors = _collectors()
     if collector not in collectors:
         raise ValueError(f"no collector is called {collector!r}: {', '.join(sorted(collectors))}")
     part = collectors[collector]
@@ -57,6 +58,12 @@ def collect(collector: str, records: Sequence[bytes], frames: Sequence[Frame]) -
     if end := getattr(read, "end", None):
         found += end()
     return found
+
+
+@cache
+def _collectors() -> Mapping[str, Any]:
+    """They are looked for once: to ask every installed package takes longer than a sample."""
+    return plugin.load("collectors")
 
 
 def _records(lines: Sequence[bytes]) -> list[Record]:

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -94,6 +95,8 @@ FORMAT = 3
 """Of the file (`user_version`); a newer one is refused, an older one is brought up to it."""
 CHAINED_SINCE = 2
 """The format since which the audit trail is a chain."""
+STATES_KEPT = 8_192
+"""States of rules and sources, read already; with more rules each page reads them all again."""
 FIRST_EVENTS = 10
 NEWEST_EVENTS = EVENTS_KEPT - FIRST_EVENTS
 FINDINGS_MAX = 1_000_000
@@ -1139,4 +1142,10 @@ def _statements(script: str) -> Iterator[str]:
 
 def _states(db: sqlite3.Connection, table: str, kind: type[T]) -> list[T]:
     rows = db.execute(f"SELECT state FROM {table} ORDER BY place")
-    return [msgspec.json.decode(row["state"], type=kind) for row in rows]
+    return [_state(row["state"], kind) for row in rows]
+
+
+@lru_cache(maxsize=STATES_KEPT)
+def _state(state: bytes, kind: type[T]) -> T:
+    """One state; every page asks for thousands, of which few have changed."""
+    return msgspec.json.decode(state, type=kind)
