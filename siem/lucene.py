@@ -33,6 +33,12 @@ class Inexpressible(Exception):  # noqa: N818 – becomes a line of a report
 ONES_MAX = 6
 """So many `?` may a text have: each may double the automaton that Lucene makes of it."""
 
+
+def is_long(expression: str) -> bool:
+    """True if a cluster refuses an expression: it counts in UTF-16."""
+    return len(expression) + sum(char > "\uffff" for char in expression) > MAX_LENGTH
+
+
 # --- Characters --------------------------------------------------------------------------------
 
 _SPECIAL = frozenset('.?+*|{}[]()"\\#@&<>~^$-/')
@@ -107,16 +113,15 @@ def _drawn_together(shapes: Sequence[Shape]) -> Iterator[str]:
     """Alternatives of one shape, as many in an expression as it may hold."""
     some: list[str] = []
     for one in shapes:
+        if is_long(one.whole(one.core)):
+            raise Inexpressible(f"a text is longer than {MAX_LENGTH} characters as an expression")
         if ".*" in one.core:
             yield one.whole(one.core)  # together they would be an automaton without end
             continue
-        if len(one.whole(f"({'|'.join([*some, one.core])})")) > MAX_LENGTH:
-            if some:
-                yield _one_of(one, some)
+        if some and is_long(one.whole(f"({'|'.join([*some, one.core])})")):
+            yield _one_of(one, some)
             some = []
         some.append(one.core)
-        if len(one.whole(one.core)) > MAX_LENGTH:
-            raise Inexpressible(f"a text is longer than {MAX_LENGTH} characters as an expression")
     if some:
         yield _one_of(shapes[0], some)
 
@@ -167,7 +172,7 @@ def _piece(parts: Sequence[str | Sign], cased: bool, *, before: bool, behind: bo
         made = here + lengths[place + 1]
         if part in ("i", Sign.ONE) and place < last and parts[place + 1] is Sign.ONE:
             made = f"({made}|{_DOTTED}{lengths[place + 2]})"
-        if len(made) > MAX_LENGTH:
+        if is_long(made):
             raise Inexpressible(f"a text is longer than {MAX_LENGTH} characters as an expression")
         lengths[place] = made
     return lengths[0]

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-from siem.lucene import MAX_LENGTH, Inexpressible, escaped
+from siem.lucene import MAX_LENGTH, Inexpressible, escaped, is_long
 
 _LAST = 0x10FFFF
 _Ranges = tuple[tuple[int, int], ...]
@@ -47,7 +47,7 @@ def regex(pattern: str, flags: str) -> list[str]:
     tree = _parsed(pattern)
     reader = _Regex(set(flags))
     made = dict.fromkeys(reader.whole(one) for one in reader.edges(tree))
-    if any(len(one) > MAX_LENGTH for one in made):
+    if any(map(is_long, made)):
         raise Inexpressible(f"a regular expression is longer than {MAX_LENGTH} characters there")
     return list(made)
 

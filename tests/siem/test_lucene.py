@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from detectors.sigma.matchers import Like, Number, Regex, number_of, predicate_of
-from detectors.sigma.texts import normal, parse
+from detectors.sigma.texts import Sign, normal, parse
 from siem import lucene, lucene_regex
 from siem.lucene import MAX_LENGTH, Inexpressible
 
@@ -166,8 +166,12 @@ def test_texts_that_are_too_long_are_refused_and_many_are_drawn_together() -> No
 
     assert len(lucene.any_of(many)) < 20
     assert all(len(one) <= MAX_LENGTH for one in lucene.any_of(many))
+    emoji = [Like((Sign.MANY, "\U0001f600" * number)) for number in range(1, 60)]
+    assert all(len(one.encode("utf-16-le")) <= 2 * MAX_LENGTH for one in lucene.any_of(emoji))
     with pytest.raises(Inexpressible, match="longer than"):
         lucene.any_of([Like(("a" * 1_000,))])
+    with pytest.raises(Inexpressible, match="longer than"):
+        lucene.any_of([Like(("ab" * 120, Sign.MANY, "ba" * 120))])
     with pytest.raises(Inexpressible, match=r"more than 6 `\?`"):
         lucene.any_of([Like(normal(parse("a" + "?" * 7), cased=False))])
     with pytest.raises(Inexpressible, match="folded depends"):
