@@ -140,6 +140,7 @@ class Finder:
             Regexes(regexes[start : start + TOGETHER]) for start in range(0, len(regexes), TOGETHER)
         ]
         words = sorted(self._parts)  # asks have no order, a database that is kept has one
+        self._has_numbers = bool(self._numbers or self._counts)
         self._hits = [self._parts[word] for word in words]
         self.scanner = Scanner(words, databases)
         self._scan = self.scanner.found
@@ -216,24 +217,26 @@ class Finder:
 
     def _hit(self, given: Sequence[Any]) -> list[Hit]:
         """What may hold."""
-        texts = [value.lower() if type(value) is str else text_of(value).lower() for value in given]
-        try:
-            data = EDGE + EDGE.join(map(str.encode, texts)) + EDGE
-        except UnicodeEncodeError:  # half of a character, which UTF-8 cannot hold
-            return [(ask, predicate_of(one)) for ask, one in self._every]
         hits = [*self._others]
-        for regexes in self._regexes:
-            if any(map(regexes.may_hold, given)):
-                hits += regexes.hits
-        for value, text in zip(given, texts, strict=True):
+        parts = [b""]
+        for value in given:
+            text = value.lower() if type(value) is str else text_of(value).lower()
+            try:
+                parts.append(text.encode())
+            except UnicodeEncodeError:  # half of a character, which UTF-8 cannot hold
+                return [(ask, predicate_of(one)) for ask, one in self._every]
             if text in self._words:
                 hits += self._words[text]
-            if self._numbers or self._counts:
+            if self._has_numbers:
                 hits += self._numbered(value)
             if self._networks:
                 hits += self._within(text)
+        for regexes in self._regexes:
+            if any(map(regexes.may_hold, given)):
+                hits += regexes.hits
         if self._hits:
-            for number in self._scan(data):
+            parts.append(b"")
+            for number in self._scan(EDGE.join(parts)):
                 hits += self._hits[number]
         return hits
 
