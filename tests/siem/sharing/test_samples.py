@@ -374,6 +374,23 @@ def test_a_hub_that_lost_what_it_had_is_told_again(tmp_path: Path) -> None:
     assert len(town.kept) == len(grid.foreign) == 1
 
 
+def test_a_sample_that_was_signed_with_a_lost_key_is_sealed_anew(tmp_path: Path) -> None:
+    _, metro, _ = two(tmp_path, Clock())
+    metro.send()
+    id = metro.release(metro.was_right())
+    first = metro.outbox.next()
+    assert first is not None
+    assert metro.db.samples.get(id).state == "sent"  # type: ignore[union-attr]
+
+    metro.key = key_from("another")
+    metro.begin()
+    assert metro.outbox.again()
+
+    assert metro.db.samples.get(id).state == "due"  # type: ignore[union-attr]
+    lines = [one.state for one in metro.db.outgoing.lines() if one.type == "sample"]
+    assert lines == ["refused"]
+
+
 def test_what_was_taken_back_may_be_let_out_anew(tmp_path: Path) -> None:
     _, metro, grid = two(tmp_path, Clock())
     finding = metro.was_right()
