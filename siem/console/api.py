@@ -220,7 +220,7 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
             reason=_TEXT,
             days=_NUMBER | {"description": "How long it hides; 30 if it is not said, at most 365"},
             resolve=_TEXT
-            | {"description": "Resolve what it hides whole, as benign; needs the scope triage, too"},
+            | {"description": "Resolve what it hides whole, as benign; needs the scope triage"},
         ),
     ),
     "/filters/remove": ("switch", _body(("id", "reason"), id=_TEXT, reason=_TEXT)),

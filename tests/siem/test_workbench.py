@@ -15,10 +15,11 @@ from detectors.sigma import load
 from detectors.sigma.load import load_folder
 from siem import assembly, ruleset, words
 from siem.config import Settings
+from siem.console.tuning import Job
 from siem.node import document
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Conflict
-from siem.workbench import BLANK, Job, Workbench
+from siem.workbench import BLANK, Workbench
 from tests.programs import PATIENCE_S
 from tests.siem.test_tuning import (
     FILTER,
