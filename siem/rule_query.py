@@ -46,7 +46,7 @@ from siem.store.templates import OWN_MAPPINGS
 
 CLAUSES_MAX = 1_024
 """Single conditions of one query: `indices.query.bool.max_clause_count` of OpenSearch."""
-LENGTH_MAX = 100_000
+LENGTH_MAX = 50_000
 """Characters of the expressions of one query: each is made an automaton whenever it is asked."""
 LONG = 2**63
 
