@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections import Counter
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
+from uuid import NAMESPACE_URL, uuid5
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cityward.event import LogSource
 from cityward.finding import Finding
 from detectors.sigma import correlation as module
 from detectors.sigma import window as windows
 from detectors.sigma.engine import Engine
 from detectors.sigma.load import load_text
 from tests.detectors.sigma.city import HEAD, START, engine, event, reasons
+from tests.detectors.sigma.test_truth import unpacked
 
 BASES = "".join(
     f"{HEAD}name: {name}\ndetection: {{selection: {{act: {name}}}, condition: selection}}\n---\n"
@@ -507,6 +513,31 @@ def test_events_say_together_what_they_say_one_by_one(
 
     assert together == [finding for alone in events for finding in other.detect([alone])]
     assert one.snapshot() == other.snapshot()
+
+
+def test_the_correlation_lane_of_rsigma_fires_as_often_as_it_does_there(
+    data: Path, tmp_path: Path
+) -> None:
+    """Its ids are no UUIDs; what a finding stands for, and what was left over, is a firing each."""
+    lane = unpacked(data, "rsigma_lanes", tmp_path)
+    text = (lane / "correlation.yml").read_text()
+    for word in sorted(set(re.findall("perf-[a-z-]+", text)), key=len, reverse=True):
+        text = text.replace(word, str(uuid5(NAMESPACE_URL, word)))
+    lines = (lane / "correlation.ndjson").read_bytes().splitlines()
+    source = LogSource(category="authentication")
+    one = engine(text)
+    fired = Counter[str]()
+
+    seen = [event(n / 1000, source, **msgspec.json.decode(line)) for n, line in enumerate(lines)]
+    for finding in (*one.detect(seen), *one.leftover()):
+        fired[finding.title] += finding.count
+
+    assert fired == {
+        "Authentication Failure Then Success": 9_600,
+        "Authentication Source Fanout by Host": 7_898,
+        "Authentication Egress Volume by Host": 7_819,
+        "Authentication Failure Burst by User": 7_700,
+    }
 
 
 def test_what_builds_on_an_absence_hears_of_it_in_the_same_batch() -> None:
