@@ -135,7 +135,7 @@ def event_of(line: bytes, time: datetime) -> Event:
 
 def log_source(parts: Sequence[Any]) -> LogSource:
     """What a line names; what is no text names nothing."""
-    return LogSource(*(part.strip() if isinstance(part, str) else "" for part in parts))
+    return LogSource(*[part.strip() if type(part) is str else "" for part in parts])
 
 
 class Alike(Generic[Rule]):
@@ -160,6 +160,9 @@ class Alike(Generic[Rule]):
         keywords = route.keywords if None in needed else route.library.keywords(frozenset())
         self._raw = keywords.raw if keywords is not None and TIME not in names else None
         self._hides: Memory[tuple[int, ...], bool] = Memory(room, self._may_hide)
+        self._held: Memory[tuple[tuple[int, ...], tuple[str, ...]], Held | None] = Memory(
+            room, self._held_keywords
+        )
         self.route = route
         self.held = held
         self.room = room
@@ -191,7 +194,9 @@ class Alike(Generic[Rule]):
         rows: dict[Members[Rule], dict[int, Row]] = {}
         for place in places:
             line = lines[place]
-            if (numbers := found(line)) and hides[tuple(numbers)]:
+            numbers = found(line)
+            is_hiding = bool(numbers) and hides[tuple(numbers)]
+            if is_hiding and not is_wide:
                 whole.append(place)
                 continue
             try:
@@ -199,11 +204,22 @@ class Alike(Generic[Rule]):
             except _BROKEN:
                 whole.append(place)
                 continue
-            if is_wide:
-                members = self._by_names[tuple(said)]
-            row = members.take(said) if is_wide else astuple(said)
-            rows.setdefault(members, {})[place] = row
+            if not is_wide:
+                rows.setdefault(members, {})[place] = astuple(said)
+                continue
+            names = tuple(said)
+            keywords: Held | None = NOTHING
+            if is_hiding:
+                keywords = self._held[tuple(numbers), names] if _is_plain(line, said) else None
+            if keywords is None:
+                whole.append(place)
+                continue
+            members = self._by_names[names]
+            rows.setdefault(members, {})[place] = (*members.take(said), keywords)
         return rows
+
+    def _held_keywords(self, key: tuple[tuple[int, ...], tuple[str, ...]]) -> Held | None:
+        return None if self._raw is None else self._raw.held(*key)
 
     def _may_hide(self, numbers: tuple[int, ...]) -> bool:
         asks = self._raw.asks(numbers) if self._raw is not None else None
@@ -221,6 +237,7 @@ class Members(Generic[Rule]):
     def __init__(self, alike: Alike[Rule], names: Sequence[str]) -> None:
         places = {name: place for place, name in enumerate(names)}
         self._route = alike.route
+        self._width = len(names)
         self.take = taker(names)
         self._known: list[tuple[int, Knowledge]] = []
         held = [alike.held]
@@ -244,7 +261,13 @@ class Members(Generic[Rule]):
     def verdicts(
         self, rows: dict[int, Row], time: datetime, whole: list[int]
     ) -> Iterator[tuple[int, Spoken[Rule]]]:
-        """Places of rows that rules match or fail on; those that do not say all are added there."""
+        """Places of rows that rules match or fail on; those that do not say all are added there.
+
+        Args:
+            rows: What lines say in these members, and beyond, if it is known, which keywords hold.
+            time: When they happened, or came.
+            whole: Places of lines that have to be read whole.
+        """
         columns = [*zip(*rows.values(), strict=True)]
         if doubtful := self._doubtful(columns):
             whole += [place for number, place in enumerate(rows) if number in doubtful]
@@ -254,6 +277,7 @@ class Members(Generic[Rule]):
         if not rows:
             return
         held = [one.of_column(columns[place]) for place, one in self._known]
+        held += columns[self._width :]
         held.append(repeat(self._route.plan.past(time), len(rows)))
         verdicts = map(self._decided.__getitem__, zip(*held, strict=True))
         yield from ((place, one) for place, one in zip(rows, verdicts, strict=True) if one)
@@ -270,6 +294,13 @@ class Members(Generic[Rule]):
             pairs = zip(columns[place], columns[other], strict=True)
             found.update(n for n, pair in enumerate(pairs) if UNSET not in pair)
         return found
+
+
+def _is_plain(line: bytes, said: Mapping[str, Any]) -> bool:
+    """True if texts stand in a line as they are, no object in another, and no member twice."""
+    strings = len(said) + sum(type(value) is str for value in said.values())
+    is_flat = line.count(b"{") == 1 and b"\\" not in line
+    return is_flat and line.count(b'"') == 2 * strings
 
 
 def _reader(names: Sequence[str], kind: Any) -> Decode:

@@ -30,6 +30,7 @@ _OF_NUMBERS = re.compile(r"[0-9a-fxtz:.+-]*", re.ASCII)
 
 _ASCII = re.compile(rb"[\x00-\x7f]+")
 _OF_FLOATS = re.compile(rb"[^0-9e.+\x80-\xff-]")
+_BETWEEN_LETTERS = re.compile(rb"[0-9{}\[\]:, .+-]+")
 _HIDING = (
     *(rb"\u00", rb"\/"),  # signs of ASCII that need not be written so
     *(rb"\u212a", rb"\u0130", "\u212a".encode(), "\u0130".encode()),  # small, they have such signs
@@ -68,8 +69,7 @@ class Keywords:
         """What finds them in lines of JSON; None if that takes the values themselves."""
         if self._others or any(map(_is_of_floats, self._words)):
             return None
-        words = ((word, ask) for word, hits in self._words.items() for ask, _ in hits)
-        return Raw(words, self._databases)
+        return Raw(self._words, self._databases)
 
     def _add(self, ask: Ask, one: Comparison) -> None:
         match one:
@@ -116,16 +116,25 @@ class Raw:
     """What tells of a line of JSON which keywords the values in it may have.
 
     Args:
-        words: What is in any value that has a keyword, in lower case, and that.
+        words: What is in any value that has a keyword, in lower case; that, and whether what is
+            in it is enough to say so.
         databases: Makes what finds them.
     """
 
-    def __init__(self, words: Iterable[tuple[bytes, Ask]], databases: Databases) -> None:
-        asks: dict[bytes, set[Ask]] = defaultdict(set)
-        for word, ask in words:
-            asks[_in_json(word)].add(ask)
-        self._asks = [asks[word] for word in sorted(asks)]
-        self.found = Scanner([*sorted(asks), *_HIDING], databases, 1, any_case=True).found
+    def __init__(
+        self, words: Mapping[bytes, Sequence[tuple[Ask, bool]]], databases: Databases
+    ) -> None:
+        hits: dict[bytes, list[tuple[Ask, bool]]] = defaultdict(list)
+        for word, several in words.items():
+            raw = _in_json(word)
+            hits[raw] += [(ask, is_enough and raw == word) for ask, is_enough in several]
+        self._words = sorted(hits)
+        self._asks = [frozenset(ask for ask, _ in hits[word]) for word in self._words]
+        self._is_enough = [
+            _is_of_strings(word) and all(is_enough for _, is_enough in hits[word])
+            for word in self._words
+        ]
+        self.found = Scanner([*self._words, *_HIDING], databases, 1, any_case=True).found
         """Numbers of what is in a line; none: no keyword is, and nothing hides."""
 
     def asks(self, numbers: Sequence[int]) -> frozenset[Ask] | None:
@@ -134,11 +143,36 @@ class Raw:
             return None
         return frozenset[Ask]().union(*(self._asks[number] for number in numbers))
 
+    def held(self, numbers: Sequence[int], names: Sequence[str]) -> Held | None:
+        """The keywords that are in a line whose texts stand there as they are.
+
+        Args:
+            numbers: What is found in the line.
+            names: All its members.
+
+        Returns:
+            None: it takes the values themselves to tell.
+        """
+        asks = self.asks(numbers)
+        if asks is None or not all(self._is_enough[number] for number in numbers):
+            return None
+        found = [self._words[number].decode() for number in numbers]
+        lower = [name.lower() for name in names]
+        return None if any(word in name for word in found for name in lower) else asks
+
 
 def _in_json(word: bytes) -> bytes:
     """What of a word is in a line of JSON, in letters of either case."""
     longest = max(_ASCII.findall(word), key=len, default=b"")
     return msgspec.json.encode(longest.decode())[1:-1].lower()
+
+
+def _is_of_strings(word: bytes) -> bool:
+    """True if a word that is in a line of JSON is in a string there, as other letters are rare."""
+    others = (b"true", b"false", b"null")
+    return not all(
+        any(letters in other for other in others) for letters in _BETWEEN_LETTERS.split(word)
+    )
 
 
 def _is_of_floats(word: bytes) -> bool:

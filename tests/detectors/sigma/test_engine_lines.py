@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors.sigma import plan
+from detectors.sigma import jsonlines, plan
 from detectors.sigma.engine import Engine
 from detectors.sigma.jsonlines import event_of
 from detectors.sigma.load import load_text
@@ -26,16 +26,18 @@ Said = list[tuple[int, list[str] | None]]
 BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-def read(rules: RuleSet, lines: Sequence[bytes], first_from: int = 1) -> Said:
+def read(rules: RuleSet, lines: Sequence[bytes], first_from: int = 1, wide_from: int = 24) -> Said:
     """Places of lines, and the rules that match or None, in their order.
 
     Args:
         rules: The rules.
         lines: Objects.
         first_from: A field that so many rules begin with is read first.
+        wide_from: Lines of which so many members are asked are read whole.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, "GATED_FROM", first_from)
+        patch.setattr(jsonlines, "WIDE_FROM", wide_from)
         told = [*Engine(rules).matched_lines(lines, START)]
     said = ((place, None if found is None else [one.id for one in found]) for place, found in told)
     return sorted(said, key=itemgetter(0))
@@ -116,6 +118,32 @@ def test_a_keyword_is_found_however_the_line_writes_it(words: str, member: bytes
     assert rules.refused == ()
     assert [place for place, _ in read(rules, [other, line])] == [1]
     assert read(rules, [other, line]) == walked(rules, [other, line])
+
+
+NUMEROUS = "{" + ", ".join(f"f{number}: x" for number in range(30)) + "}"
+"""So many fields are asked that lines are read whole, and their keywords told by what they have."""
+NAMED = [
+    *(
+        b'"x":"an EVIL text"',
+        b'"evil":"x"',
+        b'"x":{"evil":1}',
+        b'"x":["evil"]',
+        b'"x":"\\u0065vil"',
+    ),
+    *(b'"x":"x","Evil x":"y"', b'"evil":1,"x":"evil"', b'"x":"\\nevil"', b'"x":"evi","y":"l"'),
+    *(b'"x":true', b'"x":"true"', b'"x":[1, 2]', b'"x":"1, 2"', b'"x":"a{evil}"', b'"f3":["evil"]'),
+    *(b'"x":"evil","x":"y"', b'"x":"evil","\\u0078":"y"', b'"x":["evil"],"x":1', b'"x":"nevil"'),
+    *(b'"cw":"evil"', b'"cw.x":"evil"', '"x":"ev\u0130l"'.encode()),
+]
+
+
+@pytest.mark.parametrize("word", ["evil", "true", "1, 2", "nevil"])
+def test_a_keyword_is_told_from_a_name_and_from_what_stands_between(word: str) -> None:
+    rules = load_text(rule(f"{{a: ['{word}'], b: {NUMEROUS}, condition: a or b}}"))
+    lines = [b'{"service":"test",' + member + b"}" for member in NAMED]
+
+    assert read(rules, lines) == walked(rules, lines)
+    assert read(rules, lines) != []
 
 
 MEMBERS = [
@@ -205,6 +233,9 @@ SOURCES = st.sampled_from(
 )
 
 
+SIZES = st.tuples(st.sampled_from([1, 100]), st.sampled_from([0, 24]))
+
+
 @st.composite
 def _texts(draw: st.DrawFn, value: str) -> str:
     """A text of JSON, with some signs escaped that need not be."""
@@ -248,23 +279,23 @@ def _near(rules: list[Any]) -> list[bytes]:
 
 
 @settings(max_examples=200, deadline=None)
-@given(RULES, FILTER, st.lists(_lines(), min_size=1, max_size=6), st.sampled_from([1, 100]))
+@given(RULES, FILTER, st.lists(_lines(), min_size=1, max_size=6), SIZES)
 def test_lines_find_what_the_plain_walk_finds_on_events(
-    rules: list[Any], tuning: Any, given: list[bytes], first_from: int
+    rules: list[Any], tuning: Any, given: list[bytes], sizes: tuple[int, int]
 ) -> None:
     loaded = load_text(written(rules, tuning))
     lines = [*given, *_near(rules)]
 
-    assert read(loaded, lines, first_from) == walked(loaded, lines)
+    assert read(loaded, lines, *sizes) == walked(loaded, lines)
 
 
 @pytest.mark.full
 @settings(max_examples=10_000, deadline=None)
-@given(RULES, FILTER, st.lists(_lines(), min_size=1, max_size=6), st.sampled_from([1, 100]))
+@given(RULES, FILTER, st.lists(_lines(), min_size=1, max_size=6), SIZES)
 def test_very_many_lines_find_what_the_plain_walk_finds(
-    rules: list[Any], tuning: Any, given: list[bytes], first_from: int
+    rules: list[Any], tuning: Any, given: list[bytes], sizes: tuple[int, int]
 ) -> None:
     loaded = load_text(written(rules, tuning))
     lines = [*given, *_near(rules)]
 
-    assert read(loaded, lines, first_from) == walked(loaded, lines)
+    assert read(loaded, lines, *sizes) == walked(loaded, lines)
