@@ -48,7 +48,7 @@ class Databases:
         """
         if hyperscan is None:
             return None
-        path = self._path([b"any case", *words] if any_case else words)
+        path = self._path(words, any_case)
         if path is not None and (known := _read(path)) is not None:
             return known
         database = hyperscan.Database()
@@ -67,10 +67,11 @@ class Databases:
             _write(path, hyperscan.dumpb(database))
         return database
 
-    def _path(self, words: Sequence[bytes]) -> Path | None:
+    def _path(self, words: Sequence[bytes], any_case: bool) -> Path | None:
         if self._folder is None or len(words) < KEPT_FROM:
             return None
-        digest = hashlib.blake2b(version("hyperscan").encode(), digest_size=16)
+        made_by = f"{version('hyperscan')} {any_case}"
+        digest = hashlib.blake2b(made_by.encode(), digest_size=16)
         digest.update(b"".join(len(word).to_bytes(4, "big") + word for word in words))
         return self._folder / f"{digest.hexdigest()}.hs"
 
