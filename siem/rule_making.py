@@ -1,7 +1,8 @@
 """A rule made of a query on events: what somebody hunts for becomes a draft.
 
 The query says what is to be found, the newest event that it found says the log source, and becomes
-the first sample. What a rule has no words for – times of events – is refused with the reason.
+the first sample. What a rule has no words for – times of events – is refused with the reason. In a
+query capitals count and in a rule they do not, unless it says `cased`.
 """
 
 from __future__ import annotations
@@ -139,6 +140,9 @@ class _Detection:
 
     def _all(self, parts: Sequence[Condition], name: str) -> str:
         """Plain tests share a selection, as far as no field stands in it twice."""
+        if not parts:
+            what = "a part of the query asks for nothing"
+            raise InputError(what, "query", "Leave the * out, or name a field.")
         together: dict[str, Any] = {}
         others: list[Condition] = []
         for part in parts:
@@ -180,21 +184,34 @@ class _Detection:
         if test.kind == "date":
             todo = "Leave it out; a rule sees each event once, as it comes."
             raise InputError(f"a rule has no words for the time {field}", "query", todo)
+        if field == "event.id":  # it is only made when an event is read
+            what, todo = "an event that comes has no event.id yet", "Say what it is like."
+            raise InputError(what, "query", todo)
         match test:
             case Has():
                 return [(f"{field}|exists", True)]
+            case Is(value=bool()):
+                return [(field, test.value)]
             case Is():
-                value = test.value
-                return [(field, value if isinstance(value, bool) else _literal((value,)))]
+                return [(_cased(test, (str(test.value),)), _literal((str(test.value),)))]
             case Within():
                 return [(f"{field}|cidr", test.network)]
             case Like():
-                return [(field, _literal(test.pattern))]
+                return [(_cased(test, test.pattern), _literal(test.pattern))]
         return list(_limits(field, test))
 
 
+def _cased(test: Is | Like, pattern: Iterable[str]) -> str:
+    """The field, with what tells a rule that capitals count, as they do in the query."""
+    text = "".join(pattern)
+    counts = test.kind in ("keyword", "object") and text.lower() != text.upper()
+    return f"{test.field}|cased" if counts else test.field
+
+
 def _limits(field: str, test: Between) -> Iterator[_Item]:
-    if test.low is not None and test.low == test.high:
+    if test.low is None and test.high is None:
+        yield f"{field}|exists", True
+    if test.low is not None and test.low == test.high and test.with_low and test.with_high:
         yield field, test.low
         return
     if test.low is not None:

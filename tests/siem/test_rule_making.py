@@ -10,6 +10,7 @@ from cityward import Event, InputError
 from cityward.fields import FIELDS
 from detectors.sigma.engine import Engine
 from detectors.sigma.load import load_text
+from detectors.sigma.rule import RuleSet
 from siem import assembly
 from siem.config import Settings
 from siem.node import document, event_of
@@ -69,6 +70,8 @@ def made_of(query: str, newest: Document) -> tuple[str, str]:
         ("source.port:[4000 TO 4710}", 5),
         ("source.port:>4000 source.port:<5000", 1),
         ("source.port:4000", 5),
+        ("source.port:[* TO *]", 6),
+        ("NOT source.port:{4000 TO 4000}", 6),
         ("user.name:* NOT file.path:*", 6),
         ("NOT (user.name:root OR user.name:ada)", 1),
         (
@@ -84,16 +87,46 @@ def made_of(query: str, newest: Document) -> tuple[str, str]:
 )
 def test_what_a_hunt_finds_its_rule_finds(store: EventStore, query: str, count: int) -> None:
     hunted = found(store, query)
-    text, _ = made_of(query, hunted[0])
 
-    rules = load_text(text)
+    rules, matched = matched_by_its_rule(store, query, hunted[0])
+
+    assert str(rules.rules[0].logsource) == "linux/*/sshd"
+    assert len(hunted) == count
+    assert matched == {row["event.id"] for row in hunted}
+
+
+def matched_by_its_rule(
+    store: EventStore, query: str, newest: Document
+) -> tuple[RuleSet, set[str]]:
+    """The rule of a hunt, and the events that it matches."""
+    rules = load_text(made_of(query, newest)[0])
+    assert rules.refused == ()
     engine = Engine(rules)
-    matched = {
-        row["event.id"] for row in found(store, "") if engine.matches(rules.rules[0], event_of(row))
+    every = found(store, "")
+    return rules, {
+        row["event.id"] for row in every if engine.matches(rules.rules[0], event_of(row))
     }
 
-    assert rules.refused == ()
-    assert str(rules.rules[0].logsource) == "linux/*/sshd"
+
+@pytest.mark.parametrize(
+    ("query", "count"),
+    [
+        ("user.name:Root", 1),
+        ("user.name:R*", 1),
+        ("NOT user.name:root", 3),
+        ("NOT user.name:(root OR ada)", 2),
+        ("user.name:Root OR source.port:4711", 2),
+        ('"FOR ROOT FROM"', 5),
+    ],
+)
+def test_capitals_count_in_a_rule_as_they_did_in_its_hunt(
+    store: EventStore, query: str, count: int
+) -> None:
+    store.append([document(one) for one in attempts("192.0.2.9", minute=4, user="Root")], {})
+    hunted = found(store, query)
+
+    _, matched = matched_by_its_rule(store, query, hunted[0])
+
     assert len(hunted) == count
     assert matched == {row["event.id"] for row in hunted}
 
@@ -121,6 +154,9 @@ def test_the_draft_has_its_sample_and_only_hints_are_missing(
         ("", "the query is empty"),
         ("cw.logsource.service:sshd", "asks for nothing but a log source"),
         ("@timestamp:>=now-24h user.name:root", "no words for the time @timestamp"),
+        ("event.id:5f2c", "no event.id yet"),
+        ("* OR user.name:root", "a part of the query asks for nothing"),
+        ("user.name:root NOT *", "a part of the query asks for nothing"),
     ],
 )
 def test_what_no_rule_can_say_is_refused(query: str, why: str) -> None:

@@ -115,8 +115,8 @@ def test_a_hunt_becomes_a_draft_with_its_newest_event_as_a_sample(
     unsaid = client.get("/rules/new?q=%40timestamp%3A*")
 
     assert "top=" not in link
-    assert "user.name: ada" in in_textarea(page, "text")
-    assert "event.outcome: failure" in in_textarea(page, "text")
+    assert "user.name|cased: ada" in in_textarea(page, "text")
+    assert "event.outcome|cased: failure" in in_textarea(page, "text")
     assert "service: sshd" in in_textarea(page, "text")
     assert "samples 1 of 1" in page
     assert (made["origin"], "user.name: ada" in made["samples"]) == ("new", True)
