@@ -49,6 +49,8 @@ CLAUSES_MAX = 1_024
 LENGTH_MAX = 50_000
 """Characters of the expressions of one query: each is made an automaton whenever it is asked."""
 LONG = 2**63
+TEMPLATE = "{{"
+"""A monitor is a template of Mustache, in which this begins what is put in (`rule_export`)."""
 
 _NETWORKS = Dsl({})
 _TEXTS = frozenset({"keyword", "severity", "text", "ip"})
@@ -323,11 +325,17 @@ def _texts(place: _Exact, likes: Sequence[Like]) -> Query:
     if place.kind == "vendor":
         for one in likes:
             _refuse_number(place, one)
-    words = [(one, lucene.word_of(one)) for one in likes]
+    words = [(one, _word(place, one)) for one in likes]
     plain = sorted({word for _, word in words if word is not None})
     patterns = lucene.any_of(one for one, word in words if word is None)
     found = [place.words(plain)] if plain else []
     return _some([*found, *map(place.pattern, patterns)])
+
+
+def _word(place: _Exact, one: Like) -> str | None:
+    """The one value that a text stands for; an expression has a backslash within a `{{`."""
+    word = lucene.word_of(one)
+    return None if word is None or TEMPLATE in place.texts or TEMPLATE in word else word
 
 
 def _refuse_number(place: _Exact, one: Like) -> None:

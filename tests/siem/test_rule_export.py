@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -449,6 +450,39 @@ def test_only_rules_that_speak_for_themselves_become_monitors() -> None:
         ("Login by a stranger", False)
     ]
     assert monitors(given, names)["monitors"] == []
+
+
+def test_no_value_of_a_rule_is_a_template_of_its_monitor() -> None:
+    """The cluster fills in what stands in double braces, and finds something else then."""
+    braces = r"""
+title: R
+id: 6f0d4bb0-5f0c-4c43-a7a5-1d6f6a5d7b11
+level: low
+logsource: {service: test}
+detection:
+  exact: {url.path|cased: ['{{period_end}}', 'plain']}
+  part: {url.query|contains: '{{#a}}'}
+  pattern: {url.original|re: '\{\{7\}\}|{{'}
+  name: {'cw.vendor.{{a}}': '1.1'}
+  condition: 1 of *
+"""
+    given = export(load_text(braces), {})
+
+    (made,) = monitors(given, Names("cw", "op"))["monitors"]
+    text = json.dumps(made["inputs"][0]["search"]["query"])
+
+    assert given.left == ()
+    assert re.findall("{{[^}]*}}", text) == ["{{period_end}}"] * 2
+    assert text.count("{{") == 2
+    assert {"term": {"url.path": "plain"}} in _every_part(given.written[0].query)
+
+
+def _every_part(query: Any) -> Iterator[Any]:
+    """A query, and all that it is made of."""
+    yield query
+    for one in query.values() if isinstance(query, dict) else query:
+        if isinstance(one, (dict, list)):
+            yield from _every_part(one)
 
 
 def test_a_monitor_has_the_form_that_pysigma_gives_it() -> None:
