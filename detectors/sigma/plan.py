@@ -18,7 +18,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
 from detectors.sigma.condition import Condition, Name, Not
-from detectors.sigma.find import NOTHING, Ask, Held, is_look_up
+from detectors.sigma.find import NOTHING, Ask, Failed, Held, is_look_up
 from detectors.sigma.matchers import Comparison, Item
 from detectors.sigma.memory import ENTRY_BYTES, Memory, Room
 from detectors.sigma.native import elsewhere
@@ -280,17 +280,14 @@ class Plan(Generic[Rule]):
         self._past = [Held(self.expiries[:count]) for count in range(len(expiries) + 1)]
         self._free = [0] * CLAUSES
         """Rules, as bits by their number, that have no such clause."""
-        self._met: dict[object, list[int]] = {}
-        """Rules whose first, second … clause something satisfies; last, those that it fails."""
+        self._clauses: dict[object, list[int]] = defaultdict(list)
+        """Rules of which something satisfies a clause: `CLAUSES` times their number, and which."""
         for number, rule in enumerate(rules):
             for place in range(len(rule.clauses), CLAUSES):
                 self._free[place] |= 1 << number
             for place, clause in enumerate(rule.clauses[:CLAUSES]):
                 for one in clause:
-                    self._met.setdefault(one, [0] * (CLAUSES + 1))[place] |= 1 << number
-            for failure in rule.failures:
-                self._met.setdefault(failure, [0] * (CLAUSES + 1))[CLAUSES] |= 1 << number
-        self._nothing = (*self._free, 0)
+                    self._clauses[one].append(number * CLAUSES + place)
         self._met_by = Memory(room, self._meets, ENTRY_BYTES + (CLAUSES + 1) * len(rules) // 8)
 
     @cached_property
@@ -323,9 +320,16 @@ class Plan(Generic[Rule]):
         )
 
     def _meets(self, held: Held) -> tuple[int, ...]:
-        """What an answer does for the clauses of all rules."""
-        known = [self._met[one] for one in held if one in self._met]
-        return tuple(map(reduce, repeat(or_), zip(self._nothing, *known, strict=True)))
+        """Rules whose first, second … clause an answer satisfies; last, those that it fails."""
+        met = [*self._free, 0]
+        for one in held:
+            for code in self._clauses.get(one, ()):
+                number, place = divmod(code, CLAUSES)
+                met[place] |= 1 << number
+            if isinstance(one, Failed):
+                for number, rule in enumerate(self.rules):
+                    met[CLAUSES] |= (one in rule.failures) << number
+        return tuple(met)
 
     def _numbered(self, bits: int) -> Iterator[Rule]:
         while bits:
