@@ -14,7 +14,6 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from datetime import date, datetime, timedelta
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from cityward import CitywardError, InputError, LogSource, RuleError, Unsafe
 from siem import ruleset
 from siem.config import Settings
 from siem.console.tuning import PREVIEW_DAYS, Cost, Examined, FilterRow, Hidden, Job, Source, Tried
+from siem.library import shipped_ids
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Document, Range
 from siem.store.query import quoted
@@ -82,7 +82,7 @@ class Workbench:
             )  # fmt: skip
             beside = tuner.beside(document)
         kind, title, file = ("rule", "", "") if one is None else _facts(one)
-        shipped = document in _shipped()
+        shipped = document in shipped_ids()
         counts, samples, origin = "", beside, "file"
         if last is not None and last.text:
             kind, title, counts, samples = last.kind, last.title, last.text, last.samples
@@ -181,7 +181,7 @@ class Workbench:
         """
         with self._turn:
             one = self._tuner.examine(text, samples)
-            if one.document in _shipped() and one.kind != "filter":
+            if one.document in shipped_ids() and one.kind != "filter":
                 draft = self._book.draft(one.document)
                 if (
                     draft is None
@@ -207,7 +207,7 @@ class Workbench:
         with self._turn:
             tuner = self._tuner
             last = self._book.newest(document)
-            takes_two = last is not None and last.kind != "filter" and document in _shipped()
+            takes_two = last is not None and last.kind != "filter" and document in shipped_ids()
             if takes_two and (missed := tuner.missed(document, number)):
                 what = f"it would miss what counts now must find: {missed[0]}"
                 todo = "Save the older text as a draft; another person deploys it."
@@ -461,15 +461,6 @@ def _of_source(source: LogSource) -> str:
         if value
     ]
     return f"({' AND '.join(parts)})"
-
-
-@cache
-def _shipped() -> frozenset[str]:
-    """Ids of what comes with cityward."""
-    from detectors.sigma.load import load_folder
-
-    rules = load_folder(*ruleset.NODE_RULES)
-    return frozenset(one.id for one in (*rules.speaking(), *rules.filters))
 
 
 def _facts(one: Any) -> tuple[str, str, str]:

@@ -131,7 +131,7 @@ def by_two(bench: Workbench, text: str, samples: str, seen: int = 0) -> int:
 def test_a_change_is_undone_by_one_person_unless_something_would_be_missed(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("siem.workbench._shipped", lambda: frozenset((RULE_ID,)))
+    monkeypatch.setattr("siem.workbench.shipped_ids", lambda: frozenset((RULE_ID,)))
     louder = by_two(bench, RULE.replace("medium", "high"), SAMPLES)
     wider = by_two(bench, WIDER, WIDER_SAMPLES, louder)
 

@@ -396,7 +396,7 @@ def test_what_was_right_is_never_silenced_and_leads_to_its_finding(
 def test_what_comes_with_cityward_lacks_a_second_person_until_one_has_saved_it(
     node: FakeNode, signed_in: Enter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("siem.workbench._shipped", lambda: frozenset((RULE_ID,)))
+    monkeypatch.setattr("siem.workbench.shipped_ids", lambda: frozenset((RULE_ID,)))
     client = signed_in(ENGINEER)
 
     alone = post(client, act="deploy", text=LOUDER, reason="louder")
@@ -414,7 +414,7 @@ def test_what_comes_with_cityward_lacks_a_second_person_until_one_has_saved_it(
 def test_what_would_be_missed_by_going_back_stands_in_the_editor_for_two(
     node: FakeNode, signed_in: Enter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("siem.workbench._shipped", lambda: frozenset((RULE_ID,)))
+    monkeypatch.setattr("siem.workbench.shipped_ids", lambda: frozenset((RULE_ID,)))
     client = signed_in(ENGINEER)
     node.tuning.save(DEAF, DEAF_SAMPLES, OTHER)
     number = node.tuning.deploy(DEAF, DEAF_SAMPLES, ENGINEER, "one host alone", 0)
