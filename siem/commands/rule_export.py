@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -52,11 +52,9 @@ def export(
 
     settings, _ = settings_of(config)
     named = _paths(paths) if paths else []
-    rules, lists = _counting(settings, named)
+    rules, lists, off = _counting(settings, named)
     wanted = {one.id for one in rules.speaking() if _is_in(one.document.file, named)}
-    given = rule_export.export(
-        rules, lists, wanted if paths else None, () if paths else settings.rules.off
-    )
+    given = rule_export.export(rules, lists, wanted if paths else None, () if paths else off)
     names = Names(settings.cluster.prefix if settings.cluster else PREFIX, settings.operator)
     write = rule_export.monitors if form == "monitors" else rule_export.queries
     text = msgspec.json.format(msgspec.json.encode(write(given, names)), indent=1)
@@ -72,8 +70,10 @@ def export(
     return 7 if given.left or refused else 0
 
 
-def _counting(settings: Settings, named: Sequence[Path]) -> tuple[RuleSet, Placeholders]:
-    """The rules that count here and those of other files, and the lists as they are now."""
+def _counting(
+    settings: Settings, named: Sequence[Path]
+) -> tuple[RuleSet, Placeholders, Collection[str]]:
+    """The rules that count here and those of other files, the lists as they are now, what is off."""
     from siem import assembly, ruleset
     from siem.node import now_utc
     from siem.tuning import Tuner
@@ -84,10 +84,11 @@ def _counting(settings: Settings, named: Sequence[Path]) -> tuple[RuleSet, Place
     wider = msgspec.structs.replace(settings.rules, folders=folders)
     settings = msgspec.structs.replace(settings, rules=wider)
     if not (settings.state_path / "node.db").is_file():
-        return ruleset.load(settings), from_settings(settings).placeholders(settings.lists)
+        lists = from_settings(settings).placeholders(settings.lists)
+        return ruleset.load(settings), lists, settings.rules.off
     with closing(assembly.db_of(settings, from_settings(settings), now_utc)) as db:
         tuner = Tuner(settings, db)
-        return tuner.rules, tuner.placeholders
+        return tuner.rules, tuner.placeholders, ruleset.switched_off(settings, db)
 
 
 def _is_in(file: str, named: Sequence[Path]) -> bool:

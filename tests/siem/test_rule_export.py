@@ -8,6 +8,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,13 @@ from detectors.sigma.engine import Engine
 from detectors.sigma.load import load_folder, load_text
 from detectors.sigma.rule import RuleSet
 from detectors.sigma.samples import events_of, read_samples, samples_file
+from siem import assembly, config
+from siem.assets import from_settings
 from siem.cli import run
 from siem.rule_export import LIMITS, Export, export, monitors, queries
 from siem.ruleset import RULES_FOLDER
 from siem.samples import collect
+from siem.store.protocol import Switch
 from siem.store.templates import Names
 from tests.opensearch import Server
 from tests.siem.indexed import Indexed
@@ -568,6 +572,19 @@ def test_the_command_writes_nothing_for_a_rule_that_is_off(
     settings = folder / "cityward.toml"
     off = 'off = ["00000000-0000-4000-8000-000000000001"]\n[lists]'
     settings.write_text(settings.read_text().replace("[lists]", off))
+
+    run(["rule", "export", "--to", "opensearch"])
+
+    assert json.loads(capsys.readouterr().out)["queries"] == []
+
+
+def test_the_command_writes_nothing_for_a_rule_that_a_person_switched_off(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = config.load(folder / "cityward.toml")
+    with closing(assembly.db_of(settings, from_settings(settings), lambda: START)) as db:
+        off = Switch("00000000-0000-4000-8000-000000000001", False, "too loud", "a.ana", START)
+        assert db.accounts.switch(off)
 
     run(["rule", "export", "--to", "opensearch"])
 
