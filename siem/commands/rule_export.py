@@ -73,7 +73,7 @@ def export(
 def _counting(
     settings: Settings, named: Sequence[Path]
 ) -> tuple[RuleSet, Placeholders, Collection[str]]:
-    """The rules that count here and those of other files, the lists as they are now, what is off."""
+    """The rules that count here and those of other files, the lists of now, and what is off."""
     from siem import assembly, ruleset
     from siem.node import now_utc
     from siem.tuning import Tuner
