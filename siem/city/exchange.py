@@ -32,7 +32,9 @@ from siem.city.reading import Accessed, accesses
 from siem.city.refusals import Audit, Refusals
 from siem.city.shares import whole
 from siem.sharing.envelope import (
+    ADDED,
     BEGIN,
+    KINDS,
     Envelope,
     Kind,
     Receipt,
@@ -43,7 +45,7 @@ from siem.sharing.envelope import (
     verified,
 )
 from siem.sharing.policy import CLOSEST_TLP
-from siem.sharing.wire import Enrolled, Enrolling, Heartbeat, Withdrawal
+from siem.sharing.wire import Enrolled, Enrolling, Heartbeat, InboxLine, Withdrawal
 from siem.store.faults import fault
 from siem.store.protocol import TIME_MIN, Conflict, Document, Range
 
@@ -321,7 +323,7 @@ class Exchange:
             raise Refused(403, error.what[:SAID_MAX], error.where or where, error.todo) from error
         now = self._clock()
         check(envelope, known, key_id(known.key), now)
-        if envelope.type not in TAKEN:
+        if envelope.type in KINDS and envelope.type not in TAKEN:
             what = f"a {envelope.type} is not an operator's to send"
             raise Refused(400, what, where, f"Send one of {list(TAKEN)}.")
         return _Turn(known, signed, envelope, now)
@@ -498,8 +500,12 @@ class Exchange:
                 return _Done()
             case "sample":
                 return self._sample(turn)
-            case _:
+            case "evidence_answer":
                 return self._answered(turn)
+            case _:
+                what = f"a {turn.envelope.type}, which this hub does not understand"
+                where = f"operator {turn.operator.name}"
+                raise Refused(400, what, where, "Bring the hub up to date.")
 
     def _before(self, turn: _Turn) -> _Done:
         """What was done already, as far as the link and the joins do not know it."""
@@ -579,10 +585,13 @@ class Exchange:
             where = f"operator {turn.operator.name}"
             raise Refused(413, "a heartbeat that says too much", where, "Update the node.")
         said = msgspec.structs.replace(
-            said, lost=said.lost[:LOST_MAX], clocks=said.clocks[:CLOCKS_MAX]
+            said,
+            lost=said.lost[:LOST_MAX],
+            clocks=said.clocks[:CLOCKS_MAX],
+            hears=tuple(one for one in ADDED if one in said.hears),
         )
         head = {"ledger": said.ledger, "ledger_head": said.ledger_head}
-        return _Done(did={"countersigned": head}, heartbeat=said)
+        return _Done(did={"countersigned": head, "takes": ADDED}, heartbeat=said)
 
     def _answered(self, turn: _Turn) -> _Done:
         envelope = turn.envelope
@@ -678,6 +687,12 @@ class Exchange:
             self._buried[operator, share_id] = self._buried.pop((operator, share_id))
 
     # ---- what is asked of the exchange
+
+    def inbox(self, operator: str, after: int) -> Iterator[InboxLine]:
+        """What was left for an operator behind a number, as far as its node understands it."""
+        found = self._records.get(LINK, operator)
+        hears = msgspec.convert(found.value, Taken).heartbeat.hears if found else ()
+        return self.letters.inbox(operator, after, hears)
 
     def mirror(self, operator: str) -> Iterator[Mapping[str, Any]]:
         """What the hub holds of an operator, with the hashes that its ledger has too."""

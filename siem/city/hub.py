@@ -28,12 +28,12 @@ from siem.city.exchange import ANSWER, RECEIPT, TOMBSTONE, Exchange
 from siem.city.intake import OLDEST, Refused
 from siem.city.known import Duty, Link, Told
 from siem.city.lease import Lease
-from siem.city.links import links
+from siem.city.links import hearing, links
 from siem.city.people import People
 from siem.city.port import Port
 from siem.city.proposals import PROPOSED, Playbook, Proposals, Wanted, given, said_of, waiting, want
 from siem.city.reading import AccessLog, Reading, rights_of
-from siem.city.samples import Samples
+from siem.city.samples import SAMPLE, Samples
 from siem.city.town import Town
 from siem.city.watch import STATE, look_around
 from siem.duties import Duties, clocks
@@ -143,8 +143,7 @@ class Hub:
         self._people = None if alone else self._people_of(db, commons)
 
     def _told_of_samples(self) -> list[str]:
-        now = self.clock()
-        return [one.name for one in self.operators.all() if one.state(now) == "enrolled"]
+        return hearing(self.operators, self.commons.records, SAMPLE, self.clock())
 
     def _people_of(self, db: NodeDb, commons: Commons) -> People:
         key = self.operators.signing_key.private_bytes_raw()

@@ -98,7 +98,8 @@ def check(envelope: Envelope, operator: Operator, key_id: str, now: datetime) ->
         raise Refused(400, what, where, "Set the clock of the node.")
     if not (0 < envelope.seq < INT64 and 0 <= envelope.revision < INT64):
         raise Refused(400, "a number that is none", where, "Count from 1.")
-    words = (envelope.policy, envelope.rule, *envelope.audiences)
+    names = (envelope.type, envelope.share_id, envelope.policy, envelope.rule)
+    words = (*names, *envelope.audiences)
     if any(len(one) > WORD_MAX or not _WORD.fullmatch(one) for one in words):
         raise Refused(400, "a name that is none", where, "Write plain names.")
     if envelope.type in ("share", "update", "withdraw", "sample") and not _is_id(envelope.share_id):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -19,7 +19,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cityward import TransientError
 from siem.city.commons import CITY, Records
 from siem.city.lease import OUT, Lease
-from siem.sharing.envelope import BEGIN, Envelope, Kind, Signed, key_id, payload_hash, sign
+from siem.sharing.envelope import (
+    ADDED,
+    BEGIN,
+    Envelope,
+    Kind,
+    Signed,
+    key_id,
+    payload_hash,
+    sign,
+)
 from siem.sharing.wire import InboxLine, Withdrawal
 from siem.store.faults import fault
 from siem.store.protocol import Conflict
@@ -38,6 +47,10 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
     fence: int
     seq: int = 0
     hash: str = BEGIN
+
+
+class _Typed(msgspec.Struct):
+    type: str
 
 
 class Letters:
@@ -100,16 +113,26 @@ class Letters:
                 if self._is_left(operator, sent, version, signed):
                     return sent.seq + 1
 
-    def inbox(self, operator: str, after: int) -> Iterator[InboxLine]:
-        """What was left for an operator behind a number, in order, as much as one answer holds."""
+    def inbox(
+        self, operator: str, after: int, hears: Container[str] = ADDED
+    ) -> Iterator[InboxLine]:
+        """What was left for an operator behind a number, in order, as much as one answer holds.
+
+        A node that was set back to an older version may not understand (`hears`) a letter any more,
+        and would fetch nothing behind it: it gets a withdrawal in its place.
+        """
         size, sent = 0, self._records.get(OUT, operator)
         after = max(after, sent.value["seq"] - LETTERS_MAX if sent else 0)
         for n in range(after + 1, after + 1 + INBOX_MAX):
             found = self._records.get(LETTER, _name(operator, n))
             if found is None or size > INBOX_BYTES:
                 return
-            size += len(found.value["data"])
-            yield InboxLine(n, found.value["signature"], found.value["data"])
+            kept = found.value
+            kind = msgspec.json.decode(kept["data"], type=_Typed).type
+            if kind in ADDED and kind not in hears:
+                kept = self._blanked(kept)
+            size += len(kept["data"])
+            yield InboxLine(n, kept["signature"], kept["data"])
 
     def blank(self, operator: str, n: int) -> None:
         """Let go of what a letter said; who has not fetched it gets a withdrawal in its place.
@@ -119,17 +142,19 @@ class Letters:
         found = self._records.get(LETTER, _name(operator, n))
         if found is None:
             return
-        said = msgspec.json.decode(found.value["data"], type=Envelope)
+        with suppress(Conflict):  # it is forgotten at this moment
+            self._records.put(LETTER, _name(operator, n), self._blanked(found.value), found.version)
+
+    def _blanked(self, letter: Mapping[str, str]) -> dict[str, str]:
+        """A withdrawal in the place of a letter."""
+        said = msgspec.json.decode(letter["data"], type=Envelope)
         payload = msgspec.to_builtins(Withdrawal(reason="consent"))
         made = Envelope(
             type="withdraw", sent=said.sent, operator=CITY,
             key_id=key_id(self._key.public_key()), seq=said.seq, prev=said.prev,
             share_id=said.share_id, payload=payload, payload_sha256=payload_hash(payload),
         )  # fmt: skip
-        with suppress(Conflict):  # it is forgotten at this moment
-            self._records.put(
-                LETTER, _name(operator, n), _kept(sign(made, self._key)), found.version
-            )
+        return _kept(sign(made, self._key))
 
     def _sent(self, operator: str) -> tuple[Sent, str | None]:
         token = self._lease.token

@@ -45,6 +45,16 @@ def links(operators: Operators, records: Records, now: datetime) -> list[Link]:
     return [_link(one, taken.get(one.name, nothing), now) for one in operators.all()]
 
 
+def hearing(operators: Operators, records: Records, kind: str, now: datetime) -> list[str]:
+    """Operators that are enrolled, whose nodes say that they understand a type of envelope."""
+    enrolled = {one.name for one in operators.all() if one.state(now) == "enrolled"}
+    return [
+        name
+        for name, one in records.all(LINK)
+        if name in enrolled and kind in msgspec.convert(one.value, Taken).heartbeat.hears
+    ]
+
+
 def _link(operator: Operator, taken: Taken, now: datetime) -> Link:
     said = taken.heartbeat
     return Link(

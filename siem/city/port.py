@@ -392,7 +392,7 @@ class _Doors:
         after = request.query_params.get("after", "0")
         if not (after.isascii() and after.isdecimal() and len(after) <= 15):
             raise Refused(400, "after is no number", "after", "Name the last one that you have.")
-        lines = self._exchange.letters.inbox(operator.name, int(after))
+        lines = self._exchange.inbox(operator.name, int(after))
         return Response(await run_in_threadpool(_lines, lines), media_type=NDJSON)
 
     async def renew(self, request: Request, operator: Operator) -> Response:

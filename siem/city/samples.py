@@ -56,7 +56,7 @@ class Samples:
     Args:
         records: The hub's memory.
         letters: Leaves envelopes for operators.
-        operators: Names of all that may be told.
+        operators: Names of all that may be told, and would understand it.
         library: Ids of the rules that all operators share.
         secret: Of the hub: makes the ids and names under which samples are passed on.
         clock: The hub's time.

@@ -33,6 +33,7 @@ DONE = {
 GLYPHS = {
     "due": "degraded",
     "approval": "degraded",
+    "older": "degraded",
     "sent": "degraded",
     "taken": "running",
     "refused": "risk",

@@ -13,7 +13,7 @@ import base64
 import binascii
 import hashlib
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -42,13 +42,19 @@ Kind = Literal[
     "proposal_answer",
     "sample",
 ]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""Types that this version knows; of others it says that it does not understand them."""
+ADDED: tuple[Kind, ...] = ("sample",)
+"""Types that the first versions do not know: they refuse them, and take nothing that follows. So
+they are sent only to who says that it understands them."""
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One message; fields that a newer version adds are passed over by an older one."""
 
     v: int = VERSION
-    type: Kind
+    type: str
+    """One of `KINDS`, or of a newer version."""
     sent: datetime
     operator: str
     """Who sends; the hub's name in what the hub sends."""

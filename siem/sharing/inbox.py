@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from siem.sharing.envelope import Envelope
+from siem.sharing.envelope import KINDS, Envelope
 from siem.store.outgoing import Told
 
 COLUMNS = ("time", "type", "title", "severity", "operators", "join", "tlp", "share_id")
@@ -20,13 +20,16 @@ def told_row(told: Told) -> dict[str, Any]:
     except msgspec.MsgspecError:
         return {"n": told.n, "time": told.received, "type": told.type, "share_id": told.share_id}
     payload = said.payload
+    title = payload.get("finding.title") or payload.get("action", "")
+    if said.type not in KINDS:
+        title = "Not understood: bring this node up to date"
     return {
         "n": told.n,
         "time": told.received,
         "type": said.type,
         "share_id": said.share_id,
         "revision": said.revision,
-        "title": payload.get("finding.title") or payload.get("action", ""),
+        "title": title,
         "description": payload.get("finding.description", ""),
         "severity": payload.get("finding.severity", ""),
         "operators": payload.get("cw.campaign.operators", []),
@@ -43,11 +46,15 @@ def newest(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """The newest word on each share, the newest first; what was taken back is left out.
 
     A proposal says nothing new of its campaign, and stands with the proposals; a sample of another
-    operator stands with the rule that it protects.
+    operator stands with the rule that it protects. What this version does not understand says
+    nothing of any share either, but is shown.
     """
     seen: set[str] = set()
     found = []
     for row in rows:
+        if row["type"] not in KINDS:
+            found.append(row)
+            continue
         if row["share_id"] in seen or row["type"] in ("proposal", "sample"):
             continue
         seen.add(row["share_id"])

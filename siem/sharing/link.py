@@ -29,7 +29,7 @@ from cryptography import x509
 from cityward import CitywardError, TransientError, Unsafe
 from siem.sharing import proposals, samples
 from siem.sharing.certificates import fingerprint, new_key, pem, read_token
-from siem.sharing.envelope import Envelope, Signed, split, verified
+from siem.sharing.envelope import KINDS, Envelope, Signed, split, verified
 from siem.sharing.identity import Hub, Identity, known_by, public_text, renewal_due
 from siem.sharing.outbox import Outbox
 from siem.sharing.wire import (
@@ -332,6 +332,8 @@ def fetch_inbox(
                 _propose(desk, said, hub.operator, now, plans=plans)
             elif said.type == "sample":
                 _protect(desk, said, now)
+        if said.type not in KINDS:
+            log.warning("The hub sent a %.40s, which this version does not understand.", said.type)
         count += 1
     return count
 
@@ -489,6 +491,7 @@ def _go_on(store: OutgoingStore, enrolled: Enrolled, url: str, *, restored: bool
     """The ledger goes on behind what the hub has; a new one, where the old one is lost."""
     with store.desk() as desk:
         head = desk.head()
+        desk.set_takes(())  # it may be another hub, and an older one
         if enrolled.had is not None:
             desk.tell_again(enrolled.had)
         is_behind = head.seq < enrolled.seq

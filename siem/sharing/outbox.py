@@ -17,7 +17,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from cityward import Unsafe
 from cityward.finding import SEVERITIES
-from siem.sharing.envelope import Envelope, Kind, Receipt, Signed, key_id, payload_hash, sign
+from siem.sharing.envelope import (
+    ADDED,
+    Envelope,
+    Kind,
+    Receipt,
+    Signed,
+    key_id,
+    payload_hash,
+    sign,
+)
 from siem.sharing.envelope import verified as opened
 from siem.sharing.policy import Samples
 from siem.sharing.samples import AUDIENCE, MARKING
@@ -272,7 +281,10 @@ class Outbox:
                 return self._sample(desk, one, "withdraw", _plain(taken_back), None, now)
             assert policy is not None
             if not _is_enough(policy.samples.people, one.people):
-                desk.samples.hold(one.id, now)
+                desk.samples.hold(one.id, "approval", now)
+                continue
+            if "sample" not in desk.takes():
+                desk.samples.hold(one.id, "older", now)
                 continue
             payload = msgspec.json.decode(one.payload)
             share = Share(
@@ -374,6 +386,8 @@ class Outbox:
             check_receipt(said, line, self.operator)
             desk.set_receipt(line.seq, receipt.data, receipt.signature, self._clock())
             refused = str(said.did.get("refused", ""))
+            if line.type == "heartbeat":
+                desk.set_takes([one for one in ADDED if one in said.did.get("takes", ())])
             if line.type == "sample":
                 desk.samples.receipted(line.seq, refused, self._clock())
             fault("receipt-before-commit")
@@ -386,7 +400,9 @@ class Outbox:
         """What the hub refused is sealed anew, if that may help; False: its bytes stay as they are.
 
         It helps where they were signed with a key that was lost since, or by a clock that was ahead
-        and was put right. The line stays in the ledger as refused, and what follows has its number.
+        and was put right, or where the hub was set back to a version that does not know the type:
+        that waits until it says that it does. The line stays in the ledger as refused, and what
+        follows has its number.
         """
         now = self._clock()
         with self.store.desk() as desk:
@@ -394,8 +410,11 @@ class Outbox:
             if line is None:
                 return False
             said = msgspec.json.decode(line.data, type=Envelope)
-            if said.key_id == self._key_id and line.sent <= now:
+            is_unknown = line.type in ADDED
+            if said.key_id == self._key_id and line.sent <= now and not is_unknown:
                 return False
+            if is_unknown:
+                desk.set_takes(())
             desk.set_aside(line, said.prev, _waiting_again(desk, line, said, now))
             desk.answer_again(line.seq - 1)
             desk.samples.again(line.seq - 1)
@@ -413,6 +432,7 @@ class Outbox:
         return msgspec.structs.replace(
             self._health(),
             policy=policy.hash if policy else "",
+            hears=ADDED,
             waiting=tally.waiting,
             lag_s=max(0.0, (now - tally.oldest).total_seconds()) if tally.oldest else 0.0,
             dropped=tally.dropped,

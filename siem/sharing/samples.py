@@ -163,6 +163,7 @@ _MADE = {
 RELEASED: Mapping[State, str] = {
     "due": "waits to be sent",
     "approval": "waits for one more person",
+    "older": "waits until the hub understands samples",
     "sent": "on its way",
     "taken": "let out",
     "refused": "not kept by the hub",

@@ -107,6 +107,8 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     running: int = 0
     """Sources that run."""
     lost: tuple[LostSource, ...] = ()
+    hears: tuple[str, ...] = ()
+    """Types of envelopes that the node understands besides those that all do, see `ADDED`."""
     clocks: tuple[RunningClock, ...] = ()
     """Where the operator's settings tell the city of its legal clocks."""
     waiting: int = 0

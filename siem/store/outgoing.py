@@ -807,6 +807,20 @@ class Desk:
             (micros(now), data, signature, seq),
         )
 
+    def takes(self) -> tuple[str, ...]:
+        """Types of envelopes that the hub understands besides those that all do."""
+        row = self._db.execute("SELECT value FROM settings WHERE name = 'hub_takes'").fetchone()
+        return _words(row[0]) if row else ()
+
+    def set_takes(self, kinds: Sequence[str]) -> None:
+        """Note what the hub says, or that it is to be asked anew."""
+        said = msgspec.json.encode(kinds)
+        if tuple(kinds) == self.takes():
+            return
+        self._db.execute("INSERT OR REPLACE INTO settings VALUES ('hub_takes', ?)", (said,))
+        if "sample" in kinds:
+            self.samples.understood()
+
     def tell(self, told: Told) -> None:
         """Keep an envelope of the hub."""
         self._db.execute(

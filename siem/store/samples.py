@@ -52,12 +52,13 @@ KEPT_FOR = timedelta(days=400)
 REASON_MAX = 2_000
 
 State = Literal[
-    "due", "approval", "sent", "taken", "refused", "withdraw", "withdrawn"
+    "due", "approval", "older", "sent", "taken", "refused", "withdraw", "withdrawn"
 ]  # fmt: skip
-"""`approval`: somebody more has to say yes; `sent`: on its way; `taken`: the hub has it, `refused`:
+"""`approval`: somebody more has to say yes; `older`: the hub does not say that it understands
+samples, and would take nothing behind one; `sent`: on its way; `taken`: the hub has it, `refused`:
 it does not keep it; `withdraw`: the hub is still to be told."""
 OUT: tuple[State, ...] = ("sent", "taken")
-OPEN: tuple[State, ...] = ("due", "approval", *OUT)
+OPEN: tuple[State, ...] = ("due", "approval", "older", *OUT)
 _OUT, _OPEN = (f"({', '.join(repr(one) for one in states)})" for states in (OUT, OPEN))
 
 
@@ -271,11 +272,15 @@ class SampleDesk:
         ).fetchone()
         return _release(row) if row else None
 
-    def hold(self, id: str, now: datetime) -> None:
-        """Somebody more has to say yes."""
+    def hold(self, id: str, state: State, now: datetime) -> None:
+        """It does not leave yet: somebody more has to say yes, or the hub is too old."""
         self._db.execute(
-            "UPDATE releases SET state = 'approval', changed = ? WHERE id = ?", (micros(now), id)
+            "UPDATE releases SET state = ?, changed = ? WHERE id = ?", (state, micros(now), id)
         )
+
+    def understood(self) -> None:
+        """The hub says that it understands samples now."""
+        self._db.execute("UPDATE releases SET state = 'due' WHERE state = 'older'")
 
     def set_sent(self, one: Release, seq: int, now: datetime, expires: datetime | None) -> None:
         """It, or that it is taken back, is on its way."""

@@ -119,7 +119,7 @@ def test_a_heartbeat_is_countersigned_and_shown_with_its_operator(hub, node):
     answer = hub.exchange.take("op-grid", sent)
 
     countersigned = {"ledger": 7, "ledger_head": "ab"}
-    assert receipt(answer, hub).did == {"countersigned": countersigned}
+    assert receipt(answer, hub).did == {"countersigned": countersigned, "takes": ["sample"]}
     assert hub.exchange.take("op-grid", sent) == answer
     (link,) = hub.exchange.links()
     assert (link.state, link.version, link.waiting, link.ledger_head) == ("linked", "1.2", 3, "ab")
@@ -131,6 +131,24 @@ def test_fields_that_a_newer_node_knows_are_passed_over_and_the_receipt_says_so(
 
     assert receipt(hub.exchange.take("op-grid", sent), hub).did == {"passed_over": ["ot.newer"]}
     assert "ot.newer" not in hub.everything()[0]
+
+
+def test_a_type_that_only_a_newer_node_knows_is_receipted_as_refused_and_the_next_is_taken(
+    hub, node
+):
+    said = receipt(hub.exchange.take("op-grid", node.share(type="weather")), hub).did
+    hub.exchange.take("op-grid", node.share())
+
+    assert said["refused"] == "a weather, which this hub does not understand"
+    assert len(hub.everything()) == 1
+    (link,) = hub.exchange.links()
+    assert (link.seq, link.refused) == (2, 1)
+    assert any("a weather, which this hub does not understand" in line for line in hub.trail)
+
+
+def test_a_type_that_is_the_hubs_own_is_refused(hub, node):
+    with pytest.raises(Refused, match="a proposal is not an operator's to send"):
+        hub.exchange.take("op-grid", node.share(type="proposal"))
 
 
 def test_an_envelope_of_the_version_before_is_taken(hub, node, monkeypatch):

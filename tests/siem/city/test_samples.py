@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import uuid
 from datetime import timedelta
@@ -12,8 +13,9 @@ import pytest
 
 from siem.city.intake import Refused
 from siem.city.letters import LETTER
+from siem.city.links import hearing
 from siem.city.samples import SAMPLE, Samples
-from siem.sharing.envelope import Signed, payload_hash
+from siem.sharing.envelope import Signed, payload_hash, verified
 from siem.store.samples import OF_RULE_MAX
 from tests.siem.city.city import NOW, Hub, Node, receipt
 
@@ -164,6 +166,39 @@ def test_it_goes_to_all_but_who_sent_it_once_and_as_it_came(hub: Hub) -> None:
     assert payload_hash({"rule": RULE, "events": [EVENT]}) not in line.data
     assert '"source.ip":"203.0.113.1"' in line.data
     assert "op-metro" not in line.data
+
+
+def test_who_does_not_say_that_it_understands_samples_gets_none_until_it_does(hub: Hub) -> None:
+    samples = passing(hub)
+    samples._operators = lambda: hearing(hub.operators, hub.commons.records, SAMPLE, hub.now)
+    node, grid = hub.enrolled("op-metro"), hub.enrolled("op-grid")
+    hub.exchange.take("op-metro", sample(node))
+    for said, letters in (((), 0), (("weather",), 0), (("sample", "weather"), 1)):
+        hub.exchange.take("op-grid", grid.beat(hears=said))
+        samples.step()
+        assert len(list(hub.exchange.inbox("op-grid", 0))) == letters
+
+    hub.now = NOW + timedelta(days=31)  # its certificate has ended
+    assert hearing(hub.operators, hub.commons.records, SAMPLE, hub.now) == []
+
+
+def test_a_node_that_was_set_back_gets_no_sample_that_was_left_before(hub: Hub) -> None:
+    samples = passing(hub)
+    node, grid = hub.enrolled("op-metro"), hub.enrolled("op-grid")
+    hub.exchange.take("op-metro", sample(node))
+    samples.step()
+    hub.exchange.take("op-grid", grid.beat())
+
+    (line,) = hub.exchange.inbox("op-grid", 0)
+
+    said = verified(
+        Signed(line.data.encode(), base64.b64decode(line.signature)),
+        hub.operators.signing_key.public_key(),
+    )
+    assert (line.n, said.seq, said.type) == (1, 1, "withdraw")
+    hub.exchange.take("op-grid", grid.beat(hears=("sample",)))
+    (line,) = hub.exchange.inbox("op-grid", 0)
+    assert '"type":"sample"' in line.data
 
 
 def test_what_is_taken_back_while_it_is_passed_on_goes_to_nobody_else(

@@ -130,7 +130,7 @@ def test_a_second_person_says_yes_where_the_policy_wants_two(node: FakeNode) -> 
     assert post(first, "share", act="release", id=id, seen=seen, reason="it was real") == 303
     (out,) = node.db.samples.releases()
     with node.db.outgoing.desk() as desk:
-        desk.samples.hold(out.id, NOW)  # as the outbox does
+        desk.samples.hold(out.id, "approval", NOW)  # as the outbox does
 
     assert 'value="approve"' not in first.get(PATH).text
     assert post(first, "share", act="approve", id=out.id) == 409

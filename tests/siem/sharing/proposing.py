@@ -214,7 +214,7 @@ class Operator:
     def ask(self, method: str, path: str) -> bytes:
         """The channel: what the hub has for this operator."""
         after = int(path.partition("after=")[2])
-        lines = self.city.ends.exchange.letters.inbox(self.name, after)
+        lines = self.city.ends.exchange.inbox(self.name, after)
         return b"\n".join(map(msgspec.json.encode, lines))
 
     def hear(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from detectors.sigma.load import load_folder
 from siem import config
+from siem.city.links import hearing
 from siem.city.samples import SAMPLE
 from siem.city.samples import Samples as CitySamples
 from siem.config import Settings
@@ -36,7 +37,7 @@ class Town(City):
         exchange.samples = self.samples
 
     def names(self) -> list[str]:
-        return [one.name for one in self.ends.operators.all() if one.revoked is None]
+        return hearing(self.ends.operators, self.ends.commons.records, SAMPLE, self.clock())
 
     @property
     def kept(self) -> list[dict[str, Any]]:

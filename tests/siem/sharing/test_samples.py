@@ -8,19 +8,22 @@ import os
 import random
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import pytest
 
 from cityward import ConfigError, InputError, Unsafe
 from cityward.fields import FIELDS
+from siem.city import exchange
+from siem.city.intake import Refused
 from siem.sharing.compiler import compile_policy
-from siem.sharing.envelope import BEGIN, Envelope, payload_hash, sign
+from siem.sharing.envelope import BEGIN, Envelope, Signed, payload_hash, sign
 from siem.sharing.external import Plan
 from siem.sharing.inbox import newest, told_row
 from siem.sharing.ledger import keys_of, prove
 from siem.sharing.policy import EXAMPLE, Samples
-from siem.sharing.samples import KEPT, MAY_LEAVE, REPLACED, TIME, checked, masked
+from siem.sharing.samples import KEPT, MAY_LEAVE, RELEASED, REPLACED, TIME, checked, masked
 from siem.sharing.tokens import Tokens
 from siem.store import faults, rulebook, samples
 from siem.store.outgoing import TERMINAL
@@ -435,6 +438,116 @@ def test_who_got_a_sample_cannot_take_it_back_in_the_name_of_who_let_it_out(tmp_
     water.hear()
 
     assert len(water.foreign) == 1
+
+
+# ---- Older ones
+
+
+class _First(msgspec.Struct):
+    """What the first versions read of an envelope."""
+
+    type: Literal[
+        "share", "update", "withdraw", "heartbeat", "receipt", "evidence_request",
+        "evidence_answer", "proposal", "proposal_answer",
+    ]  # fmt: skip
+
+
+def set_back(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub of a first version: what it does not know it refuses, and takes nothing behind it."""
+    take = town.ends.exchange.take
+
+    def old(operator: str, signed: Signed) -> Signed:
+        try:
+            msgspec.json.decode(signed.data, type=_First)
+        except msgspec.ValidationError as error:
+            raise Refused(403, f"no envelope: {error}", "envelope", "") from error
+        return take(operator, signed)
+
+    monkeypatch.setattr(exchange, "ADDED", ())
+    monkeypatch.setattr(town.ends.exchange, "take", old)
+
+
+def test_an_older_hub_gets_no_sample_and_a_person_reads_that_it_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    town, metro, _ = two(tmp_path, Clock(), release="two_person")
+    with monkeypatch.context() as patch:
+        set_back(town, patch)
+        id = metro.release(metro.was_right())
+        metro.round()
+        assert metro.db.samples.get(id).state == "approval"  # type: ignore[union-attr]
+        metro.releasing.approve(id, "eve")
+        metro.round()
+        (own,) = metro.releasing.own()
+        assert RELEASED[own.release.state] == (  # type: ignore[union-attr]
+            "waits until the hub understands samples"
+        )
+        assert not metro.outbox.store.has_release(metro.policy.hash)
+        town.clock.turn(minutes=2)
+        metro.round()
+
+    town.clock.turn(minutes=2)
+    metro.round()  # it is up to date, as the answer to the next heartbeat says
+    metro.round()
+
+    assert len(town.kept) == 1
+    assert metro.db.samples.get(id).state == "taken"  # type: ignore[union-attr]
+
+
+def test_what_waits_for_a_newer_hub_is_taken_back_without_a_word_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    town, metro, _ = two(tmp_path, Clock())
+    set_back(town, monkeypatch)
+    id = metro.release(metro.was_right())
+    metro.round()
+
+    assert metro.releasing.withdraw(id, "ada", "we were wrong")
+    metro.round()
+
+    assert {one.type for one in metro.db.outgoing.lines()} == {"heartbeat"}
+    assert metro.db.samples.get(id).state == "withdrawn"  # type: ignore[union-attr]
+
+
+def test_a_hub_that_was_set_back_refuses_a_sample_and_takes_what_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    town, metro, _ = two(tmp_path, Clock())
+    metro.round()  # the hub says that it understands samples
+    id = metro.release(metro.was_right())
+    with monkeypatch.context() as patch:
+        set_back(town, patch)
+        with pytest.raises(Refused, match="no envelope"):
+            metro.send()
+
+        assert metro.outbox.again()
+        town.clock.turn(minutes=2)
+        metro.send()
+        assert not metro.outbox.again()
+
+        assert metro.db.samples.get(id).state == "older"  # type: ignore[union-attr]
+        lines = list(metro.db.outgoing.lines())
+        assert [(one.type, one.state) for one in lines] == [
+            ("heartbeat", "receipted"), ("sample", "refused"), ("heartbeat", "receipted"),
+        ]  # fmt: skip
+
+    town.clock.turn(minutes=2)
+    metro.round()
+    metro.round()
+    assert len(town.kept) == 1
+
+
+def test_a_type_that_only_a_newer_hub_knows_is_kept_shown_and_gone_over(
+    tmp_path: Path, caplog: Any
+) -> None:
+    town, metro, _ = two(tmp_path, Clock())
+
+    metro.hear_this(letter(town, type="weather"), letter(town))
+
+    assert len(metro.foreign) == 1
+    assert "The hub sent a weather, which this version does not understand" in caplog.text
+    (row,) = newest([told_row(one) for one in metro.db.outgoing.inbox()])
+    assert (row["type"], row["title"]) == ("weather", "Not understood: bring this node up to date")
 
 
 # ---- What comes in is hostile
