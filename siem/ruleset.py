@@ -117,7 +117,7 @@ def states_alone(settings: Settings) -> list[RuleState]:
 
 
 def stamp(settings: Settings) -> tuple[tuple[str, int], ...]:
-    """Another one if somebody changed a file of the operator's own."""
+    """Another one if somebody changed a file of the operator's own, or the rights of one."""
     own = (Path(one).expanduser() for one in settings.rules.folders)
     return tuple(
         one
@@ -127,19 +127,22 @@ def stamp(settings: Settings) -> tuple[tuple[str, int], ...]:
 
 
 def _times(folder: Path) -> Iterator[tuple[str, int]]:
-    """Files that may hold rules, with their times in ns; of thousands in some 10 ms."""
+    """Files that may hold rules, with when they changed in ns; of thousands in some 10 ms.
+
+    Not the time that a copy may bring along: a file that was put in place with it is another one.
+    """
     with os.scandir(folder) as found:
         for one in found:
             with contextlib.suppress(OSError):  # it has just gone
                 if one.is_dir(follow_symlinks=False):
                     yield from _times(Path(one.path))
                 elif one.name.endswith((".yml", ".yaml")):
-                    yield one.path, one.stat().st_mtime_ns
+                    yield one.path, one.stat().st_ctime_ns
 
 
 def _time(file: Path) -> Iterator[tuple[str, int]]:
     with contextlib.suppress(OSError):
-        yield str(file), file.stat().st_mtime_ns
+        yield str(file), file.stat().st_ctime_ns
 
 
 def rule_folders(settings: Settings) -> list[Path]:

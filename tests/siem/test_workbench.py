@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from datetime import date, timedelta
@@ -303,6 +304,23 @@ def test_a_file_that_somebody_changed_is_taken_up(
     assert bench.source(MANY_ID) is None
     Path(folder, "deeper", "many.yml.off").rename(Path(folder, "deeper", "many.yml"))
     assert bench.source(MANY_ID) is not None
+
+
+def test_a_file_that_was_put_in_place_with_the_time_of_the_old_one_is_taken_up(
+    settings: Settings, bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("siem.workbench.FILES_LOOKED_AT_S", 0.0)
+    file = Path(next(one for one in bench._tuner.rules.rules if one.id == RULE_ID).document.file)
+    before = file.stat()
+    newer = RULE.replace("level: medium", "level: high  ")
+    assert len(newer) == len(RULE)
+
+    file.write_text(newer)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    source = bench.source(RULE_ID)
+    assert source is not None
+    assert (source.text, bench._tuner.rules.rules[0].analytic.level) == (newer, "high")
 
 
 def test_a_preview_of_nothing_and_of_too_much_is_refused(bench: Workbench) -> None:
