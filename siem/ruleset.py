@@ -131,7 +131,7 @@ def _times(folder: Path) -> Iterator[tuple[str, int]]:
 
     Not the time that a copy may bring along: a file that was put in place with it is another one.
     """
-    with os.scandir(folder) as found:
+    with contextlib.suppress(OSError), os.scandir(folder) as found:  # it may not be read
         for one in found:
             with contextlib.suppress(OSError):  # it has just gone
                 if one.is_dir(follow_symlinks=False):

@@ -323,6 +323,21 @@ def test_a_file_that_was_put_in_place_with_the_time_of_the_old_one_is_taken_up(
     assert (source.text, bench._tuner.rules.rules[0].analytic.level) == (newer, "high")
 
 
+def test_a_folder_of_rules_that_may_not_be_read_stops_nobody(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    before = ruleset.stamp(settings)
+    with monkeypatch.context() as patched:
+        patched.setattr("os.scandir", refuse)
+        during = ruleset.stamp(settings)
+
+    assert during == ()
+    assert ruleset.stamp(settings) == before != ()
+
+
 def test_a_preview_of_nothing_and_of_too_much_is_refused(bench: Workbench) -> None:
     with pytest.raises(RuleError):
         bench.preview("title: x", 7, "a.ana")
