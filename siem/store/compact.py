@@ -120,7 +120,7 @@ def _note(db: Any, target: Path) -> None:
 
     try:
         distinct.note(target, lambda sql: db.execute(sql).fetchall())
-    except duckdb.Error as error:
+    except (duckdb.Error, OSError) as error:  # it may have gone already, when the disk is full
         log.warning("The values of %s are not noted: %s.", target, str(error)[:200])
 
 

@@ -17,7 +17,7 @@ from detectors.sigma.load import load_text
 from siem import backtest as backtests
 from siem.backtest import Backtest, Counts, Progress, backtest
 from siem.store import compact, distinct
-from siem.store.archive import MEMORY_LIMIT, Look, Looking, archives
+from siem.store.archive import MEMORY_LIMIT, Look, Looking, archives, connect
 from siem.store.events import EventStore
 from siem.store.protocol import Document, Range
 
@@ -325,6 +325,15 @@ def test_compaction_notes_columns_of_few_values_and_the_names_of_others(
     assert "cw.record.place" in again["many"]
     assert "user.name" not in again["many"]
     assert sum(len(msgspec.json.encode(one)) for one in again["values"].values()) <= 100
+
+
+def test_a_file_that_went_before_its_values_were_noted_ends_no_compaction(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(connect(MEMORY_LIMIT, tmp_path)) as db:
+        compact._note(db, tmp_path / "1-2.parquet")
+
+    assert "are not noted" in caplog.text
 
 
 def test_a_merged_file_has_its_values_beside_it(tmp_path: Path) -> None:
