@@ -31,6 +31,7 @@ from detectors.sigma.matchers import (
     address_of,
     number_of,
     predicate_of,
+    regex_set,
     test_of,
 )
 from detectors.sigma.texts import Sign, Text, dashes_written_out, normal
@@ -44,8 +45,11 @@ SCAN_FROM = 24
 SAMPLED = 8
 """Of so many tests one is timed."""
 
-TOGETHER = 8
-"""So many regular expressions are first looked for as one."""
+TOGETHER = 20
+"""So many regular expressions are looked for in one pass."""
+
+REGEXES_SAMPLED = 256
+"""Of so many passes one is timed, and each regular expression beside it."""
 
 DASHED_MAX = 2
 """A text with so many dashes is as many texts as there are kinds of dashes."""
@@ -136,6 +140,7 @@ class Finder:
                     self._every.append((ask, one))
                 else:
                     self._add(ask, one, sure)
+        regexes.sort(key=lambda one: one[1].pattern)  # asks have no order, and alike ones are quick
         self._regexes = [
             Regexes(regexes[start : start + TOGETHER]) for start in range(0, len(regexes), TOGETHER)
         ]
@@ -147,7 +152,6 @@ class Finder:
         self._of_missing = self._of_view({})
         self._of_null = self._of_view({"": None})
         self._of_any = self._of_view({"": 0})
-        self._same = {one: one for one in (self._of_missing, self._of_null, self._of_any)}
 
     def _of_view(self, fields: dict[str, Any]) -> Held:
         """What holds whatever the value is."""
@@ -212,8 +216,7 @@ class Finder:
             if ask not in found:
                 found.add(ask if test is None else ask.put(test, given))
         found.discard(None)
-        held = frozenset(found)
-        return self._same.setdefault(held, held)
+        return frozenset(found)
 
     def _hit(self, given: Sequence[Any]) -> list[Hit]:
         """What may hold."""
@@ -232,8 +235,8 @@ class Finder:
             if self._networks:
                 hits += self._within(text)
         for regexes in self._regexes:
-            if any(map(regexes.may_hold, given)):
-                hits += regexes.hits
+            for value in given:
+                hits += regexes.found(value)
         if self._hits:
             parts.append(b"")
             for number in self._scan(EDGE.join(parts)):
@@ -257,31 +260,37 @@ class Finder:
 
 
 class Regexes:
-    """Regular expressions that are asked together whether any is found, then one by one."""
+    """Regular expressions that are looked for in one pass over a value."""
 
     def __init__(self, regexes: Sequence[tuple[Ask, Regex]]) -> None:
-        self.hits: list[Hit] = [(ask, predicate_of(one)) for ask, one in regexes]
-        self._asks = [ask for ask, _ in regexes]
+        self._sure: list[Hit] = [(ask, None) for ask, _ in regexes]
+        self._each: list[tuple[Ask, Predicate]] = [(ask, predicate_of(one)) for ask, one in regexes]
+        self._match = regex_set([(one.pattern, one.flags) for _, one in regexes]).Match
         self._count = 0
-        parts = [f"(?{one.flags}:{one.pattern})" for _, one in regexes]
-        try:
-            self._any = predicate_of(Regex("|".join(parts)))
-        except ValueError:  # too large for RE2 as one
-            self._any = lambda value: True
 
-    def may_hold(self, value: Any) -> bool:
-        """False if none is found in a value; now and then each bears its part of the time."""
+    def found(self, value: Any) -> Sequence[Hit]:
+        """Those that are found; all, to be asked one by one, if RE2 has no room for them."""
         self._count += 1
-        start_ns = perf_counter_ns() if self._count % SAMPLED == 0 else 0
-        try:
-            return self._any(value)
-        except Exception:  # whose fault it is comes out when each is asked
-            return True
-        finally:
-            if start_ns:
-                spent_ns = SAMPLED * (perf_counter_ns() - start_ns) // len(self._asks)
-                for ask in self._asks:
-                    ask.spent_ns += spent_ns
+        text = text_of(value).encode()
+        if self._count % REGEXES_SAMPLED == 0:
+            self._share_time(value, text)
+        numbers = self._match(text)
+        if not numbers or len(self._sure) not in numbers:
+            return self._each
+        return [self._sure[number] for number in numbers if number < len(self._sure)]
+
+    def _share_time(self, value: Any, text: bytes) -> None:
+        """Each bears the part of the pass that it would take alone."""
+        start_ns = perf_counter_ns()
+        self._match(text)
+        whole_ns = perf_counter_ns() - start_ns
+        alone_ns: list[int] = []
+        for _, test in self._each:
+            start_ns = perf_counter_ns()
+            test(value)
+            alone_ns.append(perf_counter_ns() - start_ns)
+        for (ask, _), one_ns in zip(self._each, alone_ns, strict=True):
+            ask.spent_ns += REGEXES_SAMPLED * whole_ns * one_ns // max(sum(alone_ns), 1)
 
 
 def part_of(text: Text, cased: bool) -> tuple[bytes, bool] | None:

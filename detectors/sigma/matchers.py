@@ -302,15 +302,33 @@ def compile_regex(pattern: str, flags: str = "") -> Callable[[str], bool]:
 
 def compiled_regex(pattern: str, flags: str = "") -> Any:
     """The same, as RE2's own object."""
-    options = re2.Options()
-    options.log_errors = False
-    options.never_capture = True
     head = f"(?{flags})" if flags else ""
     try:
-        return re2.compile(_clean(head + pattern), options)
+        return re2.compile(_clean(head + pattern), _options())
     except re2.error as error:
         why = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)
         raise ValueError(why) from error
+
+
+def regex_set(regexes: Sequence[tuple[str, str]]) -> Any:
+    """RE2's own set of patterns with their flags, each of which it takes alone.
+
+    `Match(data)` gives the numbers of those that are found. The number behind the last one is
+    always among them, unless RE2 had no room for a search: then it says nothing of any.
+    """
+    found = re2.Set.SearchSet(_options())
+    for pattern, flags in regexes:
+        found.Add(_clean(f"(?{flags}:{pattern})"))
+    found.Add("")
+    found.Compile()
+    return found
+
+
+def _options() -> Any:
+    options = re2.Options()
+    options.log_errors = False
+    options.never_capture = True
+    return options
 
 
 def _clean(text: str) -> str:
