@@ -363,9 +363,12 @@ class Engine:
         """Rules have changed: what others ask of a field is kept, with what is known of it."""
         self._settle()
         self.__dict__.pop("_lines", None)
-        self.__dict__.pop("_first", None)
+        first = self.__dict__.pop("_first", None)
         kept = self._plans  # so that the new plans find it
-        self._plans = {key: route for key, route in kept.items() if self._is_current(route)}
+        is_same = first is None or first == self._first  # what a plan looks at first is fixed
+        self._plans = {
+            key: route for key, route in kept.items() if is_same and self._is_current(route)
+        }
         for seen in self._routes:
             self._route(seen)
 

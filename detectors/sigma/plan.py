@@ -23,6 +23,7 @@ from detectors.sigma.matchers import Comparison, Item
 from detectors.sigma.memory import ENTRY_BYTES, Memory, Room
 from detectors.sigma.native import elsewhere
 from detectors.sigma.rule import Detection, Selection
+from detectors.sigma.view import TIME
 
 CLAUSES = 4
 """So many things that a rule needs are looked for before it is looked at."""
@@ -233,9 +234,9 @@ class Gates(NamedTuple):
 
 
 def first_fields(rules: Collection[Planned]) -> frozenset[str]:
-    """Fields with which many rules begin, and that tables alone decide."""
+    """Fields with which many rules begin, and that tables alone decide; every event has a time."""
     asks = {ask for rule in rules for ask in rule.asks}
-    others = {ask.field for ask in asks if not is_look_up(ask)}
+    others = {TIME, *(ask.field for ask in asks if not is_look_up(ask))}
     plain = {ask.field for ask in asks if ask.field is not None} - others
     gates = (_gate(rule.tree, plain) or () for rule in rules)
     used = Counter(field for gate in gates for field in {ask.field or "" for ask in gate})

@@ -541,6 +541,18 @@ def test_a_rule_knows_its_log_source_fields_and_matches() -> None:
     )
 
 
+def test_many_rules_that_begin_with_the_time_of_an_event_are_asked() -> None:
+    text = "\n---\n".join(
+        rule_of(f"  s: {{'@timestamp': '2026-01-05T10:00:0{second}+00:00', f|contains: x}}\n")
+        + "  condition: s\n"
+        for second in range(10)
+    )
+
+    (found,) = engine(text).detect([event(3.0, f="axb"), event(20.0, f="axb")])
+
+    assert found.events[-1].time.second == 3
+
+
 def test_a_file_that_fails_is_named_and_the_rest_loads() -> None:
     rules = load_text(
         f"{HEAD}detection: {{s: {{f|x: 1}}, condition: s}}\n---\n"

@@ -199,6 +199,23 @@ def test_lines_follow_a_change_of_placeholders() -> None:
     assert [place for place, _ in sigma.matched_lines(lines, START)] == [1]
 
 
+def test_lines_follow_when_a_field_is_no_more_read_first() -> None:
+    text = "\n---\n".join(
+        f"title: T{number}\nlogsource: {{service: test}}\n"
+        f"detection: {{a: {{f: {number}, g|contains: evil}}, condition: a}}\n"
+        for number in range(10)
+    )
+    other = rule("{a: {f|expand|contains: '%who%'}, condition: a}", "{service: other}")
+    sigma = Engine(load_text(f"{text}---\n{other}"))
+    line = b'{"service":"test","f":3,"g":"evil"}'
+
+    before = [place for place, _ in sigma.matched_lines([line], START)]
+    sigma.use_placeholders({"who": ["worse"]})  # now a word has to be looked for in it
+
+    assert before == [0]
+    assert [place for place, _ in sigma.matched_lines([line], START)] == [0]
+
+
 # --- Hostile lines -----------------------------------------------------------------------------
 
 NAMES = st.sampled_from(
