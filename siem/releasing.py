@@ -24,7 +24,7 @@ from siem.config import Settings
 from siem.node import event_of
 from siem.samples import Speaking
 from siem.sharing.policy import Policy
-from siem.sharing.samples import MAY_LEAVE, TIME, Offer, Own, masked, sample_id
+from siem.sharing.samples import MAY_LEAVE, TIME, Offer, Own, checked, masked, plain, sample_id
 from siem.sharing.wire import Sample
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Conflict, Document
@@ -111,15 +111,16 @@ class Releasing:
                 raise Unsafe("its rule is none of the shared library", title, todo)
             after = masked(before, policy.plan, policy.samples.drop)
             self._check_matches(one, before, after)
+            said = Sample(
+                rule=rule,
+                events=tuple(msgspec.to_builtins(each) for each in after),
+                is_named=policy.samples.operator == "named",
+            )
+            payload = msgspec.json.encode(plain(said), order="sorted")
+            checked(msgspec.json.decode(payload), title)
         except CitywardError as error:
             why = " ".join(part for part in (f"{error.what}.", error.todo) if part)
             return Offer(finding, rule, title, tuple((each, None) for each in before), why=why)
-        said = Sample(
-            rule=rule,
-            events=tuple(msgspec.to_builtins(each) for each in after),
-            is_named=policy.samples.operator == "named",
-        )
-        payload = msgspec.json.encode(_plain(said), order="sorted")
         seen = hashlib.sha256(payload + policy.hash.encode()).hexdigest()
         return Offer(
             finding=finding,
@@ -216,12 +217,6 @@ class Releasing:
     def set_aside(self, id: str, by: str, reason: str, *, aside: bool = True) -> bool:
         """Let a sample of another operator forbid nothing here, or again; False if it is so."""
         return self._db.samples.set_aside(id, by, reason, self._clock(), aside=aside)
-
-
-def _plain(said: Sample) -> Document:
-    """The payload, without what is not said."""
-    made: Document = msgspec.to_builtins(said)
-    return {name: value for name, value in made.items() if value}
 
 
 def _silent(one: Speaking, before: Sequence[Document], after: Sequence[Document]) -> Unsafe:

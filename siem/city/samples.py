@@ -21,8 +21,9 @@ from cityward import TransientError, Unsafe
 from siem.city.commons import Records
 from siem.city.intake import Refused
 from siem.city.letters import Letters
+from siem.city.refusals import Rate
 from siem.sharing.envelope import Envelope
-from siem.sharing.samples import AUDIENCE, EXPIRES_WITHIN, MARKING, checked
+from siem.sharing.samples import AUDIENCE, EXPIRES_WITHIN, MARKING, checked, plain
 from siem.sharing.wire import Withdrawal
 from siem.store.faults import fault
 from siem.store.protocol import Conflict
@@ -31,6 +32,9 @@ from siem.store.samples import OF_OPERATOR_MAX, OF_RULE_MAX
 SAMPLE = "sample"
 """Kind of the records of what operators let out."""
 TRIES = 5
+A_DAY, AT_ONCE = OF_OPERATOR_MAX, 2 * OF_OPERATOR_MAX
+"""New samples of an operator: who lets out and takes back again and again would fill the letters
+of all others, in which campaigns are told, too."""
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +81,7 @@ class Samples:
         self._library = library
         self._secret = hmac.digest(secret, b"samples", "sha256")
         self._clock = clock
+        self._rate = Rate(A_DAY / 86_400, AT_ONCE, lambda: clock().timestamp())
 
     # ---- what operators send
 
@@ -109,7 +114,7 @@ class Samples:
             operator=operator,
             id=envelope.share_id,
             rule=said.rule,
-            payload=envelope.payload,
+            payload=plain(said),  # what was looked at, and no more
             payload_sha256=envelope.payload_sha256,
             at=now,
             expires=envelope.expires,
@@ -124,6 +129,8 @@ class Samples:
         if of_rule >= OF_RULE_MAX or len(there) >= OF_OPERATOR_MAX:
             what = f"{of_rule} samples of this rule are kept, {len(there):,} of this operator"
             raise Refused(403, what, where, "Take some back; they end by themselves, too.")
+        if not self._rate.allows(operator):
+            raise Refused(403, f"more than {A_DAY} new samples a day", where, "Wait a day.")
 
     def withdrawn(self, operator: str, id: str) -> int:
         """Let go of what a sample says; who was told of it is told by the next `step`.

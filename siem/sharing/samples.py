@@ -125,8 +125,23 @@ MAY_LEAVE = KEPT | REPLACED
 
 _WORD = re.compile(r"[A-Za-z0-9_.:+/-]{1,48}( [A-Za-z0-9_.:+/-]{1,24}){0,3}")
 _ONE_WORD = re.compile(r"[A-Za-z0-9_.:+/-]{1,48}")
-_SENTENCES = frozenset(("event.reason", "process.name", "process.parent.name"))
-"""Of these only a single word: logs put whole sentences into them."""
+_PROGRAM = re.compile(r"[A-Za-z0-9_.:+-]{1,48}")
+_NARROW = {
+    "event.reason": _ONE_WORD,
+    "process.name": _PROGRAM,
+    "process.parent.name": _PROGRAM,
+}
+"""Of these only a single word, since logs put whole sentences into them; and no path of a program,
+since folders have names of people."""
+_LIKE_ADDRESS = re.compile(
+    r"(?<!\d)(?<!\d[._-])(\d{1,3}[._-]){3}\d{1,3}(?![._-]?\d)"
+    r"|([0-9a-f]{2}[-_:.]){5}[0-9a-f]{2}|:[0-9a-f]{0,4}:",
+    re.IGNORECASE,
+)
+"""An address within a word: `login_from_10_1_2_3`. What goes on, as an object id does, is none."""
+_NO_LETTER = re.compile(r"[^a-z0-9]+")
+_NAMED_TOO = ("cw.operator", "observer.serial_number")
+"""Names that are not replaced, but stay."""
 
 _HOMES = (
     ("10.0.0.0/8", "10.254.253.0/24"),
@@ -151,8 +166,12 @@ _NOBODYS = frozenset(
     ("0.0.0.0", "255.255.255.255", "::", *(f"127.0.0.{n}" for n in range(256)), "::1")
 )
 """Addresses that every machine has."""
-_GROUPS = [ipaddress.ip_network(one) for one in ("224.0.0.0/24", "ff01::/16", "ff02::/16")]
-"""Groups with a meaning of their own, the same everywhere."""
+_GROUPS = [
+    ipaddress.ip_network(one)
+    for one in ("224.0.0.0/24", "ff01::/112", "ff02::/112", "ff02::1:0/112")
+]
+"""Groups with a meaning of their own, the same everywhere; that of a solicited node is none, it
+holds the end of its address."""
 _MAC = "00-00-5E-00-53-{:02X}"
 _MADE = {
     "mac": re.compile(r"00-00-5E-00-53-[0-9A-F]{2}"),
@@ -316,18 +335,36 @@ def _is_said(name: str, value: Any) -> bool:
     """Whether a field has something that may be said in its form."""
     if value is None or value in ("", [], ()):
         return False
-    return name in REPLACED or _fits(name, list(value) if isinstance(value, tuple) else value)
+    if name in REPLACED:
+        return True
+    plain = list(value) if isinstance(value, tuple) else value
+    return _fits(name, plain) and not (isinstance(plain, list) and len(plain) > LIST_MAX)
 
 
 def _names(events: Sequence[Document]) -> Iterator[str]:
     """Names and addresses that stay here, as they are looked for in what leaves."""
     for event in events:
-        for name in REPLACED & event.keys():
+        for name in {*REPLACED, *_NAMED_TOO} & event.keys():
             value = event[name]
             for one in value if isinstance(value, (list, tuple)) else (value,):
-                is_name = isinstance(one, str) and NAMES.get(name) != "number"
-                if is_name and (name in ADDRESSES or len(one) >= ECHO_MIN):
-                    yield one.lower()
+                if name in ADDRESSES:
+                    yield str(one).lower()
+                elif NAMES.get(name) != "number":
+                    written = (_letters(each) for each in _pieces(name, str(one)))
+                    yield from (each for each in written if len(each) >= ECHO_MIN)
+
+
+def _pieces(name: str, text: str) -> Iterator[str]:
+    """A name, and what people call it: without its domain."""
+    yield text
+    yield from re.split(r"[@\\]", text)
+    if NAMES.get(name) in ("host", "domain"):
+        yield text.partition(".")[0]
+
+
+def _letters(text: str) -> str:
+    """Letters and digits alone: a name written in another way is the same name."""
+    return _NO_LETTER.sub("", text.lower())
 
 
 def _repeats(name: str, value: Any, hidden: Collection[str]) -> bool:
@@ -336,12 +373,18 @@ def _repeats(name: str, value: Any, hidden: Collection[str]) -> bool:
         return False
     texts = value if isinstance(value, list) else [value]
     said = [one.lower() for one in texts if isinstance(one, str)]
-    return any(one in text for text in said for one in hidden)
+    return any(one in text or one in _letters(text) for text in said for one in hidden)
 
 
 def sample_id(finding: str, number: int) -> str:
     """The id under which a sample leaves; released anew after a withdrawal, another one."""
     return str(uuid.uuid5(NAMESPACE, f"sample {number}\0{finding}"))
+
+
+def plain(said: Sample) -> dict[str, Any]:
+    """The payload, without what is not said."""
+    made: dict[str, Any] = msgspec.to_builtins(said)
+    return {name: value for name, value in made.items() if value}
 
 
 # ---- What comes in
@@ -415,8 +458,8 @@ def _fits(name: str, value: Any) -> bool:
 def _is_word(name: str, value: Any) -> bool:
     if not isinstance(value, str):
         return False
-    pattern = _ONE_WORD if name in _SENTENCES else _WORD
-    return pattern.fullmatch(value) is not None
+    is_word = _NARROW.get(name, _WORD).fullmatch(value) is not None
+    return is_word and (name in REPLACED or _LIKE_ADDRESS.search(value) is None)
 
 
 def _is_whole(name: str, value: Any) -> bool:

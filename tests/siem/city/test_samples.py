@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from siem.city import samples as city_samples
 from siem.city.intake import Refused
 from siem.city.letters import LETTER
 from siem.city.links import hearing
@@ -143,6 +144,36 @@ def test_of_one_rule_an_operator_has_a_bounded_number_out(hub: Hub) -> None:
     assert said[:-1] == [""] * OF_RULE_MAX
     assert said[-1].startswith(f"{OF_RULE_MAX} samples of this rule are kept")
     assert refusal(hub, other, sample(other)) == ""
+
+
+def test_who_lets_out_and_takes_back_again_and_again_fills_nobodys_letters(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(city_samples, "AT_ONCE", 3)
+    passing(hub)
+    node, other = hub.enrolled("op-metro"), hub.enrolled("op-grid")
+    said = []
+    for _ in range(4):
+        said.append(refusal(hub, node, sample(node, share_id=(id := str(uuid.uuid4())))))
+        hub.exchange.take("op-metro", node.withdraw(id))
+
+    assert said == ["", "", "", "more than 200 new samples a day"]
+    assert refusal(hub, other, sample(other)) == ""
+    hub.now += timedelta(days=1)
+    assert refusal(hub, node, sample(node)) == ""
+
+
+def test_what_a_newer_node_says_besides_is_passed_on_to_nobody(hub: Hub) -> None:
+    samples = passing(hub)
+    node = hub.enrolled("op-metro")
+    hub.enrolled("op-grid")
+
+    assert refusal(hub, node, sample(node, said={"note": "m.rossi was here"})) == ""
+    samples.step()
+
+    (line,) = hub.exchange.letters.inbox("op-grid", 0)
+    assert '"type":"sample"' in line.data
+    assert "m.rossi" not in line.data
 
 
 def test_a_hub_that_passes_none_on_says_so(hub: Hub) -> None:

@@ -195,6 +195,18 @@ def test_a_rule_that_needs_what_stays_here_says_what(tmp_path: Path) -> None:
     assert "process.pid" in offer.why
 
 
+def test_what_the_hub_would_refuse_is_not_offered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, metro, _ = two(tmp_path, Clock())
+    finding = metro.was_right()["finding.id"]
+    assert metro.releasing.offer(finding).why == ""
+
+    monkeypatch.setattr("siem.sharing.samples.BYTES_MAX", 100)
+
+    assert metro.releasing.offer(finding).why.startswith("a sample that is too long")
+
+
 def test_a_sample_of_a_rule_that_is_not_shared_stays_here(tmp_path: Path) -> None:
     _, metro, _ = two(tmp_path, Clock())
     own = "99999999-1111-4111-8111-111111111111"
@@ -580,6 +592,11 @@ BAD: dict[str, dict[str, Any]] = {
     "a field within a field": {"event": {"event.action": {"a": "b"}}},
     "a word that is long": {"event": {"event.action": "x" * 49}},
     "a word that breaks": {"event": {"event.action": "a\nb"}},
+    "an address in a word": {"event": {"event.action": "login_from_10_9_9_9"}},
+    "an address as a word": {"event": {"event.code": "fe80::1"}},
+    "a MAC address as a word": {"event": {"event.code": "00-11-22-33-44-55"}},
+    "a path of a program": {"event": {"process.name": "/home/rossi/run.sh"}},
+    "the group of an address": {"event": {"source.ip": "ff02::1:ff12:3456"}},
     "no time": {"event": {TIME: None}},
     "a time without a zone": {"event": {TIME: "2026-01-05T10:00:00"}},
     "a time that cannot be": {"event": {TIME: "0001-01-01T00:00:00Z"}},
@@ -793,6 +810,40 @@ def test_a_word_that_repeats_a_name_stays_here() -> None:
 
     assert made.keys() == {TIME, "user.name", "event.code"}
     assert less.keys() == {TIME}
+
+
+@pytest.mark.parametrize(
+    ("name", "real", "word"),
+    [
+        ("user.name", "m.rossi", "user_m_rossi_logged_in"),
+        ("user.email", "M.Rossi@saltmere.example", "m.rossi"),
+        ("user.name", "HARBOUR\\m.rossi", "m_rossi"),
+        ("user.name", "Müller", "user_m_ller_logged_in"),
+        ("user.id", 123_456, "123456"),
+        ("host.name", "scada-01.saltmere.example", "scada_01_is_down"),
+        ("source.mac", "00-11-22-33-44-55", "001122334455"),
+        ("cw.operator", "op-metro", "op_metro_login"),
+        ("observer.serial_number", "SN-778811", "sn778811"),
+    ],
+)
+def test_a_name_that_is_written_in_another_way_stays_here_too(
+    name: str, real: Any, word: str
+) -> None:
+    (made,) = masked([{TIME: AT, name: real, "event.action": word, "event.code": "4625"}], PLAN)
+
+    assert made.keys() - {name} == {TIME, "event.code"}
+
+
+def test_a_number_of_an_object_is_no_address() -> None:
+    event = {TIME: AT, "event.code": "1.3.6.1.6.3.1.1.5.3", "tls.version": "1.2"}
+
+    assert masked([event], PLAN)[0].keys() == event.keys()
+
+
+def test_a_list_that_is_too_long_stays_here() -> None:
+    event = {TIME: AT, "event.category": ["network"] * 21, "event.type": ["denied"] * 20}
+
+    assert masked([event], PLAN)[0].keys() == {TIME, "event.type"}
 
 
 def test_no_field_is_both_kept_and_replaced_and_all_are_of_the_schema() -> None:
