@@ -146,6 +146,34 @@ def test_of_one_rule_an_operator_has_a_bounded_number_out(hub: Hub) -> None:
     assert refusal(hub, other, sample(other)) == ""
 
 
+def test_samples_are_looked_through_only_if_something_is_new_or_a_minute_is_over(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = passing(hub)
+    node, id = hub.enrolled("op-metro"), str(uuid.uuid4())
+    looks: list[int] = []
+    every = samples._all
+    monkeypatch.setattr(samples, "_all", lambda: looks.append(1) or every())
+
+    def looked() -> int:
+        looks.clear()
+        samples.step()
+        samples.step()
+        return len(looks)
+
+    assert (looked(), looked()) == (1, 0)
+    hub.exchange.take("op-metro", sample(node, share_id=id))
+    assert looked() == 1
+    hub.enrolled("op-grid")
+    assert looked() == 1
+    hub.exchange.take("op-metro", node.withdraw(id))
+    assert looked() == 1
+    hub.now += timedelta(minutes=1)
+    assert looked() == 1
+    hub.now -= timedelta(hours=1)  # the clock was put right
+    assert looked() == 1
+
+
 def test_who_lets_out_and_takes_back_again_and_again_fills_nobodys_letters(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
