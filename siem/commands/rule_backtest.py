@@ -227,7 +227,8 @@ def _tell(one: Backtest) -> None:
         return
     total, is_compared = one.total, one.against != "nothing"
     if one.first is None:
-        print("  No events of this time are kept.")
+        known = one.is_whole and not one.lacking
+        print(f"  No event of this time {'is kept' if known else 'was looked at'}.")
         return
     print(f"  It would have spoken {_times(total.would)} in {one.events:,} events", end=" ")
     print(f"since {text(one.first)}.")

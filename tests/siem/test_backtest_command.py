@@ -117,7 +117,7 @@ def test_a_time_of_which_nothing_is_kept_is_said(
     words = ["rule", "backtest", "rules/root.yml", "--until", "2d", "-q", "-o", "table"]
 
     assert cli.run(words) == 0
-    assert capsys.readouterr().out == "Root\n  No events of this time are kept.\n"
+    assert capsys.readouterr().out == "Root\n  No event of this time is kept.\n"
 
 
 def test_what_is_damaged_is_listed_and_leaves_with_seven(
@@ -127,13 +127,16 @@ def test_what_is_damaged_is_listed_and_leaves_with_seven(
     day.mkdir()
     (day / f"{0:016d}-{0:016d}.parquet").write_bytes(b"PAR1 and no end")
 
-    code = cli.run(["rule", "backtest", "rules/root.yml", "-q", "-o", "table"])
+    words = ["rule", "backtest", "rules/root.yml", "-q", "-o", "table"]
+    code = cli.run(words)
 
     said = capsys.readouterr()
     assert code == 7
     assert "It would have spoken 3 times" in said.out
     assert "Not looked at:" in said.err
     assert f"{day}/" in said.err
+    assert cli.run([*words, "--until", "2d"]) == 7
+    assert "No event of this time was looked at." in capsys.readouterr().out
 
 
 def test_the_first_interrupt_tells_what_it_had_come_to(
