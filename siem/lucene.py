@@ -20,7 +20,7 @@ from itertools import groupby
 import msgspec
 
 from detectors.sigma.matchers import Like
-from detectors.sigma.texts import DASHES, Sign
+from detectors.sigma.texts import DASHES, Sign, folded
 
 MAX_LENGTH = 998
 """Characters of one expression: `index.max_regex_length` of OpenSearch, less a pair of brackets."""
@@ -60,9 +60,9 @@ def _origins() -> dict[str, str]:
     """A folded letter to all letters that become it alone."""
     found: dict[str, str] = {}
     for char in map(chr, range(0x110000)):
-        folded = char.lower()
-        if folded != char and len(folded) == 1:
-            found[folded] = found.get(folded, folded) + char
+        small = folded(char)
+        if small != char and len(small) == 1:
+            found[small] = found.get(small, small) + char
     return found
 
 

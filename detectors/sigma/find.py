@@ -34,7 +34,7 @@ from detectors.sigma.matchers import (
     regex_set,
     test_of,
 )
-from detectors.sigma.texts import Sign, Text, dashes_written_out, normal
+from detectors.sigma.texts import Sign, Text, dashes_written_out, folded, normal
 from detectors.sigma.view import View, text_of
 
 log = logging.getLogger(__name__)
@@ -187,7 +187,7 @@ class Finder:
             case ():
                 self._words[""].append(sure)
             case (str(whole),):
-                self._words[whole.lower()].append((ask, predicate_of(one)) if cased else sure)
+                self._words[folded(whole)].append((ask, predicate_of(one)) if cased else sure)
                 if (number := number_of(whole)) is not None:
                     self._counts[number].append(sure)
             case _ if 0 < text.count(Sign.DASH) <= DASHED_MAX and Sign.MANY in text:
@@ -223,7 +223,7 @@ class Finder:
         hits = [*self._others]
         parts = [b""]
         for value in given:
-            text = value.lower() if type(value) is str else text_of(value).lower()
+            text = folded(value if type(value) is str else text_of(value))
             try:
                 parts.append(text.encode())
             except UnicodeEncodeError:  # half of a character, which UTF-8 cannot hold
@@ -305,10 +305,10 @@ def part_of(text: Text, cased: bool) -> tuple[bytes, bool] | None:
             after, is_enough = EDGE, not cased
         case _:
             longest = max((part for part in text if isinstance(part, str)), key=len, default="")
-    if not longest or (cased and not longest.isascii()):  # a capital sigma folds in two ways
+    if not longest:
         return None
     try:
-        return before + longest.lower().encode() + after, is_enough
+        return before + folded(longest).encode() + after, is_enough
     except UnicodeEncodeError:
         return None
 

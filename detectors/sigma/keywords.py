@@ -16,6 +16,7 @@ from cityward.event import text_of as record_text
 from detectors.sigma.databases import Databases
 from detectors.sigma.find import EDGE, NOTHING, Ask, Held, Scanner, part_of
 from detectors.sigma.matchers import AnyOf, Comparison, Like, Test, test_of
+from detectors.sigma.texts import folded
 from detectors.sigma.view import TIME, View, is_said, taker, text_of
 
 BETWEEN = "\n"
@@ -92,7 +93,7 @@ class Keywords:
             event: The event, which is asked itself where text does not say all.
         """
         try:
-            data = text.lower().encode()
+            data = folded(text).encode()
         except UnicodeEncodeError:  # half of a character, which UTF-8 cannot hold
             hits = [(ask, False) for ask in self._tests]
         else:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import msgspec
 import re2
 
-from detectors.sigma.texts import DASHES, Sign, Text
+from detectors.sigma.texts import DASHES, Sign, Text, folded
 from detectors.sigma.view import View, text_of
 
 Placeholders = Mapping[str, Sequence[str]]
@@ -123,7 +123,7 @@ class Item(msgspec.Struct, frozen=True, dict=True, tag=True, array_like=True):
             return tuple(test_of(one) for one in self.comparisons)
         words = frozenset(word for one in self.comparisons if (word := plain_word(one)) is not None)
         others = [test_of(one) for one in self.comparisons if plain_word(one) is None]
-        looked_up = [_on_values(lambda seen: text_of(seen).lower() in words)] if words else []
+        looked_up = [_on_values(lambda seen: folded(text_of(seen)) in words)] if words else []
         return (*looked_up, *others)
 
     def found_in(self, value: Any) -> bool:
@@ -156,7 +156,7 @@ def predicate_of(one: Comparison) -> Predicate:
     """The test of one value, never of null: of any comparison that looks at values alone."""
     match one:
         case Like(text, cased):
-            return _text_predicate(text, str if cased else str.lower)
+            return _text_predicate(text, str if cased else folded)
         case Number(how, limit, part):
             return _number_predicate(_COMPARE[how], limit, _TIME_PARTS.get(part))
         case Flag(wanted):
@@ -207,7 +207,7 @@ def _reference_test(one: Reference) -> Test:
 
 
 def _pair_compare(one: Reference) -> Callable[[Any, Any], bool]:
-    fold: Callable[[str], str] = str if one.cased else str.lower
+    fold: Callable[[str], str] = str if one.cased else folded
     match one.how:
         case "contains":
             return lambda a, b: fold(text_of(b)) in fold(text_of(a))

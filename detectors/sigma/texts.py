@@ -62,20 +62,28 @@ def parse(value: str) -> Text:
     return tuple(parts)
 
 
+def folded(text: str) -> str:
+    """As texts are compared without regard to case: each letter alone, wherever it stands.
+
+    Python has another small sigma for the end of a word, and a word may be cut from another.
+    """
+    return text.lower().replace("ς", "σ")
+
+
 _SPECIAL = re.compile(r"[*?\\]")
 
 
 def normal(text: Text, *, cased: bool) -> Text:
     """The same text, written in the one way: folded unless cased, words joined, `*?*` as `?*`."""
     if len(text) == 1 and isinstance(text[0], str):
-        return text if cased else (text[0].lower(),)
+        return text if cased else (folded(text[0]),)
     parts: list[str | Sign] = []
     for kind, group in itertools.groupby(text, _kind):
         same = list(group)
         if kind is str:
             word = "".join(str(part) for part in same)
             if word:
-                parts.append(word if cased else word.lower())
+                parts.append(word if cased else folded(word))
         elif kind is Sign.MANY:
             parts += [Sign.ONE] * same.count(Sign.ONE) + [Sign.MANY] * (Sign.MANY in same)
         else:

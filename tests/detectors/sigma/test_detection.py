@@ -447,6 +447,15 @@ def test_non_ascii_and_control_characters_fold_differently() -> None:
     assert found_by(rules, values) == [["C"], ["A"], ["B"], [], ["D"], [], ["E"], ["F"]]
 
 
+def test_a_sigma_is_the_same_letter_at_the_end_of_a_word_and_within_one() -> None:
+    asked = ("f|contains: ΟΔΟΣ", "f|contains|cased: ΟΔΟΣ", "f|startswith: οδος", "f: ΟΔΟΣ")
+    rules = [*map(of_field, asked), rule_of("  s: [ΟΔΟΣ]\n  condition: s\n")]
+    values = ["xΟΔΟΣx", "ΟΔΟΣ", "οδος", "οδοσα", "ΟΔΟ"]
+
+    found = [["A", "B", "E"], ["A", "B", "C", "D", "E"], ["A", "C", "D", "E"], ["A", "C", "E"], []]
+    assert found_by(rules, values) == found
+
+
 def test_nested_input_is_flattened_and_lists_match_if_a_member_does() -> None:
     detection = "  s: {a.b: x, a.c: 2}\n  condition: s\n"
 
