@@ -38,10 +38,11 @@ KEPT_FOR = timedelta(days=90)
 """A share that does not say when it expires."""
 TEXT_MAX, LIST_MAX = 8_000, 500
 """Characters of a value – an index takes no term of more than 32 kB – and members of a list."""
-WORD_MAX = 256
+WORD_MAX, ID_BYTES_MAX = 256, 128
 INT64 = 1 << 63
 NAMED_MAX = 20
 _NAME = re.compile(r"@?[a-z][a-z0-9_]*(\.[a-z0-9_]+)*")
+_TYPE = re.compile(r"[a-z_]{1,32}")
 _WORD = re.compile(r"[\x20-\x7e]*")
 _GEO = re.compile(r"-?\d{1,2}(\.\d{1,12})?,-?\d{1,3}(\.\d{1,12})?")
 _HUB = ("cw.share.", "cw.campaign.")
@@ -98,10 +99,11 @@ def check(envelope: Envelope, operator: Operator, key_id: str, now: datetime) ->
         raise Refused(400, what, where, "Set the clock of the node.")
     if not (0 < envelope.seq < INT64 and 0 <= envelope.revision < INT64):
         raise Refused(400, "a number that is none", where, "Count from 1.")
-    names = (envelope.type, envelope.share_id, envelope.policy, envelope.rule)
-    words = (*names, *envelope.audiences)
+    words = (envelope.policy, envelope.rule, *envelope.audiences)
     if any(len(one) > WORD_MAX or not _WORD.fullmatch(one) for one in words):
         raise Refused(400, "a name that is none", where, "Write plain names.")
+    if not _TYPE.fullmatch(envelope.type) or len(envelope.share_id.encode()) > ID_BYTES_MAX:
+        raise Refused(400, "a type or an id that is none", where, "Write plain names.")
     if envelope.type in ("share", "update", "withdraw", "sample") and not _is_id(envelope.share_id):
         raise Refused(400, "no share id", where, "Send a UUID, in lower case.")
     if envelope.derived_from:

@@ -13,7 +13,7 @@ from cityward import TransientError
 from siem.city import letters
 from siem.city.exchange import RECEIPT, TOMBSTONE
 from siem.city.hub import forget
-from siem.city.intake import OLDEST, Refused
+from siem.city.intake import INT64, OLDEST, Refused
 from siem.city.joins import id_of
 from siem.sharing import envelope as envelopes
 from siem.sharing.envelope import Envelope, Receipt, Signed, payload_hash, sign
@@ -136,7 +136,8 @@ def test_fields_that_a_newer_node_knows_are_passed_over_and_the_receipt_says_so(
 def test_a_type_that_only_a_newer_node_knows_is_receipted_as_refused_and_the_next_is_taken(
     hub, node
 ):
-    said = receipt(hub.exchange.take("op-grid", node.share(type="weather")), hub).did
+    sent = node.share(type="weather", share_id="ö" * 64, revision=INT64 - 1)
+    said = receipt(hub.exchange.take("op-grid", sent), hub).did
     hub.exchange.take("op-grid", node.share())
 
     assert said["refused"] == "a weather, which this hub does not understand"
@@ -144,6 +145,14 @@ def test_a_type_that_only_a_newer_node_knows_is_receipted_as_refused_and_the_nex
     (link,) = hub.exchange.links()
     assert (link.seq, link.refused) == (2, 1)
     assert any("a weather, which this hub does not understand" in line for line in hub.trail)
+
+
+@pytest.mark.parametrize(
+    "named", [{"type": "Weather\n"}, {"type": "w" * 33}, {"type": ""}, {"share_id": "ö" * 65}]
+)
+def test_a_type_that_no_version_has_is_refused(named, hub, node):
+    with pytest.raises(Refused, match="a type or an id that is none"):
+        hub.exchange.take("op-grid", node.share(**{"type": "weather", **named}))
 
 
 def test_a_type_that_is_the_hubs_own_is_refused(hub, node):
