@@ -29,7 +29,7 @@ from siem.sharing.envelope import (
 )
 from siem.sharing.envelope import verified as opened
 from siem.sharing.policy import Samples
-from siem.sharing.samples import AUDIENCE, MARKING
+from siem.sharing.samples import AUDIENCE, MARKING, ends_at
 from siem.sharing.share import Share, share_id
 from siem.sharing.wire import Heartbeat, ProposalAnswer, Withdrawal
 from siem.store.faults import fault
@@ -290,7 +290,7 @@ class Outbox:
             share = Share(
                 share_id=one.id, finding=one.finding, revision=0, policy=policy.hash,
                 rule=SAMPLES, audiences=(AUDIENCE,), tlp=MARKING, pap=MARKING,
-                expires=now + policy.samples.retention, payload=payload, kept=(),
+                expires=ends_at(now, policy.samples.retention), payload=payload, kept=(),
             )  # fmt: skip
             return self._sample(desk, one, "sample", payload, share, now)
         return None

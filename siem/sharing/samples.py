@@ -41,6 +41,7 @@ AUDIENCE, MARKING = "peers", "green"
 """Whom a sample is for, and the marking under which all operators may read it."""
 BYTES_MAX = 64 << 10
 LIST_MAX = 20
+DAY = timedelta(days=1)
 EXPIRES_WITHIN = timedelta(days=400)
 ROUNDED_TO = timedelta(hours=1)
 """The first event of a sample is put to the begin of such an interval."""
@@ -379,6 +380,11 @@ def _repeats(name: str, value: Any, hidden: Collection[str]) -> bool:
 def sample_id(finding: str, number: int) -> str:
     """The id under which a sample leaves; released anew after a withdrawal, another one."""
     return str(uuid.uuid5(NAMESPACE, f"sample {number}\0{finding}"))
+
+
+def ends_at(now: datetime, retention: timedelta) -> datetime:
+    """When a sample ends: by the day, since all operators read it, and not when it was let out."""
+    return round_time(now, DAY) + DAY + retention
 
 
 def plain(said: Sample) -> dict[str, Any]:

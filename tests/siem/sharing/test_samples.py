@@ -422,6 +422,18 @@ def test_what_was_taken_back_may_be_let_out_anew(tmp_path: Path) -> None:
     assert len(grid.foreign) == 1
 
 
+def test_the_end_of_a_sample_does_not_say_when_it_was_let_out(tmp_path: Path) -> None:
+    town, metro, grid = two(tmp_path, Clock())
+    town.clock.turn(minutes=17)
+    metro.release(metro.was_right())
+    for node in (metro, grid):
+        node.round()
+
+    (one,) = grid.releasing.foreign()
+    midnight = town.clock().replace(hour=0, minute=0, second=0, microsecond=0)
+    assert one.expires == midnight + timedelta(days=91)
+
+
 def test_a_sample_ends_by_itself(tmp_path: Path) -> None:
     town, metro, grid = two(tmp_path, Clock())
     metro.release(metro.was_right())
