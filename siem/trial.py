@@ -18,7 +18,6 @@ from detectors.sigma.filter import covers
 from siem import assembly
 from siem import config as settings_file
 from siem.config import Settings
-from siem.console.tuning import keeps_silent
 from siem.node import Node, Source
 
 INPUT_MAX_BYTES = 256 << 20
@@ -126,9 +125,8 @@ def _rules(engine: Engine, idle: dict[str, str], event: Event) -> Iterator[RuleS
         if rule.id in idle:
             yield RuleStep(rule.title, file, "not evaluated", (idle[rule.id],))
             continue
-        why = engine.explain(rule, event)
         matched = engine.matches(rule, event)
-        told = why.checks if matched else keeps_silent(why)
+        told = engine.explain(rule, event).checks if matched else engine.against(rule, event)
         result = "matched" if matched else "no match"
         yield RuleStep(rule.title, file, result, tuple(in_words(one) for one in told))
 

@@ -568,7 +568,8 @@ def _events(line: str, named: str) -> tuple[str, Sequence[Event]]:
 def _tried(engine: Engine, rule: Rule, event: Event, collector: str) -> Tried:
     fields = {"@timestamp": event.time, **event.fields}
     matched, why = engine.matches(rule, event), engine.explain(rule, event)
-    return Tried(fields, str(event.logsource), collector, matched, why)
+    against = engine.against(rule, event)
+    return Tried(fields, str(event.logsource), collector, matched, why, against)
 
 
 def _beside(one: Speaking) -> str:

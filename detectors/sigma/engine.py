@@ -23,7 +23,7 @@ import msgspec
 
 from cityward.errors import RuleError
 from cityward.event import Event, LogSource
-from cityward.finding import Finding, Why
+from cityward.finding import Check, Finding, Why
 from detectors.sigma import explain, speak
 from detectors.sigma.compiled import undisturbed
 from detectors.sigma.correlation import Correlator, bases_of, kind_of
@@ -402,6 +402,17 @@ class Engine:
         filters = active.filters_at(event.time)
         wanted = active.rule.logsource
         return explain.why_all(active.detection, filters, View.of(event), wanted, event.logsource)
+
+    def against(self, rule: Rule | str, event: Event) -> tuple[Check, ...]:
+        """Just the lines because of which a rule does not match an event; none if it matches.
+
+        Raises:
+            KeyError: no rule has this id, or it is not evaluated.
+        """
+        active = self._active[rule if isinstance(rule, str) else rule.id]
+        filters = active.filters_at(event.time)
+        wanted = active.rule.logsource
+        return explain.against(active.detection, filters, View.of(event), wanted, event.logsource)
 
     def matches(self, rule: Rule | str, event: Event) -> bool:
         """True if the rule alone, its log source included, matches the event."""

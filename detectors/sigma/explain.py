@@ -41,10 +41,8 @@ def why_all(
     given: LogSource,
 ) -> Why:
     """Every line, held or not, for somebody who tries a rule."""
-    checks = []
-    if not covers(wanted, given):
-        checks.append(Check("logsource", "logsource", f"is {wanted}", str(given), False))
-    sections = [("", detection)] + [(f"filter {one.title}: ", one.detection) for one in filters]
+    checks = list(_source(wanted, given))
+    sections = _sections(detection, filters)
     for prefix, section in sections:
         for _, read in section.conditions:
             for name, negated in condition.named(read):
@@ -55,6 +53,57 @@ def why_all(
     texts = [" or ".join(text for text, _ in section.conditions) for _, section in sections]
     whole = texts[0] if len(texts) == 1 else " and ".join(f"({text})" for text in texts)
     return Why(condition=whole, checks=tuple(dict.fromkeys(checks)))
+
+
+def against(
+    detection: Detection,
+    filters: tuple[Filter, ...],
+    view: View,
+    wanted: LogSource,
+    given: LogSource,
+) -> tuple[Check, ...]:
+    """Just the lines because of which a rule is silent; none if it speaks."""
+    checks = list(_source(wanted, given))
+    for prefix, section in _sections(detection, filters):
+        if not section.holds(view):
+            for _, read in section.conditions:
+                checks += _unlike(section, read, view, prefix, wanted=True)
+    return tuple(dict.fromkeys(checks))
+
+
+def _unlike(
+    section: Detection, read: Condition, view: View, prefix: str, *, wanted: bool
+) -> Iterator[Check]:
+    """Lines because of which a condition does not hold, or holds where it is not wanted."""
+    if isinstance(read, condition.Name):
+        for item in _opposed(section.selections[read.name], view, wanted):
+            yield _check(f"{prefix}{read.name}", item, view, not wanted)
+    elif isinstance(read, condition.Not):
+        yield from _unlike(section, read.part, view, prefix, wanted=not wanted)
+    elif condition.holds(read, lambda name: section.selections[name].holds(view)) is not wanted:
+        for part in read.parts:
+            yield from _unlike(section, part, view, prefix, wanted=wanted)
+
+
+def _opposed(selection: Selection, view: View, wanted: bool) -> Iterator[Item]:
+    """Lines because of which a selection is not as it is wanted."""
+    if selection.holds(view) is wanted:
+        return
+    if isinstance(selection, Item):
+        yield selection
+    else:
+        for part in selection.parts:
+            yield from _opposed(part, view, wanted)
+
+
+def _source(wanted: LogSource, given: LogSource) -> Iterator[Check]:
+    if not covers(wanted, given):
+        yield Check("logsource", "logsource", f"is {wanted}", str(given), False)
+
+
+def _sections(detection: Detection, filters: tuple[Filter, ...]) -> list[tuple[str, Detection]]:
+    """A rule and its filters, each with what its names begin with."""
+    return [("", detection)] + [(f"filter {one.title}: ", one.detection) for one in filters]
 
 
 def _proof(detection: Detection, read: Condition, view: View, prefix: str) -> Iterator[Check]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
-from itertools import groupby
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -128,21 +127,8 @@ class Tried(msgspec.Struct, frozen=True):
     matched: bool
     why: Why
     """Each line of the rule beside what the event has."""
-
-
-def keeps_silent(why: Why) -> list[Check]:
-    """Lines that speak against a rule that did not match, as far as one line can say.
-
-    A selection speaks against it if one of its lines does not hold; behind a `not`, if all hold.
-    """
-    found: list[Check] = []
-    for _, group in groupby(why.checks, key=lambda one: (one.selection, one.negated)):
-        lines = list(group)
-        if not lines[0].negated:
-            found += [one for one in lines if not one.held]
-        elif all(one.held for one in lines):
-            found += lines
-    return found
+    against: tuple[Check, ...] = ()
+    """Just those because of which it is silent."""
 
 
 class Cost(msgspec.Struct, frozen=True):

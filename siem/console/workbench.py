@@ -28,7 +28,7 @@ from siem.console.body import body_of
 from siem.console.findings import logic, sections
 from siem.console.site import Fault, NodeSite, number_in, see_other
 from siem.console.triage import text
-from siem.console.tuning import PREVIEW_DAYS, Examined, Job, Source, Tried, keeps_silent
+from siem.console.tuning import PREVIEW_DAYS, Examined, Job, Source, Tried
 from siem.console.view import Chart, View, chart, path_of, query_of, time_of
 from siem.store.protocol import Conflict, Document, Range
 from siem.store.query import quoted
@@ -506,6 +506,7 @@ def _tried(one: Tried) -> dict[str, Any]:
         "logsource": one.logsource,
         "fields": dict(one.fields),
         "why": msgspec.to_builtins(one.why),
+        "against": msgspec.to_builtins(one.against),
     }
 
 
@@ -536,7 +537,7 @@ def _explained(one: Tried) -> dict[str, Any]:
         "logic": logic(why),
         "sections": sections(why["checks"]),
         "terms": [],
-        "against": [] if one.matched else keeps_silent(one.why),
+        "against": one.against,
         "fields": sorted(one.fields.items())[:FIELDS_SHOWN],
     }
 

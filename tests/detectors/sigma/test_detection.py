@@ -504,6 +504,55 @@ def test_why_it_spoke_and_why_it_did_not() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("condition", "fields", "lines"),
+    [
+        ("either and one", {"f": "a", "h": "x"}, ["h"]),  # the other way to hold it is no reason
+        ("either and one", {"f": "c", "h": "c"}, ["f", "g"]),
+        ("one and not either", {"h": "c", "g": "b"}, ["not g"]),
+        ("one and not both", {"h": "c", "f": "a", "g": "b"}, ["not f", "not g"]),
+        ("1 of e* and one", {"f": "a"}, ["h"]),
+        ("not (one or both)", {"h": "c", "f": "a"}, ["not h"]),
+        ("not (not one)", {"h": "x"}, ["h"]),
+        ("either", {"f": "a"}, []),
+    ],
+)
+def test_just_the_lines_that_keep_a_rule_silent_are_named(
+    condition: str, fields: dict[str, str], lines: list[str]
+) -> None:
+    text = rule_of(
+        "  either: [{f: a}, {g: b}]\n  both: {f: a, g: b}\n  one: {h: c}\n"
+        f"  condition: {condition}\n"
+    )
+    one = engine(text)
+
+    found = one.against(one.rules.rules[0], event(**fields))
+
+    assert [f"{'not ' * line.negated}{line.field}" for line in found] == lines
+    assert bool(lines) is not one.matches(one.rules.rules[0], event(**fields))
+
+
+def test_a_filter_and_another_log_source_keep_a_rule_silent() -> None:
+    from cityward.event import LogSource
+
+    text = rule_of("  one: {h: c}\n  condition: one\n")
+    narrowed = f"""{text}---
+title: Not x
+id: 00000000-0000-4000-8000-0000000000ff
+logsource: {{service: test}}
+filter: {{rules: any, known: {{f: x}}, condition: not known}}
+cityward: {{reason: ours, expires: 2100-01-01}}
+"""
+    one = engine(narrowed)
+    rule = one.rules.rules[0]
+
+    hidden = one.against(rule, event(h="c", f="x"))
+    elsewhere = one.against(rule, event(0, LogSource(service="other"), h="c"))
+
+    assert [(line.selection, line.negated) for line in hidden] == [("filter Not x: known", True)]
+    assert [(line.selection, line.saw) for line in elsewhere] == [("logsource", "*/*/other")]
+
+
 def test_the_sentence_names_values_and_leaves_out_what_is_missing() -> None:
     text = rule_of("  s: {f: 1}\n  condition: s\n") + (
         "cityward: {sentence: '{source.ip} wrote {ot.point.address}[, value {ot.value}].', "
