@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from sys import getsizeof
 from typing import Any
 from weakref import WeakSet, WeakValueDictionary
 
@@ -31,15 +32,17 @@ class Knowledge:
         self.finder = Finder(asks, databases)
         self.missing = self.finder.held(None)
         self.known: Memory[Any, Held] = Memory(room, self._decide)
+        self._same: Memory[Held, Held] = Memory(room, lambda held: held, size_of=getsizeof)
+        """Equal answers are one."""
 
     def _decide(self, key: Any) -> Held:
         """A key is the value, or types and values if the value alone would not do."""
         if key is UNSET:
             return self.missing
         if type(key) is not tuple:
-            return self.finder.held((key,))
+            return self._same[self.finder.held((key,))]
         types, values = key
-        return self.finder.held(values if type(types) is tuple else (values,))
+        return self._same[self.finder.held(values if type(types) is tuple else (values,))]
 
     def of(self, value: Any) -> Held:
         """What holds on a value of any type."""

@@ -14,6 +14,8 @@ ROOM_BYTES = 64_000_000
 """So much may all memories of an engine hold, by estimate."""
 ENTRY_BYTES = 200
 """An entry of a memory without the text of its key."""
+SHAPE_BYTES = 4_000
+"""An entry that is a way to look at events, with memories of its own."""
 LONG = 4_096
 """A text longer than this is decided anew each time: it rarely comes twice."""
 

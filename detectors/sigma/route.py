@@ -16,7 +16,7 @@ from detectors.sigma.find import NOTHING, Ask, Held
 from detectors.sigma.keywords import Keywords, Texts, every_text
 from detectors.sigma.knowledge import SAME, Knowledge, Library
 from detectors.sigma.matchers import test_of
-from detectors.sigma.memory import Memory, size_of_answers
+from detectors.sigma.memory import SHAPE_BYTES, Memory, size_of_answers
 from detectors.sigma.native import elsewhere
 from detectors.sigma.plan import Expired, Plan, Rule, Spoken, Verdict
 from detectors.sigma.view import THEIRS, TIME, View, taker
@@ -173,12 +173,14 @@ class Route(Generic[Rule]):
         self._prefixes = prefixes_of(self._stands_for)
         if self.keywords is not None:
             self._prefixes.add(THEIRS)
-        self._names: Memory[tuple[Any, ...], Names[Rule]] = Memory(self._room, self._named)
+        self._names: Memory[tuple[Any, ...], Names[Rule]] = Memory(
+            self._room, self._named, SHAPE_BYTES
+        )
         self._nested: Memory[tuple[Any, ...], Names[Rule]] = Memory(
-            self._room, lambda names: self._named(*names)
+            self._room, lambda names: self._named(*names), SHAPE_BYTES
         )
         self._flat: Memory[tuple[Any, ...], Names[Rule]] = Memory(
-            self._room, lambda names: self._named(names, is_flat=True)
+            self._room, lambda names: self._named(names, is_flat=True), SHAPE_BYTES
         )
 
     def prepare(self, *, for_lines: bool = False) -> None:
@@ -244,7 +246,7 @@ class Route(Generic[Rule]):
             is_one = len(groups) == 1 and kinds == {dict} and outer is None
             return Nested(groups[0] if is_one and groups[0] in self._prefixes else None)
 
-        return Names(taken, taken_inner, Memory(self._room, decide))
+        return Names(taken, taken_inner, Memory(self._room, decide, SHAPE_BYTES))
 
     def _matters(self, name: str) -> bool:
         return name in self._stands_for or name in self._prefixes
@@ -291,7 +293,7 @@ class Route(Generic[Rule]):
                 Memory(room, lambda key: decide((held, *key)), size_of=size_of_answers),
             )
 
-        return Layout(first, Memory(room, step))
+        return Layout(first, Memory(room, step, SHAPE_BYTES))
 
     def _columns(
         self, named: Container[str], texts: Texts | None

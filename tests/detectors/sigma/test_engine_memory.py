@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import msgspec
 import pytest
@@ -75,6 +78,43 @@ def test_fresh_values_fields_and_types_cost_no_memory(monkeypatch: pytest.Monkey
 
     assert most < 250
     assert one.states()[0].matches == one.states()[0].evaluated == 2_000
+
+
+def held_by_fresh(one: Engine, fields: Callable[[int], dict[str, Any]]) -> tuple[float, float]:
+    """Bytes that are held after hundreds of fresh events: for each that is counted, and at last."""
+    list(one.detect([event()]))
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for number in range(400):
+            list(one.detect([msgspec.structs.replace(event(), fields=fields(number))]))
+        gc.collect()
+        held = tracemalloc.get_traced_memory()[0] / room_of(one).used
+        room_of(one).empty()
+        gc.collect()
+        return held, tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_fresh_layouts_hold_is_counted_and_forgotten() -> None:
+    held, left = held_by_fresh(engine(MANY), lambda number: {f"n{number}": 1, "f": "a", "g": "b"})
+
+    assert held < 1.5
+    assert left < 50_000
+
+
+def test_what_fresh_mixtures_of_words_hold_is_counted_and_forgotten() -> None:
+    words = [f"w{number}x" for number in range(32)]
+    text = "\n---\n".join(rule_of(f"  s: {{f|contains: {one}}}\n  condition: s\n") for one in words)
+
+    def mixed(number: int) -> dict[str, Any]:
+        return {"f": " ".join(word for n, word in enumerate(words) if number * 7919 >> n & 1)}
+
+    held, left = held_by_fresh(engine(text), mixed)
+
+    assert held < 1.5
+    assert left < 50_000
 
 
 def test_fresh_log_sources_cost_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
