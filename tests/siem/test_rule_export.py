@@ -490,12 +490,13 @@ def _every_part(query: Any) -> Iterator[Any]:
 
 
 def test_a_monitor_has_the_form_that_pysigma_gives_it() -> None:
-    sigma = pytest.importorskip("sigma.backends.opensearch")
-    collection = pytest.importorskip("sigma.collection").SigmaCollection
+    from sigma.backends.opensearch import OpensearchLuceneBackend
+    from sigma.collection import SigmaCollection
+
     text = RULE.replace("|expand: '%people%'", ": ann")
     indices = ["cw-events-op-*", "-cw-events-op-*-*"]
-    backend = sigma.OpensearchLuceneBackend(index_names=indices)
-    (theirs,) = backend.convert(collection.from_yaml(text), "monitor_rule")
+    backend = OpensearchLuceneBackend(index_names=indices)
+    (theirs,) = backend.convert(SigmaCollection.from_yaml(text), "monitor_rule")
 
     (ours,) = monitors(export(load_text(text), {}), Names("cw", "op"))["monitors"]
 
