@@ -36,7 +36,7 @@ from siem.store.faults import fault
 from siem.store.outgoing import TERMINAL, Desk, Line, OutgoingStore, Shared, Waiting
 from siem.store.proposals import Proposed
 from siem.store.protocol import Document
-from siem.store.samples import Release
+from siem.store.samples import SAMPLES, Release
 
 CHANGES_AT_ONCE = 50
 """So few that the path, which writes to the same file, never waits for long."""
@@ -45,8 +45,6 @@ UPDATE_EVERY = timedelta(minutes=1)
 HEARTBEAT_EVERY = timedelta(minutes=1)
 TRIED_AT_ONCE = 100
 """So many findings are judged in one transaction, if none of them is to be sent."""
-SAMPLES = "samples"
-"""What stands in the place of a rule's name where the part of the policy on samples let it out."""
 PERSONS = {"auto": 0, "person": 1, "two_person": 2}
 """Who must say yes, counted."""
 

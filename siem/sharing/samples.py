@@ -6,7 +6,8 @@ Within one sample the same name is always replaced by the same one, and distance
 that a rule that looks for either still matches.
 
 Both ends check the form. So the hub takes no name that was not replaced, and a sample cannot speak
-of a receiver's own machines: nothing real has the addresses and names that a sample may hold.
+of a receiver's own machines: nothing real has the addresses and names that a sample may hold, but
+for the private addresses, of which a network at the end of each range was taken.
 
 References:
     RFC 5737 and 3849 (addresses for documentation), RFC 7042 section 2.1.1 (the same for MAC),

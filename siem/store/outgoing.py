@@ -23,7 +23,7 @@ from siem.store.lines import harmless
 from siem.store.proposals import Proposed
 from siem.store.protocol import Document, Range
 from siem.store.query import from_micros, micros
-from siem.store.samples import SampleDesk
+from siem.store.samples import SAMPLES, SampleDesk
 from siem.store.trail import Trail
 
 SCHEMA = """
@@ -415,9 +415,10 @@ class OutgoingStore:
             for waits in [_waiting(row) for row in db.execute(query, unsent[1])]:
                 desk.never(waits, now)
                 found.append(waits.share_id)
-            is_one = share_id and not (rule or token or sent)
-            if is_one and desk.samples.take_back(reason, now, id=share_id):
-                found.append(share_id)
+            if not token and rule in ("", SAMPLES):
+                for id in desk.samples.open(share_id, sent):
+                    desk.samples.take_back(reason, now, id=id)
+                    found.append(id)
             what = f"sharing: withdrawn ({reason})"
             if found:
                 self._trail.add(db, harmless(by), what, ", ".join(found), now)

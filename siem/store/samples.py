@@ -18,7 +18,7 @@ import msgspec
 
 from cityward.errors import InputError
 from siem.store.lines import harmless
-from siem.store.protocol import Conflict, Document
+from siem.store.protocol import Conflict, Document, Range
 from siem.store.query import from_micros, micros
 from siem.store.trail import Trail
 
@@ -40,6 +40,8 @@ CREATE INDEX foreign_by_rule ON foreign_samples (rule, operator);
 """
 """Since format 3 of the state."""
 
+SAMPLES = "samples"
+"""What stands in the place of a rule's name where the part of the policy on samples let it out."""
 EVENTS_MAX = 20
 """Of one sample."""
 OF_RULE_MAX = 10
@@ -312,6 +314,18 @@ class SampleDesk:
             f"SELECT * FROM releases WHERE policy <> ? AND state IN {_OPEN} ORDER BY id", (policy,)
         )
         return [_release(row) for row in rows]
+
+    def open(self, id: str, sent: Range | None) -> list[str]:
+        """What is out, or is to go: this one or all, and what was sent in a span."""
+        query = f"SELECT id FROM releases WHERE ? IN ('', id) AND state IN {_OPEN}"
+        values: list[object] = [id]
+        if sent:
+            query += (
+                " AND EXISTS (SELECT 1 FROM ledger WHERE ledger.share_id = releases.id"
+                " AND ledger.sent >= ? AND ledger.sent < ?)"
+            )
+            values += [micros(sent.since), micros(sent.until)]
+        return [row["id"] for row in self._db.execute(f"{query} ORDER BY id", values)]
 
     def set_policy(self, id: str, policy: str) -> None:
         """It may leave under this policy, too."""

@@ -329,6 +329,27 @@ def test_two_operators_who_use_one_id_take_back_their_own(hub: Hub) -> None:
     assert left["share_id"] not in gone
 
 
+def test_what_is_taken_back_is_not_on_the_disk_of_the_hub_once_it_is_purged(
+    hub: Hub, tmp_path: Path
+) -> None:
+    samples = passing(hub)
+    node, id = hub.enrolled("op-metro"), str(uuid.uuid4())
+    hub.enrolled("op-grid")
+    hub.exchange.take("op-metro", sample(node, share_id=id, event={"event.action": "canary"}))
+    samples.step()
+
+    def files_with_it() -> list[str]:
+        return [one.name for one in tmp_path.glob("commons.db*") if b"canary" in one.read_bytes()]
+
+    assert files_with_it()
+
+    hub.exchange.take("op-metro", node.withdraw(id))
+    samples.step()
+    hub.commons.purge()
+
+    assert files_with_it() == []
+
+
 def test_a_letter_that_is_blanked_keeps_its_number_and_says_nothing(hub: Hub) -> None:
     samples = passing(hub)
     node, id = hub.enrolled("op-metro"), str(uuid.uuid4())

@@ -422,6 +422,33 @@ def test_what_was_taken_back_may_be_let_out_anew(tmp_path: Path) -> None:
     assert len(grid.foreign) == 1
 
 
+@pytest.mark.parametrize(
+    ("named", "is_gone"),
+    [
+        ({"rule": "samples"}, True),
+        ({"sent": Range(NOON - timedelta(hours=1), NOON + timedelta(hours=1))}, True),
+        ({"sent": Range(NOON + timedelta(hours=1), NOON + timedelta(hours=2))}, False),
+        ({"rule": "another"}, False),
+        ({"token": "j:687:2f1c"}, False),
+        ({"share_id": "another", "rule": "samples"}, False),
+    ],
+)
+def test_it_is_taken_back_by_all_that_a_share_is(
+    named: dict[str, Any], is_gone: bool, tmp_path: Path
+) -> None:
+    town, metro, grid = two(tmp_path, Clock())
+    id = metro.release(metro.was_right())
+    for node in (metro, grid):
+        node.round()
+
+    found = metro.db.outgoing.withdraw("ada", "error", town.clock(), **named)
+    for node in (metro, grid):
+        node.round()
+
+    assert found == ([id] if is_gone else [])
+    assert gone(town, grid) is is_gone
+
+
 def test_the_end_of_a_sample_does_not_say_when_it_was_let_out(tmp_path: Path) -> None:
     town, metro, grid = two(tmp_path, Clock())
     town.clock.turn(minutes=17)
