@@ -166,8 +166,8 @@ class Route(Generic[Rule]):
                 self._unseen.setdefault(field, []).append(rule)
         self._stands_for: dict[str, list[tuple[int, str]]] = {}
         """A name that events use: the fields it stands for, and how soon it is looked for."""
-        others = {other for ask in self.references for other in ask.others}
-        for field in self.fields.keys() | self._unseen | others:
+        compared = {name for ask in self.references for name in (ask.field or "", *ask.others)}
+        for field in self.fields.keys() | self._unseen | compared:
             for rank, name in enumerate((field, *elsewhere(field))):
                 self._stands_for.setdefault(name, []).append((rank, field))
         self._prefixes = prefixes_of(self._stands_for)

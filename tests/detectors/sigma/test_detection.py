@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cityward.event import LogSource
 from detectors.sigma.lines import compile_item
 from detectors.sigma.load import load_text
 from detectors.sigma.view import View
@@ -477,8 +478,6 @@ def test_nested_input_is_flattened_and_lists_match_if_a_member_does() -> None:
 )
 def test_negations_alone_match_what_is_not_routed_away(wanted: str, expected: bool) -> None:
     """A rule that is nothing but a negation sees only events of its log source."""
-    from cityward.event import LogSource
-
     text = rule_of("  s: {f: 1}\n  condition: not s\n").replace("{service: test}", wanted)
     seen = event(0, LogSource(category="flow", service="test"), f=2)
 
@@ -533,8 +532,6 @@ def test_just_the_lines_that_keep_a_rule_silent_are_named(
 
 
 def test_a_filter_and_another_log_source_keep_a_rule_silent() -> None:
-    from cityward.event import LogSource
-
     text = rule_of("  one: {h: c}\n  condition: one\n")
     narrowed = f"""{text}---
 title: Not x
@@ -609,6 +606,15 @@ def test_many_rules_that_begin_with_the_time_of_an_event_are_asked() -> None:
     (found,) = engine(text).detect([event(3.0, f="axb"), event(20.0, f="axb")])
 
     assert found.events[-1].time.second == 3
+
+
+def test_fields_are_compared_in_each_log_source_that_a_rule_is_for() -> None:
+    given = [event(logsource=LogSource(product=name, service="test"), f=1, g=1) for name in "ab"]
+    other = rule_of("  s: {h: 1}\n  condition: s\n").replace("{service", "{product: b, service")
+
+    one = engine(rule_of("  s: {f|fieldref: g}\n  condition: s\n") + f"---\n{other}")
+
+    assert len(list(one.detect(given))) == 2
 
 
 def test_a_file_that_fails_is_named_and_the_rest_loads() -> None:
