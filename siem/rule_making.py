@@ -37,8 +37,10 @@ WHO = ("source.ip", "user.name", "cw.asset.asset_id", "host.name", "source.mac")
 TO = ("destination.ip", "url.domain", "host.name", "observer.name")
 NOT_SAID = ("@timestamp", "event.id", "event.ingested", "event.original", "event.hash")
 """Of an event, what a sample does without."""
+SAID = ("message", "event.original")
+"""Where a bare word mostly stands."""
 VALUE_MAX = 500
-"""Characters of a value that a sample repeats."""
+"""Characters of a value that a sample repeats, if the query does not name its field."""
 
 _Item = tuple[str, Any]
 """Field with modifiers, and its value."""
@@ -177,6 +179,7 @@ class _Detection:
     def _items(self, test: Condition) -> list[_Item]:
         """One test as lines of a selection."""
         if isinstance(test, Says):
+            self.fields.update(SAID)
             return [("", _literal(_without_stars(test.pattern)))]
         assert not isinstance(test, (All, Any_, No))
         field = test.field
@@ -251,8 +254,12 @@ def _sample(event: Document, named: set[str]) -> Mapping[str, Any]:
         if (is_ours or name in NOT_SAID) and name not in named:
             continue
         if isinstance(value, Mapping):
-            found[name] = {str(key): one for key, one in value.items() if _is_short(one)}
-        elif _is_short(value):
+            found[name] = {
+                str(key): one
+                for key, one in value.items()
+                if _is_short(one) or f"{name}.{key}" in named
+            }
+        elif _is_short(value) or name in named:
             found[name] = value
     return found
 

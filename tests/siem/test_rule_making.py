@@ -11,10 +11,12 @@ from cityward.fields import FIELDS
 from detectors.sigma.engine import Engine
 from detectors.sigma.load import load_text
 from detectors.sigma.rule import RuleSet
+from detectors.sigma.samples import parse_samples
 from siem import assembly
 from siem.config import Settings
 from siem.node import document, event_of
 from siem.rule_making import rule_of
+from siem.samples import outcomes as run_samples
 from siem.store.events import EventStore
 from siem.store.protocol import Document, Range
 from siem.store.query import parse
@@ -146,6 +148,28 @@ def test_the_draft_has_its_sample_and_only_hints_are_missing(
     assert "cw.operator: harbour" in samples
     assert "cw.record" not in samples
     assert "{source.ip} did what it should not to {host.name}." in text
+
+
+@pytest.mark.parametrize(
+    ("query", "fields"),
+    [
+        ("zebra", {"event.original": "a zebra crossed"}),
+        ("zebra", {"message": "x" * 600 + " zebra"}),
+        ("message:zebra", {"message": "x" * 600 + " zebra"}),
+        ("cw.vendor.a:*zebra", {"cw.vendor": {"a": "x" * 600 + " zebra", "b": "y" * 600}}),
+        ("tags:zebra", {"tags": ["zebra", "y" * 600]}),
+    ],
+)
+def test_a_sample_has_what_the_query_found_in_it(query: str, fields: Document) -> None:
+    newest = {"@timestamp": NOW, "cw.logsource.product": "linux", "url.path": "z" * 600, **fields}
+
+    text, samples = made_of(query, newest)
+
+    rules = load_text(text)
+    outcomes = run_samples(rules.rules[0], rules, parse_samples(samples, "x.test.yml"))
+    assert [(one.kind, one.passed) for one in outcomes] == [("must match", True)]
+    assert "zzzz" not in samples
+    assert "yyyy" not in samples or "tags" in fields
 
 
 @pytest.mark.parametrize(
