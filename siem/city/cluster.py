@@ -311,7 +311,8 @@ class ClusterCommons:
     def purge(self) -> None:
         """Let nothing of what was removed stay in a segment; the cluster does it by itself."""
         how = "only_expunge_deletes=true&wait_for_completion=false"
-        self._cluster.request("POST", f"/{self._names.shared}/_forcemerge?{how}")
+        every = f"{self._names.shared},{self._names.records}"
+        self._cluster.request("POST", f"/{every}/_forcemerge?{how}")
 
     def refresh(self) -> None:
         """Let searches see what was put; by itself that takes a second."""

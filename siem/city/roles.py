@@ -26,6 +26,7 @@ _SEARCHED = (
     "indices:data/read/point_in_time/delete",
 )
 _PREPARING = ("indices:admin/index_template/get", "indices:admin/index_template/put")
+_KEPT = (*_SEARCHED, "create_index", "indices:admin/forcemerge*")
 _SEARCHING = ("cluster_composite_ops_ro", "indices:data/read/point_in_time/delete")
 
 
@@ -46,8 +47,8 @@ def roles(names: Names) -> dict[str, dict[str, Any]]:
         f"{names.prefix}-joins": _role(
             ("cluster_composite_ops", "cluster_monitor", *_SEARCHING, *_PREPARING),
             {
-                names.shared: (*_SEARCHED, "write", "create_index", "indices:admin/delete"),
-                names.hub: (*_SEARCHED, "crud", "create_index"),
+                names.shared: (*_KEPT, "write", "indices:admin/delete"),
+                names.hub: (*_KEPT, "crud"),
             },
         ),
         f"{names.prefix}-console": _role(

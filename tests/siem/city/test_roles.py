@@ -51,6 +51,21 @@ def as_(opensearch: Server, index_prefix: str) -> Iterator[As]:
         opensearch.ask("DELETE", f"{API}/roles/{role}")
 
 
+def test_the_hub_may_let_go_of_what_was_removed_its_records_too(as_: As, index_prefix: str) -> None:
+    names, joins = Names(index_prefix), as_("joins")
+    hub = ClusterCommons(joins, writer=as_("exchange"), names=names)
+    hub.put([write(0, 1)])
+
+    hub.purge()
+
+    # It does not wait for the end, and would not hear that it may not.
+    every = f"/{names.shared},{names.records}"
+    done = joins.request("POST", f"{every}/_forcemerge?only_expunge_deletes=true")
+    assert done is not None
+    assert done["_shards"]["failed"] == 0
+    assert done["_shards"]["successful"] >= 2
+
+
 def test_who_takes_shares_in_cannot_read_them_and_who_shows_them_cannot_write(
     as_: As, index_prefix: str
 ) -> None:
