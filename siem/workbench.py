@@ -454,12 +454,14 @@ cases:
 
 
 def _of_source(source: LogSource) -> str:
-    """The log source as a query on events."""
-    parts = [
-        f"cw.logsource.{part}:{quoted(value)}"
-        for part, value in msgspec.structs.asdict(source).items()
-        if value
-    ]
+    """The log source as a query on events; a category has those that are narrower."""
+    from detectors.sigma.filter import NARROWER
+
+    parts = []
+    for part, value in msgspec.structs.asdict(source).items():
+        if value:
+            words = [value, *sorted(NARROWER.get(value, ()) if part == "category" else ())]
+            parts.append(f"cw.logsource.{part}:({' OR '.join(map(quoted, words))})")
     return f"({' AND '.join(parts)})"
 
 

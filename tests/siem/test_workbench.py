@@ -218,14 +218,18 @@ def test_a_preview_says_what_is_new_and_what_is_gone(settings: Settings, bench: 
 def test_the_cost_of_a_rule_is_that_of_events_of_its_own_log_source(
     settings: Settings, bench: Workbench
 ) -> None:
+    set_ = document(*attempts("192.0.2.8")) | {
+        "cw.logsource.category": "registry_set", "cw.logsource.product": "windows",
+    }  # fmt: skip
     store = assembly.events_of(settings, lambda: NOW, write=True)
-    store.append([document(one) for one in attempts("192.0.2.7", count=3)], {})
+    store.append([set_, *map(document, attempts("192.0.2.7", count=3))], {})
     store.close()
     other = RULE.replace("service: sshd", "service: sudo")
+    wider = RULE.replace("{product: linux, service: sshd}", "{category: registry_event}")
 
-    costs = [over(bench, bench.preview(text, 7, "a.ana")).cost for text in (MANY, other)]
+    costs = [over(bench, bench.preview(text, 7, "a.ana")).cost for text in (MANY, other, wider)]
 
-    assert [(one.events, one.measured) for one in costs if one] == [(3, 3), (0, 0)]
+    assert [(one.events, one.measured) for one in costs if one] == [(3, 3), (0, 0), (1, 1)]
 
 
 def test_a_preview_of_a_filter_asks_its_rule(settings: Settings, bench: Workbench) -> None:
