@@ -24,7 +24,7 @@ from siem.config import Settings
 from siem.node import event_of
 from siem.samples import Speaking
 from siem.sharing.policy import Policy
-from siem.sharing.samples import MAY_LEAVE, TIME, Offer, Own, checked, masked, plain, sample_id
+from siem.sharing.samples import TIME, Offer, Own, checked, masked, plain, sample_id
 from siem.sharing.wire import Sample
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Conflict, Document
@@ -143,7 +143,7 @@ class Releasing:
         was, then = [_event(each) for each in before], [_event(each) for each in after]
         if not isinstance(one, Rule) and _speaks(one, rules, lists, was):
             if not _speaks(one, rules, lists, then):
-                raise _silent(one, before, after)
+                raise _silent(one, rules, before, after)
             return
         # What wants more events than are kept of it cannot be asked, but its rules can.
         places = _matched(rules, lists, was)
@@ -151,7 +151,7 @@ class Releasing:
             what = "the rule, as all operators have it, does not match these events"
             raise Unsafe(what, one.analytic.name, "Yours is another one, or a list is.")
         if not places <= _matched(rules, lists, then):
-            raise _silent(one, before, after)
+            raise _silent(one, rules, before, after)
 
     def _lists(self) -> Placeholders:
         inventory = from_settings(self._settings)
@@ -219,11 +219,12 @@ class Releasing:
         return self._db.samples.set_aside(id, by, reason, self._clock(), aside=aside)
 
 
-def _silent(one: Speaking, before: Sequence[Document], after: Sequence[Document]) -> Unsafe:
-    gone = sorted(
-        {name for was in before for name in was} - {name for now in after for name in now}
-    )
-    lost = [name for name in gone if name not in MAY_LEAVE and not name.startswith("cw.record.")]
+def _silent(
+    one: Speaking, rules: RuleSet, before: Sequence[Document], after: Sequence[Document]
+) -> Unsafe:
+    gone = {name for was in before for name in was} - {name for now in after for name in now}
+    asked = str([one.document.value, *(each.document.value for each in rules.rules)])
+    lost = sorted(name for name in gone if name in asked)
     todo = "It stays here."
     if lost:
         todo = f"It needs what is replaced, or what stays here: {', '.join(lost[:8])}."

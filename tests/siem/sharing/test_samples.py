@@ -192,7 +192,15 @@ def test_a_rule_that_needs_what_stays_here_says_what(tmp_path: Path) -> None:
 
     offer = metro.releasing.offer(metro.was_right()["finding.id"])
 
-    assert "process.pid" in offer.why
+    assert offer.why.endswith("or what stays here: process.pid.")
+
+
+def test_a_rule_that_needs_a_word_which_repeats_a_name_says_which(tmp_path: Path) -> None:
+    _, metro, _ = two(tmp_path, Clock())
+
+    offer = metro.releasing.offer(metro.was_right(user="SSH-Login")["finding.id"])
+
+    assert offer.why.endswith("or what stays here: event.action.")
 
 
 def test_what_the_hub_would_refuse_is_not_offered(
