@@ -23,7 +23,7 @@ from cityward.event import Event, LogSource, Record
 from detectors.sigma.find import NOTHING, Held
 from detectors.sigma.keywords import Raw
 from detectors.sigma.knowledge import Knowledge
-from detectors.sigma.memory import Memory, Room, size_of_answers
+from detectors.sigma.memory import SHAPE_BYTES, Memory, Room, size_of_answers
 from detectors.sigma.native import elsewhere
 from detectors.sigma.plan import Rule, Spoken, Verdict
 from detectors.sigma.route import Piles, Route, prefixes_of
@@ -60,7 +60,7 @@ class Lines(Generic[Rule]):
         self._read_first = _reader([*PARTS, *self._first], str | int | None | UnsetType)
         self._room = room
         self._alike: Memory[tuple[Route[Rule], Held], Alike[Rule]] = Memory(
-            room, lambda key: Alike(*key, self._first, room)
+            room, lambda key: Alike(*key, self._first, room), SHAPE_BYTES
         )
         self._by_first: Memory[Row, Alike[Rule]] = Memory(room, self._alike_of)
 
@@ -166,13 +166,16 @@ class Alike(Generic[Rule]):
         self.route = route
         self.held = held
         self.room = room
-        every = [*names, *self.others, *prefixes_of(names | self.others) - names - self.others]
+        holders = prefixes_of(names.union(self.others, first)) - names - self.others
+        every = [*names, *self.others, *holders]
         self._every = frozenset(every)
         self._is_wide = len(every) > WIDE_FROM
         self._read: Decode = _read_all if self._is_wide else _reader(every, Any)
         self._members = Members(self, every)
         self._by_names: Memory[tuple[str, ...], Members[Rule]] = Memory(
-            room, lambda names: Members(self, [one for one in names if one in self._every])
+            room,
+            lambda names: Members(self, [one for one in names if one in self._every]),
+            SHAPE_BYTES,
         )
 
     def verdicts(

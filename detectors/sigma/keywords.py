@@ -30,7 +30,8 @@ _OF_NUMBERS = re.compile(r"[0-9a-fxtz:.+-]*", re.ASCII)
 """What may stand in the text of a number or a time."""
 
 _ASCII = re.compile(rb"[\x00-\x7f]+")
-_OF_FLOATS = re.compile(rb"[^0-9e.+\x80-\xff-]")
+_OF_FLOATS = re.compile(rb"[0-9e.+\x80-\xff-]*")
+_OF_TIMES = re.compile(rb"[0-9-]*t?[0-9:.+-]*")
 _BETWEEN_LETTERS = re.compile(rb"[0-9{}\[\]:, .+-]+")
 _HIDING = (
     *(rb"\u00", rb"\/"),  # signs of ASCII that need not be written so
@@ -68,7 +69,7 @@ class Keywords:
     @cached_property
     def raw(self) -> Raw | None:
         """What finds them in lines of JSON; None if that takes the values themselves."""
-        if self._others or any(map(_is_of_floats, self._words)):
+        if self._others or any(map(_is_said_otherwise, self._words)):
             return None
         return Raw(self._words, self._databases)
 
@@ -176,9 +177,12 @@ def _is_of_strings(word: bytes) -> bool:
     )
 
 
-def _is_of_floats(word: bytes) -> bool:
-    """True if a word could be in a number in other signs than those of the line."""
-    return _OF_FLOATS.search(word) is None
+def _is_said_otherwise(word: bytes) -> bool:
+    """True if a word could be in a number in other signs than in the line, or in the event's time.
+
+    Where all of its signs are beyond ASCII, nothing of it can be looked for in the line.
+    """
+    return any(one.fullmatch(word) for one in (_OF_FLOATS, _OF_TIMES))
 
 
 def _is_of_numbers(word: str) -> bool:

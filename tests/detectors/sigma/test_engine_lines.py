@@ -109,6 +109,13 @@ KEYWORDS = [
 ]
 
 
+@pytest.mark.parametrize("word", ["2026-01-05T10", ":00:0", "-05T1", "01"])
+def test_a_keyword_is_found_in_the_time_that_a_line_has_not_itself(word: str) -> None:
+    rules = load_text(rule(f"{{a: ['{word}'], condition: a}}"))
+
+    assert [place for place, _ in read(rules, [b'{"service":"test"}'])] == [0]
+
+
 @pytest.mark.parametrize(("words", "member"), KEYWORDS)
 def test_a_keyword_is_found_however_the_line_writes_it(words: str, member: bytes) -> None:
     rules = load_text(rule(f"{{a: {words}, condition: a}}"))
@@ -167,6 +174,19 @@ def test_a_nested_field_is_found(member: bytes) -> None:
     rules = load_text(rule("{a: {n.m.f|startswith: evil}, condition: a}"))
 
     assert [place for place, _ in read(rules, [b'{"service":"test",' + member + b"}"])] == [0]
+
+
+def test_a_nested_field_is_found_that_many_rules_begin_with() -> None:
+    text = "---\n".join(
+        f"title: T{number}\nlogsource: {{service: test}}\n"
+        f"detection: {{a: {{n.m.id: {number}, g|contains: evil}}, condition: a}}\n"
+        for number in range(10)
+    )
+    ids = (b'"n.m.id":3', b'"n":{"m.id":3}', b'"n":[{"m":{"id":3}}]', b'"n.m":{"id":3}')
+    lines = [b'{"service":"test","g":"evil",' + member + b"}" for member in ids]
+
+    for wide_from in (0, 24):
+        assert [place for place, _ in read(load_text(text), lines, 8, wide_from)] == [0, 1, 2, 3]
 
 
 def test_a_number_a_flag_and_a_text_stay_what_they_are() -> None:
