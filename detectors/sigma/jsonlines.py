@@ -57,7 +57,8 @@ class Lines(Generic[Rule]):
     ) -> None:
         self._route_of = route_of
         self._first = sorted(first)
-        self._read_first = _reader([*PARTS, *self._first], str | int | None | UnsetType)
+        self._names = [*PARTS, *(name for name in self._first if name not in PARTS)]
+        self._read_first = _reader(self._names, str | int | None | UnsetType)
         self._room = room
         self._alike: Memory[tuple[Route[Rule], Held], Alike[Rule]] = Memory(
             room, lambda key: Alike(*key, self._first, room), SHAPE_BYTES
@@ -94,9 +95,10 @@ class Lines(Generic[Rule]):
 
     def _alike_of(self, row: Row) -> Alike[Rule]:
         route = self._route_of(log_source(row[: len(PARTS)]))
+        said = dict(zip(self._names, row, strict=True))
         held = NOTHING
-        for name, value in zip(self._first, row[len(PARTS) :], strict=True):
-            held = held.union(*(one.known[value] for one in route.fields.get(name, ())))
+        for name in self._first:
+            held = held.union(*(one.known[said[name]] for one in route.fields.get(name, ())))
         return self._alike[route, held]
 
     def _read_whole(

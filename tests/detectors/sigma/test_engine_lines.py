@@ -189,6 +189,20 @@ def test_a_nested_field_is_found_that_many_rules_begin_with() -> None:
         assert [place for place, _ in read(load_text(text), lines, 8, wide_from)] == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("first_from", [1, 8])
+def test_what_a_line_names_its_log_source_with_is_a_field_as_well(first_from: int) -> None:
+    rules = load_text(rule("{a: {service: test, f: evil}, condition: a}", "{product: p}"))
+    sources = (
+        b'"service":"test"',
+        b'"service":"TEST"',
+        b'"service":"other"',
+        b'"service":["test"]',
+    )
+    lines = [b'{"product":"p","f":"evil",' + source + b"}" for source in sources]
+
+    assert [place for place, _ in read(rules, lines, first_from)] == [0, 1, 3]
+
+
 def test_a_number_a_flag_and_a_text_stay_what_they_are() -> None:
     rules = load_text(rule("{a: {f: 1}, b: {f: true}, condition: a and not b}"))
     values = (b"1", b"true", b"1.0", b'"1"', b'"true"', b"1e0", b"10e-1", b"false")
