@@ -29,7 +29,7 @@ from siem.sharing.wire import Sample
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Conflict, Document
 from siem.store.rulebook import Protected
-from siem.store.samples import EVENTS_MAX, Foreign, Release
+from siem.store.samples import EVENTS_MAX, OUT, Foreign, Release
 from siem.tuning import BEFORE_SEEN, LONGEST
 
 
@@ -63,8 +63,10 @@ class Releasing:
     def own(self, rule: str = "") -> list[Own]:
         """Findings of ours that are protected, of one rule or all, with what was let out."""
         released: dict[str, Release] = {}
+        now = self._clock()
         for one in self._db.samples.releases(rule):
-            released.setdefault(one.finding, one)
+            if not (one.state in OUT and one.expires and one.expires <= now):  # it is over
+                released.setdefault(one.finding, one)
         found: dict[str, list[Protected]] = {}
         for event in self._db.rulebook.protected(rule):
             if not event.operator:

@@ -11,6 +11,7 @@ from siem.city.cluster import Names
 from siem.store.protocol_cluster import Cluster
 from tests.opensearch import Server
 from tests.siem.city import test_exchange as exchange
+from tests.siem.city import test_samples as samples
 from tests.siem.city.city import NOW, Hub, Node
 from tests.siem.city.homes import a_cluster, emptied
 
@@ -41,3 +42,11 @@ for _name in (
     "a_hub_that_is_overtaken_while_it_takes_does_not_acknowledge",
 ):
     globals()[f"test_{_name}"] = getattr(exchange, f"test_{_name}")
+
+for _name in (
+    "two_operators_who_use_one_id_take_back_their_own",
+    "what_is_taken_back_while_it_is_passed_on_goes_to_nobody_else",
+    "a_letter_that_is_blanked_keeps_its_number_and_says_nothing",
+    "who_does_not_say_that_it_understands_samples_gets_none_until_it_does",
+):
+    globals()[f"test_{_name}"] = getattr(samples, f"test_{_name}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -12,12 +12,14 @@ from starlette.testclient import TestClient
 
 from siem.console.access import Access
 from siem.console.app import make_app
+from siem.console.protected import GLYPHS
 from siem.sharing.compiler import compile_policy
 from siem.sharing.external import Plan
 from siem.sharing.policy import EXAMPLE, Policy, Samples
+from siem.sharing.samples import RELEASED
 from siem.sharing.tokens import Tokens
 from siem.store.protocol import Range, RuleState
-from siem.store.samples import Foreign
+from siem.store.samples import Foreign, State
 from tests.siem.console import fake
 from tests.siem.console.conftest import csrf_of, sign_in
 from tests.siem.console.fake import NOW, FakeNode
@@ -143,6 +145,23 @@ def test_a_second_person_says_yes_where_the_policy_wants_two(node: FakeNode) -> 
     assert post(second, "share", act="approve", id=out.id) == 303
 
     assert node.db.samples.releases()[0].people == ("i.vasko", "s.econd")
+
+
+def test_what_waits_for_a_newer_hub_says_so_and_can_be_taken_back(node: FakeNode) -> None:
+    client, id = enter(node), finding(node)
+    seen = node.releases.offer(id).seen
+    assert post(client, "share", act="release", id=id, seen=seen, reason="it was real") == 303
+    (out,) = node.db.samples.releases()
+    with node.db.outgoing.desk() as desk:
+        desk.samples.hold(out.id, "older", NOW)  # as the outbox does
+
+    page = client.get(PATH).text
+
+    assert "Waits until the hub understands samples" in page
+    assert 'value="withdraw"' in page
+    assert "What would leave</a>" not in page
+    assert RELEASED.keys() == GLYPHS.keys() == set(get_args(State))
+    assert post(client, "share", act="withdraw", id=out.id, reason="we were wrong") == 303
 
 
 def test_who_tunes_sets_a_sample_of_another_operator_aside_and_lets_it_count_again(

@@ -481,6 +481,8 @@ def test_a_sample_ends_by_itself(tmp_path: Path) -> None:
     grid.hear()
 
     assert gone(town, grid)
+    (own,) = metro.releasing.own()
+    assert own.release is None  # and it may be let out anew
 
 
 def test_who_got_a_sample_cannot_take_it_back_in_the_name_of_who_let_it_out(tmp_path: Path) -> None:
