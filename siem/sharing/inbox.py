@@ -19,17 +19,17 @@ def told_row(told: Told) -> dict[str, Any]:
         said = msgspec.json.decode(told.data, type=Envelope)
     except msgspec.MsgspecError:
         return {"n": told.n, "time": told.received, "type": told.type, "share_id": told.share_id}
-    payload = said.payload
+    is_known = said.type in KINDS
+    # What a newer type says, it may say in another form.
+    payload = said.payload if is_known else {}
     title = payload.get("finding.title") or payload.get("action", "")
-    if said.type not in KINDS:
-        title = "Not understood: bring this node up to date"
     return {
         "n": told.n,
         "time": told.received,
         "type": said.type,
         "share_id": said.share_id,
         "revision": said.revision,
-        "title": title,
+        "title": title if is_known else "Not understood: bring this node up to date",
         "description": payload.get("finding.description", ""),
         "severity": payload.get("finding.severity", ""),
         "operators": payload.get("cw.campaign.operators", []),
@@ -38,7 +38,7 @@ def told_row(told: Told) -> dict[str, Any]:
         "pap": said.pap,
         "expires": said.expires,
         "derived_from": list(said.derived_from),
-        "payload": payload,
+        "payload": said.payload,
     }
 
 

@@ -603,12 +603,14 @@ def test_a_type_that_only_a_newer_hub_knows_is_kept_shown_and_gone_over(
 ) -> None:
     town, metro, _ = two(tmp_path, Clock())
 
-    metro.hear_this(letter(town, type="weather"), letter(town))
+    says = {"cw.campaign.operators": 7, "finding.title": ["rain"]}
+    metro.hear_this(letter(town, type="weather", payload=says), letter(town))
 
     assert len(metro.foreign) == 1
     assert "The hub sent a weather, which this version does not understand" in caplog.text
     (row,) = newest([told_row(one) for one in metro.db.outgoing.inbox()])
     assert (row["type"], row["title"]) == ("weather", "Not understood: bring this node up to date")
+    assert (row["operators"], row["payload"]) == ([], says)
 
 
 # ---- What comes in is hostile
