@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cityward import InputError
+from detectors.sigma.texts import written
 from siem.store.protocol import Document
 from siem.store.query import (
     ONE,
@@ -225,11 +226,7 @@ def _limits(field: str, test: Between) -> Iterator[_Item]:
 
 def _literal(pattern: Iterable[str]) -> str:
     """A pattern as Sigma takes it; what is no wildcard stands for itself."""
-    return "".join(
-        one[1:] if one in (STAR, ONE)
-        else one.replace("\\", "\\\\").replace("*", "\\*").replace("?", "\\?")
-        for one in pattern
-    )  # fmt: skip
+    return "".join(one[1:] if one in (STAR, ONE) else written(one) for one in pattern)
 
 
 def _without_stars(pattern: Sequence[str]) -> Sequence[str]:

@@ -25,6 +25,7 @@ from detectors.sigma.engine import Engine
 from detectors.sigma.matchers import Placeholders
 from detectors.sigma.rule import Absence, Correlation, Filter, Rule, RuleSet
 from detectors.sigma.samples import Outcome, parse_samples, samples_file
+from detectors.sigma.texts import written
 from detectors.sigma.view import View
 from siem import register, ruleset
 from siem import samples as runs
@@ -590,6 +591,4 @@ def _event(stored: Mapping[str, Any]) -> Event:
 
 def _plain(value: Any) -> Any:
     """As Sigma takes it literally."""
-    if not isinstance(value, str):
-        return value
-    return value.replace("\\", "\\\\").replace("*", "\\*").replace("?", "\\?")
+    return written(value) if isinstance(value, str) else value

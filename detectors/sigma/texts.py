@@ -73,6 +73,11 @@ def folded(text: str) -> str:
 _SPECIAL = re.compile(r"[*?\\]")
 
 
+def written(word: str) -> str:
+    """A word as a value that stands for it alone; `parse` gives it back."""
+    return _SPECIAL.sub(r"\\\g<0>", word)
+
+
 def normal(text: Text, *, cased: bool) -> Text:
     """The same text, written in the one way: folded unless cased, words joined, `*?*` as `?*`."""
     if len(text) == 1 and isinstance(text[0], str):
