@@ -44,10 +44,8 @@ def is_long(expression: str) -> bool:
 _SPECIAL = frozenset('.?+*|{}[]()"\\#@&<>~^$-/')
 _DOTTED = "\N{LATIN CAPITAL LETTER I WITH DOT ABOVE}"
 """The one character that becomes two when it is folded: i and a dot."""
-_UNSURE = frozenset(
-    "\N{COMBINING DOT ABOVE}\N{GREEK SMALL LETTER SIGMA}\N{GREEK SMALL LETTER FINAL SIGMA}"
-)
-"""What may come from a part of a character, or from another one at the end of a word."""
+_UNSURE = "\N{COMBINING DOT ABOVE}"
+"""What may come from a part of a character."""
 
 
 def escaped(text: str) -> str:
@@ -134,8 +132,8 @@ def _shape(one: Like) -> Shape:
     if one.text.count(Sign.ONE) > ONES_MAX:
         raise Inexpressible(f"more than {ONES_MAX} `?` in a text")
     letters = {char for part in one.text if isinstance(part, str) for char in part}
-    if not one.cased and not letters.isdisjoint(_UNSURE):
-        raise Inexpressible("how a letter of the text is folded depends on its neighbours")
+    if not one.cased and _UNSURE in letters:
+        raise Inexpressible("a part of a letter of the text is folded with what stands before it")
     pieces: list[list[str | Sign]] = [[]]
     for part in one.text:
         if part is Sign.MANY:
