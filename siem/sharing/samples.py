@@ -352,8 +352,7 @@ def _names(events: Sequence[Document]) -> Iterator[str]:
                 if name in ADDRESSES:
                     yield str(one).lower()
                 elif NAMES.get(name) != "number":
-                    written = (_letters(each) for each in _pieces(name, str(one)))
-                    yield from (each for each in written if len(each) >= ECHO_MIN)
+                    yield from filter(None, map(_looked_for, _pieces(name, str(one))))
 
 
 def _pieces(name: str, text: str) -> Iterator[str]:
@@ -362,6 +361,14 @@ def _pieces(name: str, text: str) -> Iterator[str]:
     yield from re.split(r"[@\\]", text)
     if NAMES.get(name) in ("host", "domain"):
         yield text.partition(".")[0]
+
+
+def _looked_for(name: str) -> str:
+    """How a name is looked for: a short one, as `root`, only as a word among others."""
+    plain = _letters(name)
+    if len(plain) >= ECHO_MIN:
+        return plain
+    return f" {plain} " if len(plain) > 1 and not plain.isdecimal() else ""
 
 
 def _letters(text: str) -> str:
@@ -375,7 +382,13 @@ def _repeats(name: str, value: Any, hidden: Collection[str]) -> bool:
         return False
     texts = value if isinstance(value, list) else [value]
     said = [one.lower() for one in texts if isinstance(one, str)]
-    return any(one in text or one in _letters(text) for text in said for one in hidden)
+    written = [each for text in said for each in (text, _letters(text), _words(text))]
+    return any(one in each for each in written for one in hidden)
+
+
+def _words(text: str) -> str:
+    words = _NO_LETTER.sub(" ", text).split()
+    return f" {' '.join(words)} " if len(words) > 1 else ""
 
 
 def sample_id(finding: str, number: int) -> str:

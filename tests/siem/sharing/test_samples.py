@@ -875,6 +875,8 @@ def test_a_word_that_repeats_a_name_stays_here() -> None:
         ("source.mac", "00-11-22-33-44-55", "001122334455"),
         ("cw.operator", "op-metro", "op_metro_login"),
         ("observer.serial_number", "SN-778811", "sn778811"),
+        ("user.name", "ada", "login_of_ada"),
+        ("host.name", "gw.saltmere.example", "gw down"),
     ],
 )
 def test_a_name_that_is_written_in_another_way_stays_here_too(
@@ -883,6 +885,13 @@ def test_a_name_that_is_written_in_another_way_stays_here_too(
     (made,) = masked([{TIME: AT, name: real, "event.action": word, "event.code": "4625"}], PLAN)
 
     assert made.keys() - {name} == {TIME, "event.code"}
+
+
+def test_a_short_name_that_is_a_word_does_not_hide_it() -> None:
+    event = {TIME: AT, "user.name": "ftp", "network.application": "ftp", "event.code": "ftps_22"}
+    event |= {"user.id": "22"}
+
+    assert masked([event], PLAN)[0].keys() == event.keys()
 
 
 def test_a_number_of_an_object_is_no_address() -> None:
