@@ -155,6 +155,9 @@ TEXTS = (
     "fec0::1",
     "1:2:3:4:5:6:7:8",
     "\U0001f600",
+    "{{7}}",
+    "\u039f\u0394\u039f\u03a3",
+    "\u03bf\u03b4\u03bf\u03c3",
     "x" * 3_000,
 )
 NUMBERS = (0, 1, 5, -3, 42, 2**62)
@@ -175,6 +178,7 @@ FIELDS: dict[str, Sequence[Any]] = {
         {"a": {"b": "y"}},
         {"Image": "a", "c-ip": "10.1.2.3"},
         {"c-ip": None},
+        {"b{{b}}": "{{7}}"},
     ],
 }
 VALUES = (
@@ -206,6 +210,8 @@ VALUES = (
     'say "x" & y | z',
     "a?b*",
     "\U0001f600",
+    "{{7}}",
+    "\u03bf\u03b4\u03bf\u03c2",
     "true",
     "5",
     "*.0",
@@ -261,7 +267,7 @@ CONDITIONS = ("s", "not s", "s and not t", "s or not t", "not (s or t)", "1 of t
 def hard_rules() -> Iterator[str]:
     """Every line on every field, then some of them together under each condition."""
     chance = random.Random(7)
-    names = [*FIELDS, "Image", "cw.vendor.Image", "a.b", "c-ip", "image"]
+    names = [*FIELDS, "Image", "cw.vendor.Image", "a.b", "c-ip", "image", "b{{b}}"]
     lines = [line.replace("{F}", name) for name in names for line in LINES]
     yield from (rule_of(line) for line in lines)
     for condition in itertools.chain.from_iterable(itertools.repeat(CONDITIONS, 40)):
