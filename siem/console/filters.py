@@ -64,7 +64,7 @@ class Filters:
             return self._unknown(request, session, f"no filter has the id {filter_id[:80]}")
         source, hidden = self.tuning.source(filter_id), self.tuning.filter_hides(filter_id)
         if formats.form_of(request):
-            said = {"text": source.text if source else "", "hidden": msgspec.to_builtins(hidden)}
+            said = {"text": source.counts if source else "", "hidden": msgspec.to_builtins(hidden)}
             return formats.json(_row(row) | said)
         return self.site.page(
             request,
@@ -73,7 +73,7 @@ class Filters:
             title=row.title,
             current="rules",
             row=row,
-            lines=(source.text if source else "").splitlines(),
+            lines=(source.counts if source else "").splitlines(),
             hidden=hidden,
             history=self.tuning.history(filter_id),
             notice=self.site.view_of(request).one("done"),

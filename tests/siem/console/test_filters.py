@@ -81,6 +81,21 @@ def test_what_it_hides_is_resolved_if_that_is_asked_for(
     assert states == [hidden, ("new", "unknown")]
 
 
+def test_the_page_of_a_filter_shows_what_counts_and_no_draft(
+    node: FakeNode, signed_in: Enter
+) -> None:
+    client = signed_in(ENGINEER)
+    client.post("/filters/add", data=fill(client, node))
+    (row,) = node.tuning.filters()
+    counts = client.get(f"/filters/{row.id}.json").json()["text"]
+
+    node.tuning.save(counts.replace("192.0.2.8", "203.0.113.1"), "", ENGINEER)
+
+    assert "192.0.2.8" in counts
+    assert client.get(f"/filters/{row.id}.json").json()["text"] == counts
+    assert "203.0.113.1" not in client.get(f"/filters/{row.id}").text
+
+
 def test_who_may_only_tune_resolves_nothing(node: FakeNode, client: TestClient) -> None:
     node.give_token("tuner", ENGINEER, "tune")
     said = {
