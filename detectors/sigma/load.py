@@ -156,7 +156,7 @@ def _names_below(folder: str) -> Iterator[str]:
     for one in entries:
         is_rule = one.name.endswith((".yml", ".yaml")) and not one.name.endswith(SAMPLES_SUFFIX)
         if is_rule and (one.is_file(follow_symlinks=False) or os.path.isfile(one.path)):
-            yield one.path
+            yield one.path.removeprefix("./")
     for one in entries:
         if one.name != _NOT_RULES and one.is_dir(follow_symlinks=False):
             yield from _names_below(one.path)

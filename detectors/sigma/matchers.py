@@ -407,9 +407,17 @@ def _time_part(value: Any, part: Callable[[datetime], int]) -> int | None:
         return None
 
 
-@lru_cache(maxsize=4096)
 def address_of(text: str) -> IPv4Address | IPv6Address | None:
     """The address that a text is; an IPv4 address written as IPv6 is the former."""
+    return _address(text) if len(text) <= _ADDRESS_MAX else None
+
+
+_ADDRESS_MAX = 100
+"""Longer texts are no address, and thousands of them no memory."""
+
+
+@lru_cache(maxsize=4096)
+def _address(text: str) -> IPv4Address | IPv6Address | None:
     try:
         address = ip_address(text)
     except ValueError:

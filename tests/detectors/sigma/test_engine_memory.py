@@ -66,6 +66,13 @@ def test_a_very_long_text_is_not_remembered() -> None:
     assert len(memory) == 0
 
 
+def test_a_long_text_is_no_address_that_would_be_remembered() -> None:
+    one = engine(rule_of("  s: {f|cidr: 'fe80::/10'}\n  condition: s\n"))
+    seen = [event(f="fe80::1%" + "x" * length) for length in (9, 9_000)]
+
+    assert [finding.events[0] for finding in one.detect(seen)] == seen[:1]
+
+
 def test_fresh_values_fields_and_types_cost_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     one = engine(MANY)
     monkeypatch.setattr(room_of(one), "size", 50_000)

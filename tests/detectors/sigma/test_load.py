@@ -13,7 +13,7 @@ from cityward.errors import RuleError
 from cityward.event import LogSource
 from detectors.sigma import attack
 from detectors.sigma.engine import Engine
-from detectors.sigma.lint import check
+from detectors.sigma.lint import check, problems_of
 from detectors.sigma.load import load_folder, load_text, rule_files
 from tests.detectors.sigma.city import HEAD, START, engine, event, reasons, rule_of
 
@@ -476,6 +476,19 @@ def test_rules_that_others_build_on_are_not_checked_themselves(tmp_path: Path) -
         "many.yml",
         "many.test.yml",
     }
+
+
+def test_rules_of_the_folder_that_one_is_in_are_checked_part_by_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / "poor.yml").write_text(rule_of("  s: {f: 1}\n  condition: s\n"))
+    monkeypatch.chdir(tmp_path)
+
+    rules = load_folder(Path())
+
+    assert [one.document.file for one in rules.rules] == ["part/poor.yml"]
+    assert [*problems_of(rules, Path("part"))] == [*problems_of(rules, Path())] != []
 
 
 def test_time_between_snapshots_does_not_matter_for_counts() -> None:
