@@ -18,6 +18,7 @@ import msgspec
 
 from cityward import InputError
 from collectors.logs.windows import SYSMON
+from detectors.sigma.jsonlines import BROKEN
 from detectors.sigma.load import rule_files
 
 HINTED = {code: SYSMON[code] for code in (*range(1, 16), *range(17, 24))}
@@ -76,13 +77,21 @@ def _files(paths: Sequence[Path], work: Path) -> Iterator[Path]:
 
 def hinted(line: bytes) -> bytes:
     """A line with `product` and `category`, if it has none and is of the Windows event log."""
-    event = msgspec.json.decode(line)
+    event = _read(line)
     if "product" in event or "Channel" not in event:
         return line
     event["product"] = "windows"
     if "Sysmon" in str(event["Channel"]) and (kind := HINTED.get(_number(event.get("EventID")))):
         event["category"] = kind
     return msgspec.json.encode(event) + b"\n"
+
+
+def _read(line: bytes) -> dict[str, Any]:
+    """What a line says; nothing if it is broken."""
+    try:
+        return msgspec.json.decode(line, type=dict[str, Any])
+    except BROKEN:
+        return {}
 
 
 def _number(value: Any) -> int:
@@ -100,12 +109,11 @@ def fresh_values(file: Path, work: Path) -> Path:
     made = work / f"{file.name.removesuffix('.ndjson')}-fresh.ndjson"
     with file.open("rb") as lines, made.open("wb") as out:
         for number, line in enumerate(lines):
-            event = msgspec.json.decode(line)
             changed = {
                 name: value if name in ROUTES else _fresh(value, f" {number:x}")
-                for name, value in event.items()
+                for name, value in _read(line).items()
             }
-            out.write(msgspec.json.encode(changed) + b"\n")
+            out.write(msgspec.json.encode(changed) + b"\n" if changed else line)
     return made
 
 

@@ -31,6 +31,8 @@ from detectors.sigma.view import TIME, taker
 
 PARTS = ("category", "product", "service")
 """Where a line names its log source."""
+BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What is raised for a line that is no object."""
 WIDE_FROM = 24
 """Of a line of which so many members are asked, all are read: to say of each that it is missing
 would take longer."""
@@ -40,7 +42,6 @@ Decode = Callable[[bytes], Any]
 
 _read_all = msgspec.json.Decoder(dict[str, Any]).decode
 _GROUPS = frozenset({list, dict})
-_BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Lines(Generic[Rule]):
@@ -80,7 +81,7 @@ class Lines(Generic[Rule]):
         for place, line in enumerate(lines):
             try:
                 alike = by_first[astuple(read(line))]
-            except _BROKEN:
+            except BROKEN:
                 whole.append(place)
                 continue
             pile = piles.get(id(alike))
@@ -113,7 +114,7 @@ class Lines(Generic[Rule]):
         for place in places:
             try:
                 event = event_of(lines[place], time)
-            except _BROKEN:
+            except BROKEN:
                 yield place
                 continue
             route = self._route_of(event.logsource)
@@ -206,7 +207,7 @@ class Alike(Generic[Rule]):
                 continue
             try:
                 said = read(line)
-            except _BROKEN:
+            except BROKEN:
                 whole.append(place)
                 continue
             if not is_wide:

@@ -155,6 +155,18 @@ def test_a_lane_comes_a_second_time_with_fresh_values(folder: Path, tmp_path: Pa
     assert all(one.rules == folder / "rules" and one.file.is_file() for one in found)
 
 
+@pytest.mark.slow
+def test_a_broken_line_of_a_lane_is_left_out(folder: Path, tmp_path: Path) -> None:
+    lane = tmp_path / "broken.ndjson.gz"
+    lines = [b"\n", *(json.dumps(one).encode() + b"\n" for one in EVENTS), b"[1]\n", b"{\n"]
+    with gzip.open(lane, "wb") as file:
+        file.writelines(lines)
+
+    rows = [*sigma_bench.rows(folder / "rules", [lane], rounds=1, batches=(512,), fresh=True)]
+
+    assert [(row["events"], row["matches"]) for row in rows] == [(4, 2), (4, 2)]
+
+
 def test_a_revision_is_that_of_content_and_place(folder: Path) -> None:
     rules = folder / "rules"
     before = sigma_lanes.revision(rules)

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors.sigma import jsonlines, plan
 from detectors.sigma.engine import Engine
-from detectors.sigma.jsonlines import event_of
+from detectors.sigma.jsonlines import BROKEN, event_of
 from detectors.sigma.load import load_text
 from detectors.sigma.rule import RuleSet
 from tests.detectors.sigma.city import START
@@ -22,8 +21,6 @@ from tests.detectors.sigma.plain import Plain
 from tests.detectors.sigma.test_engine_twin import FILTER, RULES, near, written
 
 Said = list[tuple[int, list[str] | None]]
-
-BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def read(rules: RuleSet, lines: Sequence[bytes], first_from: int = 1, wide_from: int = 24) -> Said:
