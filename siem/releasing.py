@@ -84,8 +84,8 @@ class Releasing:
 
     def events(self, id: str) -> list[Document]:
         """Events of a sample of another operator that counts here."""
-        every = self._db.rulebook.protected()
-        return [one.event for one in every if one.operator and one.finding == id]
+        every = self._db.rulebook.protected(finding=id)
+        return [one.event for one in every if one.operator]
 
     # ---- what would leave
 
@@ -95,8 +95,8 @@ class Releasing:
         Raises:
             InputError: nothing of it is protected.
         """
-        rows = self._db.rulebook.protected()
-        kept = [one for one in rows if one.finding == finding and not one.operator]
+        rows = self._db.rulebook.protected(finding=finding) if finding else []
+        kept = [one for one in rows if not one.operator]
         if not kept:
             what = f"no event of finding {finding[:80]} is protected"
             raise InputError(what, "finding", "Call it a true positive first.")

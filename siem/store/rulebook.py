@@ -266,15 +266,17 @@ class RulebookStore:
 
     # ---- Protected samples
 
-    def protected(self, rule: str = "") -> list[Protected]:
-        """Protected events, those of one rule or all, by finding and time; ours before others'.
+    def protected(self, rule: str = "", finding: str = "") -> list[Protected]:
+        """Protected events, of a rule, a finding, or all, by finding and time; ours before others'.
 
         What another operator released and somebody here set aside is none.
         """
+        named = {name: one for name, one in (("rule", rule), ("finding", finding)) if one}
+        where = "".join(f"{name} = ? AND " for name in named)
         rows = self._reading().execute(
-            "SELECT * FROM protected WHERE ? IN ('', rule) AND (operator = '' OR finding NOT IN"
+            f"SELECT * FROM protected WHERE {where}(operator = '' OR finding NOT IN"
             " (SELECT id FROM foreign_samples WHERE aside)) ORDER BY rule, finding, id",
-            (rule,),
+            tuple(named.values()),
         )
         found = [
             Protected(
