@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -18,8 +19,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from siem import library
 from siem.assembly import db_of
 from siem.assets import from_settings
+from siem.city import hub as hubs
 from siem.city.authority import Operators
 from siem.city.campaigns import TOLD
 from siem.city.commons import CITY_SOC
@@ -38,6 +41,7 @@ from siem.sharing.outbox import Outbox
 from siem.sharing.tokens import Hmac, Tokens
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Document, Person, Range
+from siem.store.samples import Release
 from tests.opensearch import Server
 from tests.programs import PATIENCE_S, is_crowded
 from tests.siem.sharing.findings import accepted, written
@@ -70,9 +74,9 @@ class Operator:
         identity = Identity(folder)
         text = written([RULE], policy=f"{name}/test", operator=name)
         tokens = Tokens(name.encode() * 4, Hmac(ROOT))
-        policy = accepted(text, Plan(["10.0.0.0/8"]), tokens)
+        self.policy = accepted(text, Plan(["10.0.0.0/8"]), tokens)
         self.outbox = Outbox(
-            self.db.outgoing, name, identity.signing_key(), lambda: policy, clock=now
+            self.db.outgoing, name, identity.signing_key(), lambda: self.policy, clock=now
         )
         token = operators.add(name, {"op-metro": "transport.public"}.get(name, "other"))
         join(identity, self.db.outgoing, url, token, "--token-file")
@@ -139,6 +143,7 @@ class Running:
 @pytest.fixture
 def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
     monkeypatch.setattr(links, "INBOX_EVERY_S", 0.2)
+    monkeypatch.setattr(hubs, "SAMPLES_EVERY_S", 0.2)
     made = Running(tmp_path)
     yield made
     made.close()
@@ -191,6 +196,30 @@ def test_one_outside_address_at_two_nodes_becomes_a_campaign_and_is_gone_when_wi
     until(lambda: len(grid.db.outgoing.inbox()) == 2)
     told = [one.value["what"] for _, one in running.hub.commons.records.all(TOLD)]
     assert told == ["withdrawn", "withdrawn"]
+
+
+def test_a_sample_goes_from_one_node_to_the_other_and_is_taken_back(
+    running: Running, both: tuple[Operator, Operator]
+) -> None:
+    metro, grid = both
+    rule = min(one.id for one in library.shipped().rules)
+    event = {"@timestamp": "2026-03-01T10:00:00Z", "source.ip": "203.0.113.1"}
+    payload = msgspec.json.encode({"rule": rule, "events": [event]})
+    metro.db.samples.release(
+        Release(
+            id=str(uuid.uuid4()), finding="f-1", rule=rule, policy=metro.policy.hash,
+            payload=payload, people=("ada",), reason="it was real", time=now(), changed=now(),
+        )
+    )  # fmt: skip
+
+    until(lambda: grid.db.samples.foreign(rule))
+    (out,) = metro.db.samples.releases()
+    assert out.state == "taken"
+    assert metro.db.samples.foreign() == []
+
+    metro.db.samples.withdraw(out.id, "ada", "we were wrong", now())
+    until(lambda: not grid.db.samples.foreign())
+    assert grid.db.rulebook.protected() == []
 
 
 def has(running: Running, shares: int | None = None, campaigns: int | None = None) -> bool:
