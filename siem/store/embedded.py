@@ -91,7 +91,7 @@ from siem.store.trail import Audited, Proof, Trail, digest
 
 T = TypeVar("T", SourceState, RuleState)
 
-FORMAT = 3
+FORMAT = 4
 """Of the file (`user_version`); a newer one is refused, an older one is brought up to it."""
 CHAINED_SINCE = 2
 """The format since which the audit trail is a chain."""
@@ -241,8 +241,8 @@ _STEPS = (
     + PROPOSALS_SCHEMA
     + CASES_SCHEMA
     + RUNS_SCHEMA
-    + RULEBOOK_SCHEMA
-    + SAMPLES_SCHEMA,
+    + RULEBOOK_SCHEMA,
+    SAMPLES_SCHEMA,
 )
 """What each format has more than the one before it; a new file takes all steps."""
 

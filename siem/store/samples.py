@@ -23,22 +23,22 @@ from siem.store.query import from_micros, micros
 from siem.store.trail import Trail
 
 SCHEMA = """
-CREATE TABLE releases (
+CREATE TABLE IF NOT EXISTS releases (
     id TEXT PRIMARY KEY, finding TEXT NOT NULL, rule TEXT NOT NULL, state TEXT NOT NULL,
     policy TEXT NOT NULL, payload BLOB NOT NULL, people TEXT NOT NULL, reason TEXT NOT NULL,
     time INTEGER NOT NULL, expires INTEGER NOT NULL DEFAULT 0, why TEXT NOT NULL DEFAULT '',
     changed INTEGER NOT NULL, seq INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
-CREATE INDEX releases_by_finding ON releases (finding, time);
-CREATE INDEX releases_by_state ON releases (state);
-CREATE TABLE foreign_samples (
+CREATE INDEX IF NOT EXISTS releases_by_finding ON releases (finding, time);
+CREATE INDEX IF NOT EXISTS releases_by_state ON releases (state);
+CREATE TABLE IF NOT EXISTS foreign_samples (
     id TEXT PRIMARY KEY, rule TEXT NOT NULL, operator TEXT NOT NULL, events INTEGER NOT NULL,
     received INTEGER NOT NULL, expires INTEGER NOT NULL, aside INTEGER NOT NULL DEFAULT 0,
     person TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '', changed INTEGER NOT NULL
 ) WITHOUT ROWID;
-CREATE INDEX foreign_by_rule ON foreign_samples (rule, operator);
+CREATE INDEX IF NOT EXISTS foreign_by_rule ON foreign_samples (rule, operator);
 """
-"""Since format 3 of the state."""
+"""Since format 4 of the state; some files of format 3 have them already."""
 
 SAMPLES = "samples"
 """What stands in the place of a rule's name where the part of the policy on samples let it out."""

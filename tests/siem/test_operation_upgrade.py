@@ -58,6 +58,28 @@ def test_an_old_state_is_opened_migrated_and_says_the_same(old: Path, format_: i
     assert said["people"] == expected["people"]
 
 
+@pytest.mark.parametrize("has_them", [False, True])
+def test_a_state_of_format_3_gets_the_tables_of_samples_and_keeps_what_is_in_them(
+    has_them: bool, tmp_path: Path
+) -> None:
+    file = tmp_path / "node.db"
+    embedded.NodeDb(file, b"k" * 32).close()
+    with sqlite3.connect(file) as db:
+        if has_them:
+            db.execute("INSERT INTO foreign_samples VALUES ('a', 'r', 'o', 1, 2, 3, 0, '', '', 4)")
+        else:
+            db.execute("DROP TABLE releases")
+            db.execute("DROP TABLE foreign_samples")
+        db.execute("PRAGMA user_version = 3")
+
+    again = embedded.NodeDb(file, b"k" * 32)
+
+    assert again.samples.releases() == []
+    assert [one.id for one in again.samples.foreign()] == (["a"] if has_them else [])
+    again.close()
+    assert _format(tmp_path) == embedded.FORMAT
+
+
 def test_the_findings_of_an_old_state_are_in_the_change_feed(old: Path) -> None:
     node = assembly.node_of(make.settings_of(old, STATES), sources=[])
     kept = {one["finding.id"] for one in node.db.search("", Range()).rows}
