@@ -22,6 +22,7 @@ from collectors.recognise import recognise
 from siem import config, duties, register
 from siem.assets import Inventory, from_settings
 from siem.bell import bell_of
+from siem.canaries import Canaries
 from siem.config import Settings
 from siem.evidence import RINGS
 from siem.learning import SOURCE as LEARNT
@@ -30,7 +31,7 @@ from siem.modes import Modes
 from siem.modes import of_settings as modes_of
 from siem.node import Clock, Node, Source, now_utc
 from siem.refusals import ResponseWatch
-from siem.ruleset import rules_of, stamp, states_of, switched_off
+from siem.ruleset import rules_of, samples_of, stamp, states_of, switched_off
 from siem.store.embedded import NodeDb
 from siem.store.events import EventStore
 from siem.store.faults import fault
@@ -107,7 +108,9 @@ def node_of(
 
     reread()
     open_cases = partial(db.cases.all, open_only=True)
+    canaries = Canaries(engine, partial(samples_of, db))
     detectors += [duties.DutyWatch(deadlines_of(settings), open_cases), ResponseWatch(db.runs)]
+    detectors.append(canaries)
     return Node(
         operator=settings.operator,
         sector=settings.sector,
@@ -121,7 +124,7 @@ def node_of(
         findings_days=settings.retention.findings_days,
         clock=clock,
         event_time=event_time,
-        rule_states=lambda: states_of(engine(), off),
+        rule_states=lambda: states_of(engine(), off, canaries),
         off=off.keys(),
         learner=learner,
         modes=modes,

@@ -25,6 +25,8 @@ from siem.store.protocol import OFF_IN_SETTINGS, RuleState
 if TYPE_CHECKING:
     from detectors.sigma.engine import Engine
     from detectors.sigma.rule import RuleSet
+    from siem.canaries import Canaries
+    from siem.samples import Speaking
 
 log = logging.getLogger(__name__)
 
@@ -101,10 +103,36 @@ class _Progress:
             log.info("%d of %d files of rules are read.", done, total)
 
 
-def states_of(engine: Engine, off: Mapping[str, str]) -> list[RuleState]:
+def states_of(
+    engine: Engine, off: Mapping[str, str], canaries: Canaries | None = None
+) -> list[RuleState]:
     """What is known of each rule, those that are off with the reason."""
     documents = {one.id: one for one in engine.rules.speaking()}
-    return [_rule_state(one, documents, off) for one in engine.states()]
+    found = [_rule_state(one, documents, off) for one in engine.states()]
+    return found if canaries is None else [_with_canary(one, canaries) for one in found]
+
+
+def _with_canary(rule: RuleState, canaries: Canaries) -> RuleState:
+    last = canaries.of(rule.id) if rule.state == "on" else None
+    if last is None:
+        return rule
+    return msgspec.structs.replace(rule, canary_at=last.time, canary_found=last.is_found)
+
+
+def samples_of(db: NodeDb, one: Speaking) -> str:
+    """YAML of the samples of a rule that counts; empty: there are none."""
+    deployed = db.rulebook.newest(one.id)
+    return deployed.samples if deployed and deployed.text else samples_beside(one)
+
+
+def samples_beside(one: Speaking) -> str:
+    """The samples of the file that a rule stands in; empty: there are none."""
+    from detectors.sigma.samples import samples_file
+
+    try:
+        return samples_file(Path(one.document.file)).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def states_alone(settings: Settings) -> list[RuleState]:

@@ -24,7 +24,7 @@ from detectors.sigma.correlation import bases_of
 from detectors.sigma.engine import Engine
 from detectors.sigma.matchers import Placeholders
 from detectors.sigma.rule import Absence, Correlation, Filter, Rule, RuleSet
-from detectors.sigma.samples import Outcome, parse_samples, samples_file
+from detectors.sigma.samples import Outcome, parse_samples
 from detectors.sigma.texts import written
 from detectors.sigma.view import View
 from siem import register, ruleset
@@ -211,7 +211,7 @@ class Tuner:
         """The rule of the file under what was deployed, with its samples; None: there is none."""
         after = self._with(document, "")
         one = next((each for each in after.speaking() if each.id == document), None)
-        return one, "" if one is None else _beside(one)
+        return one, "" if one is None else ruleset.samples_beside(one)
 
     def candidate(self, text: str) -> tuple[str, str, RuleSet]:
         """For a backtest: id of the document, of the rule to ask, and what would count with it.
@@ -276,7 +276,7 @@ class Tuner:
     def beside(self, id: str) -> str:
         """The samples of the file with this id; empty: there is none."""
         one = next((each for each in self.rules.speaking() if each.id == id), None)
-        return "" if one is None else _beside(one)
+        return "" if one is None else ruleset.samples_beside(one)
 
     def _outcomes(
         self, id: str, after: RuleSet, samples: str
@@ -571,14 +571,6 @@ def _tried(engine: Engine, rule: Rule, event: Event, collector: str) -> Tried:
     matched, why = engine.matches(rule, event), engine.explain(rule, event)
     against = engine.against(rule, event)
     return Tried(fields, str(event.logsource), collector, matched, why, against)
-
-
-def _beside(one: Speaking) -> str:
-    """The samples of the file that a rule stands in; empty: there are none."""
-    try:
-        return samples_file(Path(one.document.file)).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return ""
 
 
 def _filter_in(rules: RuleSet, id: str) -> Filter | None:

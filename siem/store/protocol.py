@@ -297,6 +297,10 @@ class RuleState(msgspec.Struct, frozen=True):
     """Fields it looks at that no event had since the start."""
     share: float = 0.0
     """Part of the time of all rules that it takes, sampled."""
+    canary_at: datetime | None = None
+    """When it was last shown a sample that it must find; None: it has none, or not yet."""
+    canary_found: bool = False
+    """Whether it found it."""
     text: str = ""
     """The document as it stands in its file."""
 

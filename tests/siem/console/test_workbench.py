@@ -585,3 +585,9 @@ def test_the_page_of_a_rule_has_its_filters_and_what_may_not_be_silenced(
     assert f'href="{EDIT}"' in page
     assert "25 % of the time of all rules" in page
     assert "user.domain" in page
+    assert "none yet" in page
+    node.rule_states = [msgspec.structs.replace(state, canary_at=NOW)]
+    assert (
+        "not found; a filter or a change hides" in signed_in(ENGINEER).get(f"/rules/{RULE_ID}").text
+    )
+    assert "canary missed" in signed_in(ENGINEER).get("/rules").text
