@@ -55,13 +55,10 @@ class Asks:
         return ask
 
 
-class Expired:
-    """Stands among what holds once a filter has expired."""
+class Expired(NamedTuple):
+    """Stands among what holds once a filter has expired; those of one day are one."""
 
-    __slots__ = ("at",)
-
-    def __init__(self, at: datetime) -> None:
-        self.at = at
+    at: datetime
 
 
 Leaf = Ask | Expired

@@ -66,6 +66,26 @@ def test_a_very_long_text_is_not_remembered() -> None:
     assert len(memory) == 0
 
 
+def test_a_filter_for_thousands_of_rules_costs_as_much_as_for_one() -> None:
+    rules = [rule_of(f"  s: {{f: {number}}}\n  condition: s\n") for number in range(800)]
+    tuning = (
+        "title: F\nlogsource: {service: test}\ncityward: {reason: r, expires: 2026-01-06}\n"
+        "filter: {rules: any, s: {g: x}, condition: not s}\n"
+    )
+    one = engine("\n---\n".join([*rules, tuning]))
+    gc.collect()
+    tracemalloc.start()
+    try:
+        seen = [event(f=7), event(f=7, g="x"), event(86_400.0, f=7, g="x")]
+        found = [finding.events[0] for finding in one.detect(seen)]
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < 4_000_000
+    finally:
+        tracemalloc.stop()
+
+    assert found == [seen[0], seen[2]]
+
+
 def test_a_long_text_is_no_address_that_would_be_remembered() -> None:
     one = engine(rule_of("  s: {f|cidr: 'fe80::/10'}\n  condition: s\n"))
     seen = [event(f="fe80::1%" + "x" * length) for length in (9, 9_000)]
