@@ -398,10 +398,7 @@ class Engine:
         Raises:
             KeyError: no rule has this id, or it is not evaluated.
         """
-        active = self._active[rule if isinstance(rule, str) else rule.id]
-        filters = active.filters_at(event.time)
-        wanted = active.rule.logsource
-        return explain.why_all(active.detection, filters, View.of(event), wanted, event.logsource)
+        return explain.why_all(*self._asked(rule, event))
 
     def against(self, rule: Rule | str, event: Event) -> tuple[Check, ...]:
         """Just the lines because of which a rule does not match an event; none if it matches.
@@ -409,10 +406,14 @@ class Engine:
         Raises:
             KeyError: no rule has this id, or it is not evaluated.
         """
+        return explain.against(*self._asked(rule, event))
+
+    def _asked(
+        self, rule: Rule | str, event: Event
+    ) -> tuple[Detection, tuple[Filter, ...], View, LogSource, LogSource]:
         active = self._active[rule if isinstance(rule, str) else rule.id]
-        filters = active.filters_at(event.time)
-        wanted = active.rule.logsource
-        return explain.against(active.detection, filters, View.of(event), wanted, event.logsource)
+        filters, wanted = active.filters_at(event.time), active.rule.logsource
+        return active.detection, filters, View.of(event), wanted, event.logsource
 
     def matches(self, rule: Rule | str, event: Event) -> bool:
         """True if the rule alone, its log source included, matches the event."""
