@@ -106,7 +106,9 @@ def _guard(text: str, file: str) -> None:
         mark = event.start_mark
         where = f"{file}:{mark.line + 1}" if mark else file
         if isinstance(event, yaml.AliasEvent):
-            raise RuleError(f"alias *{event.anchor}", where, "Write the value out.")
+            # Where only `what` is told, in lists of rules, it still says what to do.
+            what = f"the alias *{event.anchor} is not taken: write out what it stands for"
+            raise RuleError(what, where, "A few aliases can stand for gigabytes, so none is taken.")
         if isinstance(event, yaml.ScalarEvent) and _is_endless(event):
             raise RuleError(f"{len(event.value)} characters in a number", where, "Quote it.")
         if isinstance(event, yaml.CollectionStartEvent):

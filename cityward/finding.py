@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from cityward.event import Event
 
@@ -86,6 +87,8 @@ class Check(msgspec.Struct, frozen=True):
     """True if the condition wanted the selection not to hold."""
     bits: float | None = None
     """Models: what this term added to the score, in bits."""
+    filter: str | UnsetType = UNSET
+    """A rule that is tried: id of the filter of which the line is. No finding keeps it."""
 
 
 class Why(msgspec.Struct, frozen=True):

@@ -22,11 +22,13 @@ cityward_environment() {
       exit 4
     }
   fi
-  "$venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$lock" >&2 &&
+  "$venv/bin/pip" install --quiet --disable-pip-version-check --no-compile --require-hashes -r "$lock" >&2 &&
     "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --editable "$root" >&2 || {
     echo "The installation failed; the lines above say why. Nothing outside $venv was changed." >&2
     exit 5
   }
+  # On all cores, as pip does not. A package may hold examples that do not compile.
+  "$venv/bin/python" -m compileall -qq -j 0 "$venv/lib" >/dev/null 2>&1 || true
   printf '%s' "$want" >"$stamp-$1"
   export PATH="$venv/bin:$PATH"
 }

@@ -25,10 +25,9 @@ from detectors.sigma.correlation import bases_of
 from detectors.sigma.load import load_folder
 from detectors.sigma.matchers import Placeholders
 from detectors.sigma.native import OURS
-from detectors.sigma.rule import Absence, Correlation, Rule, RuleSet
+from detectors.sigma.rule import Absence, Correlation, Rule, RuleSet, Speaking
 from siem.config import Settings
 
-Speaking = Rule | Correlation | Absence
 State = Literal["can speak", "no source", "not read", "no such field", "needs a list"]
 
 ANY = "*"
@@ -255,7 +254,7 @@ def _wants(counts: Counter[tuple[str, str]]) -> Iterator[str]:
 def _licences(folder: Path, mine: Iterable[Speaking]) -> Iterator[str]:
     said = Counter(one.analytic.license for one in mine)
     for licence, count in said.most_common():
-        yield f"{licence or 'no licence named'}: {count:,} rules"
+        yield f"{licence or 'no licence named'}: {count:,} {'rule' if count == 1 else 'rules'}"
     places = [folder, folder.parent] if folder.is_dir() else [folder.parent]
     for file in sorted(file for place in places for file in place.glob("LICEN[SC]E*")):
         yield f"{file}: {_first_line(file)}"

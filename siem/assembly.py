@@ -31,7 +31,16 @@ from siem.modes import Modes
 from siem.modes import of_settings as modes_of
 from siem.node import Clock, Node, Source, now_utc
 from siem.refusals import ResponseWatch
-from siem.ruleset import rules_of, samples_of, stamp, states_of, switched_off
+from siem.roll_call import RollCall
+from siem.ruleset import (
+    rule_folders,
+    rules_of,
+    samples_of,
+    stamp,
+    states_of,
+    switched_off,
+    tuned_at,
+)
 from siem.store.embedded import NodeDb
 from siem.store.events import EventStore
 from siem.store.faults import fault
@@ -58,6 +67,8 @@ def node_of(
     sources: Sequence[Source] | None = None,
     clock: Clock = now_utc,
     event_time: bool = False,
+    book: NodeDb | None = None,
+    tried: Mapping[str, str] | None = None,
 ) -> Node:
     """A node with its stores open and its rules loaded.
 
@@ -66,12 +77,16 @@ def node_of(
         sources: What is read; otherwise what the settings name.
         clock: The node's time.
         event_time: Time passes as the events say, not as the clock does (files of the past).
+        book: Where it stands what people deployed, switched, approved and announced; otherwise in
+            the node's own state.
+        tried: Texts of rules and filters that count in the place of others of the same id.
 
     Raises:
         ConfigError: the state folder is newer than this program, or a setting is impossible.
     """
     inventory = from_settings(settings)
     db = db_of(settings, inventory, clock)
+    book = book or db
     learner = Learner(
         inventory,
         hours=settings.inventory.learning_hours,
@@ -80,27 +95,30 @@ def node_of(
     )
     modes = Modes(settings.mode)
     off: dict[str, str] = {}
+    roll = RollCall(rule_folders(settings))
 
     def ruled() -> tuple[Hashable, ...]:
         """Another one if the rules have changed, here or in a file."""
-        return db.rulebook.number(), stamp(settings)
+        return book.rulebook.number(), stamp(settings)
 
     seen = ruled()
-    detectors = detectors_of(settings, rules_of(settings, db))
+    detectors = detectors_of(settings, rules_of(settings, book, tried=tried))
 
     def reread() -> None:
         """Take up what people have approved, corrected, announced and switched."""
         off.clear()
-        off.update(switched_off(settings, db))
-        kept = db.inventory.assets(merged=True)
-        inventory.use(register.known(settings, kept))
-        learner.load(kept, db.inventory.conduits(), db.inventory.learning())
-        modes.use([*modes_of(settings), *db.inventory.entries()])
+        off.update(switched_off(settings, book))
+        inventory.use(register.known(settings, book.inventory.assets(merged=True)))
+        learnt = db.inventory
+        learner.load(learnt.assets(merged=True), learnt.conduits(), learnt.learning())
+        modes.use([*modes_of(settings), *book.inventory.entries()])
         nonlocal seen
         if seen != (now := ruled()):
-            detectors[0] = engine().with_rules(rules_of(settings, db))
+            detectors[0] = engine().with_rules(rules_of(settings, book, tried=tried))
             seen = now
+        db.tuned_at = tuned_at(engine().rules, book)
         engine().use_placeholders(inventory.placeholders(settings.lists))
+        roll.call(engine().states())
 
     def engine() -> Engine:
         """The Sigma engine; another one after each change of the rules."""
@@ -108,7 +126,7 @@ def node_of(
 
     reread()
     open_cases = partial(db.cases.all, open_only=True)
-    canaries = Canaries(engine, partial(samples_of, db))
+    canaries = Canaries(engine, partial(samples_of, book))
     detectors += [duties.DutyWatch(deadlines_of(settings), open_cases), ResponseWatch(db.runs)]
     detectors.append(canaries)
     return Node(
@@ -131,6 +149,24 @@ def node_of(
         version=lambda: (db.inventory.version(), ruled()),
         reread=reread,
     )
+
+
+@contextlib.contextmanager
+def book_of(settings: Settings) -> Iterator[NodeDb | None]:
+    """What people did at the node of these settings; None: there is none, or it is not for us."""
+    state = settings.state_path
+    file, key = state / "node.db", state / "operator.key"
+    needed = {state: os.R_OK | os.X_OK, key: os.R_OK, file: os.R_OK | os.W_OK}
+    barred = [
+        path for path, how in needed.items() if os.path.exists(path) and not os.access(path, how)
+    ]
+    if barred:
+        log.warning("What was deployed at the node is left out: %s is not for us.", barred[0])
+    if barred or not file.is_file():
+        yield None
+        return
+    with contextlib.closing(db_of(settings, from_settings(settings), now_utc)) as db:
+        yield db
 
 
 def events_of(settings: Settings, clock: Clock, *, write: bool) -> EventStore:

@@ -28,11 +28,10 @@ from cityward.finding import Finding
 from detectors.sigma.correlation import Correlator
 from detectors.sigma.engine import Engine
 from detectors.sigma.matchers import Placeholders
-from detectors.sigma.rule import Correlation, Rule, RuleSet
+from detectors.sigma.rule import Correlation, Rule, RuleSet, Speaking
 from detectors.sigma.sentence import fields_of
-from detectors.sigma.window import Match
 from siem.pushdown import LITERALS_MAX, SOURCE, Pushed, Question, columns_of
-from siem.samples import Speaking, alone
+from siem.samples import alone
 from siem.store.archive import DamagedError, Look, Looking, quoted, reading, whole_row
 from siem.store.distinct import Column, Raw, Values
 from siem.store.protocol import TIME_MIN, Document, Range
@@ -652,7 +651,7 @@ class _Replay:
                 heapq.heappush(self._due, event.time + wait + TICK)
         if rule == self._side.one.id:  # one version is a rule, the other a correlation
             self._take(self._side.engine.detect([event]))
-        self._take(self._correlator.see(Match.of(rule, event)))
+        self._take(self._correlator.see(rule, event))
 
     def until(self, now: datetime) -> None:
         """Time passes; a node would have told so in between, when an absence was to be decided."""

@@ -104,7 +104,14 @@ def in_fresh_process(files: Sequence[Path], repeat: int) -> dict[str, Any]:
 
 
 def node_rows(files: Sequence[Path], repeats: Sequence[int] = (1, 10)) -> Iterator[dict[str, Any]]:
-    """One row a size of input: the rate must hold and memory must not grow with it."""
+    """One row a size of input: the rate must hold and memory must not grow with it.
+
+    Raises:
+        InputError: a file cannot be read, or no collector recognises it.
+    """
+    collectors = load("collectors")
+    for file in files:
+        assembly.file_source(file, collectors)
     for repeat in repeats:
         yield {"input": f"×{repeat}", **in_fresh_process(files, repeat)}
 

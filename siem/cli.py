@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 import os
 import sys
 import uuid
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 from cyclopts import App, CycloptsError
 
@@ -23,7 +25,7 @@ EXIT_CODES = {
     4: "settings, rule, playbook or policy file is wrong",
     5: "something outside did not answer; trying again may help",
     6: "refused: rights, safety gate, missing approval",
-    7: "done in part; the rest is listed",
+    7: "an input could not be read, or done in part; the rest is listed",
     130: "interrupted; place kept",
 }
 """What an exit code means, the same in every command."""
@@ -113,8 +115,10 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
         {"list": "audit:list_", "verify": "audit:verify"},
     ),
     "rule": (
-        "Sigma rules: check them, test them, try them on an event.",
+        "Sigma rules: how each is doing; check them, test them, try them on an event.",
         {
+            "list": "rule_list:list_",
+            "show": "rule_list:show",
             "check": "rule:check",
             "test": "rule:run_samples",
             "try": "rule:try_event",
@@ -222,24 +226,44 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
 
 log = logging.getLogger(__name__)
 
-app = App(
-    name="cityward",
-    help="The city's shared watch: captures and logs in, findings that explain themselves out.",
-    version=lambda: version("cityward"),
-    version_flags=["--version"],
-    result_action="return_value",
-)
-for _name, _function in COMMANDS.items():
-    app.command(f"siem.commands.{_function}", name=_name)
-for _name, (_help, _verbs) in NOUNS.items():
-    app.command(_noun := App(name=_name, help=_help))
-    for _verb, _function in _verbs.items():
-        _noun.command(f"siem.commands.{_function}", name=_verb)
+
+def _made(told: str | None = None) -> App:
+    """All commands; what they do is imported when one is called.
+
+    Args:
+        told: The noun whose verbs say what they are for; empty: the commands that are no nouns.
+    """
+    made = App(
+        name="cityward",
+        help="The city's shared watch: captures and logs in, findings that explain themselves out.",
+        version=lambda: version("cityward"),
+        version_flags=["--version"],
+        result_action="return_value",
+    )
+    for name, function in COMMANDS.items():
+        help_ = _purpose(function) if told == "" else None
+        made.command(f"siem.commands.{function}", name=name, help=help_)
+    for name, (noun_help, verbs) in NOUNS.items():
+        made.command(noun := App(name=name, help=noun_help))
+        for verb, function in verbs.items():
+            help_ = _purpose(function) if told == name else None
+            noun.command(f"siem.commands.{function}", name=verb, help=help_)
+    made.command(help_topic, name="help")
+    return made
 
 
-@app.command(name="help")
-def help_(topic: str = "") -> int:
-    """Print help on a topic: `exit-codes`.
+def _purpose(function: str) -> str:
+    """First sentence of a command's docstring; what the command needs is not imported for it."""
+    module, _, name = function.partition(":")
+    text = (Path(__file__).parent / "commands" / f"{module}.py").read_text(encoding="utf-8")
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return " ".join((ast.get_docstring(node) or "").partition("\n\n")[0].split())
+    return ""
+
+
+def help_topic(topic: str = "") -> int:
+    """Print help on a command, or on a topic: `exit-codes`.
 
     Args:
         topic: What to explain.
@@ -248,8 +272,15 @@ def help_(topic: str = "") -> int:
         for code, meaning in EXIT_CODES.items():
             print(f"{code:>4}  {meaning}")
         return 0
-    app.help_print([topic] if topic else [])
+    if topic and topic not in COMMANDS and topic not in NOUNS:
+        todo = "Name a command of cityward --help, or exit-codes."
+        _say(f"There is no help on {topic!r}.", "command line", todo)
+        return 2
+    _made(topic).help_print([topic] if topic else [])
     return 0
+
+
+app = _made()
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -264,10 +295,14 @@ def run(words: Sequence[str]) -> int:
         level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(message)s"
     )
     try:
-        code = app(_spelled(words), exit_on_error=False, print_error=False)
+        spelled = _spelled(words)
+        listed = _listed(spelled)
+        called = app if listed is None else _made(listed)
+        code = called(spelled, exit_on_error=False, print_error=False)
         sys.stdout.flush()  # here a full disk can still be said
     except CycloptsError as error:
-        _say(str(error), "command line", "See cityward --help.")
+        noun = f" {words[0]}" if words and words[0] in NOUNS else ""
+        _say(str(error), "command line", f"See cityward{noun} --help.")
         return 2
     except CitywardError as error:
         _say(error.what, error.where, error.todo)
@@ -302,6 +337,12 @@ def _spelled(words: Sequence[str]) -> list[str]:
     if noun == "ingest" or (noun == "asset" and rest[:1] == ["import"]):
         return [noun, *("/dev/stdin" if word == "-" else word for word in rest)]
     return [noun, "list", *rest] if is_alone else list(words)
+
+
+def _listed(words: Sequence[str]) -> str | None:
+    """The noun whose verbs the answer lists; empty: all commands; None: it is no list."""
+    first, *rest = [word for word in words if word not in HELP] or [""]
+    return first if not rest and (not first or first in NOUNS) else None
 
 
 def _place_of(error: Exception) -> str:

@@ -12,7 +12,16 @@ import re
 from collections.abc import Iterable
 from ipaddress import IPv4Network, ip_network
 
-from detectors.sigma.matchers import AnyOf, Comparison, Item, Like, Network, Number, number_of
+from detectors.sigma.matchers import (
+    AnyOf,
+    Comparison,
+    Item,
+    Like,
+    Network,
+    Number,
+    Regex,
+    number_of,
+)
 from detectors.sigma.texts import Text
 from siem.store.distinct import Column, literal
 
@@ -22,6 +31,8 @@ MANY = 64
 INT64 = 2**63
 
 _ASCII = re.compile(r"[\0-\x7f]+")
+_OF_OTHERS = re.compile(r"\\[pPC\0]|\0|\(\?<")
+"""Classes of Unicode, single bytes, what no literal holds, and groups named as of late."""
 _WRITTEN = {
     "TIMESTAMP": frozenset("0123456789-:.+tT"),
     "BIGINT": frozenset("0123456789-"),
@@ -66,6 +77,8 @@ def _of(one: Comparison, column: Column) -> str | None:
             return _of_number(how, limit, column)
         case Network(text) if column.kind == "VARCHAR":
             return _of_network(text, column)
+        case Regex(pattern, flags) if column.kind == "VARCHAR":
+            return _of_regex(pattern, flags, column)
     return None
 
 
@@ -80,6 +93,14 @@ def _of_text(text: Text, cased: bool, column: Column) -> str | None:
     if text == (longest,):
         return f"{seen} = {literal('VARCHAR', longest)}"
     return f"contains({seen}, {literal('VARCHAR', longest)})"
+
+
+def _of_regex(pattern: str, flags: str, column: Column) -> str | None:
+    """DuckDB has RE2 too, but of another year: it may know less, and fails on what it does not."""
+    if not _ASCII.fullmatch(pattern) or _OF_OTHERS.search(pattern):
+        return None
+    head = f"(?{flags})" if flags else ""
+    return f"regexp_matches({column.sql}, {literal('VARCHAR', head + pattern)})"
 
 
 def _of_digits(text: Text, written: frozenset[str], column: Column) -> str | None:

@@ -18,7 +18,7 @@ from siem.city.proposals import Playbook
 from siem.city.town import read
 from siem.common_store import FILE, commons_of
 from siem.config import Settings
-from siem.library import shipped_ids
+from siem.library import shipped_ids, words_of
 from siem.node import Clock, now_utc
 from siem.playbooks import playbooks_of
 from siem.ruleset import load
@@ -47,6 +47,7 @@ def hub_of(settings: Settings, clock: Clock = now_utc) -> Hub:
         threshold=said.threshold,
         by_itself=_by_itself(settings),
         library=shipped_ids,
+        words_of=words_of,
         drop=_path(said.drop_dir),
         shares_for=timedelta(days=said.shares_days),
         town=read(_path(said.services), _path(said.map)),

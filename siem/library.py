@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from siem.ruleset import NODE_RULES
 
 if TYPE_CHECKING:
     from detectors.sigma.rule import RuleSet
+    from siem.literals import Literals
 
 
 @cache
@@ -23,3 +24,14 @@ def shipped() -> RuleSet:
 def shipped_ids() -> frozenset[str]:
     """Ids of all of them."""
     return frozenset(one.id for one in (*shipped().speaking(), *shipped().filters))
+
+
+@lru_cache(maxsize=512)
+def words_of(rule: str) -> Literals:
+    """What one of them says itself; of any other nothing."""
+    from detectors.sigma.rule import RuleSet
+    from siem.literals import Literals
+    from siem.samples import alone
+
+    one = next((each for each in shipped().speaking() if each.id == rule), None)
+    return Literals(RuleSet() if one is None else alone(one, shipped()))

@@ -36,7 +36,10 @@ ONES_MAX = 6
 
 def is_long(expression: str) -> bool:
     """True if a cluster refuses an expression: it counts in UTF-16."""
-    return len(expression) + sum(char > "\uffff" for char in expression) > MAX_LENGTH
+    length = len(expression)
+    if not expression.isascii():
+        length += sum(char > "\uffff" for char in expression)
+    return length > MAX_LENGTH
 
 
 # --- Characters --------------------------------------------------------------------------------

@@ -237,8 +237,8 @@ class Node:
             "cw.mode": mode,  # unless the calendar says otherwise
             **({"cw.site": site} if site else {}),
         }
-        self._off = off
-        self._rule_states = rule_states
+        self.off = off
+        self.rule_states = rule_states
         self._watch = watch
         self.learner = learner
         self.modes = modes or Modes(mode)
@@ -248,7 +248,7 @@ class Node:
         self._queue: queue.Queue[Gathered] = queue.Queue(maxsize=QUEUE_BATCHES)
         self._batch_number = 0
         self._snapshot_at = clock()
-        self._due = {"states": 0.0, "compact": COMPACT_EVERY_S, "retain": 0.0}
+        self._due = {"states": 0.0, "compact": 0.0, "retain": 0.0}
         self._watermark: datetime | None = None
         self._is_full = False
         self._late_s: float | None = None
@@ -411,7 +411,7 @@ class Node:
                 found += detector.tick(now)
             except Exception:  # one detector must not blind the others
                 log.exception("Detector %s failed on a batch of %d.", detector.name, len(events))
-        return [one for one in found if one.analytic.id not in self._off]
+        return [one for one in found if one.analytic.id not in self.off]
 
     def _now(self, events: Sequence[Event]) -> datetime:
         """Time of detection: the clock's, or for files of the past the newest event's."""
@@ -434,7 +434,7 @@ class Node:
             checkpoint=self._batch_number,
             snapshots=self._snapshots() if snapshot else None,
             sources=[source.state for source in self.sources],
-            rules=self._rule_states() if states else (),
+            rules=self.rule_states() if states else (),
             now=now,
             learnt=self.learner.changes() if self.learner is not None else None,
         )

@@ -176,6 +176,11 @@ def text(value: Any) -> str:
     return str(msgspec.to_builtins(value))
 
 
+def many(count: int, of: str) -> str:
+    """So many of something, which is named as one of it: `1 event`, `2,000 events`."""
+    return f"{count:,} {of if count == 1 else of + 's'}"
+
+
 def visible(value: str) -> str:
     """Text from outside with its control and direction characters shown, not obeyed."""
     return "".join(

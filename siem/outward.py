@@ -13,6 +13,7 @@ from siem.assembly import deadlines_of
 from siem.config import Settings
 from siem.duties import Clock, Duties, clocks
 from siem.leaving import Current
+from siem.library import words_of
 from siem.node import Node
 from siem.register import known
 from siem.sharing.drop import Drop
@@ -51,7 +52,8 @@ def carrier_of(settings: Settings, node: Node) -> Link | Drop | None:
         clock=node.clock,
     )
     if said.hub:
-        return Link(outbox, identity, node.clock, said.hub, plans=settings.response.on)
+        plans = settings.response.on
+        return Link(outbox, identity, node.clock, said.hub, plans=plans, words_of=words_of)
     return Drop(outbox, Path(said.drop_dir).expanduser(), identity, node.clock)
 
 

@@ -19,10 +19,11 @@ import msgspec
 from msgspec.structs import astuple, replace
 
 from cityward.event import LogSource
+from detectors.sigma.ask import Ask
 from detectors.sigma.condition import Condition, Group, Name, Not
 from detectors.sigma.databases import Databases
 from detectors.sigma.filter import covers
-from detectors.sigma.find import Ask, Finder
+from detectors.sigma.find import Finder
 from detectors.sigma.load import compile_detection
 from detectors.sigma.matchers import (
     Exists,
@@ -30,9 +31,11 @@ from detectors.sigma.matchers import (
     Null,
     Placeholders,
     Reference,
+    Regex,
     Test,
     predicate_of,
 )
+from detectors.sigma.memory import Room
 from detectors.sigma.native import elsewhere
 from detectors.sigma.rule import Detection, Rule, Selection
 from detectors.sigma.view import View
@@ -64,6 +67,9 @@ FEW = 8
 """Of more comparisons in a line, one look-up for all is quicker than each by itself."""
 SCAN_FROM = 24
 """And so many are found by one scan."""
+SCAN_ROOM_BYTES = 4_000_000
+"""So much each scan may remember, of as many as a rule has."""
+
 
 SOURCE = tuple(Column(f"cw.logsource.{part}") for part in ("category", "product", "service"))
 OURS = "cw."
@@ -114,6 +120,13 @@ class Leaf:
     def is_negated(self) -> bool:
         """Whether it holds where its comparisons do not."""
         return self._item is not None and self._item.negated
+
+    @property
+    def is_dear(self) -> bool:
+        """Whether DuckDB takes long for its hint: then it is asked where the rest leaves rows."""
+        return self._item is not None and any(
+            isinstance(one, Regex) for one in self._item.comparisons
+        )
 
     def hint(self, columns: tuple[Column, ...]) -> str | None:
         """SQL without which its comparisons do not hold; None: nothing can be said."""
@@ -262,7 +275,7 @@ class _Scan:
         every = [frozenset({one}) for one in item.comparisons]
         parts = every if item.every else [frozenset(item.comparisons)]
         self._asks = frozenset(Ask(item.field, part) for part in parts)
-        self._finder = Finder(self._asks, Databases())
+        self._finder = Finder(self._asks, Databases(), Room(SCAN_ROOM_BYTES))
 
     def __call__(self, document: Document) -> bool:
         view, field = View(document), self._item.field
@@ -367,11 +380,14 @@ class Question:
         if some is None:
             return self._sided(columns, self._distinct(columns, where), decide)
         (column,), negated = columns, leaf.is_negated
-        rows = [] if some == NEVER else self._placed(column, some, LITERALS_MAX + 1)
+        first = f"{where} AND {some}" if leaf.is_dear else some
+        rows = [] if some == NEVER else self._placed(column, first, LITERALS_MAX + 1)
         if len(rows) <= LITERALS_MAX:
             places = [(place,) for place, value in rows if decide((value,)) is not negated]
             inside, outside = one_of((PLACE,), places), none_of((PLACE,), places)
             return Answer(*((outside, inside) if negated else (inside, outside)))
+        if leaf.is_dear:  # what its hint leaves out is sooner decided than asked for again
+            return self._sided(columns, self._distinct(columns, where), decide)
         raws = self._distinct(columns, f"{where} AND {some}")
         found, _ = split(columns, raws, lambda raw: decide(raw) is not negated, LITERALS_MAX)
         # Where the hint is false, nothing is found.

@@ -2,7 +2,8 @@
 
 What leaves is what was shown, byte by byte. It is refused if the policy forbids it, if its rule is
 none of the library that all operators share, or if that rule, as the library has it, does not match
-what is left once every name is replaced: such a sample would protect nothing elsewhere.
+what is left once every name is replaced: such a sample would protect nothing elsewhere. What the
+rule says itself may stay.
 """
 
 from __future__ import annotations
@@ -16,20 +17,20 @@ import msgspec
 from cityward import CitywardError, Event, InputError, Unsafe
 from detectors.sigma.engine import Engine
 from detectors.sigma.matchers import Placeholders
-from detectors.sigma.rule import Rule, RuleSet
+from detectors.sigma.rule import Rule, RuleSet, Speaking
 from siem import library, register
 from siem import samples as runs
 from siem.assets import from_settings
 from siem.config import Settings
+from siem.literals import Literals
 from siem.node import event_of
-from siem.samples import Speaking
 from siem.sharing.policy import Policy
 from siem.sharing.samples import TIME, Offer, Own, checked, masked, plain, sample_id
 from siem.sharing.wire import Sample
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Conflict, Document
 from siem.store.rulebook import Protected
-from siem.store.samples import EVENTS_MAX, OUT, Foreign, Release
+from siem.store.samples import EVENTS_MAX, Foreign, Release
 from siem.tuning import BEFORE_SEEN, LONGEST
 
 
@@ -65,7 +66,7 @@ class Releasing:
         released: dict[str, Release] = {}
         now = self._clock()
         for one in self._db.samples.releases(rule):
-            if not (one.state in OUT and one.expires and one.expires <= now):  # it is over
+            if not one.is_over(now):
                 released.setdefault(one.finding, one)
         found: dict[str, list[Protected]] = {}
         for event in self._db.rulebook.protected(rule):
@@ -111,7 +112,8 @@ class Releasing:
             if one is None:
                 todo = "Other operators have not got it."
                 raise Unsafe("its rule is none of the shared library", title, todo)
-            after = masked(before, policy.plan, policy.samples.drop)
+            words = Literals(runs.alone(one, self._shared()))
+            after = masked(before, policy.plan, policy.samples.drop, words)
             self._check_matches(one, before, after)
             said = Sample(
                 rule=rule,
@@ -119,7 +121,7 @@ class Releasing:
                 is_named=policy.samples.operator == "named",
             )
             payload = msgspec.json.encode(plain(said), order="sorted")
-            checked(msgspec.json.decode(payload), title)
+            checked(msgspec.json.decode(payload), title, lambda rule: words)
         except CitywardError as error:
             why = " ".join(part for part in (f"{error.what}.", error.todo) if part)
             return Offer(finding, rule, title, tuple((each, None) for each in before), why=why)
@@ -220,6 +222,17 @@ class Releasing:
         """Let a sample of another operator forbid nothing here, or again; False if it is so."""
         return self._db.samples.set_aside(id, by, reason, self._clock(), aside=aside)
 
+    def set_operator_aside(
+        self, operator: str, by: str, reason: str, *, aside: bool = True
+    ) -> int | None:
+        """Let all samples of an operator forbid nothing here, also later ones, or again.
+
+        Returns:
+            How many this changed; None: it is so already, or nothing is of it.
+        """
+        now = self._clock()
+        return self._db.samples.set_operator_aside(operator, by, reason, now, aside=aside)
+
 
 def _silent(
     one: Speaking, rules: RuleSet, before: Sequence[Document], after: Sequence[Document]
@@ -227,9 +240,12 @@ def _silent(
     gone = {name for was in before for name in was} - {name for now in after for name in now}
     asked = str([one.document.value, *(each.document.value for each in rules.rules)])
     lost = sorted(name for name in gone if name in asked)
+    lists = sorted({f"%{name}%" for each in rules.rules for name in each.needs})
     todo = "It stays here."
     if lost:
         todo = f"It needs what is replaced, or what stays here: {', '.join(lost[:8])}."
+    if lists:
+        todo += f" It asks for lists of this site: {', '.join(lists)}."
     what = "the rule would not match any more once all names are replaced"
     return Unsafe(what, one.analytic.name, todo)
 

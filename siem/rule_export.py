@@ -17,7 +17,7 @@ import msgspec
 from detectors.sigma.correlation import Correlator, kind_of
 from detectors.sigma.engine import Engine
 from detectors.sigma.matchers import Placeholders
-from detectors.sigma.rule import Absence, Correlation, Rule, RuleSet
+from detectors.sigma.rule import Rule, RuleSet, Speaking
 from siem.lucene import Inexpressible
 from siem.rule_query import query_of
 from siem.store.dsl import Query
@@ -106,7 +106,7 @@ def export(
 _SEVERAL = "it counts or orders events; a query looks at one"
 
 
-def _left(one: Rule | Correlation | Absence, reason: str) -> Left:
+def _left(one: Speaking, reason: str) -> Left:
     kind = "rule" if isinstance(one, Rule) else kind_of(one)
     return Left(one.id, one.analytic.name, kind, one.document.where(), reason)
 

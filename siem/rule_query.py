@@ -18,8 +18,8 @@ import msgspec
 
 from cityward.event import LogSource
 from cityward.fields import FIELDS
+from detectors.sigma.ask import Ask
 from detectors.sigma.filter import NARROWER
-from detectors.sigma.find import Ask
 from detectors.sigma.matchers import (
     AnyOf,
     Comparison,

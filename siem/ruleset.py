@@ -11,6 +11,8 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
+from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +26,8 @@ from siem.store.protocol import OFF_IN_SETTINGS, RuleState
 
 if TYPE_CHECKING:
     from detectors.sigma.engine import Engine
-    from detectors.sigma.rule import RuleSet
+    from detectors.sigma.rule import RuleSet, Speaking
     from siem.canaries import Canaries
-    from siem.samples import Speaking
 
 log = logging.getLogger(__name__)
 
@@ -72,17 +73,67 @@ class Library:
         return tie(self._files, over, pipelines=self._pipelines)
 
 
-def rules_of(settings: Settings, db: NodeDb, library: Library | None = None) -> RuleSet:
-    """The rules that count at a node: files, and in their place what people deployed."""
-    deployed = db.rulebook.deployed()
+def rules_of(
+    settings: Settings,
+    db: NodeDb,
+    library: Library | None = None,
+    tried: Mapping[str, str] | None = None,
+) -> RuleSet:
+    """The rules that count at a node: files, and in their place what people deployed.
+
+    Args:
+        settings: Of the node.
+        db: Where it stands what was deployed.
+        library: The files, if they are read already.
+        tried: Texts by name that stand in the place of either.
+    """
+    tried = tried or {}
+    taken = {id for name, text in tried.items() for id in ids_in(text, name)}
+    deployed = [one for one in db.rulebook.deployed() if one.document not in taken]
     texts = {one.file: one.text for one in deployed if one.is_whole}
-    rules = (library or Library(settings)).with_texts(texts)
+    rules = (library or Library(settings)).with_texts({**texts, **tried})
     broken = [
         RuleError("it is not as it was deployed", one.file, "Deploy it again.")
         for one in deployed
         if not one.is_whole
     ]
     return msgspec.structs.replace(rules, refused=(*rules.refused, *broken))
+
+
+def ids_in(text: str, name: str) -> list[str]:
+    """Ids of documents; none of what is no YAML, which is refused when it is loaded."""
+    from cityward import documents
+
+    with contextlib.suppress(RuleError):
+        read = documents.parse(text, name)
+        return [str(one.value.get("id")) for one in read if isinstance(one.value, dict)]
+    return []
+
+
+def tuned_at(rules: RuleSet, db: NodeDb) -> dict[str, datetime]:
+    """When what counts now of a rule was deployed here, or of its filters, or of what it builds on.
+
+    What people called wrong before says nothing of the rule as it is: if it is still wrong, it
+    comes again. What they called right before, no change may silence. It is compared with the time
+    of events.
+    """
+    from detectors.sigma.correlation import bases_of
+    from detectors.sigma.rule import Rule
+
+    deployed = {one.document: one.time for one in db.rulebook.deployed() if one.is_whole}
+    speaking = {one.id: one for one in rules.speaking()}
+
+    @cache
+    def latest(id: str) -> datetime | None:
+        one = speaking.get(id)
+        times = [deployed.get(id)]
+        if isinstance(one, Rule):
+            times += [deployed.get(each.id) for each in one.filters]
+        elif one is not None:
+            times += map(latest, bases_of(one))
+        return max((time for time in times if time is not None), default=None)
+
+    return {id: time for id in speaking if (time := latest(id)) is not None}
 
 
 def load(settings: Settings, over: Mapping[str, str] | None = None) -> RuleSet:
@@ -159,13 +210,17 @@ def _times(folder: Path) -> Iterator[tuple[str, int]]:
 
     Not the time that a copy may bring along: a file that was put in place with it is another one.
     """
-    with contextlib.suppress(OSError), os.scandir(folder) as found:  # it may not be read
-        for one in found:
-            with contextlib.suppress(OSError):  # it has just gone
-                if one.is_dir(follow_symlinks=False):
-                    yield from _times(Path(one.path))
-                elif one.name.endswith((".yml", ".yaml")):
-                    yield one.path, one.stat().st_ctime_ns
+    folders = [str(folder)]
+    while folders:
+        with contextlib.suppress(OSError), os.scandir(folders.pop()) as found:  # it may not be read
+            for one in found:
+                try:
+                    if one.name.lower().endswith((".yml", ".yaml")) and one.is_file():
+                        yield one.path, one.stat().st_ctime_ns
+                    elif one.is_dir(follow_symlinks=False):
+                        folders.append(one.path)
+                except OSError:  # it has just gone
+                    continue
 
 
 def _time(file: Path) -> Iterator[tuple[str, int]]:
@@ -195,6 +250,12 @@ def switched_off(settings: Settings, db: NodeDb) -> dict[str, str]:
     return off | dict.fromkeys(settings.rules.off, OFF_IN_SETTINGS)
 
 
+def known(settings: Settings, db: NodeDb) -> list[RuleState]:
+    """What the path said last of each rule; one that was switched just now is shown so already."""
+    off = switched_off(settings, db)
+    return [with_switch(one, off) for one in db.rules()]
+
+
 def with_switch(rule: RuleState, off: Mapping[str, str]) -> RuleState:
     """A rule as it stands with what people switched off."""
     if rule.id not in off and rule.reason.startswith(SWITCHED):
@@ -219,6 +280,9 @@ def _rule_state(state: Any, documents: Mapping[str, Any], off: Mapping[str, str]
         arriving=state.arriving,
         never_seen=state.never_seen,
         share=state.share,
+        heavy=state.heavy,
+        faults=state.faults,
+        lost=state.lost,
     )
     found = with_switch(found, off)
     document = documents.get(state.id)

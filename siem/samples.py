@@ -21,7 +21,7 @@ from collectors.packets.capture import CaptureReader
 from detectors.sigma.correlation import bases_of
 from detectors.sigma.engine import Engine
 from detectors.sigma.matchers import Placeholders
-from detectors.sigma.rule import Absence, Correlation, Rule, RuleSet
+from detectors.sigma.rule import Absence, Correlation, Rule, RuleSet, Speaking
 from detectors.sigma.samples import (
     FIRST_TIME,
     Frame,
@@ -30,8 +30,6 @@ from detectors.sigma.samples import (
     run_case,
     surviving_mutants,
 )
-
-Speaking = Rule | Correlation | Absence
 
 SOURCE = "sample"
 """Source id of the records of a sample."""

@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
@@ -134,8 +135,7 @@ class Served:
 
     def rules(self) -> Sequence[RuleState]:
         """What is known of every rule; one that was switched just now is shown so already."""
-        off = ruleset.switched_off(self._settings, self._db)
-        return [ruleset.with_switch(one, off) for one in self._db.rules()]
+        return ruleset.known(self._settings, self._db)
 
     def disk(self) -> Sequence[Usage]:
         """How full the store is."""
@@ -237,6 +237,7 @@ def serve(settings: Settings, listening: socket.socket, file: str = "") -> None:
     notifier = node.notifier()
     with closing(node):
         app = make_app(node)
+        threading.Thread(target=node.tuning.read_ahead, name="rules", daemon=True).start()
         if notifier is not None:
             notifier.start()
         try:

@@ -3,8 +3,8 @@
 Each run is a process of its own on one core, which loads the rules, then reads the file line by
 line, decoded as it comes. What loading costs is taken off alike: of ours by its own clock, of the
 peer by a run on an empty file. Runs of both alternate, so that a noisy machine is noisy for both.
-Batches of several sizes are measured in copies of one process, each with its memories as they are
-after loading.
+No process is a copy of one that has loaded the rules: the first write to each page of its memory
+would be counted as the engine's, up to as much again as deciding took.
 
 In the race rules are routed as the peer does it with `--logsource-routing`: a rule is passed over
 only if a part of the log source that both name differs. A node is stricter: an event has to name
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import gc
 import json
-import multiprocessing
 import os
 import resource
 import shutil
@@ -31,9 +30,8 @@ from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
@@ -49,6 +47,8 @@ ROUTING = "only a part that both name"
 ROUNDS = 3
 PEER_EVENTS = 100_000
 BATCH = 512
+BUFFER_BYTES = 1 << 18
+"""So large parts of a file are read: with small ones, cutting long lines takes thrice as long."""
 TIME = datetime(2026, 1, 5, tzinfo=UTC)
 RECORD = Record(b"", "bench", 0, TIME)
 BATCHES = (1, 64, 512, 4096)
@@ -71,53 +71,40 @@ class Run(msgspec.Struct, frozen=True):
     warm_s: float
     """CPU of a second pass; 0: there was none."""
     detect_s: float
-    """CPU of a third pass, without reading and decoding; of correlations of the first; 0: none."""
+    """CPU of a pass on Events that came before, without reading and decoding; of correlations of
+    the first; 0: none."""
     wall_s: float
     """How long the first pass took."""
     counts: Mapping[str, int]
     """Matches of the first pass by rule."""
     rss_mb: int
-
-
-class Measured(msgspec.Struct, frozen=True):
-    """A process: what loading cost, and what its copies measured after it."""
-
-    load_s: float
-    rules: int
-    rss_mb: int
-    """While loading."""
-    runs: Sequence[Run]
-    """By size of a batch."""
-    beside: Sequence[Run] = ()
-    """Copies on several cores at the same time, each with its share of the lines."""
+    load_s: float = 0.0
+    """CPU of loading the rules, which were compiled before."""
+    rules: int = 0
 
 
 # ---- Our run, in a process of its own
 
 
-def ours(rules: Path, lane: Path, batches: Sequence[int] = (BATCH,), cores: int = 1) -> Measured:
+def ours(rules: Path, lane: Path, batch: int, kept: Path, wait: Callable[[], object]) -> Run:
     """Measure here; the process should do nothing else.
 
     Args:
         rules: Folder of Sigma rules; if correlations are among them, findings are counted.
         lane: JSON lines.
-        batches: Lines at once; each is measured on its own.
-        cores: So many copies also share the lines, side by side.
+        batch: Lines at once.
+        kept: Folder where what was compiled is kept for the next run.
+        wait: Called when the rules are loaded; comes back when it is time.
     """
     began = time.process_time()
-    loaded = load_folder(rules)
-    engine = PeerRouted(loaded)
+    loaded = load_folder(rules, compiled=kept / "rules")
+    engine = PeerRouted(loaded, databases=kept)
     engine.prepare(for_lines=True)
     load_s = time.process_time() - began
     gc.freeze()
+    wait()
     run = _correlated if loaded.correlations else _matched
-    runs = [in_copies([partial(run, engine, lane, batch)])[0] for batch in batches]
-    beside: list[Run] = []
-    if cores > 1 and not loaded.correlations:  # whose groups would be torn apart
-        with tempfile.TemporaryDirectory(prefix="cityward-bench-") as folder:
-            parts = split(lane, cores, Path(folder))
-            beside = in_copies([partial(run, engine, part, BATCH) for part in parts])
-    return Measured(load_s, len(loaded.rules), _rss_mb(), runs, beside)
+    return msgspec.structs.replace(run(engine, lane, batch), load_s=load_s, rules=len(loaded.rules))
 
 
 def _matched(engine: Engine, lane: Path, batch: int) -> Run:
@@ -126,6 +113,7 @@ def _matched(engine: Engine, lane: Path, batch: int) -> Run:
     cold_s, wall_s = clock.lap()
     counted(engine, lane, batch)
     warm_s, _ = clock.lap()
+    _detected(lane, batch, engine.matched)  # of lines it has not learnt how Events look
     detect_s, _ = _detected(lane, batch, engine.matched)
     return Run(batch, events, cold_s, warm_s, detect_s, wall_s, counts, _rss_mb())
 
@@ -155,7 +143,7 @@ def _detected(
 ) -> tuple[float, int]:
     """CPU seconds of deciding alone, on Events that are decoded already, and how many they are."""
     spent_s, number = 0.0, 0
-    with lane.open("rb") as file:
+    with lane.open("rb", buffering=BUFFER_BYTES) as file:
         for lines in _batched(file, batch):
             events = [*_events(lines)]
             began = time.process_time()
@@ -181,29 +169,6 @@ def _rss_mb() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
-def in_copies(works: Sequence[Callable[[], Run]]) -> list[Run]:
-    """Do each in a copy of this process; several side by side, each on a core of its own."""
-    context = multiprocessing.get_context("fork")
-    cores = sorted(os.sched_getaffinity(0) if len(works) == 1 else range(os.cpu_count() or 1))
-    answers = []
-    for number, work in enumerate(works):
-        answer, given = context.Pipe(duplex=False)
-        core = cores[-1 - number % len(cores)]
-        process = context.Process(target=_in_copy, args=(work, core, given))
-        process.start()
-        given.close()  # so that a copy that fails is an end and no waiting for ever
-        answers.append((process, answer))
-    found = [answer.recv() for _, answer in answers]
-    for process, _ in answers:
-        process.join()
-    return found
-
-
-def _in_copy(work: Callable[[], Run], core: int, given: Connection) -> None:
-    os.sched_setaffinity(0, {core})
-    given.send(work())
-
-
 def split(lane: Path, parts: int, folder: Path) -> list[Path]:
     """A lane's lines dealt out in turn."""
     made = [folder / f"part-{number}.ndjson" for number in range(parts)]
@@ -218,14 +183,15 @@ def split(lane: Path, parts: int, folder: Path) -> list[Path]:
 def counted(engine: Engine, lane: Path, batch: int = BATCH) -> tuple[int, Counter[str]]:
     """How many events a lane has, broken lines left out, and how many each rule matches."""
     events, found = 0, Counter[str]()
-    with lane.open("rb") as file:
+    with lane.open("rb", buffering=BUFFER_BYTES) as file:
         for lines in _batched(file, batch):
             events += len(lines)
             for _, matched in engine.matched_lines(lines, TIME):
                 if matched is None:
                     events -= 1
                 else:
-                    found.update(one.id for one in matched)
+                    for one in matched:
+                        found[one.id] += 1
     return events, found
 
 
@@ -291,31 +257,30 @@ def rows(
         fresh: Also each lane with values that never come twice.
         cores: Of ours also so many copies side by side, each with its share of the lines.
     """
-    with tempfile.TemporaryDirectory(prefix="cityward-bench-") as folder:
-        for lane in sigma_lanes.lanes(paths, rules, Path(folder), fresh):
-            yield from _raced(lane, peer, rounds, batches, cores)
+    with tempfile.TemporaryDirectory(prefix="cityward-bench-") as name:
+        folder = Path(name)
+        kept, parts = folder / "compiled", folder / "parts"
+        for one in (kept, parts):
+            one.mkdir(mode=0o700)
+        for lane in sigma_lanes.lanes(paths, rules, folder, fresh):
+            yield from _raced(lane, peer, rounds, batches, kept)
+            if cores > 1 and not lane.is_whole:  # whose groups would be torn apart
+                yield _side_by_side(lane, rounds, split(lane.file, cores, parts), kept)
 
 
 def _raced(
-    lane: Lane, peer: str, rounds: int, batches: Sequence[int], cores: int
+    lane: Lane, peer: str, rounds: int, batches: Sequence[int], kept: Path
 ) -> Iterator[dict[str, Any]]:
-    ran: list[Measured] = []
+    _alone(lane, Path(os.devnull), BATCH, kept)  # the first one compiles the rules
+    ran: list[list[Run]] = []
     theirs: list[Peer] = []
     for _ in range(rounds):
-        ran.append(_in_child(lane, batches, cores))
+        ran.append([_alone(lane, lane.file, batch, kept) for batch in batches])
         if peer:
-            theirs.append(_peer(peer, lane, ran[0].runs[0].events))
-    common = {
-        "load_s": round(min(one.load_s for one in ran), 2),
-        "rules": ran[0].rules,
-        "revision": sigma_lanes.revision(lane.rules),
-        "routing": ROUTING,
-    }
-    for number in range(len(batches)):
-        row = _row(lane.name, [one.runs[number] for one in ran])
-        yield row | common | (_compared(row, ran[0].runs[number], theirs) if theirs else {})
-    if ran[0].beside:
-        yield _side_by_side(lane.name, ran) | common
+            theirs.append(_peer(peer, lane, ran[0][0].events))
+    for runs in zip(*ran, strict=True):
+        row = _row(lane.name, runs) | _of_rules(lane)
+        yield row | (_compared(row, runs[0], theirs) if theirs else {})
 
 
 def _row(lane: str, runs: Sequence[Run]) -> dict[str, Any]:
@@ -330,13 +295,16 @@ def _row(lane: str, runs: Sequence[Run]) -> dict[str, Any]:
         "matches": sum(first.counts.values()),
         "matching_rules": len(first.counts),
         "rss_mb": max(one.rss_mb for one in runs),
+        "load_s": round(min(one.load_s for one in runs), 2),
+        "rules": first.rules,
     }
 
 
 def _compared(row: Mapping[str, Any], run: Run, theirs: Sequence[Peer]) -> dict[str, Any]:
     first, load_s = theirs[0], min(one.load_s for one in theirs)
-    spent_s = max(min(one.whole_s for one in theirs) - load_s, 1e-6)
-    their_per_s = round(run.events * first.times / spent_s)
+    spent_s = min(one.whole_s for one in theirs) - load_s
+    # A machine that became quicker between two runs leaves nothing that could be said.
+    their_per_s = round(run.events * first.times / spent_s) if spent_s > 0 else None
     ours = {id: count * first.times for id, count in run.counts.items()}
     return {
         f"{PEER}_per_s": their_per_s,
@@ -349,24 +317,46 @@ def _compared(row: Mapping[str, Any], run: Run, theirs: Sequence[Peer]) -> dict[
     }
 
 
-def _side_by_side(lane: str, ran: Sequence[Measured]) -> dict[str, Any]:
+def _side_by_side(lane: Lane, rounds: int, parts: Sequence[Path], kept: Path) -> dict[str, Any]:
     """How much sooner several cores are through with the lane than one; the slowest counts."""
-    alone = [next(run for run in one.runs if run.batch == BATCH) for one in ran]
-    beside = [[*one.beside] for one in ran]
-    cores, events = len(beside[0]), alone[0].events
-    cpu_s = min(max(run.cold_s for run in runs) for runs in beside)
-    wall_s = min(max(run.wall_s for run in runs) for runs in beside)
+    alone: list[Run] = []
+    beside: list[Run] = []
+    for _ in range(rounds):
+        alone.append(_alone(lane, lane.file, BATCH, kept))
+        beside.append(_slowest(_beside(lane, parts, BATCH, kept)))
     return {
-        "lane": f"{lane}, {cores} cores",
-        "events": events,
-        "batch": BATCH,
-        "cold_per_s": round(events / cpu_s),
-        "warm_per_s": _rate(events, [max(run.warm_s for run in runs) for runs in beside]),
-        "matches": sum(sum(run.counts.values()) for run in beside[0]),
-        "rss_mb": max(sum(run.rss_mb for run in runs) for runs in beside),
-        "one_core_ratio": round(min(one.cold_s for one in alone) / cpu_s, 2),
-        "one_core_wall_ratio": round(min(one.wall_s for one in alone) / wall_s, 2),
+        **_row(f"{lane.name}, {len(parts)} cores", beside),
+        **_of_rules(lane),
+        "one_core_ratio": _times_as_fast(alone, beside, lambda one: one.cold_s),
+        "one_core_wall_ratio": _times_as_fast(alone, beside, lambda one: one.wall_s),
     }
+
+
+def _times_as_fast(
+    one: Sequence[Run], other: Sequence[Run], seconds: Callable[[Run], float]
+) -> float:
+    return round(min(map(seconds, one)) / min(map(seconds, other)), 2)
+
+
+def _of_rules(lane: Lane) -> dict[str, str]:
+    return {"revision": sigma_lanes.revision(lane.rules), "routing": ROUTING}
+
+
+def _slowest(runs: Sequence[Run]) -> Run:
+    """Runs side by side as one: its events are those of all, its times those of the slowest."""
+    counts = Counter[str]()
+    for one in runs:
+        counts.update(one.counts)
+    return msgspec.structs.replace(
+        runs[0],
+        events=sum(one.events for one in runs),
+        cold_s=max(one.cold_s for one in runs),
+        warm_s=max(one.warm_s for one in runs),
+        detect_s=max(one.detect_s for one in runs),
+        wall_s=max(one.wall_s for one in runs),
+        counts=counts,
+        rss_mb=sum(one.rss_mb for one in runs),
+    )
 
 
 def _rate(events: int, seconds: Sequence[float]) -> int | None:
@@ -385,11 +375,47 @@ def differences(one: Mapping[str, int], other: Mapping[str, int]) -> str:
     return "; ".join(said) + (f"; {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _in_child(lane: Lane, batches: Sequence[int], cores: int) -> Measured:
-    numbers = [str(number) for number in (cores, *batches)]
-    words = [sys.executable, "-m", "siem.sigma_bench", str(lane.rules), str(lane.file), *numbers]
-    done = subprocess.run([*_on_one_core(), *words], capture_output=True, check=True)
-    return msgspec.json.decode(done.stdout, type=Measured)
+def _alone(lane: Lane, file: Path, batch: int, kept: Path) -> Run:
+    (run,) = _beside(lane, [file], batch, kept)
+    return run
+
+
+def _beside(lane: Lane, files: Sequence[Path], batch: int, kept: Path) -> list[Run]:
+    """Measure files side by side, each in a process on a core of its own.
+
+    All begin when the last one has loaded the rules.
+    """
+    with ExitStack() as stack:
+        complaints = [stack.enter_context(tempfile.TemporaryFile()) for _ in files]
+        processes = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [*_on_one_core(number), sys.executable, "-m", "siem.sigma_bench",
+                     str(lane.rules), str(file), str(batch), str(kept)],
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints[number],
+                )
+            )
+            for number, file in enumerate(files)
+        ]  # fmt: skip
+        pipes = [(one.stdin, one.stdout) for one in processes]
+        for _, said in pipes:
+            assert said is not None
+            said.readline()
+        for begin, _ in pipes:
+            assert begin is not None
+            with suppress(BrokenPipeError):
+                begin.close()
+        return [*map(_run_of, processes, complaints, files)]
+
+
+def _run_of(process: subprocess.Popen[bytes], complaints: IO[bytes], file: Path) -> Run:
+    assert process.stdout is not None
+    said = process.stdout.read()
+    if process.wait() != 0:
+        *_, last = ["", *_end_of(complaints).splitlines()]  # of a trace, what it says
+        what = f"measuring failed: {last}"
+        raise InputError(what, str(file), "Check the rules and the lines.")
+    return msgspec.json.decode(said, type=Run)
 
 
 def _peer(program: str, lane: Lane, events: int) -> Peer:
@@ -423,12 +449,17 @@ def _peer_run(program: str, lane: Lane, times: int) -> tuple[float, int, Counter
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode not in (0, 1):
-            complaints.seek(0)
-            what = complaints.read().decode(errors="replace").strip()[-200:]
-            raise InputError(f"{PEER} failed: {what}", program, "Try it by hand.")
+            what = f"{PEER} failed: {_end_of(complaints)}"
+            raise InputError(what, program, "Try it by hand.")
         said.seek(0)
         counts = Counter(_rule_of(line) for line in said if line.startswith(b"{"))
     return used.ru_utime + used.ru_stime, used.ru_maxrss // 1024, counts
+
+
+def _end_of(complaints: IO[bytes]) -> str:
+    """The last of what a program complained of."""
+    complaints.seek(0)
+    return complaints.read().decode(errors="replace").strip()[-200:]
 
 
 def _rule_of(line: bytes) -> str:
@@ -436,12 +467,19 @@ def _rule_of(line: bytes) -> str:
     return str(found.get("rule_id") or found.get("rule", {}).get("id") or found.get("rule_title"))
 
 
-def _on_one_core() -> list[str]:
-    core = max(os.sched_getaffinity(0))
+def _on_one_core(number: int = 0) -> list[str]:
+    cores = sorted(os.sched_getaffinity(0))
+    core = cores[-1 - number % len(cores)]
     return ["taskset", "-c", str(core)] if shutil.which("taskset") else []
 
 
+def _loaded() -> None:
+    sys.stdout.write("loaded\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+
+
 if __name__ == "__main__":
-    numbers = [int(word) for word in sys.argv[3:]]
-    made = ours(Path(sys.argv[1]), Path(sys.argv[2]), numbers[1:], numbers[0])
-    sys.stdout.buffer.write(msgspec.json.encode(made))
+    rules, lane, batch, kept = sys.argv[1:]
+    run = ours(Path(rules), Path(lane), int(batch), Path(kept), _loaded)
+    sys.stdout.buffer.write(msgspec.json.encode(run))

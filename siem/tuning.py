@@ -23,7 +23,7 @@ from detectors.sigma import lint
 from detectors.sigma.correlation import bases_of
 from detectors.sigma.engine import Engine
 from detectors.sigma.matchers import Placeholders
-from detectors.sigma.rule import Absence, Correlation, Filter, Rule, RuleSet
+from detectors.sigma.rule import Absence, Correlation, Filter, Rule, RuleSet, Speaking
 from detectors.sigma.samples import Outcome, parse_samples
 from detectors.sigma.texts import written
 from detectors.sigma.view import View
@@ -31,10 +31,16 @@ from siem import register, ruleset
 from siem import samples as runs
 from siem.assets import Inventory, from_settings
 from siem.config import Settings
-from siem.console.tuning import Examined, FilterRow, Hidden, Silenced, Tried
+from siem.console.tuning import (
+    FILTER_DAYS_MAX,
+    Examined,
+    FilterRow,
+    Hidden,
+    Silenced,
+    Tried,
+)
 from siem.node import event_of
 from siem.pushdown import filled
-from siem.samples import Speaking
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Document, Range
 from siem.store.query import quoted
@@ -43,6 +49,9 @@ from siem.store.rulebook import Version
 LOOKED_BACK = timedelta(days=30)
 FINDINGS_MAX = 500
 """So many findings, newest first, are asked what a filter would hide of them."""
+NEARLY_ALL = 0.9
+MANY = 20
+"""Of so many findings of a rule, and this part of them, a filter is told that it hides too much."""
 LONGEST = timedelta(days=1)
 """After the last event: whatever is absent is missed by then."""
 WHO = ("source.ip", "source.mac", "user.name", "cw.asset.asset_id", "host.name")
@@ -84,30 +93,42 @@ class Tuner:
 
     # ---- Examine and deploy
 
-    def examine(self, text: str, samples: str = "") -> Examined:
+    def examine(
+        self, text: str, samples: str = "", file: str = "<text>", now: datetime | None = None
+    ) -> Examined:
         """What a document would do in the place of the one with its id; nothing changes.
 
         Args:
             text: YAML of one document.
             samples: YAML of its samples; empty: those that it has already.
+            file: Where the text stands, for errors.
+            now: When it is to count: a filter must end after it; None: that is not asked.
 
         Raises:
             RuleError: it is no document, or none that can be loaded; with its line.
         """
-        id, kind, title = identity(text)
+        id, kind, title = identity(text, file)
         file = f"rulebook/{id}.yml"
         after = self._with(id, text)
-        problems = lint.problems_of(after, Path(file), samples=False)
+        problems = lint.problems_of(after, Path(file), samples=False) + lint.unseen(text, file)
         last = self._book.newest(id)
         outcomes: tuple[Outcome, ...] = ()
+        lacking: tuple[str, ...] = ()
         if kind != "filter":
             samples = samples or (last.samples if last and last.text else self.beside(id))
             outcomes, missing = self._outcomes(id, after, samples)
             problems += [lint.Problem(file, one) for one in missing]
+            if outcomes:
+                lacking = tuple(lint.lacking(id, after, parse_samples(samples, file)))
         problems += [lint.Problem(file, one) for one in self._without_lists(id, after)]
+        if now and (tuning := _filter_in(after, id)):
+            problems += _unready(tuning, now.date())
         number = last.number if last else 0
         silenced = tuple(self._silenced(after))
-        return Examined(id, kind, title, text, samples, number, tuple(problems), outcomes, silenced)
+        return Examined(
+            id, kind, title, text, samples, number, tuple(problems), outcomes, silenced,
+            lacking=lacking,
+        )  # fmt: skip
 
     def deploy(self, one: Examined, by: str, reason: str, now: datetime) -> int:
         """Let a document count from now on; the node takes it up within a second.
@@ -160,13 +181,13 @@ class Tuner:
             if old is None:
                 raise InputError(f"it has no version {number}", document, "See its history.")
             if old.text:
-                one = self.examine(old.text, old.samples)
+                one = self.examine(old.text, old.samples, now=now)
                 return self.deploy(msgspec.structs.replace(one, number=seen), by, reason, now)
         if not last.text:
             raise InputError(f"{document} is taken back already", "", "See its history.")
         if silenced := list(self._silenced(self._with(document, ""))):
             what = f"{silenced[0].title} would not be made any more, and it was right"
-            raise Unsafe(what, last.title, "Switch the rule off, if that is meant.")
+            raise Unsafe(what, last.title, "Name it under rules.off, if that is meant.")
         gone = msgspec.structs.replace(
             last, text="", samples="", by=by, reason=reason, time=now, is_whole=True
         )
@@ -323,31 +344,19 @@ class Tuner:
                     first = events[min(lost)]
                     yield Silenced(
                         one.id, one.analytic.name, finding, first.operator,
-                        first.event["@timestamp"],
+                        first.event["@timestamp"], first.by,
                     )  # fmt: skip
 
     # ---- Filters
 
     def filters(self, today: date, rule: str = "") -> list[FilterRow]:
-        """Filters that are loaded, those of one rule or all; expired ones first."""
-        bound = next((one.filters for one in self.rules.rules if one.id == rule), ())
-        titles = {one.id: one.title for one in self.rules.rules}
+        """Filters that are loaded, all or those that one rule meets; expired ones first."""
+        bound = {one.id: one for base in self._bases(rule) for one in base.filters}
         deployed = {one.document: one for one in self._book.deployed()}
-        rows = []
-        for one in bound if rule else self.rules.filters:
-            ours, ends = deployed.get(one.id), one.own.expires
-            row = FilterRow(
-                one.id,
-                one.title,
-                tuple((id, titles.get(id, id)) for id in one.rules),
-                str(one.document.value.get("author") or ""),
-                one.own.reason,
-                ends,
-                ends is not None and ends <= today,
-                ours.time if ours else None,
-                ours is not None,
-            )
-            rows.append(row)
+        rows = [
+            _row(one, self.rules, today, deployed.get(one.id))
+            for one in (bound.values() if rule else self.rules.filters)
+        ]
         return sorted(
             rows, key=lambda row: (not row.is_expired, row.expires or date.max, row.title)
         )
@@ -403,7 +412,7 @@ class Tuner:
         logsources = {one.logsource for one in rules}
         source = msgspec.structs.asdict(logsources.pop()) if len(logsources) == 1 else {}
         document = {
-            "title": f"Not {finding['finding.title']}"[:100],
+            "title": f"Not {' or '.join(one.title for one in rules)}"[:100],
             "id": str(uuid.uuid4()),
             "description": f"Made from finding {finding['finding.id']}.",
             "author": by,
@@ -424,6 +433,29 @@ class Tuner:
         if one is not None:
             yield from runs.alone(one, self.rules).rules
 
+    def added(
+        self, text: str, now: datetime, file: str = "<text>"
+    ) -> tuple[Examined, list[Hidden]]:
+        """A filter that is to be added: what speaks against it, and what it would have hidden.
+
+        Args:
+            text: YAML of the filter.
+            now: When it is to count.
+            file: Where the text stands, for errors.
+
+        Raises:
+            RuleError: it is no filter, or none that can be loaded; with its line.
+        """
+        id = _filter_id(text, file)
+        examined, after = self.examine(text, file=file, now=now), self._with(id, text)
+        one = _filter_in(after, id)
+        if one is None:
+            return examined, []  # why is among its problems
+        looked = list(self._looked(one, after, now))
+        problems = (*examined.problems, *self._twins(one, now.date()), *_too_much(one, looked))
+        row = _row(one, after, now.date())
+        return msgspec.structs.replace(examined, problems=problems, row=row), _newest(looked)
+
     def hides(self, text: str, now: datetime) -> list[Hidden]:
         """Findings that a filter would have hidden, in whole or in part, newest first.
 
@@ -432,29 +464,38 @@ class Tuner:
         Raises:
             RuleError: it is no filter.
         """
-        id, kind, _ = identity(text)
-        if kind != "filter":
-            raise RuleError(f"this is a {kind}", "<text>", "Give a filter.")
+        id = _filter_id(text)
         after = self._with(id, text)
         one = _filter_in(after, id)
-        if one is None:
-            return []  # `examine` says why it is refused
-        is_hidden = self._hiding(one)
-        bound = {rule.id for rule in after.rules if any(each.id == id for each in rule.filters)}
-        found: list[Hidden] = []
+        return _newest(self._looked(one, after, now)) if one else []  # `examine` says why not
+
+    def _looked(
+        self, one: Filter, after: RuleSet, now: datetime
+    ) -> Iterator[tuple[Speaking, int, list[Hidden]]]:
+        """By rule: how many findings were looked at, and those that a filter hides of them."""
+        is_hidden, bound = self._hiding(one), _bound(one, after)
+        span = Range(now - LOOKED_BACK, now + timedelta(minutes=5))
         for rule in self._over(bound):
-            query = f"rule.id:{quoted(rule)}"
-            span = Range(now - LOOKED_BACK, now + timedelta(minutes=5))
+            query = f"rule.id:{quoted(rule.id)}"
             rows = self._db.search(query, span, sort="-finding.last_seen", limit=FINDINGS_MAX).rows
-            for row in rows:
-                copies = [_event(one) for one in self._db.events_of(row["finding.id"])]
-                count = sum(map(is_hidden, copies))
-                if count:
-                    found.append(
-                        Hidden(row["finding.id"], row["finding.title"], row["finding.verdict"],
-                               row["finding.last_seen"], len(copies), count)
-                    )  # fmt: skip
-        return sorted(found, key=lambda one: one.time, reverse=True)[:FINDINGS_MAX]
+            yield rule, len(rows), [each for row in rows if (each := self._seen(row, is_hidden))]
+
+    def _seen(self, row: Document, is_hidden: Callable[[Event], bool]) -> Hidden | None:
+        """What is hidden of a finding; None: nothing is."""
+        copies = [_event(one) for one in self._db.events_of(row["finding.id"])]
+        count = sum(map(is_hidden, copies))
+        if not count:
+            return None
+        return Hidden(row["finding.id"], row["finding.title"], row["finding.verdict"],
+                      row["finding.last_seen"], len(copies), count,
+                      row.get("finding.description") or "")  # fmt: skip
+
+    def _twins(self, one: Filter, today: date) -> Iterator[lint.Problem]:
+        """Filters in force that hide the same already, the one with its id among them."""
+        for other in self.rules.filters:
+            if _hides_like(one, other) and not _is_over(other, today):
+                what = f"{other.title} ({other.id}) hides the same already, to {other.own.expires}"
+                yield lint.Problem(one.document.where("filter"), what)
 
     def _hiding(self, one: Filter) -> Callable[[Event], bool]:
         """Whether a filter hides an event; without a list that it needs, its rules say nothing."""
@@ -463,14 +504,18 @@ class Tuner:
         detection = filled(one.detection, one, "filter", self.placeholders)
         return lambda event: not detection.holds(View.of(event))
 
-    def _over(self, rules: set[str]) -> list[str]:
+    def _over(self, rules: set[str]) -> list[Speaking]:
         """The rules, and what builds on them."""
         wanted = with_builders(self.rules, rules)
-        return [one.id for one in self.rules.speaking() if one.id in wanted]
+        return [one for one in self.rules.speaking() if one.id in wanted]
 
 
-def identity(text: str) -> tuple[str, str, str]:
+def identity(text: str, file: str = "<text>") -> tuple[str, str, str]:
     """Id, kind and title of the one document of a text.
+
+    Args:
+        text: YAML.
+        file: Where it stands, for errors.
 
     Raises:
         RuleError: it is not one, or none that can be loaded; with its line.
@@ -478,12 +523,12 @@ def identity(text: str) -> tuple[str, str, str]:
     from cityward import documents
     from detectors.sigma.load import read_document
 
-    found = [one for one in documents.parse(text) if one.value is not None]
+    found = [one for one in documents.parse(text, file) if one.value is not None]
     if len(found) != 1:
-        raise RuleError(f"{len(found)} documents", "<text>", "Deploy one at a time.")
+        raise RuleError(f"{len(found)} documents", file, "Deploy one at a time.")
     read = read_document(found[0])
     if not found[0].value.get("id"):
-        raise RuleError("`id` is missing", "<text>:1", f"Write id: {uuid.uuid4()}")
+        raise RuleError("`id` is missing", f"{file}:1", f"Write id: {uuid.uuid4()}")
     title = read.title if isinstance(read, Filter) else read.analytic.name
     return read.id, kind_of(read), title
 
@@ -558,8 +603,11 @@ def _events(line: str, named: str) -> tuple[str, Sequence[Event]]:
     collectors = plugin.load("collectors")
     specs = {name: part.cityward_spec for name, part in collectors.items()}
     data = line.encode()
+    if named and named not in specs:
+        todo = "Leave it empty: the one that recognises the line reads it."
+        raise InputError(f"no collector is called {named!r}", "collector", todo)
     name = named or recognise(data, "line", specs)
-    if name is None or name not in specs:
+    if name is None:
         raise InputError("no collector recognises the line", "line", "Name its collector.")
     if specs[name].framing == "packets":
         raise InputError(f"{name} reads packets, not lines", "collector", "Choose another one.")
@@ -571,6 +619,78 @@ def _tried(engine: Engine, rule: Rule, event: Event, collector: str) -> Tried:
     matched, why = engine.matches(rule, event), engine.explain(rule, event)
     against = engine.against(rule, event)
     return Tried(fields, str(event.logsource), collector, matched, why, against)
+
+
+def _filter_id(text: str, file: str = "<text>") -> str:
+    id, kind, _ = identity(text, file)
+    if kind != "filter":
+        raise RuleError(f"this is a {kind}", file, "Give a filter.")
+    return id
+
+
+def _row(one: Filter, rules: RuleSet, today: date, ours: Version | None = None) -> FilterRow:
+    """A filter among what counts with it, and the version that was deployed here."""
+    titles = {each.id: each.title for each in rules.rules}
+    bound = _bound(one, rules)
+    above = with_builders(rules, bound) - bound
+    return FilterRow(
+        one.id,
+        one.title,
+        tuple((id, titles.get(id, id)) for id in one.rules),
+        tuple((each.id, each.analytic.name) for each in rules.speaking() if each.id in above),
+        lint.owner_of(one),
+        one.own.reason,
+        one.own.expires,
+        _is_over(one, today),
+        ours.time if ours else None,
+        ours is not None,
+    )
+
+
+def _bound(one: Filter, rules: RuleSet) -> set[str]:
+    """Ids of the rules that a filter tunes."""
+    return {rule.id for rule in rules.rules if any(each.id == one.id for each in rule.filters)}
+
+
+def _is_over(one: Filter, today: date) -> bool:
+    return one.own.expires is not None and one.own.expires <= today
+
+
+def _unready(one: Filter, today: date) -> Iterator[lint.Problem]:
+    """What speaks against a filter that is to count from today on; what counts may stay so."""
+    if not one.own.reason.strip():
+        yield lint.Problem(one.document.where("cityward", "reason"), "the filter has no reason")
+    where, ends = one.document.where("cityward", "expires"), one.own.expires
+    if _is_over(one, today):
+        yield lint.Problem(where, f"the filter ends on {ends}, which is past: name a later day")
+    elif ends and ends > (last := today + timedelta(days=FILTER_DAYS_MAX)):
+        yield lint.Problem(where, f"the filter ends on {ends}: a year is enough, so by {last}")
+
+
+def _hides_like(one: Filter, other: Filter) -> bool:
+    """Whether two filters hide the same events of the same rules, as they are written."""
+    mine, theirs = one.document.value, other.document.value
+    return all(mine.get(name) == theirs.get(name) for name in ("taxonomy", "logsource", "filter"))
+
+
+def _too_much(
+    one: Filter, looked: Iterable[tuple[Speaking, int, list[Hidden]]]
+) -> Iterator[lint.Problem]:
+    """Rules that would say next to nothing with a filter: nobody may have meant that."""
+    for rule, count, hidden in looked:
+        wholes = sum(each.is_whole for each in hidden)
+        if wholes >= max(MANY, NEARLY_ALL * count):
+            what = (
+                f"it would hide {wholes:,} of the newest {count:,} findings of "
+                f"{rule.analytic.name} in {LOOKED_BACK.days} days, nearly all that it says:"
+                " name more fields if that is not meant"
+            )
+            yield lint.Problem(one.document.where("filter"), what, "warning")
+
+
+def _newest(looked: Iterable[tuple[Speaking, int, list[Hidden]]]) -> list[Hidden]:
+    found = [each for _, _, hidden in looked for each in hidden]
+    return sorted(found, key=lambda one: one.time, reverse=True)[:FINDINGS_MAX]
 
 
 def _filter_in(rules: RuleSet, id: str) -> Filter | None:

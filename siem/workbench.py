@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from cityward import CitywardError, InputError, LogSource, RuleError, Unsafe
+from cityward import CitywardError, InputError, LogSource, Unsafe
 from siem import ruleset
 from siem.config import Settings
 from siem.console.tuning import PREVIEW_DAYS, Cost, Examined, FilterRow, Hidden, Job, Source, Tried
@@ -27,11 +27,11 @@ from siem.library import shipped_ids
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Document, Range
 from siem.store.query import quoted
-from siem.store.rulebook import Draft, Version
+from siem.store.rulebook import Draft, Note, Version, id_in
 
 if TYPE_CHECKING:
     from detectors.sigma.matchers import Placeholders
-    from detectors.sigma.rule import RuleSet
+    from detectors.sigma.rule import RuleSet, Speaking
     from siem.backtest import Progress
     from siem.tuning import Tuner
 
@@ -44,6 +44,10 @@ TRIED_MAX = 20
 JOBS_KEPT = 20
 MEASURED_MAX = 1_000
 """Events by which the cost of a rule is measured."""
+PROVE_S = 10.0
+"""Of a processor, in which lines of a rule are left out; `cityward rule test` has no such bound."""
+NAMED_MAX = 10
+"""Lines that are named where it was not enough."""
 STOP_S = 5.0
 FILES_LOOKED_AT_S = 1.0
 """Whoever changes a file sees it in the workbench after so long at most."""
@@ -63,10 +67,21 @@ class Workbench:
         self._library: ruleset.Library | None = None
         self._files_seen: tuple[tuple[str, int], ...] = ()
         self._look_again_s = 0.0
+        self._tuned: tuple[tuple[int, object], Mapping[str, datetime]] | None = None
+        """By the newest version and the files of which it is said."""
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._stops: dict[str, threading.Event] = {}
         self._previews = threading.Lock()
         """Held while one runs."""
+
+    def read_ahead(self) -> None:
+        """Read the rules before a page asks for them: thousands take a while the first time."""
+        try:
+            with self._turn:
+                self._files()
+            shipped_ids()
+        except Exception:  # the page that asks says what is wrong
+            log.exception("The rules cannot be read ahead.")
 
     # ---- Documents
 
@@ -119,7 +134,7 @@ class Workbench:
 
         fields = {name: field.type for name, field in FIELDS.items()}
         text, samples = rule_of(query, parse(query, fields, self._clock()), newest, by)
-        return Source(_id_in(text), TITLE, "rule", text, samples, "new")
+        return Source(id_in(text), TITLE, "rule", text, samples, "new")
 
     def examine(self, text: str, samples: str = "") -> Examined:
         """What a document would do; nothing changes.
@@ -128,7 +143,22 @@ class Workbench:
             RuleError: it cannot be loaded; with its line.
         """
         with self._turn:
-            return self._tuner.examine(text, samples)
+            return self._tuner.examine(text, samples, now=self._clock())
+
+    def unnoticed(self, text: str, samples: str) -> Sequence[str]:
+        """Lines of a rule that could be left out without a sample failing.
+
+        Raises:
+            RuleError: it cannot be loaded, or its samples cannot be read.
+            InputError: it is not on single events, a sample fails as it is, or it takes too long;
+                what was found until then is said.
+        """
+        with self._turn:
+            document, id, after = self._tuner.candidate(text)
+        if document != id:
+            raise InputError("a filter has no samples", document, "Try its rules.")
+        one = next(each for each in after.speaking() if each.id == id)
+        return _unnoticed(one, after, samples)
 
     def save(self, text: str, samples: str, by: str, seen: datetime | None = None) -> str:
         """Keep a draft, whatever it is like; returns the id of its document.
@@ -144,7 +174,7 @@ class Workbench:
             InputError: it is too long, or there are too many.
             Conflict: somebody else has saved another draft since.
         """
-        id = _id_in(text)
+        id = id_in(text)
         self._book.put_draft(Draft(id, text, samples, by, self._clock()), seen)
         return id
 
@@ -180,14 +210,10 @@ class Workbench:
             Conflict: somebody else has deployed it since.
         """
         with self._turn:
-            one = self._tuner.examine(text, samples)
+            one = self._tuner.examine(text, samples, now=self._clock())
             if one.document in shipped_ids() and one.kind != "filter":
                 draft = self._book.draft(one.document)
-                if (
-                    draft is None
-                    or (draft.text, draft.samples) != (text, samples)
-                    or draft.by == by
-                ):
+                if draft is None or not draft.is_seconded(text, samples, by):
                     what = "a rule that comes with cityward is changed by two people"
                     raise Unsafe(what, one.title, "Save it; another person deploys that draft.")
             one = msgspec.structs.replace(one, number=seen)
@@ -226,6 +252,20 @@ class Workbench:
         """Versions of a document, newest first."""
         return self._book.history(document)
 
+    def notes(self, document: str) -> Sequence[Note]:
+        """What people wrote for whoever works on a document next, newest first."""
+        return self._book.notes(document)
+
+    def note(self, document: str, text: str, by: str) -> None:
+        """Keep a note.
+
+        Raises:
+            InputError: there is no such document, or the note is empty or too long.
+        """
+        if self.source(document) is None:
+            raise InputError("this rule is not kept yet", document, "Save it as a draft first.")
+        self._book.add_note(document, Note(text, by, self._clock()))
+
     def protected(self, rule: str) -> Mapping[str, int]:
         """Findings of ours whose events may not be silenced, with how many events each."""
         return Counter(one.finding for one in self._book.protected(rule) if not one.operator)
@@ -236,6 +276,18 @@ class Workbench:
         """Filters that are loaded, those of one rule or all; expired ones first."""
         with self._turn:
             return self._tuner.filters(self._clock().date(), rule)
+
+    def tuned_at(self) -> Mapping[str, datetime]:
+        """When each rule was changed here; see `ruleset.tuned_at`.
+
+        The list of all rules asks it: it waits for nobody's turn while nothing has changed.
+        """
+        number = self._book.number()
+        if self._tuned is None or self._tuned[0] != (number, ruleset.stamp(self._settings)):
+            with self._turn:
+                found = ruleset.tuned_at(self._tuner.rules, self._db)
+                self._tuned = (number, self._files_seen), found
+        return self._tuned[1]
 
     def filter_hides(self, id: str) -> Sequence[Hidden]:
         """Findings of the last 30 days that a loaded filter hides, of those that are kept.
@@ -265,7 +317,7 @@ class Workbench:
         with self._turn:
             tuner = self._tuner
             text = tuner.filter_of(finding, fields, reason=reason, expires=expires, by=by)
-            return text, tuner.examine(text), tuner.hides(text, self._clock())
+            return (text, *tuner.added(text, self._clock()))
 
     # ---- Try and preview
 
@@ -453,6 +505,36 @@ cases:
 """
 
 
+def _unnoticed(one: Speaking, rules: RuleSet, samples: str) -> list[str]:
+    """Lines of a rule that could be left out; see `Workbench.unnoticed`."""
+    from detectors.sigma.rule import Rule
+    from detectors.sigma.samples import mutants, parse_samples, tried_mutants
+    from siem.samples import alone, collect, outcomes
+
+    began_s, title = time.thread_time(), one.analytic.name
+    if not isinstance(one, Rule):
+        raise InputError("only a rule on single events has such lines", title, "Try its rules.")
+    read = parse_samples(samples, f"rulebook/{one.id}.test.yml")
+    if any(not each.passed for each in outcomes(one, rules, read)):
+        raise InputError("a sample fails as it is", title, "Mend it first.")
+    found: list[str] = []
+    tried = tried_mutants(read, one, alone(one, rules), collect)
+    for looked_at, (line, is_noticed) in enumerate(tried):
+        if time.thread_time() - began_s > PROVE_S:
+            raise _stopped(looked_at, sum(1 for _ in mutants(one)), found)
+        if not is_noticed:
+            found.append(line)
+    return found
+
+
+def _stopped(looked_at: int, every: int, found: Sequence[str]) -> InputError:
+    """How far it came in its time, and what was found until then."""
+    names = ", ".join(found[:NAMED_MAX]) + (" …" if len(found) > NAMED_MAX else "")
+    said = f"{len(found)} of them no sample misses: {names}" if found else "a sample misses each"
+    what = f"{looked_at} of {every} lines were looked at in {PROVE_S:g} s of a processor; {said}"
+    return InputError(what, "samples", "cityward rule test looks at all, for as long as it takes.")
+
+
 def _of_source(source: LogSource) -> str:
     """The log source as a query on events; a category has those that are narrower."""
     from detectors.sigma.filter import NARROWER
@@ -484,16 +566,3 @@ def _text_of(one: Any, file: str) -> str:
 
     is_alone = len([each for each in documents.parse(text, file) if each.value is not None]) == 1
     return text if is_alone else str(yaml.safe_dump(one.document.value, sort_keys=False))
-
-
-def _id_in(text: str) -> str:
-    from cityward import documents
-
-    found = [one for one in documents.parse(text) if isinstance(one.value, dict)]
-    if len(found) != 1 or not isinstance(found[0].value.get("id"), str):
-        raise RuleError("it has no id", "<text>:1", f"Write id: {uuid.uuid4()}")
-    try:
-        return str(uuid.UUID(found[0].value["id"]))
-    except ValueError as error:
-        todo = f"Write id: {uuid.uuid4()}"
-        raise RuleError("its id is no UUID", "<text>:1", todo) from error

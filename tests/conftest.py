@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.opensearch import index_prefix, opensearch  # noqa: F401 – fixtures for all
 
@@ -15,19 +16,22 @@ _REAL: set[str] = set()
 
 
 def _keep_bytecode() -> None:
-    """Keep what Python compiles in `.cache`, where it is told to keep none, as images do.
+    """Keep what Python compiles also where it is told to keep nothing, as images do.
 
     Else each of the processes that tests start compiles all that it imports anew: a console
-    begins after 3 s of processor time, and after 1 s with it.
+    begins after 3 s of processor time, and after 1 s with it. It is kept where it always is: there
+    an installation has left what it compiled, too.
     """
     if sys.dont_write_bytecode:
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         sys.dont_write_bytecode = False
-        sys.pycache_prefix = str(ROOT / ".cache" / "bytecode")
-        os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 
 
 _keep_bytecode()
+
+# How long an example takes says how busy the machine is, and nothing of what is tested.
+settings.register_profile("cityward", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("cityward")
 
 
 def _data_dir() -> Path | None:

@@ -112,6 +112,7 @@ def test_links_lead_somewhere(page):
     assert [link for link in links if not (path.parent / link).exists()] == []
 
 
+@pytest.mark.slow
 def test_the_quick_start_finds_the_guesser_and_judges_it(tmp_path):
     done = run_page("quickstart.md", tmp_path)
 
@@ -120,6 +121,7 @@ def test_the_quick_start_finds_the_guesser_and_judges_it(tmp_path):
     assert "1 of 1 findings changed" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_source_of_ones_own_is_built_checked_and_read(tmp_path):
     done = run_page("source.md", tmp_path)
 
@@ -130,6 +132,7 @@ def test_the_source_of_ones_own_is_built_checked_and_read(tmp_path):
     assert re.search(r"gates-north +ticket-gate +3 +3 +0 +0 +yes", done.stdout)
 
 
+@pytest.mark.slow
 def test_the_rule_of_the_page_passes_and_speaks(tmp_path):
     done = run_page("rules.md", tmp_path)
 
@@ -140,6 +143,7 @@ def test_the_rule_of_the_page_passes_and_speaks(tmp_path):
     assert "a thief, not a mistake" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_page_of_sensors_runs(tmp_path):
     said = run_page("sensor.md", tmp_path)
 
@@ -148,6 +152,7 @@ def test_the_page_of_sensors_runs(tmp_path):
     assert "quay-4" in said.stdout
 
 
+@pytest.mark.slow
 def test_the_page_of_notifications_runs(tmp_path):
     said = run_page("notify.md", tmp_path)
 
@@ -176,6 +181,7 @@ def test_the_settings_of_the_page_of_the_cluster_are_accepted(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_page_of_sharing_runs(tmp_path):
     said = run_page("sharing.md", tmp_path)
 
@@ -186,6 +192,7 @@ def test_the_page_of_sharing_runs(tmp_path):
     assert "n:203.0.113.0/24" in said.stdout
 
 
+@pytest.mark.slow
 def test_the_page_of_the_exchange_runs(tmp_path):
     said = run_page("exchange.md", tmp_path)
 
@@ -194,6 +201,7 @@ def test_the_page_of_the_exchange_runs(tmp_path):
     assert "operator revoke" in said.stdout
 
 
+@pytest.mark.slow
 def test_the_page_of_playbooks_runs(tmp_path):
     said = run_page("playbooks.md", tmp_path)
 
@@ -203,6 +211,7 @@ def test_the_page_of_playbooks_runs(tmp_path):
     assert re.search(r"guesser +Guesser on the .* soc", said.stdout)
 
 
+@pytest.mark.slow
 def test_the_page_of_approvals_runs(tmp_path):
     said = run_page("response.md", tmp_path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -52,17 +53,23 @@ PROGRAMS = {*COPYLEFT.values(), "collectors.packets.confined"}
 """Started, never imported."""
 
 
-def _modules() -> Iterator[tuple[str, Path]]:
-    for room in ROOMS:
-        for path in sorted((ROOT / room).rglob("*.py")):
-            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-            yield name.removesuffix(".__init__"), path
+@cache
+def _modules() -> tuple[tuple[str, Path], ...]:
+    return tuple(
+        (".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"), path)
+        for room in ROOMS
+        for path in sorted((ROOT / room).rglob("*.py"))
+    )
 
 
-def _imports(path: Path, *, at_import: bool = False) -> Iterator[str]:
-    """Modules that a file imports; with `at_import` only those of its top level."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in tree.body if at_import else ast.walk(tree):
+@cache
+def _imports(path: Path) -> tuple[str, ...]:
+    """Modules that a file imports, wherever in it."""
+    return tuple(_imported(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+def _imported(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:

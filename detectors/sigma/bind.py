@@ -11,9 +11,8 @@ from cityward.errors import RuleError
 from detectors.sigma.condition import Condition, Group, Name, Not
 from detectors.sigma.correlation import bases_of
 from detectors.sigma.filter import bind_filters
-from detectors.sigma.rule import Absence, Correlation, Filter, Rule, RuleSet
+from detectors.sigma.rule import Absence, Correlation, Filter, Rule, RuleSet, Speaking
 
-Speaking = Rule | Correlation | Absence
 Names = Mapping[str, Sequence[str]]
 """An id or a name to the ids it stands for."""
 

@@ -38,6 +38,8 @@ _WORDS = ("documents", "event", "finding")
 """The vocabulary that compiled rules are written in."""
 _DAY, _EVERY, _DOCUMENT = 1, 2, 3
 """Extension types of msgpack for what would come back as a text, as a list, and too soon."""
+_MANY = 50_000
+"""So many new objects are looked through for garbage in some 5 ms."""
 _SUM_BYTES = 4
 """Stand before all: the sum of what follows."""
 
@@ -115,7 +117,16 @@ def undisturbed() -> Iterator[None]:
         yield
     finally:
         if was_on:
+            if gc.get_count()[0] > _MANY:
+                _grow_old()
             gc.enable()
+
+
+def _grow_old() -> None:
+    """Put all that was made among what is old, where garbage is looked for last."""
+    if not gc.get_freeze_count():  # else somebody else wants it to stay frozen
+        gc.freeze()
+        gc.unfreeze()
 
 
 def _read(path: Path) -> Mapping[bytes, FileRules]:

@@ -18,11 +18,13 @@ References:
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from graphlib import TopologicalSorter
-from operator import itemgetter
+from itertools import chain
+from operator import attrgetter, itemgetter
 from typing import Any, Literal
 
 import msgspec
@@ -30,18 +32,18 @@ import msgspec
 from cityward.event import Event
 from cityward.finding import Finding
 from detectors.sigma import speak
+from detectors.sigma.match import Key, Match, key_of, keys_of, texts_of, time_us
 from detectors.sigma.measures import Entry
 from detectors.sigma.rule import Absence, Correlation, RuleSet
-from detectors.sigma.view import View, text_of
+from detectors.sigma.view import View
 from detectors.sigma.window import (
     KEPT_MAX,
+    OPERATORS,
     UNKNOWN,
     Kept,
-    Match,
     Reached,
     Terms,
     Window,
-    time_us,
     with_dates,
 )
 
@@ -51,9 +53,8 @@ PENDING_MAX = 1_000
 EXPECTED_MAX = 1_000
 """Times of expected events that one group of an absence remembers."""
 
-Key = tuple[str, ...]
-Given = tuple[int, Match, int, "Key | None"]
-"""The number of a match, the match, its time in microseconds, and its group if it has one."""
+Bases = tuple[tuple[str, tuple[str, ...]], ...]
+"""Ids of rules and correlations, each with the fields by which its events are grouped."""
 
 
 class AbsenceGroup(msgspec.Struct):
@@ -70,8 +71,8 @@ class Saved(msgspec.Struct):
     version: str
     """Content hash of its document: another one begins anew."""
     counts: dict[str, int]
-    windows: list[tuple[Key, Kept]] = []
-    absences: list[tuple[Key, AbsenceGroup]] = []
+    windows: list[tuple[tuple[str, ...], Kept]] = []
+    absences: list[tuple[tuple[str, ...], AbsenceGroup]] = []
 
 
 class Correlator:
@@ -86,44 +87,55 @@ class Correlator:
         below = {id: states.keys() & bases_of(state.one) for id, state in states.items()}
         self._states = {id: states[id] for id in TopologicalSorter(below).static_order()}
         """Base before what builds on it."""
-        self._upper = frozenset(id for id, bases in below.items() if bases)
-        """Those that build on others."""
-        self._uses: dict[str, _Uses] = {}
-        for state in self._states.values():
-            for base in dict.fromkeys(bases_of(state.one)):
-                self._uses.setdefault(base, _Uses()).add(state.id, _fields_of(state.one, base))
+        order = {id: place for place, id in enumerate(self._states, 1)}
+        self._bases: dict[str, Bases] = {
+            id: tuple(
+                (base, _fields_of(state.one, base))
+                for base in sorted(
+                    dict.fromkeys(bases_of(state.one)), key=lambda b: order.get(b, 0)
+                )
+            )
+            for id, state in self._states.items()
+        }
+        """Of each; rules first, as they match before correlations do."""
+        self._used = frozenset(base for bases in self._bases.values() for base, _ in bases)
         loud = {base for one in rules.correlations if one.generate for base in one.rules}
-        self.silenced = frozenset(set(self._uses) - loud)
+        self.silenced = self._used - loud
         """Ids of what only serves as a base and does not speak for itself."""
 
-    def see(self, match: Match) -> list[Finding]:
+    def see(self, rule: str, event: Event) -> list[Finding]:
         """Take a match; what it completes speaks, and what that completes in turn."""
-        return self.see_all([match])[0]
+        return self.see_all([rule], [event]).get(0, [])
 
-    def see_all(self, matches: Sequence[Match]) -> list[list[Finding]]:
-        """Take matches in the order given; what each completes, and what that does in turn."""
-        found: list[list[Finding]] = [[] for _ in matches]
-        given: dict[str, list[Given]] = {id: [] for id in self._states}
-        for number, match in enumerate(matches):
-            self._give(given, number, match)
-        for id, state in self._states.items():
-            if id in self._upper:  # matches of what is below came last
-                given[id].sort(key=itemgetter(0))
-            for number, finding in state.take(given[id]):
-                upward: list[Match] = []
-                found[number] += self._said(state, finding, upward)
-                for match in upward:
-                    self._give(given, number, match)
+    def see_all(self, rules: Sequence[str], events: Sequence[Event]) -> dict[int, list[Finding]]:
+        """Take matches in their order; by place what each completes, if anything.
+
+        What that completes in turn stands after it.
+
+        Args:
+            rules: What matched.
+            events: Of each what it matched on.
+        """
+        by_base: dict[str, list[Match]] = {}
+        for number, rule in enumerate(rules):
+            if rule in self._used:
+                event = events[number]
+                match = Match(rule, event, event.fields, time_us(event.time), number)
+                by_base.setdefault(rule, []).append(match)
+        return self._see(by_base)
+
+    def _see(self, by_base: dict[str, list[Match]]) -> dict[int, list[Finding]]:
+        found: dict[int, list[Finding]] = {}
+        given: dict[Bases, Given] = {}
+        for id, bases in self._bases.items() if by_base else ():
+            if bases not in given:
+                given[bases] = Given(bases, by_base)
+            if given[bases].matches:
+                state, upward = self._states[id], by_base.setdefault(id, [])
+                for number, finding in state.take(given[bases]):
+                    said = self._said(state, finding, upward, number)
+                    found.setdefault(number, []).extend(said)
         return found
-
-    def _give(self, given: dict[str, list[Given]], number: int, match: Match) -> None:
-        """Pass a match on to what builds on its rule."""
-        uses = self._uses.get(match.rule)
-        if uses is not None:
-            then_us = time_us(match.event.time)
-            keys = [_key(match, fields) for fields in uses.groupings]
-            for id, grouping in uses.ids:
-                given[id].append((number, match, then_us, keys[grouping]))
 
     def tick(self, now: datetime) -> Iterator[Finding]:
         """Time has come to `now`: absences are decided, old windows forgotten."""
@@ -132,27 +144,30 @@ class Correlator:
             # What is left over of a window has been fed upward when the window first spoke.
             upward = waiting if isinstance(state, _Absences) else []
             for finding in state.tick(now):
-                yield from self._said(state, finding, upward)
-        for found in self.see_all(waiting):
-            yield from found
+                yield from self._said(state, finding, upward, len(waiting))
+        by_base: dict[str, list[Match]] = {}
+        for match in waiting:
+            by_base.setdefault(match.rule, []).append(match)
+        found = self._see(by_base)
+        yield from chain.from_iterable(found[number] for number in sorted(found))
 
     def leftover(self) -> Iterator[Finding]:
         """The input has ended: windows say what they had kept for later; absences stay open."""
         for state in self._states.values():
             if isinstance(state, _Windows):
                 for finding in state.leftover():
-                    yield from self._said(state, finding, [])
+                    yield from self._said(state, finding, [], 0)
 
     def _said(
-        self, state: _Windows | _Absences, finding: Finding, waiting: list[Match]
-    ) -> Iterator[Finding]:
+        self, state: _Windows | _Absences, finding: Finding, upward: list[Match], number: int
+    ) -> list[Finding]:
+        """What is heard of a finding; what builds on it will hear of it as a match."""
         state.counts["spoken"] += 1
-        if state.id in self._uses:
+        if state.id in self._used:
             event = finding.events[-1]
-            fields = {"@timestamp": event.time, **event.fields, **dict(finding.group)}
-            waiting.append(Match(state.id, event, View(fields).flat))
-        if state.id not in self.silenced:
-            yield finding
+            row = View({"@timestamp": event.time, **event.fields, **dict(finding.group)}).flat
+            upward.append(Match(state.id, event, row, time_us(event.time), number))
+        return [] if state.id in self.silenced else [finding]
 
     def counts(self, correlation: str) -> Counter[str]:
         """What became of base events: `seen`, `spoken`, `late`, `ungrouped`, `evicted`, `cut`."""
@@ -183,38 +198,78 @@ def bases_of(one: Correlation | Absence) -> tuple[str, ...]:
     return one.rules if isinstance(one, Correlation) else (one.trigger, one.expected)
 
 
+def takes_each(one: Correlation | Absence) -> bool:
+    """True if it cannot speak without an event of each of its rules."""
+    if isinstance(one, Absence) or not one.type.startswith("temporal") or one.expression:
+        return False
+    return not any(
+        all(OPERATORS[name](seen, limit) for name, limit in one.limits)
+        for seen in range(1, len(one.rules))
+    )
+
+
 def kind_of(one: Correlation | Absence) -> Literal["correlation", "absence"]:
     """What it is called."""
     return "correlation" if isinstance(one, Correlation) else "absence"
 
 
-class _Uses:
-    """What builds on a rule, and by which of its fields: many group alike."""
+class Given:
+    """Matches for what builds on these bases, and the groups that they belong to."""
 
-    def __init__(self) -> None:
-        self.ids: list[tuple[str, int]] = []
-        """Each with the number of its grouping."""
-        self.groupings: list[tuple[str, ...]] = []
+    def __init__(self, bases: Bases, by_base: Mapping[str, list[Match]]) -> None:
+        several = [by_base[base] for base, _ in bases if base in by_base]
+        self.matches = several[0] if len(several) == 1 else _in_order(several)
+        self._fields = dict(bases)
 
-    def add(self, id: str, fields: tuple[str, ...]) -> None:
-        if fields not in self.groupings:
-            self.groupings.append(fields)
-        self.ids.append((id, self.groupings.index(fields)))
+    @cached_property
+    def keys(self) -> Sequence[Key | None]:
+        """Of each match its group; None if its event lacks a field."""
+        groupings = {*self._fields.values()}
+        if len(groupings) == 1:
+            return keys_of(self.matches, groupings.pop())
+        return [keys_of([one], self._fields[one.rule])[0] for one in self.matches]
+
+    @cached_property
+    def groups(self) -> Sequence[tuple[Key, list[int]]]:
+        """The places of each group's matches; the group that comes last is at the end."""
+        groups: defaultdict[Key | None, list[int]] = defaultdict(list)
+        for place, key in enumerate(self.keys):
+            groups[key].append(place)
+        return sorted(
+            ((key, places) for key, places in groups.items() if key is not None), key=_last
+        )
+
+    @cached_property
+    def times(self) -> list[int]:
+        """When they were, in microseconds."""
+        return [match.time_us for match in self.matches]
+
+    @cached_property
+    def in_order(self) -> bool:
+        """True if no event is older than the one before it."""
+        return self.times == sorted(self.times)
+
+    @cached_property
+    def rules(self) -> list[str]:
+        """What matched."""
+        return [match.rule for match in self.matches]
+
+    @cached_property
+    def events(self) -> list[Event]:
+        """What it matched on."""
+        return [match.event for match in self.matches]
+
+    def alone(self) -> Iterator[tuple[Key, list[int]]]:
+        """Each match by itself."""
+        return ((key, [place]) for place, key in enumerate(self.keys) if key is not None)
 
 
-def _key(match: Match, fields: tuple[str, ...]) -> Key | None:
-    """Values of the `group-by` fields; None if the event lacks one."""
-    found: list[str] = []
-    for field in fields:
-        value = match.row.get(field)
-        if type(value) is str:  # nearly always
-            found.append(value)
-            continue
-        values = match.view.values(field)
-        if not values or values[0] is None:
-            return None
-        found.append(",".join(map(text_of, values)))
-    return tuple(found)
+def _last(group: tuple[Key, list[int]]) -> int:
+    return group[1][-1]
+
+
+def _in_order(several: Iterable[list[Match]]) -> list[Match]:
+    return sorted(chain.from_iterable(several), key=attrgetter("number"))
 
 
 def _fields_of(one: Correlation | Absence, rule: str) -> tuple[str, ...]:
@@ -235,59 +290,43 @@ class _Windows:
         self.now_us = UNKNOWN
         self.terms = Terms(one)
 
-    def take(self, given: Sequence[Given]) -> Iterator[tuple[int, Finding]]:
+    def take(self, given: Given) -> list[tuple[int, Finding]]:
         """Take matches; numbers of those that something is said of, and what."""
-        terms, groups, counts, now_us = self.terms, self.groups, self.counts, self.now_us
-        compare, limit, span_us = terms.compare, terms.limit, terms.span_us
-        values_of = terms.values if terms.has_values else None
-        counts["seen"] += len(given)
-        for number, match, then_us, key in given:
-            if key is None:
-                counts["ungrouped"] += 1
-                continue
+        matches, groups, counts = given.matches, self.groups, self.counts
+        values = self.terms.values(matches)
+        entry_of = [*map(Entry, given.times, given.rules, values, given.events)].__getitem__
+        counts["seen"] += len(matches)
+        counts["ungrouped"] += given.keys.count(None)
+        found: list[tuple[int, Finding]] = []
+        has_room, in_order = self._has_room(given), given.in_order
+        for key, places in given.groups if has_room else given.alone():
             window = groups.get(key)
-            is_crowded = False
             if window is None:
-                window = groups[key] = Window(terms)
-                is_crowded = len(groups) > GROUPS_MAX
+                window = groups[key] = Window(self.terms)
             else:
                 groups.move_to_end(key)
-            window.touched_us = now_us
-            values = () if values_of is None else values_of(match)
-            entry = Entry(then_us, match.rule, values, match.event)
-            entries = window.entries
-            before = len(entries)
-            reached: Reached | None = None
-            if not before or then_us >= entries[-1].time_us:  # nearly every event comes in order
-                value = window.add(entry)
-                if value is not None and compare(value, limit):
-                    window.since += 1
-                    fired_us = window.fired_us
-                    if fired_us is None or abs(then_us - fired_us) >= span_us:
-                        reached = window.newest(value)
-            else:
-                reached = self._late(window, entry)
-            more = len(window.entries) - before
-            if more != 1:
+            window.touched_us = self.now_us
+            size = len(window.entries) + len(places)
+            for reached in window.feed([*map(entry_of, places)], counts, in_order=in_order):
+                number = matches[places[reached.number]].number
+                found.append((number, self._finding(key, reached)))
+            self.kept += len(places)
+            if len(window.entries) != size:
+                self.kept += len(window.entries) - size
                 counts["cut"] += window.newly_cut()
-            self.kept += more
-            if is_crowded or self.kept > KEPT_MAX:
+            if not has_room:
                 self._evict(key)
-            if reached is not None:
-                yield number, self._finding(key, window, reached, entry)
+        found.sort(key=itemgetter(0))
+        return found
 
-    def _late(self, window: Window, entry: Entry) -> Reached | None:
-        """Take a match that is older than another; the window of which is now to be spoken."""
-        if not window.take(entry):
-            self.counts["late"] += 1
-            return None
-        reached = window.reached(entry)
-        if reached is None:
-            return None
-        window.since += 1
-        fired_us = window.fired_us
-        is_soon = fired_us is not None and abs(entry.time_us - fired_us) < self.terms.span_us
-        return None if is_soon else reached
+    def _has_room(self, given: Given) -> bool:
+        """True if no group has to go, so that it does not matter which was touched last."""
+        if self.kept + len(given.matches) > KEPT_MAX:
+            return False
+        return (
+            len(self.groups) + len(given.groups) <= GROUPS_MAX
+            or len(self.groups.keys() | dict(given.groups).keys()) <= GROUPS_MAX
+        )
 
     def _evict(self, newest: Key) -> None:
         while len(self.groups) > GROUPS_MAX or self.kept > KEPT_MAX:
@@ -297,11 +336,9 @@ class _Windows:
             self.kept -= len(self.groups.pop(oldest).entries)
             self.counts["evicted"] += 1
 
-    def _finding(self, key: Key, window: Window, reached: Reached, deciding: Entry) -> Finding:
-        group = tuple(zip(self.one.group_by, key, strict=True))
-        count = window.since
-        window.fired_us, window.since = deciding.time_us, 0
-        return speak.of_correlation(self.one, group, reached, self.titles, count)
+    def _finding(self, key: Key, reached: Reached) -> Finding:
+        group = tuple(zip(self.one.group_by, texts_of(key), strict=True))
+        return speak.of_correlation(self.one, group, reached, self.titles)
 
     def tick(self, now: datetime) -> Iterator[Finding]:
         """What was left over speaks; windows that no event can reach any more are forgotten."""
@@ -322,23 +359,22 @@ class _Windows:
             yield from self._left(key, window)
 
     def _left(self, key: Key, window: Window) -> Iterator[Finding]:
-        newest = window.entries[-1] if window.entries else None
-        if window.since and newest is not None and newest.event is not None:
-            # The last measure is not kept: the window is measured once more.
-            everything = Reached(0.0, window.entries, 0, len(window.entries))
-            again = window.reached(newest) or everything
-            yield self._finding(key, window, again, newest)
+        reached = window.rest()
+        if reached is not None:
+            yield self._finding(key, reached)
 
     def save(self) -> Saved:
         return Saved(
             self.one.analytic.version,
-            dict(self.counts),
-            windows=[(key, window.kept()) for key, window in self.groups.items()],
+            dict(sorted(self.counts.items())),
+            windows=[(texts_of(key), window.kept()) for key, window in self.groups.items()],
         )
 
     def load(self, saved: Saved) -> None:
         self.counts = Counter(saved.counts)
-        self.groups = OrderedDict((key, Window(self.terms, kept)) for key, kept in saved.windows)
+        self.groups = OrderedDict(
+            (key_of(texts), Window(self.terms, kept)) for texts, kept in saved.windows
+        )
         for window in self.groups.values():
             window.touched_us = UNKNOWN
             for entry in window.entries + window.late:
@@ -358,14 +394,13 @@ class _Absences:
         self.before_us = one.before_s * 1_000_000
         self.within_us = one.within_s * 1_000_000
 
-    def take(self, given: Sequence[Given]) -> Iterator[tuple[int, Finding]]:
+    def take(self, given: Given) -> list[tuple[int, Finding]]:
         """Take matches; numbers of those that something is said of, and what."""
-        for number, match, then_us, key in given:
-            finding = self._see(match, then_us, key)
-            if finding is not None:
-                yield number, finding
+        seen = [self._see(*one) for one in zip(given.matches, given.keys, strict=True)]
+        numbered = zip(given.matches, seen, strict=True)
+        return [(match.number, finding) for match, finding in numbered if finding is not None]
 
-    def _see(self, match: Match, then_us: int, key: Key | None) -> Finding | None:
+    def _see(self, match: Match, key: Key | None) -> Finding | None:
         self.counts["seen"] += 1
         if key is None:
             self.counts["ungrouped"] += 1
@@ -376,9 +411,9 @@ class _Absences:
             self.groups.popitem(last=False)
             self.counts["evicted"] += 1
         if match.rule == self.one.expected:
-            self._expected(group, then_us)
+            self._expected(group, match.time_us)
         if match.rule == self.one.trigger:
-            return self._triggered(key, group, then_us, match.event)
+            return self._triggered(key, group, match.time_us, match.event)
         return None
 
     def _expected(self, group: AbsenceGroup, then_us: int) -> None:
@@ -405,7 +440,7 @@ class _Absences:
         return None
 
     def _finding(self, key: Key, event: Event) -> Finding:
-        group = tuple(zip(self.one.group_by, key, strict=True))
+        group = tuple(zip(self.one.group_by, texts_of(key), strict=True))
         return speak.of_absence(self.one, group, event, self.titles)
 
     def tick(self, now: datetime) -> Iterator[Finding]:
@@ -422,12 +457,13 @@ class _Absences:
                 del self.groups[key]
 
     def save(self) -> Saved:
+        absences = [(texts_of(key), group) for key, group in self.groups.items()]
         return Saved(
-            self.one.analytic.version, dict(self.counts), absences=list(self.groups.items())
+            self.one.analytic.version, dict(sorted(self.counts.items())), absences=absences
         )
 
     def load(self, saved: Saved) -> None:
         self.counts = Counter(saved.counts)
-        self.groups = OrderedDict(saved.absences)
+        self.groups = OrderedDict((key_of(texts), group) for texts, group in saved.absences)
         for group in self.groups.values():
             group.pending = [(then, with_dates(event)) for then, event in group.pending]

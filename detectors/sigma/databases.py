@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -70,10 +71,15 @@ class Databases:
     def _path(self, words: Sequence[bytes], any_case: bool) -> Path | None:
         if self._folder is None or len(words) < KEPT_FROM:
             return None
-        made_by = f"{version('hyperscan')} {any_case}"
+        made_by = f"{_version()} {any_case}"
         digest = hashlib.blake2b(made_by.encode(), digest_size=16)
-        digest.update(b"".join(len(word).to_bytes(4, "big") + word for word in words))
+        digest.update(b"".join([len(word).to_bytes(4, "big") + word for word in words]))
         return self._folder / f"{digest.hexdigest()}.hs"
+
+
+@cache
+def _version() -> str:
+    return version("hyperscan")
 
 
 def _read(path: Path) -> Any:

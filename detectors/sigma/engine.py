@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
@@ -26,7 +26,7 @@ from cityward.event import Event, LogSource
 from cityward.finding import Check, Finding, Why
 from detectors.sigma import explain, speak
 from detectors.sigma.compiled import undisturbed
-from detectors.sigma.correlation import Correlator, bases_of, kind_of
+from detectors.sigma.correlation import Correlator, bases_of, kind_of, takes_each
 from detectors.sigma.databases import Databases
 from detectors.sigma.filter import covers
 from detectors.sigma.jsonlines import Lines
@@ -45,10 +45,9 @@ from detectors.sigma.plan import (
     joined,
     tree_of,
 )
-from detectors.sigma.route import Piles, Route
+from detectors.sigma.route import Route, verdicts_on
 from detectors.sigma.rule import Absence, Correlation, Detection, Filter, Rule, RuleSet
 from detectors.sigma.view import View
-from detectors.sigma.window import Match
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +57,11 @@ ROUTES_MAX = 1024
 PLANS_MAX = 256
 """Plans remembered; when there are more, they are made anew as they are needed."""
 MEASURED_NS = 10_000_000_000
-"""No rule is set aside before so much time has been measured."""
+"""Rules are weighed each time they have taken so long; none is set aside before."""
+HEAVY = 0.25
+"""A rule that takes a larger part of the time of all is heavy …"""
+BUSY = 0.1
+"""… while rules take this part of the time that passes: a quarter of nothing is nothing."""
 BATCH = 512
 """Events that are looked at together; more at once are no faster."""
 
@@ -90,6 +93,8 @@ class RuleState(msgspec.Struct, frozen=True):
     share: float = 0.0
     """Rules: part of all time that went into what it alone asks, sampled; what rules ask together
     is parted among them."""
+    heavy: bool = False
+    """True if that is much of what is not little (`HEAVY`, `BUSY`)."""
     lost: Mapping[str, int] = {}
     """Correlations: base events that did not count, by reason (`LOSSES`)."""
     file: str = ""
@@ -99,16 +104,24 @@ class _Active(Planned):
     """A rule that is evaluated, and what is known of it."""
 
     def __init__(
-        self, rule: Rule, detection: Detection, filters: tuple[Filter, ...], asks: Asks
+        self,
+        rule: Rule,
+        detection: Detection,
+        filters: tuple[Filter, ...],
+        asks: Asks,
+        taken: set[str],
     ) -> None:
         self.rule = rule
+        self.id = rule.id
         self.detection = detection
         self.filters = filters
         self.expiries = [_midnight(one) for one in filters]
         self.evaluated = 0
         self.matches = 0
         self.faults = 0
-        self.never_seen = set(detection.fields())
+        self.fields = detection.fields()
+        self.never_seen = taken | self.fields
+        """Of the fields it looks at, and those that correlations take of its events."""
         tuned = [
             joined(False, (Tree(leaf=Expired(expiry)), tree_of(one.detection, asks)))
             for one, expiry in zip(filters, self.expiries, strict=True)
@@ -119,6 +132,16 @@ class _Active(Planned):
         """The filters that had not expired."""
         pairs = zip(self.filters, self.expiries, strict=True)
         return tuple(one for one, expiry in pairs if time < expiry)
+
+
+class _Aside(msgspec.Struct, frozen=True):
+    """Why a rule is evaluated no more, and what was known of it."""
+
+    reason: str
+    evaluated: int
+    matches: int
+    faults: int
+    share: float
 
 
 class Engine:
@@ -146,13 +169,23 @@ class Engine:
         self.rules = rules
         self.share_max = share_max
         self._databases = databases
-        self._spent_ns = 0
+        self._spent_ns = self._weighed_ns = 0
+        self._weighed_at_ns = perf_counter_ns()
+        self._times_before_ns: Mapping[str, float] = {}
+        self._heavy: set[str] = set()
         self.placeholders: Placeholders = placeholders or {}
         self._asks = Asks()
         self._active: dict[str, _Active] = {}
         self._idle: dict[str, tuple[State, str]] = {}
+        self._aside: dict[str, _Aside] = {}
+        """Rules that took too much time: whatever changes, they stay so."""
         self._places: dict[LogSource, list[int]] = {}
         """Of each log source that rules want, where these are among all."""
+        self._taken = _taken(rules)
+        self._taken_of: defaultdict[str, set[str]] = defaultdict(set)
+        """Of each rule: the fields that correlations take of its events."""
+        for id, names in chain.from_iterable(one.items() for one in self._taken.values()):
+            self._taken_of[id] |= names
         for place, rule in enumerate(rules.rules):
             self._places.setdefault(rule.logsource, []).append(place)
             self._activate(rule)
@@ -163,14 +196,30 @@ class Engine:
         self._silent = self._correlator.silenced
         self._routes: dict[LogSource, Route[_Active] | None] = {}
         self._plans: dict[tuple[str, ...], Route[_Active]] = {}
+        self._left: list[Route[_Active]] = []
+        """Routes for which there was no room any more; within a batch they may yet be counted."""
 
     def with_rules(self, rules: RuleSet) -> Engine:
-        """An engine like this with other rules; the windows of unchanged correlations go on."""
+        """An engine like this with other rules; the windows of unchanged correlations go on.
+
+        A rule that was set aside and has not changed stays so.
+        """
         fresh = Engine(rules, self.placeholders, self.share_max, self._databases)
         fresh.restore(self.snapshot())
+        fresh._heavy = self._heavy & fresh._active.keys()
+        before = {rule.id: rule for rule in self.rules.rules if rule.id in self._aside}
+        fresh._leave_out(
+            {
+                rule.id: self._aside[rule.id]
+                for rule in rules.rules
+                if rule.id in before and _says_the_same(rule, before[rule.id])
+            }
+        )
         return fresh
 
     def _activate(self, rule: Rule) -> None:
+        if rule.id in self._aside:
+            return
         try:
             self._active[rule.id] = self._compiled(rule)
         except KeyError as missing:
@@ -191,7 +240,7 @@ class Engine:
                 )
                 for one in filters
             ]
-        return _Active(rule, detection, tuple(filters), self._asks)
+        return _Active(rule, detection, tuple(filters), self._asks, self._taken_of[rule.id])
 
     def detect(self, events: Sequence[Event]) -> Iterator[Finding]:
         """One finding a match of a rule, and those of the correlations it completes."""
@@ -199,18 +248,17 @@ class Engine:
             yield from self._detect(events[start : start + BATCH])
 
     def _detect(self, events: Sequence[Event]) -> Iterator[Finding]:
-        every = [*self._matched_by(events)]
-        matches = [
-            Match.of(active.rule.id, events[place])
-            for place, matched in every
-            for active in matched
-        ]
-        built = iter(self._correlator.see_all(matches))
-        for place, matched in every:
-            for active in matched:
-                if active.rule.id not in self._silent:
-                    yield self._spoken(active, events[place])
-                yield from next(built)
+        every: list[_Active] = []
+        seen: list[Event] = []
+        for place, matched in self._matched_by(events):
+            every += matched
+            seen += [events[place]] * len(matched)
+        built = self._correlator.see_all([active.id for active in every], seen)
+        for number, active in enumerate(every):
+            if active.id not in self._silent:
+                yield self._spoken(active, seen[number])
+            if number in built:
+                yield from built[number]
 
     def matched(self, events: Sequence[Event]) -> Iterator[tuple[int, list[Rule]]]:
         """Places of the events that rules match, and these; nothing is said of it.
@@ -221,16 +269,12 @@ class Engine:
             for place, matched in self._matched_by(events[start : start + BATCH]):
                 yield start + place, [active.rule for active in matched]
 
-    def _matched_by(self, events: Sequence[Event]) -> Iterator[tuple[int, tuple[_Active, ...]]]:
+    def _matched_by(self, events: Sequence[Event]) -> Iterable[tuple[int, tuple[_Active, ...]]]:
+        self._let_go()
         start_ns = perf_counter_ns()
-        piles: Piles[_Active] = {}
-        for place, event in enumerate(events):
-            route = self._routes.get(event.logsource) or self._route(event.logsource)
-            if route.plan.rules:
-                route.sort_in(piles, place, event)
-        verdicts = dict(found for pile in piles.values() for found in pile.verdicts())
+        verdicts = verdicts_on(dict(enumerate(events)), self._known_route)
         self._spent_ns += perf_counter_ns() - start_ns
-        yield from self._told(verdicts)
+        return self._told(verdicts) if verdicts else ()
 
     def matched_lines(
         self, lines: Sequence[bytes], time: datetime
@@ -245,6 +289,7 @@ class Engine:
             time: When they happened, or came.
         """
         for start in range(0, len(lines), BATCH):
+            self._let_go()
             start_ns = perf_counter_ns()
             verdicts, broken = self._lines.verdicts(lines[start : start + BATCH], time)
             self._spent_ns += perf_counter_ns() - start_ns
@@ -288,27 +333,63 @@ class Engine:
 
     def tick(self, now: datetime) -> Iterator[Finding]:
         """Time passes: absences speak, windows that nobody needs any more are forgotten."""
-        if self.share_max is not None and self._spent_ns > MEASURED_NS:
-            self._set_aside(self.share_max)
+        if self._spent_ns - self._weighed_ns > MEASURED_NS:
+            self._weigh()
         yield from self._correlator.tick(now)
 
-    def _set_aside(self, share_max: float) -> None:
+    def _weigh(self) -> None:
+        """See what each rule took since the last time: who takes much is named, too much set aside.
+
+        What it was when the engine began says little of what holds the node up now.
+        """
+        now_ns, times_ns = perf_counter_ns(), self._times_ns()
+        spent_ns = max(self._spent_ns - self._weighed_ns, 1)
+        busy = spent_ns / max(now_ns - self._weighed_at_ns, 1)
+        shares = {
+            key: (time_ns - self._times_before_ns.get(key, 0.0)) / spent_ns
+            for key, time_ns in times_ns.items()
+        }
+        self._weighed_ns, self._weighed_at_ns = self._spent_ns, now_ns
+        self._times_before_ns = times_ns
+        if self.share_max is not None:
+            self._set_aside({key: one for key, one in shares.items() if one > self.share_max})
+        heavy = {key for key, one in shares.items() if one > HEAVY and key in self._active}
+        heavy = heavy if busy > BUSY else set()
+        for key in heavy - self._heavy:
+            told = self._active[key].rule.title, key, f"{shares[key]:.0%}"
+            log.warning("Rule %s (%s) takes %s of the time of all rules.", *told)
+        self._heavy = heavy
+
+    def _set_aside(self, shares: Mapping[str, float]) -> None:
         """Rules that take more than their share are not evaluated any more."""
-        greedy = {key: one for key, one in self._shares().items() if one > share_max}
-        for key, share in greedy.items():
-            reason = f"set aside: it took {share:.0%} of the time, the limit is {share_max:.0%}"
-            log.warning("Rule %s is %s.", key, reason)
-            self._settle()
-            del self._active[key]
-            self._idle[key] = ("not evaluated", reason)
-        if greedy:
+        self._settle()
+        aside: dict[str, _Aside] = {}
+        for key, share in shares.items():
+            one = self._active[key]
+            limit = f"the limit is {self.share_max:.0%}"
+            reason = f"set aside: it took {share:.0%} of the time, {limit}"
+            aside[key] = _Aside(reason, one.evaluated, one.matches, one.faults, share)
+            log.warning("Rule %s (%s) is %s.", one.rule.title, key, reason)
+        self._leave_out(aside)
+
+    def _leave_out(self, aside: Mapping[str, _Aside]) -> None:
+        """These rules are not evaluated any more."""
+        self._settle()
+        self._aside |= aside
+        for key in aside:
+            self._active.pop(key, None)
+        if aside:
             self._plan_again()
 
     def _shares(self) -> dict[str, float]:
         """The part of all time that each rule took."""
+        return {key: time_ns / max(self._spent_ns, 1) for key, time_ns in self._times_ns().items()}
+
+    def _times_ns(self) -> dict[str, float]:
+        """What each rule took; what several ask is parted among them."""
         users = Counter(ask for one in self._active.values() for ask in one.asks)
         return {
-            key: sum(ask.spent_ns / users[ask] for ask in one.asks) / max(self._spent_ns, 1)
+            key: sum(ask.spent_ns / users[ask] for ask in one.asks)
             for key, one in self._active.items()
         }
 
@@ -351,7 +432,7 @@ class Engine:
         route = self._plans.get(key)
         if route is None:
             if len(self._plans) >= PLANS_MAX:
-                self._settle()
+                self._left += self._plans.values()
                 self._plans.clear()
                 self._routes = dict.fromkeys(self._routes)
                 self.__dict__.pop("_lines", None)
@@ -375,9 +456,15 @@ class Engine:
     def _is_current(self, route: Route[_Active]) -> bool:
         return all(self._active.get(one.rule.id) is one for one in route.plan.rules)
 
+    def _let_go(self) -> None:
+        """A batch begins: of the one before nobody holds a route any more."""
+        if self._left:
+            self._settle()
+            self._left.clear()
+
     def _settle(self) -> None:
         """Give each rule the events that its routes have counted."""
-        for route in self._plans.values():
+        for route in chain(self._plans.values(), self._left):
             for active in route.plan.rules:
                 active.evaluated += route.events
             route.events = 0
@@ -452,6 +539,9 @@ class Engine:
         state = RuleState(
             rule.id, rule.title, "rule", rule.analytic.level, "on", file=rule.document.where()
         )
+        if rule.id in self._aside:
+            kept = msgspec.structs.asdict(self._aside[rule.id])
+            return msgspec.structs.replace(state, state="not evaluated", **kept)
         if rule.id in self._idle:
             idle, reason = self._idle[rule.id]
             return msgspec.structs.replace(state, state=idle, reason=reason)
@@ -462,18 +552,16 @@ class Engine:
             evaluated=active.evaluated,
             matches=active.matches,
             arriving=arriving,
-            never_seen=tuple(sorted(active.never_seen)) if arriving else (),
+            never_seen=tuple(sorted(active.never_seen & active.fields)) if arriving else (),
             faults=active.faults,
             share=share,
+            heavy=rule.id in self._heavy,
         )
 
     def _built_states(self, base: Iterable[RuleState]) -> Iterator[RuleState]:
         """Correlations and absences: one whose base is not evaluated cannot be either."""
         known = {one.id: one for one in base}
-        every: list[Correlation | Absence] = [*self.rules.correlations, *self.rules.absences]
-        built = {one.id: one for one in every}
-        order = TopologicalSorter({one.id: bases_of(one) for one in every}).static_order()
-        for one in (built[name] for name in order if name in built):
+        for one in _built(self.rules):
             idle = [known[i] for i in bases_of(one) if known[i].state != "on"]
             counts = self._correlator.counts(one.id)
             known[one.id] = RuleState(
@@ -486,17 +574,29 @@ class Engine:
                 evaluated=counts["seen"],
                 matches=counts["spoken"],
                 arriving=any(known[i].arriving for i in bases_of(one)),
+                never_seen=() if idle else self._never_taken(one, known),
                 lost={name: counts[name] for name in LOSSES if counts[name]},
                 file=one.document.where(),
             )
             yield known[one.id]
 
+    def _never_taken(
+        self, one: Correlation | Absence, known: Mapping[str, RuleState]
+    ) -> tuple[str, ...]:
+        """Fields that it takes and no event had, if it cannot speak without them."""
+        lacking = [
+            names & self._active[rule].never_seen
+            for rule, names in self._taken[one.id].items()
+            if known[rule].arriving
+        ]
+        cannot = any(lacking) if takes_each(one) else all(lacking)
+        return tuple(sorted(frozenset().union(*lacking))) if cannot else ()
+
     def snapshot(self) -> bytes:
         """Open windows and counts, as JSON."""
         self._settle()
-        counts = {
-            one.rule.id: [one.evaluated, one.matches, one.faults] for one in self._active.values()
-        }
+        known: dict[str, _Active | _Aside] = {**self._active, **self._aside}
+        counts = {key: [one.evaluated, one.matches, one.faults] for key, one in known.items()}
         state = {
             "version": SNAPSHOT_VERSION,
             "counts": counts,
@@ -524,6 +624,40 @@ class Engine:
         for key, (evaluated, matches, faults) in counts.items():
             if active := self._active.get(key):
                 active.evaluated, active.matches, active.faults = evaluated, matches, faults
+
+
+def _built(rules: RuleSet) -> Iterator[Correlation | Absence]:
+    """Correlations and absences, base before what builds on it."""
+    every: list[Correlation | Absence] = [*rules.correlations, *rules.absences]
+    built = {one.id: one for one in every}
+    order = TopologicalSorter({one.id: bases_of(one) for one in every}).static_order()
+    return (built[name] for name in order if name in built)
+
+
+def _taken(rules: RuleSet) -> dict[str, dict[str, frozenset[str]]]:
+    """Of each correlation and absence, by rule: the fields that it takes of what that matches.
+
+    What builds on another one takes what that takes, and fields by which that does not group.
+    """
+    found: dict[str, dict[str, frozenset[str]]] = {}
+    groups: dict[str, frozenset[str]] = {}
+    for one in _built(rules):
+        taken = found[one.id] = {}
+        groups[one.id] = frozenset(one.group_by)
+        bases = bases_of(one) if isinstance(one, Correlation) else (one.trigger,)
+        for base in bases:
+            more = one.fields(base) - groups.get(base, frozenset())
+            for rule, names in found.get(base, {base: frozenset()}).items():
+                taken[rule] = taken.get(rule, frozenset()) | names | more
+    return found
+
+
+def _says_the_same(one: Rule, other: Rule) -> bool:
+    """Whether two rules, with their filters, are written alike."""
+    said = [
+        [rule.document.value, *(f.document.value for f in rule.filters)] for rule in (one, other)
+    ]
+    return said[0] == said[1]
 
 
 def _midnight(one: Filter) -> datetime:

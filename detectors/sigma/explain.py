@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from cityward.event import LogSource
 from cityward.finding import Check, Why
 from detectors.sigma import condition
@@ -28,8 +30,8 @@ def why_matched(detection: Detection, filters: tuple[Filter, ...], view: View) -
     for one in filters:
         passed = one.detection.held(view)
         if passed is not None:
-            text = f"({text}) and ({passed[0]})"
-            checks += _proof(one.detection, passed[1], view, f"filter {one.title}: ")
+            text = f"({text}) and ({_prefix(one)}{passed[0]})"
+            checks += _proof(one.detection, passed[1], view, _prefix(one))
     return Why(condition=text, checks=tuple(checks[:CHECKS_MAX]))
 
 
@@ -43,14 +45,13 @@ def why_all(
     """Every line, held or not, for somebody who tries a rule."""
     checks = list(_source(wanted, given))
     sections = _sections(detection, filters)
-    for prefix, section in sections:
+    for one, section in sections:
         for _, read in section.conditions:
-            for name, negated in condition.named(read):
-                selection = section.selections[name]
-                checks += [
-                    _check(f"{prefix}{name}", item, view, negated) for item in _all(selection)
-                ]
-    texts = [" or ".join(text for text, _ in section.conditions) for _, section in sections]
+            checks += _of(one, _every(section, read, view))
+    texts = [
+        _prefix(one) + " or ".join(text for text, _ in section.conditions)
+        for one, section in sections
+    ]
     whole = texts[0] if len(texts) == 1 else " and ".join(f"({text})" for text in texts)
     return Why(condition=whole, checks=tuple(dict.fromkeys(checks)))
 
@@ -64,25 +65,29 @@ def against(
 ) -> tuple[Check, ...]:
     """Just the lines because of which a rule is silent; none if it speaks."""
     checks = list(_source(wanted, given))
-    for prefix, section in _sections(detection, filters):
+    for one, section in _sections(detection, filters):
         if not section.holds(view):
             for _, read in section.conditions:
-                checks += _unlike(section, read, view, prefix, wanted=True)
+                checks += _of(one, _unlike(section, read, view, wanted=True))
     return tuple(dict.fromkeys(checks))
 
 
-def _unlike(
-    section: Detection, read: Condition, view: View, prefix: str, *, wanted: bool
-) -> Iterator[Check]:
+def _every(section: Detection, read: Condition, view: View) -> Iterator[Check]:
+    """The lines of each selection that a condition names."""
+    for name, negated in condition.named(read):
+        yield from (_check(name, item, view, negated) for item in _all(section.selections[name]))
+
+
+def _unlike(section: Detection, read: Condition, view: View, *, wanted: bool) -> Iterator[Check]:
     """Lines because of which a condition does not hold, or holds where it is not wanted."""
     if isinstance(read, condition.Name):
         for item in _opposed(section.selections[read.name], view, wanted):
-            yield _check(f"{prefix}{read.name}", item, view, not wanted)
+            yield _check(read.name, item, view, not wanted)
     elif isinstance(read, condition.Not):
-        yield from _unlike(section, read.part, view, prefix, wanted=not wanted)
+        yield from _unlike(section, read.part, view, wanted=not wanted)
     elif condition.holds(read, lambda name: section.selections[name].holds(view)) is not wanted:
         for part in read.parts:
-            yield from _unlike(section, part, view, prefix, wanted=wanted)
+            yield from _unlike(section, part, view, wanted=wanted)
 
 
 def _opposed(selection: Selection, view: View, wanted: bool) -> Iterator[Item]:
@@ -101,9 +106,22 @@ def _source(wanted: LogSource, given: LogSource) -> Iterator[Check]:
         yield Check("logsource", "logsource", f"is {wanted}", str(given), False)
 
 
-def _sections(detection: Detection, filters: tuple[Filter, ...]) -> list[tuple[str, Detection]]:
-    """A rule and its filters, each with what its names begin with."""
-    return [("", detection)] + [(f"filter {one.title}: ", one.detection) for one in filters]
+def _sections(
+    detection: Detection, filters: tuple[Filter, ...]
+) -> list[tuple[Filter | None, Detection]]:
+    """A rule, which is of no filter, and its filters."""
+    return [(None, detection), *((one, one.detection) for one in filters)]
+
+
+def _of(one: Filter | None, checks: Iterator[Check]) -> Iterator[Check]:
+    """Lines that say of which filter they are."""
+    for check in checks:
+        name = f"{_prefix(one)}{check.selection}"
+        yield replace(check, selection=name, filter=one.id) if one else check
+
+
+def _prefix(one: Filter | None) -> str:
+    return f"filter {one.title}: " if one else ""
 
 
 def _proof(detection: Detection, read: Condition, view: View, prefix: str) -> Iterator[Check]:

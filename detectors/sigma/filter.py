@@ -2,7 +2,9 @@
 
 A filter's condition is ANDed to the rule's as written, so an exclusion says `not`. A filter is
 refused (and hides nothing) if it has no `not`, no reason, no day on which it expires, or binds to
-nothing. Reason and day stand under its attribute `cityward`:
+nothing. What only makes no sense today, as a day that is past, is asked when one is deployed, not
+here: a filter that has ended is still to be read. Reason and day stand under its attribute
+`cityward`:
 
     cityward: {reason: "the historian writes at night, change 4711", expires: 2027-03-01}
 

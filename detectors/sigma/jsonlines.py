@@ -10,23 +10,23 @@ What rules do not ask is skipped: bytes there that are no UTF-8 do not break a l
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import repeat
-from typing import Any, Generic
+from typing import Any, Generic, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
 from msgspec.structs import astuple
 
 from cityward.event import Event, LogSource, Record
-from detectors.sigma.find import NOTHING, Held
-from detectors.sigma.keywords import Raw
-from detectors.sigma.knowledge import Knowledge
+from detectors.sigma.ask import NOTHING, Held
+from detectors.sigma.knowledge import ONLY_UNSET, Knowledge
 from detectors.sigma.memory import SHAPE_BYTES, Memory, Room, size_of_answers
 from detectors.sigma.native import elsewhere
 from detectors.sigma.plan import Rule, Spoken, Verdict
-from detectors.sigma.route import Piles, Route, prefixes_of
+from detectors.sigma.route import Route, prefixes_of, verdicts_on
 from detectors.sigma.view import TIME, taker
 
 PARTS = ("category", "product", "service")
@@ -42,6 +42,7 @@ Decode = Callable[[bytes], Any]
 
 _read_all = msgspec.json.Decoder(dict[str, Any]).decode
 _GROUPS = frozenset({list, dict})
+T = TypeVar("T")
 
 
 class Lines(Generic[Rule]):
@@ -75,24 +76,19 @@ class Lines(Generic[Rule]):
             lines: One JSON object each.
             time: When they happened, or came.
         """
-        read, by_first = self._read_first, self._by_first
-        piles: dict[int, tuple[Alike[Rule], list[int]]] = {}
-        whole: list[int] = []
-        for place, line in enumerate(lines):
-            try:
-                alike = by_first[astuple(read(line))]
-            except BROKEN:
-                whole.append(place)
-                continue
-            pile = piles.get(id(alike))
-            if pile is None:
-                pile = piles[id(alike)] = (alike, [])
-            pile[1].append(place)
+        piles: dict[Alike[Rule] | None, list[int]] = defaultdict(list)
+        for place, alike in enumerate(_each(self._alike_of_each, lines)):
+            piles[alike].append(place)
+        whole = piles.pop(None, [])
         found: dict[int, Spoken[Rule]] = {}
-        for alike, places in piles.values():
-            found.update(alike.verdicts(places, lines, time, whole))
+        for alike, places in piles.items():
+            if alike is not None:
+                found.update(alike.verdicts(places, _of(lines, places), time, whole))
         broken = [*self._read_whole(whole, lines, time, found)]
         return found, broken
+
+    def _alike_of_each(self, lines: Iterable[bytes]) -> Iterator[Alike[Rule]]:
+        return map(self._by_first.__getitem__, map(astuple, map(self._read_first, lines)))
 
     def _alike_of(self, row: Row) -> Alike[Rule]:
         route = self._route_of(log_source(row[: len(PARTS)]))
@@ -110,18 +106,13 @@ class Lines(Generic[Rule]):
         found: dict[int, Spoken[Rule]],
     ) -> Iterator[int]:
         """Read lines as any event; places of those that are broken."""
-        piles: Piles[Rule] = {}
+        events: dict[int, Event] = {}
         for place in places:
             try:
-                event = event_of(lines[place], time)
+                events[place] = event_of(lines[place], time)
             except BROKEN:
                 yield place
-                continue
-            route = self._route_of(event.logsource)
-            if route.plan.rules:
-                route.sort_in(piles, place, event)
-        for pile in piles.values():
-            found.update(pile.verdicts())
+        found.update(verdicts_on(events, self._route_of))
 
 
 def event_of(line: bytes, time: datetime) -> Event:
@@ -158,8 +149,8 @@ class Alike(Generic[Rule]):
         names = {*self.known}
         for ask in self.references:
             names |= {ask.field or "", *ask.others}
-        self.others = {other for name in names for other in elsewhere(name)[1:]} - names
-        """Names under which a field may stand, too."""
+        self.others = {other for name in names for other in elsewhere(name)[1:]}
+        """Names under which a field may stand, too; some of them are asked themselves."""
         keywords = route.keywords if None in needed else route.library.keywords(frozenset())
         self._raw = keywords.raw if keywords is not None and TIME not in names else None
         self._hides: Memory[tuple[int, ...], bool] = Memory(room, self._may_hide)
@@ -169,8 +160,8 @@ class Alike(Generic[Rule]):
         self.route = route
         self.held = held
         self.room = room
-        holders = prefixes_of(names.union(self.others, first)) - names - self.others
-        every = [*names, *self.others, *holders]
+        asked = names | self.others
+        every = sorted(asked | prefixes_of(asked.union(first)))
         self._every = frozenset(every)
         self._is_wide = len(every) > WIDE_FROM
         self._read: Decode = _read_all if self._is_wide else _reader(every, Any)
@@ -184,45 +175,62 @@ class Alike(Generic[Rule]):
     def verdicts(
         self, places: Sequence[int], lines: Sequence[bytes], time: datetime, whole: list[int]
     ) -> Iterator[tuple[int, Spoken[Rule]]]:
-        """Places of lines that rules match or fail on; those to be read whole are added there."""
+        """Places of lines that rules match or fail on; those to be read whole are added there.
+
+        Args:
+            places: Where the lines stand among others.
+            lines: These.
+            time: When they happened, or came.
+            whole: Places of lines that have to be read whole.
+        """
         if self._raw is None:
             whole += places
             return
-        for members, rows in self._rows(self._raw, places, lines, whole).items():
-            yield from members.verdicts(rows, time, whole)
+        found = self._raw.scanner.found_in(lines)
+        hiding = {
+            number: key for number, words in found.items() if self._hides[key := tuple(words)]
+        }
+        said: Sequence[Any] = _each(self._said_by_each, lines)
+        if self._is_wide:
+            yield from self._verdicts_on_all(places, lines, said, hiding, time, whole)
+            return
+        if hiding or None in said:
+            left = [n for n, row in enumerate(said) if row is None or n in hiding]
+            whole += [places[number] for number in left]
+            places, said = _without(places, left), _without(said, left)
+        yield from self._members.verdicts(places, said, time, whole)
 
-    def _rows(
-        self, raw: Raw, places: Iterable[int], lines: Sequence[bytes], whole: list[int]
-    ) -> Mapping[Members[Rule], dict[int, Row]]:
-        """What lines say in the fields that are asked."""
-        found, hides, read, is_wide = raw.found, self._hides, self._read, self._is_wide
-        members = self._members
-        rows: dict[Members[Rule], dict[int, Row]] = {}
-        for place in places:
-            line = lines[place]
-            numbers = found(line)
-            is_hiding = bool(numbers) and hides[tuple(numbers)]
-            if is_hiding and not is_wide:
-                whole.append(place)
-                continue
-            try:
-                said = read(line)
-            except BROKEN:
-                whole.append(place)
-                continue
-            if not is_wide:
-                rows.setdefault(members, {})[place] = astuple(said)
-                continue
-            names = tuple(said)
-            keywords: Held | None = NOTHING
-            if is_hiding:
-                keywords = self._held[tuple(numbers), names] if _is_plain(line, said) else None
-            if keywords is None:
-                whole.append(place)
-                continue
+    def _said_by_each(self, lines: Iterable[bytes]) -> Iterator[Any]:
+        said = map(self._read, lines)
+        return said if self._is_wide else map(astuple, said)
+
+    def _verdicts_on_all(
+        self,
+        places: Sequence[int],
+        lines: Sequence[bytes],
+        said: Sequence[Any],
+        hiding: Mapping[int, tuple[int, ...]],
+        time: datetime,
+        whole: list[int],
+    ) -> Iterator[tuple[int, Spoken[Rule]]]:
+        """The same of lines of which all members are read."""
+        keywords: dict[int, Held] = {}
+        piles: dict[tuple[str, ...], list[int]] = defaultdict(list)
+        for number, row in enumerate(said):
+            names = () if row is None else tuple(row)
+            if row is None or number in hiding:
+                is_plain = row is not None and _is_plain(lines[number], row)
+                held = self._held[hiding[number], names] if is_plain else None
+                if held is None:
+                    whole.append(places[number])
+                    continue
+                keywords[number] = held
+            piles[names].append(number)
+        for names, numbers in piles.items():
             members = self._by_names[names]
-            rows.setdefault(members, {})[place] = (*members.take(said), keywords)
-        return rows
+            rows = [*map(members.take, _of(said, numbers))]
+            of_each = [keywords.get(number, NOTHING) for number in numbers] if keywords else ()
+            yield from members.verdicts(_of(places, numbers), rows, time, whole, of_each)
 
     def _held_keywords(self, key: tuple[tuple[int, ...], tuple[str, ...]]) -> Held | None:
         return None if self._raw is None else self._raw.held(*key)
@@ -243,7 +251,6 @@ class Members(Generic[Rule]):
     def __init__(self, alike: Alike[Rule], names: Sequence[str]) -> None:
         places = {name: place for place, name in enumerate(names)}
         self._route = alike.route
-        self._width = len(names)
         self.take = taker(names)
         self._known: list[tuple[int, Knowledge]] = []
         held = [alike.held]
@@ -265,41 +272,84 @@ class Members(Generic[Rule]):
         )
 
     def verdicts(
-        self, rows: dict[int, Row], time: datetime, whole: list[int]
+        self,
+        places: Sequence[int],
+        rows: Sequence[Row],
+        time: datetime,
+        whole: list[int],
+        keywords: Sequence[Held] = (),
     ) -> Iterator[tuple[int, Spoken[Rule]]]:
         """Places of rows that rules match or fail on; those that do not say all are added there.
 
         Args:
-            rows: What lines say in these members, and beyond, if it is known, which keywords hold.
+            places: Where the lines stand.
+            rows: What they say in these members.
             time: When they happened, or came.
             whole: Places of lines that have to be read whole.
+            keywords: Which hold on each; empty: none on any.
         """
-        columns = [*zip(*rows.values(), strict=True)]
-        if doubtful := self._doubtful(columns):
-            whole += [place for number, place in enumerate(rows) if number in doubtful]
-            rows = {p: row for n, (p, row) in enumerate(rows.items()) if n not in doubtful}
-            columns = [*zip(*rows.values(), strict=True)]
-        self._route.events += len(rows)
         if not rows:
             return
-        held = [one.of_column(columns[place]) for place, one in self._known]
-        held += columns[self._width :]
+        columns = [*zip(*rows, strict=True)]
+        kinds = [{*map(type, column)} for column in columns]
+        if doubtful := self._doubtful(columns, kinds):
+            whole += [places[number] for number in doubtful]
+            places, rows = _without(places, doubtful), _without(rows, doubtful)
+            keywords = keywords and _without(keywords, doubtful)
+            yield from self.verdicts(places, rows, time, whole, keywords)
+            return
+        self._route.events += len(rows)
+        held = [one.of_column(columns[place], kinds[place]) for place, one in self._known]
+        if keywords:
+            held.append(keywords)
         held.append(repeat(self._route.plan.past(time), len(rows)))
         verdicts = map(self._decided.__getitem__, zip(*held, strict=True))
-        yield from ((place, one) for place, one in zip(rows, verdicts, strict=True) if one)
+        yield from ((place, one) for place, one in zip(places, verdicts, strict=True) if one)
 
-    def _doubtful(self, columns: Sequence[Row]) -> set[int]:
+    def _doubtful(self, columns: Sequence[Row], kinds: Sequence[set[type]]) -> Sequence[int]:
         """Numbers of the rows that do not say all."""
         found: set[int] = set()
-        for column in columns:
-            if not _GROUPS.isdisjoint(map(type, column)):
+        for column, several in zip(columns, kinds, strict=True):
+            if not _GROUPS.isdisjoint(several):
                 found.update(n for n, value in enumerate(column) if type(value) in _GROUPS)
         for place in self._others:
-            found.update(n for n, value in enumerate(columns[place]) if value is not UNSET)
+            if kinds[place] != ONLY_UNSET:
+                found.update(n for n, value in enumerate(columns[place]) if value is not UNSET)
         for place, other in self._references:
             pairs = zip(columns[place], columns[other], strict=True)
             found.update(n for n, pair in enumerate(pairs) if UNSET not in pair)
-        return found
+        return sorted(found)
+
+
+def _each(
+    several: Callable[[Iterable[bytes]], Iterator[T]], lines: Sequence[bytes]
+) -> list[T | None]:
+    """What is read of each line; None of one that cannot be read.
+
+    Args:
+        several: Reads lines one after the other, many in less time than as often one.
+        lines: These.
+    """
+    said: list[T | None] = []
+    left = iter(lines)
+    while True:
+        try:
+            said.extend(several(left))
+        except BROKEN:  # what was read before it is there; on with what comes after it
+            said.append(None)
+        else:
+            return said
+
+
+def _of(several: Sequence[T], numbers: Sequence[int]) -> Sequence[T]:
+    """Those of these numbers, which are in order."""
+    return several if len(numbers) == len(several) else [several[number] for number in numbers]
+
+
+def _without(several: Sequence[T], numbers: Sequence[int]) -> Sequence[T]:
+    """All but those of these numbers."""
+    gone = {*numbers}
+    return [one for number, one in enumerate(several) if number not in gone]
 
 
 def _is_plain(line: bytes, said: Mapping[str, Any]) -> bool:

@@ -13,11 +13,12 @@ import msgspec
 
 from cityward.event import Event
 from cityward.event import text_of as record_text
+from detectors.sigma.ask import NOTHING, Ask, Held
 from detectors.sigma.databases import Databases
-from detectors.sigma.find import EDGE, NOTHING, Ask, Held, Scanner, part_of
 from detectors.sigma.matchers import AnyOf, Comparison, Like, Test, test_of
 from detectors.sigma.texts import folded
 from detectors.sigma.view import TIME, View, is_said, taker, text_of
+from detectors.sigma.words import EDGE, Scanner, part_of
 
 BETWEEN = "\n"
 """Stands between values; what has it in itself may have been found where there is nothing."""
@@ -64,7 +65,7 @@ class Keywords:
         """Make now what else is made on the first event, or on the first line of JSON."""
         self._scanner.prepare()
         if for_lines and self.raw is not None:
-            self.raw.found(b"")
+            self.raw.scanner.prepare()
 
     @cached_property
     def raw(self) -> Raw | None:
@@ -136,8 +137,8 @@ class Raw:
             _is_of_strings(word) and all(is_enough for _, is_enough in hits[word])
             for word in self._words
         ]
-        self.found = Scanner([*self._words, *_HIDING], databases, 1, any_case=True).found
-        """Numbers of what is in a line; none: no keyword is, and nothing hides."""
+        self.scanner = Scanner([*self._words, *_HIDING], databases, 1, any_case=True)
+        """Finds the numbers of what is in a line; none: no keyword is, and nothing hides."""
 
     def asks(self, numbers: Sequence[int]) -> frozenset[Ask] | None:
         """The keywords that may be in a line; None: it may say anything in other signs."""

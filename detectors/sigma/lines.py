@@ -30,9 +30,9 @@ from detectors.sigma.matchers import (
     Placeholders,
     Reference,
     Regex,
-    compiled_regex,
     number_of,
 )
+from detectors.sigma.regexes import compiled_regex
 from detectors.sigma.texts import Sign, Text
 from detectors.sigma.view import text_of
 
@@ -40,6 +40,9 @@ COMPARISONS_MAX = 150_000
 """Comparisons of one document, values that stand for several written out."""
 PROGRAM_MAX = 1_000_000
 """Steps of all regular expressions of one document; one alone has up to some 300,000."""
+SIGNS_MAX = 100
+"""Of one text so many `?`, and dashes of any kind: a value is looked through as often as a
+text has of them. No text of SigmaHQ has more than four."""
 
 HOLE = re.compile(r"(?<!\\)%([\w.-]+)%")
 """A placeholder, `%ot_writers%`."""
@@ -272,9 +275,11 @@ class _Reader:
                 return [Flag(value)]
             if isinstance(value, (int, float)):
                 return [Number("eq", value)]
-        return [
-            Like(texts.normal(text, cased=self.cased), self.cased) for text in self._encoded(value)
-        ]
+        found = [texts.normal(text, cased=self.cased) for text in self._encoded(value)]
+        for one in found:
+            if len(one) > SIGNS_MAX and sum(map(_is_one_letter, one)) > SIGNS_MAX:
+                raise ValueError(f"a text has more than {SIGNS_MAX} of `?` and dashes of any kind")
+        return [Like(one, self.cased) for one in found]
 
     def _expanded(self, value: Any, stand_in: str) -> list[str]:
         """A value as written, with its placeholders filled in."""
@@ -327,6 +332,10 @@ class _Reader:
                     choices.append([(piece.replace("\\%", "%"),)])
         texts.bound(choices)
         return [tuple(itertools.chain(*chosen)) for chosen in itertools.product(*choices)]
+
+
+def _is_one_letter(part: str | Sign) -> bool:
+    return part is Sign.ONE or part is Sign.DASH
 
 
 def _scalar_text(value: Any) -> str:

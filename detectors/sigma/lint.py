@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable, Iterator
 from datetime import date
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -14,11 +16,13 @@ from cityward.errors import RuleError
 from cityward.fields import FIELDS
 from detectors.sigma import attack, condition, validators
 from detectors.sigma.load import load_folder
-from detectors.sigma.rule import Absence, Correlation, Filter, Rule, RuleSet
-from detectors.sigma.samples import lacks, read_samples, samples_file
+from detectors.sigma.rule import Absence, Correlation, Filter, Rule, RuleSet, Speaking
+from detectors.sigma.samples import Samples, lacks, read_samples, samples_file
 from detectors.sigma.sentence import fields_of
 
 TITLE_MAX = 45
+UNSEEN_MAX = 50
+"""So many characters of a text that nobody sees are told."""
 NODE_SAYS = frozenset(("inventory_change", "shared"))
 """Categories of events that the node or the hub itself makes: no record is behind them."""
 HUB_SAYS = "shared"
@@ -27,8 +31,6 @@ OURS = "cityward"
 """The taxonomy whose field names are those of the field table."""
 _WORDS = frozenset({"count", "value", "timespan"})
 """What the sentence of a correlation has beside fields."""
-
-Speaking = Rule | Correlation | Absence
 
 
 class Problem(msgspec.Struct, frozen=True, order=True):
@@ -59,9 +61,34 @@ def problems_of(rules: RuleSet, path: Path, *, samples: bool = True) -> list[Pro
     Args:
         rules: With all that they refer to.
         path: Whose documents are meant.
-        samples: Look at the samples beside them, too.
+        samples: Look at their files and at the samples beside them, too.
     """
-    return sorted(set(_problems(rules, path, samples=samples)))
+    return sorted(set(_problems(rules, path, samples=samples)), key=_place)
+
+
+def _place(one: Problem) -> tuple[str, int, Problem]:
+    """By file, then by line as a number: line 4 stands before line 39."""
+    file, _, line = one.where.rpartition(":")
+    return (file, int(line), one) if line.isdecimal() else (one.where, 0, one)
+
+
+def unseen(text: str, file: str) -> list[Problem]:
+    """Characters that nobody sees, or that turn the line they stand in (Unicode, TR 36)."""
+    return list(islice(_unseen(text.removeprefix("\ufeff"), file), UNSEEN_MAX))
+
+
+def _unseen(text: str, file: str) -> Iterator[Problem]:
+    for number, line in enumerate(text.split("\n"), 1):
+        for one in dict.fromkeys("" if line.isprintable() else line):
+            if not one.isprintable() and one not in "\t\r":
+                name = unicodedata.name(one, "a control character").lower()
+                what = f"an invisible character U+{ord(one):04X}, {name}"
+                yield Problem(f"{file}:{number}", what, "warning")
+
+
+def lacking(id: str, rules: RuleSet, samples: Samples) -> list[str]:
+    """What is missing for the samples of a rule to be a proof, in words; see `lacks`."""
+    return lacks(samples, has_records=id not in _said_by(rules, NODE_SAYS))
 
 
 def _problems(rules: RuleSet, path: Path, *, samples: bool) -> Iterator[Problem]:
@@ -84,11 +111,15 @@ def _problems(rules: RuleSet, path: Path, *, samples: bool) -> Iterator[Problem]
             yield from _unused(one)
             yield from _metadata(one)
     mine = [one.document for one in rules.speaking() if is_meant(one.document.file)]
+    if samples:
+        hiding = [one.document for one in rules.filters if is_meant(one.document.file)]
+        for file in dict.fromkeys(one.file for one in (*mine, *hiding)):
+            yield from unseen(Path(file).read_text(encoding="utf-8"), file)
     for issue in validators.issues_of(mine):
         yield Problem(issue.where, issue.what, "warning")
     for tuning in rules.filters:
-        if is_meant(tuning.document.file) and tuning.document.value.get("taxonomy") == OURS:
-            yield from _unknown(tuning, sorted(tuning.detection.fields()), "filter")
+        if is_meant(tuning.document.file):
+            yield from _filter(tuning)
 
 
 def _below(path: Path) -> Callable[[str], bool]:
@@ -164,6 +195,19 @@ def _names(one: Speaking, ours: bool) -> Iterator[Problem]:
         template = [name for name in template if name not in {*_WORDS, *one.group_by}]
         yield from _unknown(one, _group_fields(one), "correlation", "group-by")
     yield from _unknown(one, template, "cityward", "sentence")
+
+
+def _filter(one: Filter) -> Iterator[Problem]:
+    if not owner_of(one):
+        what = "the filter has no owner: name under `author` who answers for it"
+        yield Problem(one.document.where("author"), what)
+    if one.document.value.get("taxonomy") == OURS:
+        yield from _unknown(one, sorted(one.detection.fields()), "filter")
+
+
+def owner_of(one: Filter) -> str:
+    """Who answers for a filter; empty: nobody does."""
+    return str(one.document.value.get("author") or "").strip()
 
 
 def _group_fields(one: Correlation | Absence) -> list[str]:

@@ -154,7 +154,8 @@ def _names_below(folder: str) -> Iterator[str]:
     except OSError:
         return
     for one in entries:
-        is_rule = one.name.endswith((".yml", ".yaml")) and not one.name.endswith(SAMPLES_SUFFIX)
+        name = one.name.lower()
+        is_rule = name.endswith((".yml", ".yaml")) and not name.endswith(SAMPLES_SUFFIX)
         if is_rule and (one.is_file(follow_symlinks=False) or os.path.isfile(one.path)):
             yield one.path.removeprefix("./")
     for one in entries:
@@ -164,8 +165,7 @@ def _names_below(folder: str) -> Iterator[str]:
 
 def _file_rules(file: str, kept: Compiled | None, pipelines: Pipelines) -> FileRules:
     try:
-        with open(file, "rb", buffering=0) as opened:
-            data = opened.read(documents.MAX_BYTES + 1) or b""
+        data = _content(file)
     except OSError as error:
         return FileRules((), ((f"cannot be read: {error.strerror}", file, "Mend its rights."),))
     if kept is None:
@@ -176,6 +176,18 @@ def _file_rules(file: str, kept: Compiled | None, pipelines: Pipelines) -> FileR
         given = _rules_of(data, file, pipelines)
         kept.put(key, given)
     return given
+
+
+def _content(file: str) -> bytes:
+    """What is in a file, no more than what would be refused; as bare as can be, of thousands."""
+    handle = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = os.read(handle, documents.MAX_BYTES + 1)
+        while data and (more := os.read(handle, documents.MAX_BYTES + 1 - len(data))):
+            data += more
+        return data
+    finally:
+        os.close(handle)
 
 
 def _rules_of(data: str | bytes, file: str, pipelines: Pipelines) -> FileRules:

@@ -19,8 +19,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any, Literal
 
 import msgspec
-import re2
 
+from detectors.sigma.regexes import compile_regex
 from detectors.sigma.texts import DASHES, Sign, Text, folded
 from detectors.sigma.view import View, text_of
 
@@ -226,8 +226,6 @@ def _pair_compare(one: Reference) -> Callable[[Any, Any], bool]:
 
 def _text_predicate(text: Text, fold: Callable[[str], str]) -> Predicate:
     """Compare texts, without regard to case unless asked."""
-    if Sign.ONE in text or Sign.DASH in text:
-        return _pattern_predicate(text, fold)
     match text:
         case ():
             return lambda seen: text_of(seen) == ""
@@ -241,8 +239,8 @@ def _text_predicate(text: Text, fold: Callable[[str], str]) -> Predicate:
             return lambda seen: fold(text_of(seen)).startswith(word)
         case (Sign.MANY, str(word)):
             return lambda seen: fold(text_of(seen)).endswith(word)
-    words = [part for part in text if isinstance(part, str)]
-    return lambda seen: _in_order(fold(text_of(seen)), words, text)
+    parts = _parts(text)
+    return lambda seen: _in_order(fold(text_of(seen)), parts, text)
 
 
 def _word_predicate(word: str, fold: Callable[[str], str]) -> Predicate:
@@ -254,90 +252,63 @@ def _word_predicate(word: str, fold: Callable[[str], str]) -> Predicate:
     )
 
 
-def _in_order(seen: str, words: list[str], text: Text) -> bool:
-    """True if the words stand in this order; the leftmost place of each is always right."""
+class _Part:
+    """What stands between two `*`: a word, or words with signs of which each is one letter."""
+
+    def __init__(self, signs: Text) -> None:
+        self.letters = sum(len(one) if isinstance(one, str) else 1 for one in signs)
+        if len(signs) == 1 and isinstance(signs[0], str):
+            self._word = signs[0]
+            self.place = self._place_of_word
+        else:
+            written = [
+                _ONE_LETTER[one] if isinstance(one, Sign) else re.escape(one) for one in signs
+            ]
+            self._search = re.compile("".join(written), re.DOTALL).search
+            self.place = self._place_of_pattern
+
+    def _place_of_word(self, seen: str, start: int, end: int) -> int:
+        return seen.find(self._word, start, end)
+
+    def _place_of_pattern(self, seen: str, start: int, end: int) -> int:
+        found = self._search(seen, start, end)
+        return -1 if found is None else found.start()
+
+
+_ONE_LETTER = {Sign.ONE: ".", Sign.DASH: f"[{re.escape(DASHES)}]"}
+
+
+def _parts(text: Text) -> list[_Part]:
+    parts: list[list[str | Sign]] = [[]]
+    for one in text:
+        if one is Sign.MANY:
+            parts.append([])
+        else:
+            parts[-1].append(one)
+    return [_Part(tuple(one)) for one in parts if one]
+
+
+def _in_order(seen: str, parts: Sequence[_Part], text: Text) -> bool:
+    """True if the parts stand in this order; the leftmost place of each is always right."""
     start, end = 0, len(seen)
     if text[0] is not Sign.MANY:
-        if not seen.startswith(words[0]):
+        letters = parts[0].letters
+        if parts[0].place(seen, 0, letters) != 0:
             return False
-        start, words = len(words[0]), words[1:]
+        start, parts = letters, parts[1:]
+        if Sign.MANY not in text:
+            return start == end
     if text[-1] is not Sign.MANY:
-        last = words[-1]
-        if len(seen) - start < len(last) or not seen.endswith(last):
+        last = end - parts[-1].letters
+        if last < start or parts[-1].place(seen, last, end) != last:
             return False
-        end, words = len(seen) - len(last), words[:-1]
-    for word in words:
-        place = seen.find(word, start, end)
+        end, parts = last, parts[:-1]
+    for part in parts:
+        place = part.place(seen, start, end)
         if place < 0:
             return False
-        start = place + len(word)
+        start = place + part.letters
     return True
-
-
-def _pattern_predicate(text: Text, fold: Callable[[str], str]) -> Predicate:
-    signs = {Sign.MANY: ".*", Sign.ONE: ".", Sign.DASH: f"[{re2.escape(DASHES)}]"}
-    pattern = "".join(
-        signs[part] if isinstance(part, Sign) else re2.escape(_clean(part)) for part in text
-    )
-    found = compile_regex(rf"\A(?:{pattern})\z", "s")
-    return lambda seen: found(fold(text_of(seen)))
-
-
-# --- Regular expressions -----------------------------------------------------------------------
-
-
-def compile_regex(pattern: str, flags: str = "") -> Callable[[str], bool]:
-    """A search in linear time, whatever the pattern.
-
-    Args:
-        pattern: RE2 syntax: no look-around, no back-reference.
-        flags: Any of `i`, `m`, `s`.
-
-    Raises:
-        ValueError: RE2 does not take the pattern; why, in words.
-    """
-    search = compiled_regex(pattern, flags).search
-    return lambda seen: search(_clean(seen)) is not None
-
-
-def compiled_regex(pattern: str, flags: str = "") -> Any:
-    """The same, as RE2's own object."""
-    head = f"(?{flags})" if flags else ""
-    try:
-        return re2.compile(_clean(head + pattern), _options())
-    except re2.error as error:
-        why = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)
-        raise ValueError(why) from error
-
-
-def regex_set(regexes: Sequence[tuple[str, str]]) -> Any:
-    """RE2's own set of patterns with their flags, each of which it takes alone.
-
-    `Match(data)` gives the numbers of those that are found. The number behind the last one is
-    always among them, unless RE2 had no room for a search: then it says nothing of any.
-    """
-    found = re2.Set.SearchSet(_options())
-    for pattern, flags in regexes:
-        found.Add(_clean(f"(?{flags}:{pattern})"))
-    found.Add("")
-    found.Compile()
-    return found
-
-
-def _options() -> Any:
-    options = re2.Options()
-    options.log_errors = False
-    options.never_capture = True
-    return options
-
-
-def _clean(text: str) -> str:
-    """Without lone surrogates, which UTF-8 cannot hold."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "replace").decode()
-    return text
 
 
 # --- Numbers, times, addresses -----------------------------------------------------------------
@@ -359,7 +330,8 @@ _TIME_PARTS: dict[str, Callable[[datetime], int]] = {
 }
 TIME_PARTS = tuple(_TIME_PARTS)
 
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+"""A text that is one."""
 _NUMBER_MAX = 400
 """Longer digits are no number: turning them into one takes quadratic time."""
 
@@ -372,7 +344,7 @@ def number_of(value: Any) -> float | int | None:
         return value
     if isinstance(value, float):
         return value if value == value else None  # noqa: PLR0124 – NaN alone differs from itself
-    if isinstance(value, str) and len(value) <= _NUMBER_MAX and _NUMBER.fullmatch(value):
+    if isinstance(value, str) and len(value) <= _NUMBER_MAX and NUMBER.fullmatch(value):
         try:
             return int(value)
         except ValueError:

@@ -6,7 +6,8 @@ memories share is used up, all are emptied: who sends fresh values costs time, n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from sys import getsizeof
 from typing import Any, Generic, TypeVar
 from weakref import WeakValueDictionary
 
@@ -17,7 +18,7 @@ ENTRY_BYTES = 200
 SHAPE_BYTES = 4_000
 """An entry that is a way to look at events, with memories of its own."""
 LONG = 4_096
-"""A text longer than this is decided anew each time: it rarely comes twice."""
+"""A text of more bytes than this is decided anew each time: it rarely comes twice."""
 
 Key = TypeVar("Key")
 Found = TypeVar("Found")
@@ -74,20 +75,23 @@ class Memory(dict[Key, Found], Generic[Key, Found]):
 
     def __missing__(self, key: Key) -> Found:
         found = self._decide(key)
-        size = self._size_of(key)
+        size = getsizeof(key) if isinstance(key, str) else self._size_of(key)
         if size <= LONG:
             self._room.take(self._entry_bytes + size)
             self[key] = found
         return found
 
+    def learn(self, texts: Collection[Key], found: Found) -> None:
+        """Remember what was found of several texts at once."""
+        self._room.take(sum(map(getsizeof, texts)) + self._entry_bytes * len(texts))
+        self.update(dict.fromkeys(texts, found))
+
 
 def size_of_texts(key: Any) -> int:
-    """About how many bytes a key holds that may have texts."""
-    if isinstance(key, str):
-        return len(key)
+    """About how many bytes a key holds that may have texts, or long numbers."""
     if isinstance(key, tuple):
         return sum(map(size_of_texts, key))
-    return 8
+    return getsizeof(key) if isinstance(key, (str, int)) else 8
 
 
 def size_of_answers(key: tuple[Any, ...]) -> int:

@@ -27,6 +27,7 @@ import msgspec
 from cityward import documents
 from cityward.documents import Document
 from cityward.errors import RuleError
+from detectors.sigma.texts import is_written_out_far
 
 OURS = "cityward"
 """The taxonomy whose field names are those of the field table."""
@@ -93,6 +94,9 @@ class Pipelines:
             return document
         pipeline = self._pipeline
         section = next((one for one in _SECTIONS if isinstance(value.get(one), dict)), None)
+        if section is not None and is_written_out_far(value[section]):
+            what = "the pipelines cannot be applied: the dashes stand for too many texts"
+            raise RuleError(what, document.where(section), "Write fewer of them into one text.")
         try:
             if section is not None:
                 changed = _rule(pipeline, value, section)

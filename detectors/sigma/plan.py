@@ -12,13 +12,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from collections.abc import Set as AbstractSet
 from datetime import datetime
 from functools import cached_property, reduce
-from itertools import repeat
-from operator import and_, or_
-from typing import Any, Generic, NamedTuple, TypeVar
+from itertools import chain
+from operator import or_
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 from weakref import WeakValueDictionary
 
+from detectors.sigma.ask import NOTHING, Ask, Failed, Held, is_look_up
 from detectors.sigma.condition import Condition, Name, Not
-from detectors.sigma.find import NOTHING, Ask, Failed, Held, is_look_up
 from detectors.sigma.matchers import Comparison, Item
 from detectors.sigma.memory import ENTRY_BYTES, Memory, Room
 from detectors.sigma.native import elsewhere
@@ -26,7 +26,9 @@ from detectors.sigma.rule import Detection, Selection
 from detectors.sigma.view import TIME
 
 CLAUSES = 4
-"""So many things that a rule needs are looked for before it is looked at."""
+"""So many things that a rule needs are looked for before it is looked at: two pairs (`decide`)."""
+BARRED, FAILED = CLAUSES, CLAUSES + 1
+"""Rows behind those of clauses."""
 GATED_FROM, GATED_PART = 8, 32
 """A field that so many rules begin with, and one rule of so many, is looked at first."""
 
@@ -88,15 +90,36 @@ class Tree:
         for part in self.parts:
             yield from part.leaves()
 
-    def witnesses(self, cost: Callable[[Leaf], int]) -> frozenset[Leaf] | None:
-        """Cheapest asks of which one must hold; None if the tree can be true without any."""
+    def witnesses(self, may: Callable[[Leaf], bool]) -> frozenset[Leaf] | None:
+        """Few asks of which one must hold; None if the tree can be true without any.
+
+        Args:
+            may: Says which asks may be among them.
+        """
+        if (leaf := self.leaf) is not None:
+            return None if self.negated or not may(leaf) else frozenset((leaf,))
+        known: list[frozenset[Leaf]] = []
+        for part in self.parts:
+            if (found := part.witnesses(may)) is not None:
+                known.append(found)
+            elif not self.every:
+                return None
+        return min(known, key=len, default=None) if self.every else frozenset[Leaf]().union(*known)
+
+    def clauses(self) -> list[frozenset[Leaf]]:
+        """Asks of which one must hold for the tree to be true, and more such."""
         if self.leaf is not None:
-            return None if self.negated else frozenset((self.leaf,))
-        found = [part.witnesses(cost) for part in self.parts]
-        known = [one for one in found if one is not None]
+            return [] if self.negated else [frozenset((self.leaf,))]
+        found = [part.clauses() for part in self.parts]
         if self.every:
-            return min(known, key=lambda one: sum(map(cost, one)), default=None)
-        return frozenset().union(*known) if len(known) == len(found) else None
+            return sorted(chain.from_iterable(found), key=len)[:CLAUSES]
+        if not all(found):
+            return []
+        longest = max(map(len, found), default=0)
+        return [
+            frozenset[Leaf]().union(*(some[min(n, len(some) - 1)] for some in found))
+            for n in range(longest)
+        ]
 
     def truth(self) -> Truth:
         """The tree as a function."""
@@ -167,7 +190,6 @@ class Planned:
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
-        self.truth = tree.truth()
         self.leaves = frozenset(tree.leaves())
         self.asks = [leaf for leaf in self.leaves if isinstance(leaf, Ask)]
         self.failures = frozenset(ask.failed for ask in self.asks)
@@ -176,10 +198,43 @@ class Planned:
 
     @cached_property
     def clauses(self) -> list[frozenset[Leaf]]:
-        """Leaves of which one must hold, and more such, the smallest first."""
-        parts = self.tree.parts if self.tree.every and self.tree.leaf is None else [self.tree]
-        found = [part.witnesses(lambda leaf: 1) for part in parts]
-        return sorted((one for one in found if one is not None), key=len)
+        """Leaves of which one must hold, and more such."""
+        return self.tree.clauses()
+
+    @property
+    def bars(self) -> Iterator[Leaf]:
+        """Leaves of which none may hold."""
+        return (one.leaf for one in self._parts if one.leaf is not None and one.negated)
+
+    @property
+    def _parts(self) -> Sequence[Tree]:
+        """What must all be true."""
+        return self.tree.parts if self.tree.every and self.tree.leaf is None else [self.tree]
+
+    def is_true(self, answers: Iterable[Held]) -> bool:
+        """Whether it matches, if none of its clauses and bars says that it does not."""
+        if self._rest is None:
+            return True
+        truth, leaves = self._rest
+        return truth(NOTHING.union(*map(leaves.intersection, answers)))
+
+    @cached_property
+    def _rest(self) -> tuple[Truth, frozenset[object]] | None:
+        """What clauses and bars do not say of the tree; of most rules it is never asked."""
+        rest = [one for one in self._parts if not self._is_said(one)]
+        if not rest:
+            return None
+        tree = joined(True, rest)
+        return tree.truth(), frozenset(tree.leaves())
+
+    def _is_said(self, part: Tree) -> bool:
+        """True if clauses or bars say all of a part."""
+        leaves = [part] if part.leaf is not None else [] if part.every else part.parts
+        if any(one.leaf is None for one in leaves):
+            return False
+        if any(one.negated for one in leaves):
+            return part.leaf is not None
+        return frozenset(one.leaf for one in leaves) in self.clauses
 
     @cached_property
     def keywords(self) -> frozenset[Leaf]:
@@ -192,10 +247,17 @@ class Planned:
         return not any(keywords.isdisjoint(one) for one in clauses)
 
     def gate(self, fields: frozenset[str]) -> frozenset[Ask] | None:
-        """Asks of these fields of which one must hold for the rule to match; None: none is."""
+        """What `gate_of` says; it is remembered."""
         if fields not in self._gates:
-            self._gates[fields] = _gate(self.tree, fields)
+            self._gates[fields] = self.gate_of(fields)
         return self._gates[fields]
+
+    def gate_of(self, fields: AbstractSet[str | None]) -> frozenset[Ask] | None:
+        """Asks of these fields of which one must hold for the rule to match; None: none is."""
+        if not any(ask.field in fields for ask in self.asks):
+            return None
+        found = self.tree.witnesses(lambda leaf: isinstance(leaf, Ask) and leaf.field in fields)
+        return cast("frozenset[Ask] | None", found)
 
 
 class Gates(NamedTuple):
@@ -232,27 +294,18 @@ class Gates(NamedTuple):
 
 def first_fields(rules: Collection[Planned]) -> frozenset[str]:
     """Fields with which many rules begin, and that tables alone decide; every event has a time."""
-    asks = {ask for rule in rules for ask in rule.asks}
-    others = {TIME, *(ask.field for ask in asks if not is_look_up(ask))}
-    plain = {ask.field for ask in asks if ask.field is not None} - others
-    gates = (_gate(rule.tree, plain) or () for rule in rules)
+    plain: set[str | None] = set()
+    others: set[str | None] = {TIME, None}
+    for ask in {ask for rule in rules for ask in rule.asks}:
+        if ask.field not in others:
+            (plain if is_look_up(ask) else others).add(ask.field)
+    plain -= others
+    gates = (rule.gate_of(plain) or () for rule in rules)
     used = Counter(field for gate in gates for field in {ask.field or "" for ask in gate})
     least = max(GATED_FROM, len(rules) // GATED_PART)
     return frozenset(
         field for field, count in used.items() if count >= least and len(elsewhere(field)) < 2
     )
-
-
-def _gate(tree: Tree, fields: AbstractSet[str]) -> frozenset[Ask] | None:
-    """Asks of these fields of which one must hold for the tree to be true; None: there are none."""
-
-    def cost(leaf: Leaf) -> int:
-        return 1 if isinstance(leaf, Ask) and leaf.field in fields else 1_000_000
-
-    found = tree.witnesses(cost)
-    if found is None or sum(map(cost, found)) >= 1_000_000:
-        return None
-    return frozenset(leaf for leaf in found if isinstance(leaf, Ask))
 
 
 class Plan(Generic[Rule]):
@@ -267,26 +320,29 @@ class Plan(Generic[Rule]):
     def __init__(self, rules: Sequence[Rule], room: Room, first: frozenset[str]) -> None:
         self.rules = rules
         self._first = first
-        users = Counter(leaf for rule in rules for leaf in rule.leaves)
+        leaves = frozenset[Leaf]().union(*(rule.leaves for rule in rules))
         self.fields: dict[str | None, set[Ask]] = defaultdict(set)
         """What is asked, by field; None stands for keywords."""
-        for leaf in users:
+        for leaf in leaves:
             if isinstance(leaf, Ask):
                 self.fields[leaf.field].add(leaf)
-        expiries = [leaf for leaf in users if isinstance(leaf, Expired)]
+        expiries = [leaf for leaf in leaves if isinstance(leaf, Expired)]
         self.expiries = sorted(expiries, key=lambda one: one.at)
         self._past = [Held(self.expiries[:count]) for count in range(len(expiries) + 1)]
-        self._free = [0] * CLAUSES
-        """Rules, as bits by their number, that have no such clause."""
-        self._clauses: dict[object, list[int]] = defaultdict(list)
-        """Rules of which something satisfies a clause: `CLAUSES` times their number, and which."""
+        self._size = len(rules)
+        self._every = (1 << len(rules)) - 1
+        self._free = 0
+        """Bits of the clauses that rules do not have."""
+        self._bits: dict[object, list[int]] = defaultdict(list)
+        """Bits that stand for what holds: a row of bits, one a rule, says which have their first
+        clause by it, another their second …, one which are barred, and one which are failed."""
         for number, rule in enumerate(rules):
-            for place in range(len(rule.clauses), CLAUSES):
-                self._free[place] |= 1 << number
-            for place, clause in enumerate(rule.clauses[:CLAUSES]):
-                for one in clause:
-                    self._clauses[one].append(number * CLAUSES + place)
-        self._met_by = Memory(room, self._meets, ENTRY_BYTES + (CLAUSES + 1) * len(rules) // 8)
+            for row in range(len(rule.clauses), CLAUSES):
+                self._free |= 1 << row * len(rules) + number
+            for row, some in (*enumerate(rule.clauses), (BARRED, rule.bars)):
+                for one in some:
+                    self._bits[one].append(row * len(rules) + number)
+        self._rows_of = Memory(room, self._rows, ENTRY_BYTES + (FAILED + 1) * len(rules) // 8)
 
     @cached_property
     def gates(self) -> Gates:
@@ -300,13 +356,15 @@ class Plan(Generic[Rule]):
     def decide(self, answers: Sequence[Held]) -> Verdict[Rule]:
         """The rules that match where these hold together, and those that cannot be decided."""
         several = {*answers}
-        met = zip(*map(self._met_by.__getitem__, several), strict=True)
-        *clauses, failing = map(reduce, repeat(or_), met)
-        candidates = reduce(and_, clauses) & ~failing
+        rows = reduce(or_, map(self._rows_of.__getitem__, several), self._free)
+        size = self._size
+        pairs = rows & rows >> 2 * size
+        candidates = self._every & pairs & pairs >> size & ~(rows >> BARRED * size)
+        if failing := rows >> FAILED * size:
+            candidates &= ~failing
         if not candidates and not failing:
             return ()
-        held = NOTHING.union(*several)
-        matched = [rule for rule in self._numbered(candidates) if rule.truth(held)]
+        matched = [rule for rule in self._numbered(candidates) if rule.is_true(several)]
         failed = [*self._numbered(failing)]
         return (tuple(matched), tuple(failed)) if matched or failed else ()
 
@@ -314,20 +372,25 @@ class Plan(Generic[Rule]):
         """True if it makes a difference to a rule whether these keywords hold, and no others."""
         return any(
             not rule.keywords.isdisjoint(keywords) and rule.may_hold(keywords)
-            for rule in self.rules
+            for rule in self._with_keywords
         )
 
-    def _meets(self, held: Held) -> tuple[int, ...]:
-        """Rules whose first, second … clause an answer satisfies; last, those that it fails."""
-        met = [*self._free, 0]
+    @cached_property
+    def _with_keywords(self) -> list[Rule]:
+        asked = self.fields.get(None, set())
+        return [rule for rule in self.rules if not rule.leaves.isdisjoint(asked)]
+
+    def _rows(self, held: Held) -> int:
+        """What an answer says of all rules, in rows of bits."""
+        found = bytearray((FAILED + 1) * self._size // 8 + 1)
         for one in held:
-            for code in self._clauses.get(one, ()):
-                number, place = divmod(code, CLAUSES)
-                met[place] |= 1 << number
+            bits: Iterable[int] = self._bits.get(one, ())
             if isinstance(one, Failed):
-                for number, rule in enumerate(self.rules):
-                    met[CLAUSES] |= (one in rule.failures) << number
-        return tuple(met)
+                start = FAILED * self._size
+                bits = [start + n for n, rule in enumerate(self.rules) if one in rule.failures]
+            for bit in bits:
+                found[bit >> 3] |= 1 << (bit & 7)
+        return int.from_bytes(found, "little")
 
     def _numbered(self, bits: int) -> Iterator[Rule]:
         while bits:

@@ -1,24 +1,28 @@
 """The events of one log source on their way through its plan, many at a time.
 
-Events that name the same fields, with values of the same types, have one *layout*: what each field
-of the plan is called there, and what is missing. So an event costs a look-up for each of its fields
-that rules name, column by column, and one for what the answers together say.
+Events that name the same of the fields that matter, with values of the same types, have one
+*layout*: what each field of the plan is called there, and what is missing. What holds of the fields
+that are looked at first says what else is looked at, the *step*. Events of one step are looked at
+together: that costs a look-up for each field, column by column, and one for what the answers
+together say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from itertools import repeat
-from typing import Any, Generic
+from typing import Any, Generic, NamedTuple
 
-from cityward.event import Event
-from detectors.sigma.find import NOTHING, Ask, Held
+from cityward.event import Event, LogSource
+from detectors.sigma.ask import NOTHING, Ask, Held
 from detectors.sigma.keywords import Keywords, Texts, every_text
 from detectors.sigma.knowledge import SAME, Knowledge, Library
 from detectors.sigma.matchers import test_of
-from detectors.sigma.memory import SHAPE_BYTES, Memory, size_of_answers
+from detectors.sigma.memory import SHAPE_BYTES, Memory, Room, size_of_answers
 from detectors.sigma.native import elsewhere
-from detectors.sigma.plan import Expired, Plan, Rule, Spoken, Verdict
+from detectors.sigma.plan import Expired, Gates, Plan, Rule, Spoken, Verdict
 from detectors.sigma.view import THEIRS, TIME, View, taker
 
 Row = Mapping[str, Any]
@@ -27,11 +31,24 @@ Types = tuple[type, ...]
 Column = Callable[[Sequence[Event]], Iterable[Held]]
 """What holds on events as a whole."""
 
+FIRST_FROM = 16
+"""Fewer fields are sooner looked at together than some of them first."""
+TOGETHER_FROM = 4
+"""Fewer events are sooner looked at one by one."""
+COLUMN_FROM = 32
+"""Fewer values of a field are not worth being skimmed."""
+NAME_BYTES = 64
+"""A name in a set."""
+
 _LISTS = frozenset({list, tuple})
 
 
-Known = tuple[int, Callable[[Any], Held]]
-"""A place among the values that are taken from an event, and who knows what holds there."""
+class Known(NamedTuple):
+    """Who knows what holds on one of the values that are taken from an event."""
+
+    place: int
+    of: Callable[[Any], Held]
+    of_column: Callable[[Sequence[Any]], Iterable[Held]]
 
 
 class Step(Generic[Rule]):
@@ -48,91 +65,135 @@ class Step(Generic[Rule]):
         self.decided = decided
 
     def verdicts(
-        self, values: Sequence[Values], events: Sequence[Event]
-    ) -> Iterator[Verdict[Rule]]:
-        """What the plan says of each event."""
-        by_field = [*zip(*values, strict=True)]
-        held: list[Iterable[Held]] = [map(known, by_field[place]) for place, known in self.fields]
-        held += [column(events) for column in self.columns]
-        if not held:
-            held.append(repeat(NOTHING, len(events)))
-        return map(self.decided.__getitem__, zip(*held, strict=True))
+        self, rows: Mapping[int, Values], events: Mapping[int, Event]
+    ) -> Iterable[tuple[int, Spoken[Rule]]]:
+        """What the plan says of events, by their places; those of which it says nothing left out.
+
+        Args:
+            rows: What is taken of the events.
+            events: These, and others.
+        """
+        if len(rows) < TOGETHER_FROM:
+            return self._one_by_one(rows, events)
+        by_field = [*zip(*rows.values(), strict=True)]
+        held: list[Iterable[Held]]
+        if len(rows) < COLUMN_FROM:
+            held = [map(of, by_field[place]) for place, of, _ in self.fields]
+        else:
+            held = [of_column(by_field[place]) for place, _, of_column in self.fields]
+        if self.columns:
+            several = [events[place] for place in rows]
+            held += [column(several) for column in self.columns]
+        elif not held:
+            held.append(repeat(NOTHING, len(rows)))
+        verdicts = map(self.decided.__getitem__, zip(*held, strict=True))
+        return [(place, one) for place, one in zip(rows, verdicts, strict=True) if one]
+
+    def _one_by_one(
+        self, rows: Mapping[int, Values], events: Mapping[int, Event]
+    ) -> Iterator[tuple[int, Spoken[Rule]]]:
+        for place, values in rows.items():
+            held = [of(values[at]) for at, of, _ in self.fields]
+            for column in self.columns:
+                held += column((events[place],))
+            if verdict := self.decided[tuple(held)]:
+                yield place, verdict
 
 
 class Layout(Generic[Rule]):
-    """How events are looked at that name the same fields, with values of the same types."""
+    """How events are looked at that name the same fields, with values of the same types.
+
+    Args:
+        first: Fields that are looked at first.
+        steps: What is looked at next, by what holds of these.
+    """
 
     def __init__(
         self, first: Sequence[Known], steps: Mapping[tuple[Held, ...], Step[Rule]]
     ) -> None:
-        self.first = first
-        self.steps = steps
-        """What is looked at next, by what holds of the first fields."""
+        self._first = first
+        self._steps = steps
+        self._only = None if first else steps[()]
 
-
-class Nested:
-    """Values that do not say all: one is looked into first, or the event is made flat."""
-
-    def __init__(self, inner: str | None = None) -> None:
-        self.inner = inner
+    def step(self, values: Values) -> Step[Rule]:
+        """What is looked at next."""
+        if self._only is not None:
+            return self._only
+        return self._steps[tuple([of(values[place]) for place, of, _ in self._first])]
 
 
 class Names(Generic[Rule]):
-    """Events that name the same fields, in the event and in its nested field."""
+    """What of the fields that matter an event names, in itself and in its nested field."""
 
     def __init__(
         self,
         names: Sequence[str],
         inner: Sequence[str],
-        layouts: Memory[Types, Layout[Rule] | Nested],
+        others: frozenset[str],
+        layouts: Memory[Types, Layout[Rule] | Nested[Rule]],
     ) -> None:
         self.take = taker(names)
         """Takes the values that matter."""
         self.take_inner = taker(inner)
+        self.others = others
+        """What would matter, too."""
         self.layouts = layouts
+        """By the types of these values."""
 
 
-class Pile(Generic[Rule]):
-    """Events of one layout, and their places in a batch."""
+class Nested(Generic[Rule]):
+    """Values that do not say all: one is looked into, or the event is made flat."""
 
-    __slots__ = ("events", "layout", "places", "values")
-
-    def __init__(self, layout: Layout[Rule]) -> None:
-        self.layout = layout
-        self.places: list[int] = []
-        self.events: list[Event] = []
-        self.values: list[Values] = []
-
-    def verdicts(self) -> Iterator[tuple[int, Spoken[Rule]]]:
-        """Places of events that rules match or fail on, and those rules."""
-        if not self.layout.first:
-            yield from self._step((), range(len(self.places)))
-            return
-        by_field = [*zip(*self.values, strict=True)]
-        keys = zip(
-            *(map(known, by_field[place]) for place, known in self.layout.first), strict=True
-        )
-        alike: dict[tuple[Held, ...], list[int]] = {}
-        for number, key in enumerate(keys):
-            alike.setdefault(key, []).append(number)
-        for key, numbers in alike.items():
-            yield from self._step(key, numbers)
-
-    def _step(
-        self, key: tuple[Held, ...], numbers: Sequence[int]
-    ) -> Iterator[tuple[int, Spoken[Rule]]]:
-        values, events = self.values, self.events
-        if len(numbers) < len(events):
-            values = [values[number] for number in numbers]
-            events = [events[number] for number in numbers]
-        verdicts = self.layout.steps[key].verdicts(values, events)
-        for number, verdict in zip(numbers, verdicts, strict=True):
-            if verdict:
-                yield self.places[number], verdict
+    def __init__(
+        self, inner: str = "", names: Mapping[tuple[str, ...], Names[Rule]] | None = None
+    ) -> None:
+        self.inner = inner
+        self.names = names
+        """What matters by the names in the one; None: the event is made flat."""
 
 
-Piles = dict[int, Pile[Rule]]
-"""Piles by the identity of their layout."""
+class Shapes(Generic[Rule]):
+    """The ways in which rows name what matters.
+
+    Args:
+        matters: All names that matter; None: any other does, too.
+        named: What is known of rows that name these.
+        room: Where it is remembered.
+    """
+
+    def __init__(
+        self,
+        matters: frozenset[str] | None,
+        named: Callable[[Collection[str]], Names[Rule]],
+        room: Room,
+    ) -> None:
+        self._matters = matters
+        bare = named(())
+        size = SHAPE_BYTES + NAME_BYTES * len(matters or ())
+        self._names: Memory[Collection[str], Names[Rule]] = Memory(room, named, size)
+        self._latest: Memory[int, Names[Rule]] = Memory(room, lambda width: bare)
+        """By the number of fields, as the next row of so many is likely to name the same."""
+
+    def layout(self, row: Row) -> tuple[Layout[Rule] | Nested[Rule], Values]:
+        """How a row is looked at, and what is taken of it."""
+        if self._matters is None:
+            names = self._names[tuple(row)]
+            values = names.take(row)
+        else:
+            names = self._latest[len(row)]
+            try:
+                values = names.take(row)
+                is_alike = row.keys().isdisjoint(names.others)
+            except KeyError:
+                is_alike = False
+            if not is_alike:
+                names = self._latest[len(row)] = self._names[frozenset(row.keys() & self._matters)]
+                values = names.take(row)
+        return names.layouts[tuple(map(type, values))], values
+
+
+Piles = defaultdict[Step[Rule], dict[int, Values]]
+"""What is taken of events, by their step and their places."""
 
 
 class Route(Generic[Rule]):
@@ -173,86 +234,94 @@ class Route(Generic[Rule]):
         self._prefixes = prefixes_of(self._stands_for)
         if self.keywords is not None:
             self._prefixes.add(THEIRS)
-        self._names: Memory[tuple[Any, ...], Names[Rule]] = Memory(
-            self._room, self._named, SHAPE_BYTES
+        self._matters = frozenset(self._stands_for.keys() | self._prefixes)
+        self._plain = Shapes(
+            None if self.keywords is not None else self._matters, self._named, self._room
         )
-        self._nested: Memory[tuple[Any, ...], Names[Rule]] = Memory(
-            self._room, lambda names: self._named(*names), SHAPE_BYTES
-        )
-        self._flat: Memory[tuple[Any, ...], Names[Rule]] = Memory(
-            self._room, lambda names: self._named(names, is_flat=True), SHAPE_BYTES
+        self._flat = Shapes(
+            self._matters, lambda names: self._named(names, is_flat=True), self._room
         )
 
     def prepare(self, *, for_lines: bool = False) -> None:
         """Make now what else is made on the first event."""
-        _ = self.plan.gates
+        _ = self._gates, self.plan.gates
         if self.keywords is not None:
             self.keywords.prepare(for_lines=for_lines)
 
+    @cached_property
+    def _gates(self) -> Gates:
+        if len(self.fields) < FIRST_FROM:
+            return Gates.of(frozenset(), self.plan.rules)
+        return self.plan.gates
+
     def sort_in(self, piles: Piles[Rule], place: int, event: Event) -> None:
-        """Put an event on the pile of its layout."""
+        """Put what is taken of an event on the pile of its step."""
         self.events += 1
-        row: Row = event.fields
-        names = self._names[tuple(row)]
-        values = names.take(row)
-        layout = names.layouts[tuple(map(type, values))]
-        if type(layout) is Nested and layout.inner is not None:
-            inner = row[layout.inner]
-            names = self._nested[tuple(row), layout.inner, tuple(inner)]
+        layout, values = self._plain.layout(event.fields)
+        if isinstance(layout, Nested):
+            layout, values = self._looked_into(layout, event)
+        piles[layout.step(values)][place] = values
+
+    def _looked_into(self, nested: Nested[Rule], event: Event) -> tuple[Layout[Rule], Values]:
+        """How an event is looked at of which the values do not say all."""
+        row = event.fields
+        if nested.names is not None:
+            inner = row[nested.inner]
+            names = nested.names[tuple(inner)]
             values = names.take(row) + names.take_inner(inner)
             layout = names.layouts[tuple(map(type, values))]
-        if type(layout) is Nested:
-            row = View.of(event).flat
-            names = self._flat[tuple(row)]
-            values = names.take(row)
-            layout = names.layouts[tuple(map(type, values))]
-        pile = piles.get(id(layout))
-        if pile is None:
-            pile = piles[id(layout)] = Pile(layout)  # type: ignore[arg-type]
-        pile.places.append(place)
-        pile.events.append(event)
-        pile.values.append(values)
+            if isinstance(layout, Layout):
+                return layout, values
+        layout, values = self._flat.layout(View.of(event).flat)
+        return layout, values  # type: ignore[return-value]  # nothing is nested any more
 
     def _named(
         self,
-        names: tuple[str, ...],
+        names: Collection[str],
         outer: str | None = None,
         inner: tuple[str, ...] = (),
         *,
         is_flat: bool = False,
     ) -> Names[Rule]:
         """How events that name these fields are looked at; `inner` are those within `outer`."""
-        taken = [name for name in names if name != outer and self._matters(name)]
-        whole = {name: f"{outer}.{name}" for name in inner}
-        taken_inner = [name for name in inner if self._matters(whole[name])]
-        every = [*taken, *(whole[name] for name in taken_inner)]
-        if len({*names, *whole.values()}) < len(names) + len(inner):  # one name twice
-            return Names((), (), Memory(self._room, lambda _: Nested()))
-        texts = None
-        if (words := self.keywords) is not None and not is_flat:
-            texts = Texts(names, outer, inner, words.looks_at_numbers)
+        taken = [name for name in names if name != outer and name in self._matters]
+        taken_inner = [name for name in inner if f"{outer}.{name}" in self._matters]
+        every = [*taken, *(f"{outer}.{name}" for name in taken_inner)]
         has_own_time = not is_flat and TIME not in names
+        text_of = every_text
+        if (words := self.keywords) is not None and not is_flat:
+            text_of = Texts([*names], outer, inner, words.looks_at_numbers).of
+        layouts: dict[Types, Layout[Rule]] = {}
 
-        def decide(types: Types) -> Layout[Rule] | Nested:
+        def decide(types: Types) -> Layout[Rule] | Nested[Rule]:
             groups = [
                 name
                 for name, kind in zip(every, types, strict=True)
                 if issubclass(kind, Mapping)
                 or (kind in _LISTS and name in self._prefixes and not is_flat)
             ]
-            if not groups:
-                return self._layout(dict(zip(every, types, strict=True)), texts, has_own_time)
-            kinds = {kind for name, kind in zip(every, types, strict=True) if name in groups}
-            is_one = len(groups) == 1 and kinds == {dict} and outer is None
-            return Nested(groups[0] if is_one and groups[0] in self._prefixes else None)
+            if len(groups) == 1 and outer is None:
+                (name,) = groups
+                if name in self._prefixes and types[every.index(name)] is dict:
+                    return within(name)
+            if groups or len({*every}) < len(every):  # one name twice
+                return Nested()
+            kinds = tuple(str if kind in SAME else kind for kind in types)
+            if kinds not in layouts:
+                named = dict(zip(every, kinds, strict=True))
+                layouts[kinds] = self._layout(named, text_of, has_own_time)
+            return layouts[kinds]
 
-        return Names(taken, taken_inner, Memory(self._room, decide, SHAPE_BYTES))
+        def within(name: str) -> Nested[Rule]:
+            return Nested(
+                name, Memory(self._room, lambda inner: self._named(names, name, inner), SHAPE_BYTES)
+            )
 
-    def _matters(self, name: str) -> bool:
-        return name in self._stands_for or name in self._prefixes
+        others = self._matters.difference(names)
+        return Names(taken, taken_inner, others, Memory(self._room, decide, SHAPE_BYTES))
 
     def _layout(
-        self, kinds: Mapping[str, type], texts: Texts | None, has_own_time: bool
+        self, kinds: Mapping[str, type], text_of: Callable[[Event], str], has_own_time: bool
     ) -> Layout[Rule]:
         """The layout of events with these names and types."""
         places = {name: place for place, name in enumerate(kinds)}
@@ -268,8 +337,8 @@ class Route(Generic[Rule]):
         missing = NOTHING.union(*absent)
         first: list[Known] = []
         later: list[tuple[str, Known]] = []
-        columns: list[tuple[object, Column]] = [*self._columns(named, texts)]
-        gates = self.plan.gates
+        columns: list[tuple[object, Column]] = [*self._columns(named, text_of)]
+        gates = self._gates
         for field, several in self.fields.items():
             if field in named:
                 name = named[field][1]
@@ -277,11 +346,11 @@ class Route(Generic[Rule]):
                     if name not in places:
                         columns.append((field, _time_column(one)))
                         continue
-                    look_up = one.known.__getitem__ if kinds[name] in SAME else one.of
+                    known = _known(places[name], one, kinds[name])
                     if field in gates.first:
-                        first.append((places[name], look_up))
+                        first.append(known)
                     else:
-                        later.append((field, (places[name], look_up)))
+                        later.append((field, known))
         decide, room = self.plan.decide, self._room
 
         def step(key: tuple[Held, ...]) -> Step[Rule]:
@@ -296,11 +365,10 @@ class Route(Generic[Rule]):
         return Layout(first, Memory(room, step, SHAPE_BYTES))
 
     def _columns(
-        self, named: Container[str], texts: Texts | None
+        self, named: Container[str], text_of: Callable[[Event], str]
     ) -> Iterator[tuple[object, Column]]:
         """Columns that look at more of an event than one field, and what in a rule needs them."""
         if (words := self.keywords) is not None:
-            text_of = every_text if texts is None else texts.of
             yield None, lambda events: [words.held(text_of(event), event) for event in events]
         for ask in self.references:
             if ask.field in named and any(other in named for other in ask.others):
@@ -308,6 +376,39 @@ class Route(Generic[Rule]):
         if self.plan.expiries:
             past = self.plan.past
             yield Expired, lambda events: [past(event.time) for event in events]
+
+
+def verdicts_on(
+    events: Mapping[int, Event], route_of: Callable[[LogSource], Route[Rule]]
+) -> dict[int, Spoken[Rule]]:
+    """Places of events that rules match or fail on, and those rules.
+
+    Args:
+        events: These, by their places.
+        route_of: The route of a log source.
+    """
+    piles: Piles[Rule] = defaultdict(dict)
+    logsource: LogSource | None = None
+    for place, event in events.items():
+        if event.logsource != logsource:
+            logsource = event.logsource
+            route = route_of(logsource)
+        if route.plan.rules:
+            route.sort_in(piles, place, event)
+    found: dict[int, Spoken[Rule]] = {}
+    for step, rows in piles.items():
+        found.update(step.verdicts(rows, events))
+    return found
+
+
+def _known(place: int, one: Knowledge, kind: type) -> Known:
+    """Knows what holds on a value of this type."""
+    if kind in SAME:
+        return Known(place, one.known.__getitem__, one.of_same)
+    of: Callable[[Any], Held] = one.of
+    if kind is bool:
+        of = {value: one.of(value) for value in (False, True)}.__getitem__
+    return Known(place, of, partial(map, of))
 
 
 def prefixes_of(names: Iterable[str]) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import date
+from itertools import chain
 from typing import Literal
 
 import msgspec
@@ -14,7 +15,7 @@ from cityward.event import LogSource
 from cityward.finding import Analytic
 from detectors.sigma import condition as conditions
 from detectors.sigma.condition import Condition
-from detectors.sigma.matchers import Item
+from detectors.sigma.matchers import Item, Reference
 from detectors.sigma.view import View
 
 Cause = Literal["malicious", "error", "malfunction", "hazard", "normal", "unknown"]
@@ -81,9 +82,12 @@ class Detection(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return None
 
     def fields(self) -> frozenset[str]:
-        """Every field that a selection looks at."""
+        """Every field that a selection looks at, those that others are compared with too."""
+        items = [item for one in self.selections.values() for item in items_of(one)]
+        compared = chain.from_iterable(item.comparisons for item in items)
         return frozenset(
-            item.field for one in self.selections.values() for item in items_of(one) if item.field
+            [item.field for item in items if item.field]
+            + [one.field for one in compared if isinstance(one, Reference)]
         )
 
 
@@ -169,6 +173,11 @@ class Correlation(msgspec.Struct, frozen=True, tag=True, tag_field="kind", array
         """UUID of the document."""
         return self.analytic.id
 
+    def fields(self, base: str) -> frozenset[str]:
+        """What it takes of the events of one of its rules: groups, and values."""
+        groups = (self.aliases.get(name, {}).get(base, name) for name in self.group_by)
+        return frozenset([*groups, *self.field])
+
 
 class Absence(msgspec.Struct, frozen=True, tag=True, tag_field="kind", array_like=True):
     """`cw_absence`: the trigger was seen and the event it should come with was not."""
@@ -189,6 +198,14 @@ class Absence(msgspec.Struct, frozen=True, tag=True, tag_field="kind", array_lik
     def id(self) -> str:
         """UUID of the document."""
         return self.analytic.id
+
+    def fields(self, base: str) -> frozenset[str]:
+        """What it takes of the events of trigger and expected alike: groups."""
+        return frozenset(self.group_by)
+
+
+Speaking = Rule | Correlation | Absence
+"""What findings are made of."""
 
 
 class RuleSet(msgspec.Struct, frozen=True):

@@ -36,6 +36,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from datetime import UTC, date, datetime, timedelta
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -48,7 +49,7 @@ from cityward.finding import Finding
 from detectors.sigma.engine import Engine
 from detectors.sigma.load import SAMPLES_SUFFIX, read_document
 from detectors.sigma.matchers import Placeholders
-from detectors.sigma.rule import Absence, Correlation, Rule, RuleSet
+from detectors.sigma.rule import Rule, RuleSet, Speaking
 
 FIRST_TIME = datetime(2026, 1, 5, 10, tzinfo=UTC)
 """When a sample begins that does not say it: a Monday morning."""
@@ -216,7 +217,7 @@ def lacks(samples: Samples, *, has_records: bool = True) -> list[str]:
 
 def run_case(
     case: Case,
-    rule: Rule | Correlation | Absence,
+    rule: Speaking,
     engine_factory: EngineFactory,
     collect: Collect | None = None,
 ) -> Outcome:
@@ -235,9 +236,7 @@ def run_case(
     return _judge(case, _findings(case, rule, engine_factory(case.placeholders), events))
 
 
-def _findings(
-    case: Case, rule: Rule | Correlation | Absence, engine: Engine, events: Sequence[Event]
-) -> list[Finding]:
+def _findings(case: Case, rule: Speaking, engine: Engine, events: Sequence[Event]) -> list[Finding]:
     found = list(engine.detect(events))
     if case.until is not None:
         found += engine.tick(_aware(case.until))
@@ -265,9 +264,7 @@ def _differences(wanted: Mapping[str, Any], finding: Finding) -> Iterator[str]:
             yield f"{name} is {seen.get(name)!r}, expected {value!r}"
 
 
-def events_of(
-    case: Case, rule: Rule | Correlation | Absence, collect: Collect | None = None
-) -> Sequence[Event]:
+def events_of(case: Case, rule: Speaking, collect: Collect | None = None) -> Sequence[Event]:
     """The events of a case, collected if it is raw.
 
     Raises:
@@ -323,18 +320,30 @@ def surviving_mutants(
     samples: Samples, rule: Rule, rules: RuleSet, collect: Collect | None = None
 ) -> list[str]:
     """Drop each line of each selection in turn; name those whose loss no case notices."""
-    events = {case.name: events_of(case, rule, collect) for case in samples.cases}
-    return [
-        name
-        for name, mutant in mutants(rule)
-        if not any(_kills(case, events[case.name], mutant, rules) for case in samples.cases)
-    ]
+    tried = tried_mutants(samples, rule, rules, collect)
+    return [name for name, is_noticed in tried if not is_noticed]
 
 
-def _kills(case: Case, events: Sequence[Event], mutant: Rule, rules: RuleSet) -> bool:
+def tried_mutants(
+    samples: Samples, rule: Rule, rules: RuleSet, collect: Collect | None = None
+) -> Iterator[tuple[str, bool]]:
+    """Drop each line of each selection in turn; which, and whether a case notices its loss."""
+    given = [(case, events_of(case, rule, collect)) for case in samples.cases]
+    for name, mutant in mutants(rule):
+        yield name, _is_noticed(given, mutant, rules)
+
+
+def _is_noticed(
+    given: Sequence[tuple[Case, Sequence[Event]]], mutant: Rule, rules: RuleSet
+) -> bool:
+    """One engine serves cases with the same lists: a rule on single events remembers none."""
     changed = tuple(mutant if one.id == mutant.id else one for one in rules.rules)
-    engine = Engine(msgspec.structs.replace(rules, rules=changed), case.placeholders)
-    return not _judge(case, _findings(case, mutant, engine, events)).passed
+    for lists, cases in groupby(given, key=lambda one: one[0].placeholders):
+        engine = Engine(msgspec.structs.replace(rules, rules=changed), lists)
+        for case, events in cases:
+            if not _judge(case, _findings(case, mutant, engine, events)).passed:
+                return True
+    return False
 
 
 def mutants(rule: Rule) -> Iterator[tuple[str, Rule]]:

@@ -21,6 +21,8 @@ from detectors.sigma.view import text_of
 
 SENTENCE_MAX = 600
 VALUE_MAX = 120
+LIST_MAX = 10
+"""Of a list so many values are shown."""
 _OPTIONAL = re.compile(r"\[([^\[\]]*)\]")
 _FIELD = re.compile(r"\{([\w.@]+)\}")
 _END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
@@ -61,7 +63,8 @@ def shown(value: Any) -> str:
     if isinstance(value, datetime):
         return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
     if isinstance(value, (list, tuple)):
-        return _cut(", ".join(shown(one) for one in value[:10]), VALUE_MAX)
+        parts = [*map(shown, value[:LIST_MAX]), *["…"] * (len(value) > LIST_MAX)]
+        return _cut(", ".join(parts), VALUE_MAX)
     text = "".join(char if char.isprintable() else "·" for char in text_of(value)[: VALUE_MAX + 1])
     return _cut(text, VALUE_MAX)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from cityward.event import Event
@@ -45,11 +46,12 @@ _WORDS |= {"eq": "exactly", "neq": "not"}
 
 def key_entities(fields: Mapping[str, Any]) -> dict[str, Any]:
     """What a finding takes over from the event that decided it."""
-    return {
-        name: value
-        for name, value in fields.items()
-        if name.startswith(KEY_ENTITIES) and name in FIELDS
-    }
+    return {name: value for name, value in fields.items() if _is_key_entity(name)}
+
+
+@lru_cache(maxsize=4096)
+def _is_key_entity(name: str) -> bool:
+    return name.startswith(KEY_ENTITIES) and name in FIELDS
 
 
 def of_rule(rule: Rule, event: Event, why: Why) -> Finding:
@@ -69,7 +71,6 @@ def of_correlation(
     group: Group,
     reached: Reached,
     titles: Mapping[str, str],
-    count: int,
 ) -> Finding:
     """What a correlation says of a window.
 
@@ -78,7 +79,6 @@ def of_correlation(
         group: Names and values by which it groups.
         reached: The window.
         titles: Titles of the base rules.
-        count: Base events this finding stands for.
     """
     span, events = timespan(one.timespan_s), reached.events
     measured = _measured(one, reached.value)
@@ -88,7 +88,9 @@ def of_correlation(
     usual += f"{measured} within {span}{whose}."
     what = f"{one.type} within {span}"
     checks = [Check("window", what, wanted or one.condition_text, measured, True)]
-    seen = Counter(entry.rule for entry in reached.entries)
+    seen = Counter[str]()
+    for entry in reached.entries:
+        seen[entry.rule] += entry.added[0]
     checks += [
         Check("rules", titles.get(rule, rule), "seen", f"{times} times", True)
         for rule, times in seen.items()
@@ -98,11 +100,11 @@ def of_correlation(
     return _finding(
         one,
         usual,
-        {"count": len(reached.entries), "value": reached.value, "timespan": span, **dict(group)},
+        {"count": seen.total(), "value": reached.value, "timespan": span, **dict(group)},
         group=group,
         events=[*events[:_FIRST], *events[_FIRST:][-(EVENTS_KEPT - _FIRST) :]],
         why=Why(one.condition_text, tuple(checks), reached.value, threshold),
-        count=count,
+        count=reached.count,
     )
 
 
@@ -129,7 +131,7 @@ def of_absence(one: Absence, group: Group, event: Event, titles: Mapping[str, st
 
 def _finding(
     one: Rule | Correlation | Absence,
-    usual: str,
+    sentence: str,
     words: Mapping[str, Any],
     *,
     group: Group,
@@ -140,15 +142,17 @@ def _finding(
     own, deciding = one.own, events[-1]
     entities = key_entities(deciding.fields)
     entities |= {name: value for name, value in group if name in FIELDS and name not in entities}
-    fields = {"@timestamp": deciding.time, **words, **deciding.fields}
+    if own.sentence:
+        sentence = say(own.sentence, {"@timestamp": deciding.time, **words, **deciding.fields})
+    times = [event.time for event in events]
     return Finding(
         analytic=one.analytic,
         title=one.analytic.name,
-        description=say(own.sentence, fields) if own.sentence else usual,
+        description=sentence,
         severity=one.analytic.level,
         group=tuple(sorted(group)),
-        first_seen=min(event.time for event in events),
-        last_seen=max(event.time for event in events),
+        first_seen=min(times),
+        last_seen=max(times),
         events=tuple(events),
         count=count,
         type=own.type or ("detection" if isinstance(one, Rule) else "correlation"),

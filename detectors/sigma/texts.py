@@ -166,6 +166,31 @@ def _encode(codec: str, mark: bytes = b"") -> Callable[[Text], Iterator[Text]]:
     return step
 
 
+WRITTEN_OUT_MAX = 5_000
+"""pySigma writes out every text that dashes stand for: of so many it makes a fifth of a second."""
+
+
+def is_written_out_far(section: Any) -> bool:
+    """True if a part of a document has more dashes of any kind than pySigma can be given."""
+    return _written_out(section, 0) > WRITTEN_OUT_MAX
+
+
+def _written_out(value: Any, times: int) -> int:
+    """How many texts pySigma makes of those whose field has `windash` so many times."""
+    if isinstance(value, dict):
+        return sum(
+            _written_out(one, str(key).split("|").count("windash")) for key, one in value.items()
+        )
+    if isinstance(value, list):
+        return sum(_written_out(one, times) for one in value)
+    dashes = times * len(_DASH.findall(value)) if times and isinstance(value, str) else 0
+    return len(DASHES) ** min(dashes, _DASHES_FAR) if dashes else 0
+
+
+_DASHES_FAR = 20
+_DASH = re.compile(r"\B[-/]\b")
+
+
 def _windash(text: Text) -> Iterator[Text]:
     """A dash or slash that begins a word becomes any of the five."""
     parts: list[str | Sign] = []
@@ -174,7 +199,7 @@ def _windash(text: Text) -> Iterator[Text]:
             parts.append(part)
             continue
         place = 0
-        for found in re.finditer(r"\B[-/]\b", part):
+        for found in _DASH.finditer(part):
             if found.start() > place:
                 parts.append(part[place : found.start()])
             parts.append(Sign.DASH)

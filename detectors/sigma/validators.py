@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from cityward.documents import Document
+from detectors.sigma.texts import is_written_out_far
 
 LEFT_OUT = frozenset(
     {
@@ -57,6 +58,10 @@ def issues_of(given: Iterable[Document]) -> Iterator[Issue]:
     known: dict[int, Document] = {}
     kept = []
     for document in given:
+        if is_written_out_far(document.value.get("detection")):
+            what = "the validators of sigma-cli are not asked: the dashes stand for too many texts"
+            yield Issue(document.where("detection"), what)
+            continue
         try:
             rule = _read(document.value)
             if rule is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime
+from functools import lru_cache
 from operator import itemgetter
 from typing import Any
 
@@ -26,10 +27,11 @@ THEIRS = "cw.vendor"
 class View:
     """One event: names to values, nested input flattened with dots, lists as several values."""
 
-    __slots__ = ("_raw", "flat")
+    __slots__ = ("_fields", "_flat", "_raw")
 
     def __init__(self, fields: Mapping[str, Any], raw: bytes = b"") -> None:
-        self.flat: Mapping[str, Any] = _flatten(fields) if _is_nested(fields) else fields
+        self._fields = fields
+        self._flat: Mapping[str, Any] | None = None
         self._raw: bytes | str = raw
 
     @classmethod
@@ -39,26 +41,44 @@ class View:
         data = event.record.data
         return cls(fields, data if "event.original" not in fields else b"")
 
+    @property
+    def flat(self) -> Mapping[str, Any]:
+        """All names with their values."""
+        if self._flat is None:
+            fields = self._fields
+            self._flat = _flatten(fields) if _is_nested(fields) else fields
+        return self._flat
+
     def has(self, name: str) -> bool:
         """True if the field is there, whatever its value (Sigma 2.1.0, modifier `exists`)."""
         return self._found(name) is not None
 
-    def values(self, name: str) -> tuple[Any, ...] | list[Any]:
+    def values(self, name: str) -> Sequence[Any]:
         """The field's values: none if it is missing, several if it is a list."""
         found = self._found(name)
-        if found is None:
-            return ()
-        value = self.flat[found]
-        return value if isinstance(value, (list, tuple)) else (value,)
+        return () if found is None else found
 
-    def _found(self, name: str) -> str | None:
-        """The name under which this event has a field, its own or where else it may stand."""
-        if name in self.flat:
-            return name
-        for other in elsewhere(name):
-            if other in self.flat:
-                return other
-        return None
+    def _found(self, name: str) -> Sequence[Any] | None:
+        """The values under the field's own name or where else it may stand; None: it is missing."""
+        found = self._said(name)
+        if found is None:
+            for other in elsewhere(name):
+                if (found := self._said(other)) is not None:
+                    break
+        return found
+
+    def _said(self, name: str) -> Sequence[Any] | None:
+        """The values under this name; the event is made flat only if a nested field may have it."""
+        if self._flat is None and self._fields.keys().isdisjoint(_holders(name)):
+            if name not in self._fields:
+                return None
+            value = self._fields[name]
+            if type(value) in _PLAIN:
+                return (value,)
+        if name not in self.flat:
+            return None
+        value = self.flat[name]
+        return value if isinstance(value, (list, tuple)) else (value,)
 
     def every_value(self) -> Iterator[Any]:
         """Each value that the source said, for keywords."""
@@ -71,9 +91,12 @@ class View:
                 yield from self.values(name)
 
 
-def flat(event: Event) -> Mapping[str, Any]:
-    """The fields of an event as a view has them, without its time."""
-    return _flatten(event.fields) if _is_nested(event.fields) else event.fields
+@lru_cache(maxsize=65_536)
+def _holders(name: str) -> frozenset[str]:
+    """Names of what may hold a field: `a` and `a.b` of `a.b.c`, and what has no name itself."""
+    return frozenset(
+        {"", *(name[:place] for place, sign in enumerate(name) if sign == ".")} - {name}
+    )
 
 
 def taker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
@@ -132,7 +155,8 @@ def _flatten(fields: Mapping[str, Any]) -> dict[str, Any]:
     nested = {name: value for name, value in fields.items() if name not in plain}
     flat: dict[str, list[Any]] = {}
     several: set[str] = set()
-    _put(flat, several, "", nested, 0)
+    for name, value in nested.items():
+        _put(flat, several, str(name), value, 1)
     for name, values in flat.items():
         if name in plain:
             plain[name] = [plain[name], *values]
@@ -146,7 +170,7 @@ def _put(flat: dict[str, list[Any]], several: set[str], name: str, value: Any, d
         return
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            _put(flat, several, f"{name}.{key}" if name else str(key), inner, depth + 1)
+            _put(flat, several, f"{name}.{key}", inner, depth + 1)
     elif isinstance(value, (list, tuple)):
         several.add(name)
         flat.setdefault(name, [])

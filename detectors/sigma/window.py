@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import operator
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from heapq import heappop, heappush, heapreplace
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from itertools import repeat
 from typing import Any
 
 import msgspec
@@ -16,32 +17,39 @@ from cityward.event import Event
 from cityward.fields import FIELDS
 from cityward.finding import EVENTS_KEPT
 from detectors.sigma import condition
+from detectors.sigma.match import Match, column_of
 from detectors.sigma.matchers import number_of
 from detectors.sigma.measures import (
-    NEVER,
+    NOTHING,
+    Count,
+    Distinct,
     Entry,
     Measure,
     Order,
     Ranked,
     Share,
     Sum,
+    Together,
+    added_up,
     median,
     percentile,
+    seen_together,
 )
 from detectors.sigma.rule import Correlation
-from detectors.sigma.view import TIME, View, flat, text_of
+from detectors.sigma.view import View, text_of
 
 ENTRIES_MAX = 10_000
 """Base events that one window holds, or what its condition counts to if that is more."""
 KEPT_MAX = 100_000
 """Base events that one correlation keeps, and the most that one can count to."""
+GRAINS_RULES_MAX = 8
+"""For more rules grains are no longer: if that leaves no room, what is oldest goes."""
+TOGETHER_MIN = 3
+"""Fewer events of a group are sooner taken one by one."""
 LATE_ENDS_MAX = 16
 """A late event is looked at in so many of the windows it falls into."""
 JUMP_BACK = 3
 """So many events in a row that are too late mean that the clock was set back: begin anew."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_US = timedelta(microseconds=1)
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "lt": operator.lt,
@@ -49,52 +57,26 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "gt": operator.gt,
     "gte": operator.ge,
     "eq": operator.eq,
-    "neq": operator.ne,
+    "neq": lambda value, limit: value < limit or value > limit,
 }
-
-
-def time_us(time: datetime) -> int:
-    """Whole microseconds since 1970: exact, where seconds as a float are not."""
-    return (time - _EPOCH) // _US
-
-
-class Match(msgspec.Struct, frozen=True, gc=False):
-    """A rule, or a correlation below, matched."""
-
-    rule: str
-    event: Event
-    row: Mapping[str, Any]
-    """The event's fields, flat."""
-
-    @classmethod
-    def of(cls, rule: str, event: Event) -> Match:
-        """The match of a rule."""
-        return cls(rule, event, flat(event))
-
-    @property
-    def view(self) -> View:
-        """The event as rules see it."""
-        return View({TIME: self.event.time, **self.row})
+"""None of them holds of `NOTHING`."""
+COUNTED = frozenset({"event_count", "value_count", "temporal", "temporal_ordered"})
+"""What is measured is a whole number; to compare it with another such is soonest done."""
 
 
 class Reached(msgspec.Struct, frozen=True):
-    """A window in which the condition holds; to be read before the next event comes."""
+    """A window in which the condition holds, and which is now to be spoken of."""
 
+    number: int
+    """Place of the event that decided among those that were given together."""
     value: float
     """What was measured."""
-    all_entries: list[Entry]
-    start: int
-    end: int
-
-    @property
-    def entries(self) -> list[Entry]:
-        """Those of the window."""
-        return self.all_entries[self.start : self.end]
-
-    @property
-    def events(self) -> list[Event]:
-        """Those that are still there, oldest first; the one that decided always is."""
-        return [entry.event for entry in self.entries if entry.event is not None]
+    entries: list[Entry]
+    """Those of the window."""
+    events: list[Event]
+    """Those that are still there, oldest first; the one that decided always is."""
+    count: int
+    """Base events on which the condition held since the window last spoke."""
 
 
 UNKNOWN = -1
@@ -110,32 +92,56 @@ class Terms:
         self.most = entries_max(one)
         self.full = self.most + self.most // 8
         """When there are more entries, room is made."""
-        self.counts_values = one.type == "value_count"
-        self.texts = self.counts_values or (
+        adds_up = one.type in ("value_sum", "value_avg")
+        rules = min(len(one.rules), GRAINS_RULES_MAX)
+        self.grain_us = -(-8 * rules * self.span_us // self.most) if adds_up else 0
+        """Then numbers that are added up are put together, those of one grain of time each, so that
+        a quarter as many entries is enough for two time spans. A sum may hold what left its window
+        less than a grain ago. 0: they are not added up."""
+        self.texts = one.type == "value_count" or (
             one.type == "value_percentile" and one.percentile is None
         )
         """True if values are compared for equality, not added up."""
-        self.knows_rules = one.type == "temporal"
-        self.counts_events = one.type == "event_count"
         self.compare, self.limit = _condition_of(one)
         """The condition holds if `compare(measured, limit)` does."""
         self.name = one.field[0] if len(one.field) == 1 else None
         self.has_values = bool(one.field)
 
-    def values(self, match: Match) -> tuple[str | float, ...]:
-        """What an event brings to a window; nothing if it lacks the field."""
-        value: Any = match.row.get(self.name) if self.name is not None else None
-        kind = type(value)
-        if self.texts:
-            return (value,) if kind is str else _several(self, match.view)
-        if (kind is int or kind is float) and -_HUGE < value < _HUGE:
-            return (float(value),)
-        return _several(self, match.view)
+    def values(self, matches: Sequence[Match]) -> Sequence[tuple[str | float, ...]]:
+        """What events bring to a window; nothing if they lack the field."""
+        if not self.has_values:
+            return [()] * len(matches)
+        column = column_of(matches, self.name) if self.name is not None else None
+        plain = self._plain(column) if column is not None else None
+        if plain is not None:
+            return [*zip(plain, strict=True)]
+        return [_several(self, match.view) for match in matches]
 
-    def new_measure(self) -> Measure | None:
-        """What is measured as events come; None if times alone say it, or a list is needed."""
+    def _plain(self, column: Sequence[Any]) -> Sequence[str | float] | None:
+        """Values as they are measured, if that is simple for all of them: nearly always."""
+        kinds = {*map(type, column)}
+        if self.texts:
+            return column if kinds <= {str} else None
+        if not kinds <= {int, float}:
+            return None
+        try:
+            numbers = [*map(float, column)]
+        except OverflowError:  # a whole number of hundreds of digits
+            return None
+        return numbers if sum(map(abs, numbers)) < _HUGE else None
+
+    def new_measure(self, last: dict[str, int]) -> Measure | None:
+        """What is measured as events come; None if it takes a list of them.
+
+        Args:
+            last: When values, or rules, were seen last.
+        """
         one = self.one
         match one.type:
+            case "event_count":
+                return Count()
+            case "value_count":
+                return Distinct(last, self.span_us, self.most)
             case "value_sum":
                 return Sum()
             case "value_avg":
@@ -144,6 +150,8 @@ class Terms:
                 return Ranked(None)
             case "value_percentile":
                 return Share() if one.percentile is None else Ranked(one.percentile)
+            case "temporal":
+                return Together(one, last, self.span_us)
             case "temporal_ordered" if one.expression is None:
                 return Order(one.rules, self.span_us)
         return None
@@ -152,7 +160,11 @@ class Terms:
 def _condition_of(one: Correlation) -> tuple[Callable[[float, float], bool], float]:
     if one.expression is not None:
         return operator.gt, 0.0
-    limits = [(OPERATORS[name], limit) for name, limit in one.limits]
+    is_counted = one.type in COUNTED
+    limits = [
+        (OPERATORS[name], int(limit) if is_counted and limit.is_integer() else limit)
+        for name, limit in one.limits
+    ]
     if len(limits) == 1:
         return limits[0]
     return lambda value, _: all(compare(value, limit) for compare, limit in limits), 0.0
@@ -181,8 +193,8 @@ class Window:
     """What one group has seen."""
 
     __slots__ = (
-        *("entries", "late", "fired_us", "touched_us", "since", "last", "cut"),
-        *("_terms", "_start", "_measure", "_leaving", "_told"),
+        *("entries", "late", "fired_us", "touched_us", "since", "cut"),
+        *("_terms", "_start", "_measure", "_told"),
     )
 
     def __init__(self, terms: Terms, kept: Kept | None = None) -> None:
@@ -192,16 +204,24 @@ class Window:
         self.fired_us = kept.fired_us
         self.touched_us = kept.touched_us
         self.since = kept.since
-        self.last = kept.last
         self.cut = self._told = kept.cut
         self._terms = terms
+        self._begin(kept.last)
+
+    def _begin(self, last: dict[str, int]) -> None:
+        """Measure the newest window from its events."""
         self._start = 0
-        self._measure = terms.new_measure()
-        self._leaving: list[tuple[int, Any]] = sorted(
-            (time, value) for value, time in self.last.items()
-        )
-        """Each value of `last` once, by a time at which it was seen: a heap."""
-        self._again()
+        if self.entries:
+            self._start = self._place_of(self.entries[-1].time_us - self._terms.span_us)
+        self._measure = self._terms.new_measure(last)
+        if self._measure is not None and not last:
+            for one in self.entries[self._start :]:
+                self._measure.enter(one)
+
+    @property
+    def last(self) -> dict[str, int]:
+        """Values or rules of the newest window, if they are counted, and when each was last."""
+        return self._measure.last if isinstance(self._measure, (Distinct, Together)) else {}
 
     def kept(self) -> Kept:
         """What a snapshot keeps of it."""
@@ -220,34 +240,38 @@ class Window:
         more, self._told = self.cut - self._told, self.cut
         return more
 
-    def take(self, entry: Entry) -> bool:
-        """Put an event in its place; False if it is too late to count.
+    def feed(
+        self, run: Sequence[Entry], counts: Counter[str], *, in_order: bool = False
+    ) -> Sequence[Reached]:
+        """Take events as they come; the windows that they complete and that are to be spoken of.
 
         An event may be one time span late. Three too late ones in a row begin the window anew:
         the source's clock was set back, or one event came from the future.
-        """
-        entries = self.entries
-        if not entries or entry.time_us >= entries[-1].time_us:
-            self.add(entry)
-            return True
-        if entry.time_us < entries[-1].time_us - self._terms.span_us:
-            self.late.append(entry)
-            if len(self.late) < JUMP_BACK:
-                return False
-            self._begin_anew()
-            return True
-        insort(entries, entry, key=_time)
-        self.late = []
-        if isinstance(self._measure, Order):
-            self._again()
-        else:
-            self._enter(entry)
-        self._leave()
-        self._prune(entry)
-        return True
 
-    def add(self, entry: Entry) -> float | None:
-        """Take the newest event; what is measured now. Nearly every event comes this way."""
+        Args:
+            run: At least one event.
+            counts: Here it is counted that one came too `late`.
+            in_order: It is known that each is as new as the one before it, or newer.
+        """
+        if len(run) >= TOGETHER_MIN and (in_order or _are_in_order(run)) and self._goes_on(run):
+            return self._take_all(run)
+        said: list[Reached] = []
+        for number, entry in enumerate(run):
+            if not self.entries or entry.time_us >= self.entries[-1].time_us:
+                value = self._take(entry)
+                if value is not None:
+                    said.append(self._say(entry, number, (value, self._start, len(self.entries))))
+            elif self._put(entry):
+                found = self._around(entry)
+                self.since += found is not None
+                if found is not None and not self._is_soon(entry):
+                    said.append(self._say(entry, number, found))
+            else:
+                counts["late"] += 1
+        return said
+
+    def _take(self, entry: Entry) -> float | None:
+        """Take the newest event; what is measured, if that is to be spoken of."""
         entries, terms, measure = self.entries, self._terms, self._measure
         entries.append(entry)
         if self.late:
@@ -255,120 +279,151 @@ class Window:
         oldest_us = entry.time_us - terms.span_us
         if measure is not None:
             measure.enter(entry)
-        start = self._start
-        if entries[start].time_us < oldest_us:
-            start = self._slide(start, oldest_us)
-        value: float | None
-        if measure is not None:
-            value = measure.value(entry)
-        elif terms.counts_events:
-            value = len(entries) - start
-        elif terms.counts_values:
-            self._enter_values(entry)
-            if self._leaving and self._leaving[0][0] < oldest_us:
-                self._forget(oldest_us)
-            value = len(self.last)
-        else:
-            self._enter(entry)
-            value = self._newest()
+        if entries[self._start].time_us < oldest_us:
+            self._leave(oldest_us)
+        value = self._newest() if measure is None else measure.value(entry)
         size = len(entries)
         if size > EVENTS_KEPT:
             entries[-EVENTS_KEPT - 1].event = None
-        if size > terms.full or (
-            start > size // 8 and entries[size // 8].time_us < oldest_us - terms.span_us
-        ):
-            self._prune(entry)
-        return value
+        if size > terms.full or entries[size // 8].time_us < oldest_us - terms.span_us:
+            self._prune()
+        if not terms.compare(value, terms.limit):
+            return None
+        self.since += 1
+        return None if self._is_soon(entry) else value
 
-    def _slide(self, start: int, oldest_us: int) -> int:
-        """The newest window begins later: what is before it leaves."""
-        entries, measure = self.entries, self._measure
-        while entries[start].time_us < oldest_us:
-            if measure is not None:
+    def _leave(self, oldest_us: int) -> None:
+        """What is older leaves the newest window."""
+        entries, measure, start = self.entries, self._measure, self._start
+        if measure is None or measure.goes_by_time:
+            start = self._place_of(oldest_us, start)
+        else:
+            while entries[start].time_us < oldest_us:
                 measure.leave(entries[start])
-            start += 1
+                start += 1
         self._start = start
-        return start
 
-    def _begin_anew(self) -> None:
-        self.entries = sorted(self.late, key=_time)
-        self.late, self.fired_us = [], None
-        self.last, self._leaving = {}, []
-        self._again()
-        if self._measure is None:
-            for one in self.entries:
-                self._enter(one)
-        self._leave()
+    def _goes_on(self, run: Sequence[Entry]) -> bool:
+        """True if events, which are in order, can be taken together: they make no other one go."""
+        entries, terms, measure = self.entries, self._terms, self._measure
+        if measure is None or len(entries) + len(run) > terms.full:
+            return False
+        oldest_us = run[-1].time_us - terms.span_us
+        if not entries:
+            return run[0].time_us >= oldest_us
+        return (
+            run[0].time_us >= entries[-1].time_us
+            and (measure.goes_by_time or entries[self._start].time_us >= oldest_us)
+            and entries[len(entries) // 8].time_us >= oldest_us - terms.span_us
+        )
 
-    def _again(self) -> None:
-        """Measure the newest window from its events."""
-        if self.entries:
-            oldest_us = self.entries[-1].time_us - self._terms.span_us
-            self._start = bisect_left(self.entries, oldest_us, key=_time)
-        self._measure = self._terms.new_measure()
-        if self._measure is not None:
-            for one in self.entries[self._start :]:
-                self._measure.enter(one)
+    def _take_all(self, run: Sequence[Entry]) -> Sequence[Reached]:
+        """Take events that go on; nearly always there is nothing to say, or it was said before."""
+        entries, terms, measure, fired_us = self.entries, self._terms, self._measure, self.fired_us
+        first = len(entries)
+        entries += run
+        if self.late:
+            self.late = []
+        oldest_us = run[-1].time_us - terms.span_us
+        if entries[self._start].time_us < oldest_us:
+            self._leave(oldest_us)
+        values = () if measure is None else measure.enter_all(run)
+        held = [*map(terms.compare, values, repeat(terms.limit))]
+        said: Sequence[Reached] = ()
+        if fired_us is not None and oldest_us < fired_us < run[0].time_us + terms.span_us:
+            self.since += held.count(True)
+        elif True in held:
+            said = [*self._said_of(run, values, held)]
+        if len(entries) > EVENTS_KEPT:
+            self._lose_events(first, len(entries))
+        return said
 
-    def _enter(self, entry: Entry) -> None:
-        """Measure an event; `last` stays true when a full window loses events."""
-        terms = self._terms
-        if self._measure is not None:
-            self._measure.enter(entry)
-        elif terms.counts_values:
-            self._enter_values(entry)
-        elif terms.knows_rules and self.last.get(entry.rule, NEVER) < entry.time_us:
-            self.last[entry.rule] = entry.time_us
+    def _said_of(
+        self, run: Sequence[Entry], values: Sequence[float], held: Sequence[bool]
+    ) -> Iterator[Reached]:
+        """The windows that are to be spoken of."""
+        first = len(self.entries) - len(run)
+        for number, (entry, value) in enumerate(zip(run, values, strict=True)):
+            self.since += held[number]
+            if held[number] and not self._is_soon(entry):
+                end = first + number + 1
+                self._lose_events(first, end)
+                start = self._place_of(entry.time_us - self._terms.span_us)
+                yield self._say(entry, number, (value, start, end))
 
-    def _enter_values(self, entry: Entry) -> None:
-        last: dict[Any, int] = self.last
-        time_us = entry.time_us
-        for value in entry.values:
-            seen_us = last.get(value)
-            if seen_us is None:
-                heappush(self._leaving, (time_us, value))
-                last[value] = time_us
-                if len(last) > self._terms.most:
-                    self._forget_oldest()
-            elif seen_us < time_us:
-                last[value] = time_us
+    def rest(self) -> Reached | None:
+        """What has not been said yet: the last measure is not kept, so it is measured again."""
+        newest = self.entries[-1] if self.entries else None
+        if not self.since or newest is None or newest.event is None:
+            return None
+        return self._say(newest, 0, self._around(newest) or (0.0, 0, len(self.entries)))
 
-    def _forget(self, oldest_us: int) -> None:
-        """Values that were not seen since; a heap knows which, whatever came late."""
-        leaving, last = self._leaving, self.last
-        while leaving and leaving[0][0] < oldest_us:
-            value = leaving[0][1]
-            if last[value] < oldest_us:
-                heappop(leaving)
-                del last[value]
-            else:
-                heapreplace(leaving, (last[value], value))
+    def _is_soon(self, entry: Entry) -> bool:
+        """True if an event comes within a time span of what was last said."""
+        fired_us = self.fired_us
+        return fired_us is not None and abs(entry.time_us - fired_us) < self._terms.span_us
 
-    def _forget_oldest(self) -> None:
-        leaving, last = self._leaving, self.last
-        while leaving[0][0] < last[leaving[0][1]]:
-            value = leaving[0][1]
-            heapreplace(leaving, (last[value], value))
-        del last[heappop(leaving)[1]]
+    def _say(self, entry: Entry, number: int, where: tuple[float, int, int]) -> Reached:
+        value, start, end = where
+        entries = self.entries[start:end]
+        events = [one.event for one in entries if one.event is not None]
+        reached = Reached(number, float(value), entries, events, self.since)
+        self.fired_us, self.since = entry.time_us, 0
+        return reached
 
-    def _leave(self) -> None:
-        """What is no more in the newest window."""
-        oldest_us = self.entries[-1].time_us - self._terms.span_us
-        self._slide(self._start, oldest_us)
-        if self._terms.counts_values:
-            self._forget(oldest_us)
+    def _lose_events(self, first: int, end: int) -> None:
+        """Entries before the last `EVENTS_KEPT` lose their events, now that others have come."""
+        start = first - EVENTS_KEPT if first > EVENTS_KEPT else 0
+        for one in self.entries[start : end - EVENTS_KEPT if end > EVENTS_KEPT else 0]:
+            one.event = None
 
-    def _prune(self, entry: Entry) -> None:
-        """Forget what no late event can need; many at once, as each time moves all others."""
-        entries, most = self.entries, self._terms.most
-        oldest_us = entries[-1].time_us - 2 * self._terms.span_us
-        if entries[len(entries) // 8].time_us < oldest_us:
-            self._drop(bisect_left(entries, oldest_us, key=_time))
-        if len(entries) > self._terms.full:
-            self.cut += len(entries) - most
-            self._drop(len(entries) - most)
+    def _put(self, entry: Entry) -> bool:
+        """Put a late event in its place; False if it is too late to count."""
+        entries, measure = self.entries, self._measure
+        if entry.time_us < entries[-1].time_us - self._terms.span_us:
+            self.late.append(entry)
+            if len(self.late) < JUMP_BACK:
+                return False
+            self.entries = sorted(self.late, key=_time)
+            self.late, self.fired_us = [], None
+            self._begin({})
+            return True
+        self._prune()  # before it is there: it has to be spoken of first
+        insort(entries, entry, key=_time)
+        self.late = []
+        if isinstance(measure, Order):
+            self._begin({})
+        elif measure is not None:
+            measure.enter(entry)
         if len(entries) > EVENTS_KEPT and entries[-EVENTS_KEPT - 1] is not entry:
             entries[-EVENTS_KEPT - 1].event = None
+        return True
+
+    def _prune(self) -> None:
+        """Forget what no late event can need; many at once, as each time moves all others."""
+        entries, terms = self.entries, self._terms
+        oldest_us = entries[-1].time_us - 2 * terms.span_us
+        if entries[len(entries) // 8].time_us < oldest_us:
+            self._drop(self._place_of(oldest_us))
+        if len(entries) > terms.full and terms.grain_us:
+            self._add_up()
+        if len(entries) > terms.full:
+            self.cut += len(entries) - terms.most
+            self._drop(len(entries) - terms.most)
+
+    def _add_up(self) -> None:
+        """What is older than a finding shows becomes one entry a grain of time."""
+        end = max(self._start, len(self.entries) - EVENTS_KEPT)
+        before = self._in_grains(self.entries[: self._start])
+        within = self._in_grains(self.entries[self._start : end])
+        self.entries[:end] = [*before, *within]
+        self._start = len(before)
+
+    def _in_grains(self, entries: Sequence[Entry]) -> list[Entry]:
+        grains: dict[tuple[int, str], list[Entry]] = defaultdict(list)
+        for one in entries:
+            grains[one.time_us // self._terms.grain_us, one.rule].append(one)
+        return sorted(map(added_up, grains.values()), key=_time)
 
     def _drop(self, number: int) -> None:
         if self._measure is not None:
@@ -377,40 +432,24 @@ class Window:
         del self.entries[:number]
         self._start = max(0, self._start - number)
 
-    def newest(self, value: float) -> Reached:
-        """The newest window, in which this was measured."""
-        return Reached(float(value), self.entries, self._start, len(self.entries))
-
-    def reached(self, entry: Entry) -> Reached | None:
-        """The first window around an event in which the condition holds."""
-        entries, span_us = self.entries, self._terms.span_us
+    def _around(self, entry: Entry) -> tuple[float, int, int] | None:
+        """The first window around an event in which the condition holds, and what is measured."""
+        entries, terms = self.entries, self._terms
         for end in self._ends(entry):
             if end == len(entries):
-                return self._checked(self._newest(), self._start, end)
-            start = bisect_left(entries, entries[end - 1].time_us - span_us, key=_time)
-            found = self._checked(measure(self._terms.one, entries[start:end]), start, end)
-            if found is not None:
-                return found
+                start, value = self._start, self._newest()
+            else:
+                start = self._place_of(entries[end - 1].time_us - terms.span_us)
+                value = measured(terms.one, entries[start:end])
+            if terms.compare(value, terms.limit):
+                return value, start, end
         return None
 
-    def _checked(self, value: float | None, start: int, end: int) -> Reached | None:
-        if value is None or not self._terms.compare(value, self._terms.limit):
-            return None
-        return Reached(value, self.entries, start, end)
-
-    def _newest(self) -> float | None:
+    def _newest(self) -> float:
         """What is measured in the newest window."""
-        one = self._terms.one
-        if self._terms.counts_events:
-            return float(len(self.entries) - self._start)
-        if self._measure is not None:
-            return self._measure.value(self.entries[-1])
-        if self._terms.counts_values:
-            return float(len(self.last))
-        if self._terms.knows_rules:
-            oldest_us = self.entries[-1].time_us - self._terms.span_us
-            return _seen_together(one, {r for r, us in self.last.items() if us >= oldest_us})
-        return measure(one, self.entries[self._start :])
+        if self._measure is None:
+            return measured(self._terms.one, self.entries[self._start :])
+        return self._measure.value(self.entries[-1])
 
     def _ends(self, entry: Entry) -> Iterator[int]:
         """Where the windows end that hold the entry: after it, and after later ones."""
@@ -422,6 +461,10 @@ class Window:
                 return
             end = bisect_right(self.entries, self.entries[end].time_us, key=_time)
 
+    def _place_of(self, time_us: int, after: int = 0) -> int:
+        """Where the entries of this time begin."""
+        return bisect_left(self.entries, time_us, after, key=_time)
+
 
 def entries_max(correlation: Correlation) -> int:
     """How many entries a window of this correlation may hold."""
@@ -432,6 +475,11 @@ def entries_max(correlation: Correlation) -> int:
 
 def _time(entry: Entry) -> int:
     return entry.time_us
+
+
+def _are_in_order(run: Sequence[Entry]) -> bool:
+    times = [entry.time_us for entry in run]
+    return times == sorted(times)
 
 
 def _several(terms: Terms, view: View) -> tuple[str | float, ...]:
@@ -454,8 +502,8 @@ def _number(value: Any) -> tuple[float, ...]:
 _HUGE = 1e300
 
 
-def measure(correlation: Correlation, entries: Sequence[Entry]) -> float | None:
-    """The number that the condition is about; None if there is none.
+def measured(correlation: Correlation, entries: Sequence[Entry]) -> float:
+    """The number that the condition is about; `NOTHING` if there is none.
 
     `value_percentile` without `percentile` is the share in percent of the newest event's value
     among all (the specification's example: a process that is less than 1 % of all).
@@ -468,25 +516,20 @@ def measure(correlation: Correlation, entries: Sequence[Entry]) -> float | None:
         case "value_count":
             return float(len(set(values)))
         case "temporal":
-            return _seen_together(correlation, {entry.rule for entry in entries})
+            return seen_together(correlation, {entry.rule for entry in entries})
         case "temporal_ordered":
             return _ordered(correlation, entries)
         case "value_sum":
-            return math.fsum(numbers) if numbers else None
+            return math.fsum(numbers) if numbers else NOTHING
         case "value_avg":
-            return math.fsum(numbers) / len(numbers) if numbers else None
+            number = len(numbers) + sum(entry.added[1] for entry in entries)
+            return math.fsum(numbers) / number if numbers else NOTHING
         case "value_median":
-            return median(sorted(numbers)) if numbers else None
+            return median(sorted(numbers)) if numbers else NOTHING
         case "value_percentile" if correlation.percentile is not None:
-            return percentile(sorted(numbers), correlation.percentile) if numbers else None
+            return percentile(sorted(numbers), correlation.percentile) if numbers else NOTHING
     newest = entries[-1].values
-    return 100.0 * values.count(newest[0]) / len(values) if newest else None
-
-
-def _seen_together(correlation: Correlation, seen: set[str]) -> float:
-    if correlation.expression is None:
-        return float(len(seen))
-    return float(condition.holds(correlation.expression, seen.__contains__))
+    return 100.0 * values.count(newest[0]) / len(values) if newest else NOTHING
 
 
 def _ordered(correlation: Correlation, entries: Sequence[Entry]) -> float:
@@ -494,7 +537,7 @@ def _ordered(correlation: Correlation, entries: Sequence[Entry]) -> float:
     wanted = correlation.rules
     if correlation.expression is not None:
         seen = {entry.rule for entry in entries}
-        if not _seen_together(correlation, seen):
+        if not seen_together(correlation, seen):
             return 0.0
         named = condition.named(correlation.expression)
         wanted = tuple(rule for rule, negated in named if not negated and rule in seen)

@@ -38,6 +38,7 @@ from siem.city.town import Town
 from siem.city.watch import STATE, look_around
 from siem.duties import Duties, clocks
 from siem.sharing.drop import answer, read_drop, refuse
+from siem.sharing.samples import Words, no_words
 from siem.store.accounts import Accounts
 from siem.store.cases import CaseStore
 from siem.store.embedded import NodeDb
@@ -79,6 +80,7 @@ class Hub:
         threshold: Counts of operators below it are told to the city only.
         by_itself: What is proposed for every severe campaign; None: only people propose.
         library: Ids of the rules that all operators share, asked when a sample comes.
+        words_of: What one of them says itself.
         drop: Folder in which envelopes arrive as files; None: none do.
         shares_for: Shares are kept at most so long.
         town: Services and districts, whose changes are kept also while nobody looks.
@@ -97,6 +99,7 @@ class Hub:
         threshold: int,
         by_itself: Playbook | None = None,
         library: Callable[[], Container[str]] = frozenset,
+        words_of: Callable[[str], Words] = no_words,
         drop: Path | None,
         shares_for: timedelta,
         town: Town,
@@ -119,8 +122,9 @@ class Hub:
         self.exchange.answered = self.proposals.answered
         key = self.operators.signing_key.private_bytes_raw()
         self.samples = Samples(
-            commons.records, self.exchange.letters, self._told_of_samples, library, key, clock
-        )
+            commons.records, self.exchange.letters, self._told_of_samples, library, key, clock,
+            words_of,
+        )  # fmt: skip
         self.exchange.samples = self.samples
         self._access = AccessLog(commons.records, clock)
         self._drop = drop

@@ -23,7 +23,15 @@ from siem.city.intake import Refused
 from siem.city.letters import Letters
 from siem.city.refusals import Rate
 from siem.sharing.envelope import Envelope
-from siem.sharing.samples import AUDIENCE, EXPIRES_WITHIN, MARKING, checked, plain
+from siem.sharing.samples import (
+    AUDIENCE,
+    EXPIRES_WITHIN,
+    MARKING,
+    Words,
+    checked,
+    no_words,
+    plain,
+)
 from siem.sharing.wire import Withdrawal
 from siem.store.faults import fault
 from siem.store.protocol import Conflict
@@ -66,6 +74,7 @@ class Samples:
         library: Ids of the rules that all operators share.
         secret: Of the hub: makes the ids and names under which samples are passed on.
         clock: The hub's time.
+        words_of: What one of these rules says itself, so that samples of it may.
     """
 
     def __init__(
@@ -76,8 +85,10 @@ class Samples:
         library: Callable[[], Container[str]],
         secret: bytes,
         clock: Callable[[], datetime],
+        words_of: Callable[[str], Words] = no_words,
     ) -> None:
         self._records = records
+        self._words_of = words_of
         self._letters = letters
         self._operators = operators
         self._library = library
@@ -102,7 +113,7 @@ class Samples:
         now = self._clock()
         _check_marks(envelope, now, where)
         try:
-            said = checked(envelope.payload, where)
+            said = checked(envelope.payload, where, self._words_of)
         except Unsafe as error:
             raise Refused(400, error.what, error.where, error.todo) from error
         if said.operator:

@@ -104,14 +104,22 @@ def sigma(
     """Measure the Sigma engine on lines of JSON, beside rsigma; or run cases from outside.
 
     Without rsigma on the path, or named, it measures cityward alone. Without lines it measures our
-    own rules on the events of the demo's evening, in a node and alone. With cases it leaves with 3
-    if one fails. Example: cityward bench sigma --rules sigma/rules otrf.ndjson.gz
+    own rules on the events of the demo's evening, in a node and alone. With cases it prints those
+    that fail, on standard error how many hold, and leaves with 3 if one fails.
+    Example: cityward bench sigma --rules sigma/rules otrf.ndjson.gz
 
     Args:
         lanes: Files of JSON lines, `.ndjson` or `.ndjson.gz`, or folders of them. A `.yml` of the
             same name beside one holds its rules.
         rules: Folder of Sigma rules; of cases: where their paths begin.
-        conformance: A file of cases, a line each: rule, events and how many must match.
+        conformance: A file of cases, `.ndjson` or `.ndjson.gz`, one JSON object a line: `events` (a
+            list of objects, `@timestamp` is their time) and `rule` (its text, with what it builds
+            on) or `rule_path`; where needed `case` (its name), `rule_id` (whose matches count;
+            otherwise all), `logsource` (of the events; otherwise the rule's), `placeholders` (lists
+            by name), `expected_match_count` (null: at least one), `corrected_match_count` (which
+            then counts). A rule counts once for each event it matches; a correlation for each event
+            with which its condition holds; an absence for each trigger that stays alone, when the
+            time after the last event has passed as well. A case that cannot be run fails.
         rsigma: Its program.
         rounds: So often each is run, alternating; the best counts.
         batch: Lines that are decided at once; may be given several times.
@@ -124,8 +132,8 @@ def sigma(
 
     if conformance is not None:
         tried, failed = sigma_cases.conformance(conformance, rules)
-        if failed:
-            _print([msgspec.structs.asdict(one) for one in failed], form)
+        rows = [msgspec.structs.asdict(one) for one in failed]
+        output.write(rows, output.form_for(form, sys.stdout), sigma_cases.Failed.__struct_fields__)
         print(f"{tried - len(failed):,} of {tried:,} cases hold", file=sys.stderr)
         return 3 if failed else 0
     if not lanes:
@@ -137,8 +145,16 @@ def sigma(
     if not batch or min(*batch, rounds, cores, 1) < 1:
         what = "sizes, rounds and cores are at least 1"
         raise InputError(what, "cityward bench sigma", "Write --batch 512.")
+    if not rules.exists():
+        raise InputError("there is no such folder", str(rules), "Check the path.")
     peer = rsigma or shutil.which(sigma_bench.PEER) or ""
     found = [*sigma_bench.rows(rules, lanes, peer, rounds, sorted(batch), fresh=fresh, cores=cores)]
+    for row in found:
+        # To measure nothing is no measurement.
+        if not row["events"]:
+            raise InputError("no line of it is a JSON object", row["lane"], "Name lines of JSON.")
+        if not row["rules"]:
+            raise InputError("there is no rule for it", row["lane"], "Name a folder of rules.")
     columns = [name for name in sigma_bench.TABLE if any(name in row for row in found)]
     _print(found, form, columns)
     return 0

@@ -6,12 +6,13 @@ import errno
 import fcntl
 import os
 import re
+import shlex
 import shutil
 import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -46,6 +47,8 @@ WORKERS_TODO = "Start cityward worker, look at its log; the node goes on meanwhi
 LOOKED_S = 60.0
 """Workers look every five seconds."""
 CLUSTER_S = 5.0
+TOLD_MAX = 20
+"""Refused rules that are told one by one."""
 EVENTS_LOCK, HUB_LOCK = "events/writer.lock", "hub.lock"
 LOCAL = ("127.", "::1", "localhost")
 
@@ -257,8 +260,12 @@ def _rules(settings: Settings) -> Iterator[Check]:
             yield Check("rules", "wrong", f"{folder} is no folder", "Mend rules.folders.", 4)
     known = ruleset.states_alone(settings)
     refused = [one for one in known if one.state == "refused"]
-    for one in refused[:20]:
-        yield Check("rules", "wrong", f"{one.reason} ({one.file})", "cityward rule check", 4)
+    for one in refused[:TOLD_MAX]:
+        what = f"{one.reason} ({one.file})"
+        yield Check("rules", "wrong", what, _check_of([one.file], settings), 4)
+    if more := [one.file for one in refused[TOLD_MAX:]]:
+        what = f"{len(more)} more are refused"
+        yield Check("rules", "wrong", what, _check_of(more, settings), 4)
     waiting = [one for one in known if one.state == "not evaluated"]
     said = f"{len(known) - len(waiting) - len(refused)} of {len(known)} rules are asked"
     if not known:
@@ -270,6 +277,17 @@ def _rules(settings: Settings) -> Iterator[Check]:
         )
     elif not refused:
         yield Check("rules", "ok", said)
+
+
+def _check_of(files: Sequence[str], settings: Settings) -> str:
+    """The command that says the same of files, with the folders of the settings they are in."""
+    folders = dict.fromkeys(
+        str(Path(folder).expanduser())
+        for file in files
+        for folder in settings.rules.folders
+        if Path(file).is_relative_to(Path(folder).expanduser())
+    )
+    return " ".join(["cityward rule check", *map(shlex.quote, folders)])
 
 
 def _cluster(settings: Settings) -> Iterator[Check]:

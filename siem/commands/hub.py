@@ -7,7 +7,8 @@ import sys
 from contextlib import nullcontext
 from types import FrameType
 
-from siem.commands.run import ConfigFile, end_console, settings_with_file, start_console
+from siem.commands.run import ConfigFile, settings_with_file
+from siem.console_process import ConsoleProcess
 from siem.logs import log_to
 
 
@@ -30,7 +31,7 @@ def hub(*, config: ConfigFile = None, exchange_only: bool = False) -> int:
     with alone(settings.state_path / "hub.lock") if is_in_files else nullcontext():
         listening = assembly.listen(settings)
         made = assembly.hub_of(settings)
-        console = None if exchange_only else start_console(file)
+        console = None if exchange_only else ConsoleProcess(file)
 
         def stop(number: int, frame: FrameType | None) -> None:
             if made.stop.is_set():
@@ -47,6 +48,6 @@ def hub(*, config: ConfigFile = None, exchange_only: bool = False) -> int:
             made.run()
         finally:
             if console is not None:
-                console.terminate()
-                end_console(console)
+                console.tell_to_stop()
+                console.wait()
     return 0

@@ -13,13 +13,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from cityward import CitywardError, Event, LogSource
+from cityward import CitywardError, Event, InputError, LogSource
 from cityward.finding import Severity, severity_rank
 from cityward.plugin import load
 from collectors.recognise import expand
@@ -29,7 +29,8 @@ from siem import output as streams
 from siem.commands.common import ConfigFile, Output, Quiet, Teller, UsageError, stopping
 from siem.config import Settings
 from siem.node import Gathered, Source, now_utc
-from siem.output import Form, visible
+from siem.output import Form, many, visible
+from siem.store.embedded import NodeDb
 from siem.store.protocol import Document, Range, RuleState
 
 COLUMNS = (
@@ -57,7 +58,7 @@ ROOM_BYTES = 1 << 28
 MAX_FINDINGS = 10_000
 """More than a person reads; `cityward run` keeps them all."""
 NEEDS_NAMED = 3
-WORDS = {"lines": "records", "document": "documents", "packets": "packets"}
+WORDS = {"lines": "record", "document": "document", "packets": "packet"}
 """What a record of each framing is called."""
 
 
@@ -78,7 +79,7 @@ def ingest(
 
     Args:
         paths: Captures, logs, feeds, folders of them; - is standard input.
-        config: Settings file; its inventory, zones and rules are used.
+        config: Settings file; its inventory, zones and rules are used, as they count at its node.
         output: Form of the result: table, json, ndjson or csv; ndjson for a pipe.
         events: Print the events instead of the findings.
         collector: Name of the collector that shall read them, where none recognises them.
@@ -96,7 +97,8 @@ def ingest(
         files = list(_files(paths, scratch, stop))
         if not files:
             raise UsageError("there is no file in it", paths[0], "Name a file or a full folder.")
-        run = _Run(settings, files, collector, quiet, keep, stop)
+        book = None if keep else stack.enter_context(_book(config))
+        run = _Run(settings, files, collector, quiet, keep, stop, book)
         stack.callback(run.close)
         run.go()
         form = streams.form_for(output, sys.stdout)
@@ -121,6 +123,12 @@ def _settings(named: str | None, scratch: Path | None) -> Settings:
     if path is None:
         raise UsageError("there is no node to keep it in", "--keep", "Make one: cityward init")
     return settings
+
+
+def _book(named: str | None) -> AbstractContextManager[NodeDb | None]:
+    """What people deployed and approved at the node of the settings in force, if there is one."""
+    path = settings_file.find(named)
+    return assembly.book_of(settings_file.load(path)) if path else nullcontext()
 
 
 def _files(paths: Sequence[str], scratch: Path, stop: threading.Event) -> Iterator[Path]:
@@ -171,6 +179,7 @@ class _Run:
         quiet: bool,
         keep: bool,
         stop: threading.Event,
+        book: NodeDb | None,
     ) -> None:
         self.refused = 0
         self.read_any = False
@@ -180,8 +189,9 @@ class _Run:
         self._logsources: set[LogSource] = set()
         self._hints: dict[str, None] = {}
         self._began = now_utc()
+        self._settings = settings
         self.node = assembly.node_of(
-            settings, sources=list(self._sources(files, collector)), event_time=True
+            settings, sources=list(self._sources(files, collector)), event_time=True, book=book
         )
         self.node.stop = self.stop = stop
         self._others = self.node.db.sources()
@@ -197,11 +207,17 @@ class _Run:
             )
         names: Counter[str] = Counter()
         for path in files:
+            known = _named_source(self._settings, path) if self._keep else None
             source = _lasting_name(path) if self._keep else _name(path)
+            source = source if known is None else known.id
             names[source] += 1
             source = source if names[source] == 1 else f"{source}#{names[source]}"
+            named = collector or ("" if known is None else known.collector)
             try:
-                yield assembly.file_source(path, collectors, source=source, named=collector)
+                if known is not None and known.reader == "folder":
+                    what = f"{path.name} is read by the node itself, as source {known.id}"
+                    raise InputError(what, str(path), "Start the node: cityward run.")
+                yield assembly.file_source(path, collectors, source=source, named=named)
             except CitywardError as error:
                 self.refused += 1
                 said = error.what if path.name in error.what else f"{path.name} {error.what}"
@@ -272,6 +288,28 @@ def _name(path: Path) -> str:
     return path.name.encode(errors="backslashreplace").decode()
 
 
+def _named_source(settings: Settings, path: Path) -> settings_file.Source | None:
+    """The source of the settings that reads a file, too: where one ends the other goes on."""
+    whole = path.resolve()
+    for one in settings.source:
+        place = Path(one.path).expanduser().resolve() if one.path else None
+        if place is None:
+            continue
+        if one.reader in ("file", "capture") and place == whole:
+            return one
+        if (
+            one.reader == "folder"
+            and place in whole.parents
+            and _is_matched(place, one.glob, whole)
+        ):
+            return one
+    return None
+
+
+def _is_matched(folder: Path, glob: str, whole: Path) -> bool:
+    return any(found.resolve() == whole for found in folder.glob(glob))
+
+
 def _lasting_name(path: Path) -> str:
     """A source id that stays with what is in a file: a log that grows or is rotated keeps it."""
     with path.open("rb") as file:
@@ -330,7 +368,7 @@ class _File:
     def progress(self) -> str:
         """Where the reading stands."""
         state = self.source.state
-        said = f"{state.records:,} {WORDS[self.source.framing]}, {self._rate():,.0f}/s"
+        said = f"{many(state.records, WORDS[self.source.framing])}, {self._rate():,.0f}/s"
         return f"{visible(self.source.id)} ({self._number}): {said}"
 
     def told(self) -> Iterator[str]:
@@ -343,8 +381,8 @@ class _File:
             yield f"{name}: was read before, nothing is new"
             return
         parts = [
-            f"{state.records:,} {WORDS[self.source.framing]}",
-            f"{state.events:,} events",
+            many(state.records, WORDS[self.source.framing]),
+            many(state.events, "event"),
             f"{state.rejected:,} rejected{_reasons(self._rejected)}",
         ]
         for count, word in (

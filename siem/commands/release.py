@@ -13,7 +13,7 @@ from cityward import InputError
 from siem import assembly, leaving, register
 from siem import output as streams
 from siem.assets import from_settings
-from siem.commands.common import ConfigFile, Output, settings_with_state, who
+from siem.commands.common import ConfigFile, Output, UsageError, settings_with_state, who
 from siem.node import now_utc
 from siem.output import text, visible
 from siem.store.outgoing import TERMINAL
@@ -69,23 +69,31 @@ def release(
 
 
 def aside(
-    sample: str,
+    sample: str = "",
     *,
+    from_: Annotated[str, Parameter(name=["--from"])] = "",
     reason: Reason = "",
     back: Switch = False,
     config: ConfigFile = None,
 ) -> int:
     """Let a sample of another operator forbid nothing here; what we found right stays protected.
 
+    With --from all that the operator let out and will let out.
     Example: cityward rule aside 5f1c9a02 --reason "our historian does that"
 
     Args:
         sample: Id of a sample that cityward rule protected lists, or how it begins.
+        from_: An operator, as cityward rule protected names it; instead of a sample.
         reason: Why; it stands in the audit trail.
-        back: Let it count again.
+        back: Let it count again, or all of the operator.
         config: Settings file; otherwise the first one found counts.
     """
+    if bool(sample) is bool(from_):
+        what = "one of both is needed"
+        raise UsageError(what, "SAMPLE or --from", "Name a sample, or an operator.")
     with _releasing(config) as releasing:
+        if from_:
+            return _all_aside(releasing, from_, reason, back=back)
         id = _one([one.id for one in releasing.foreign()], sample, "sample of another operator")
         if not releasing.set_aside(id, who() + TERMINAL, reason, aside=not back):
             raise InputError("it is so already", id, "See cityward rule protected.")
@@ -93,11 +101,27 @@ def aside(
     return 0
 
 
+def _all_aside(releasing: Releasing, operator: str, reason: str, *, back: bool) -> int:
+    count = releasing.set_operator_aside(operator, who() + TERMINAL, reason, aside=not back)
+    if count is None:
+        known = ", ".join(sorted({one.operator for one in releasing.foreign()})) or "nobody"
+        what = "it is so already, or nothing is of this operator"
+        raise InputError(what, operator, f"There are samples of {known}.")
+    said = "1 sample" if count == 1 else f"{count:,} samples"
+    if back:
+        _say(f"All of {operator} count again: {said}.")
+    else:
+        _say(f"All of {operator} are set aside: {said}, and those that come.")
+    return 0
+
+
 def _rows(offer: Offer) -> Iterator[dict[str, Any]]:
+    from siem.sharing.samples import compared
+
     for number, (before, after) in enumerate(offer.events, 1):
-        for name in sorted(before):
-            leaves = (after or {}).get(name, "")
-            yield {"event": number, "field": name, "here": text(before[name]), "leaves": leaves}
+        for one in sorted(compared(before, after), key=lambda one: one.name):
+            leaves = "" if one.leaves is None else one.leaves
+            yield {"event": number, "field": one.name, "here": text(one.here), "leaves": leaves}
 
 
 def _one(ids: Sequence[str], begin: str, what: str) -> str:

@@ -70,7 +70,7 @@ def run_samples(*paths: str, output: OutputForm = None) -> int:
 
 
 def try_event(
-    path: str = "-",
+    path: Annotated[str, Parameter(allow_leading_hyphen=True)] = "-",
     *,
     rules: str = "",
     config: ConfigFile = None,
@@ -80,14 +80,17 @@ def try_event(
 ) -> int:
     """Show what becomes of a line, a log or a capture: collector, event, every rule and why.
 
-    Every rule of an event's log source is told, with the lines that kept it from matching.
+    Every rule of an event's log source is told, with the lines that kept it from matching, as it
+    counts at the node of the settings: with what people deployed and switched off there. Of rules
+    that are named it is also told if one is refused, and the command leaves with 4.
     Example: echo 'Jan  5 10:00:00 gw sshd[1]: Failed password for root from 192.0.2.1 port 5 ssh2'
     | cityward rule try
 
     Args:
         path: A file; without one, or with -, standard input.
-        rules: A rule or a folder of rules to try beside the library.
-        config: Settings file, for inventory and lists; otherwise the first one found counts.
+        rules: A rule or a folder of rules to try beside the others, in the place of what was
+            deployed.
+        config: Settings file, for rules, inventory and lists; otherwise the first one found counts.
         collector: Name of the collector that shall read it; otherwise it is recognised.
         limit: Show so many events; all of them are read.
         output: Form of the result: table, json, ndjson or csv.
@@ -95,14 +98,14 @@ def try_event(
     from siem import trial
 
     extra = [str(_paths([rules])[0])] if rules else []
-    steps = trial.of_file(path, settings=trial.settings_of(config, extra), named=collector)
+    settings = trial.settings_of(config)
+    steps = trial.of_file(path, settings=settings, named=collector, rules=extra)
     chosen = streams.form_for(output, sys.stdout)
     if chosen == "table":
-        _tell(steps, limit)
-        return 0
+        return 4 if _tell(steps, limit) else 0
     rows = [row for event in trial.first(steps, limit) for row in _try_rows(event)]
     streams.write(rows, chosen, TRY_COLUMNS)
-    return 0
+    return 4 if any(row["result"] == "refused" for row in rows) else 0
 
 
 def add(
@@ -178,14 +181,18 @@ def _tell_report(report: Any, folder: str) -> None:
     speak = sum(one.state == "can speak" for one in report.verdicts)
     authors = Counter(one.rule.analytic.author or "nobody named" for one in report.verdicts)
     most = ", ".join(f"{name} ({count:,})" for name, count in authors.most_common(3))
-    said = [f"{len(report.verdicts):,} rules in {folder}, {speak:,} can speak here"]
-    if authors:
+    count = len(report.verdicts)
+    said = [f"{count:,} {'rule' if count == 1 else 'rules'} in {folder}, {speak:,} can speak here"]
+    if len(authors) == 1:
+        said.append(f"by {', '.join(authors)}")
+    elif authors:
         said.append(f"by {len(authors):,} authors, most by {most}")
     said += [f"licence: {one}" for one in report.licences]
     for what, errors in (("refused", report.refused), ("there already", report.twice)):
         said += [f"{what}: {_near(one.where)}: {one.what}" for one in errors[:TOLD_MAX]]
         if len(errors) > TOLD_MAX:
-            said.append(f"{what}: {len(errors) - TOLD_MAX:,} more; see cityward rule check")
+            more = len(errors) - TOLD_MAX
+            said.append(f"{what}: {more:,} more; see cityward rule check {folder}")
     print("\n".join(visible(one) for one in said), file=sys.stderr)
 
 
@@ -248,14 +255,20 @@ def _row(result: str, rule: str, case: str, why: str) -> dict[str, Any]:
 # ---- try
 
 
-def _tell(steps: Iterable[Any], limit: int) -> None:
-    """Step by step, for a person."""
+def _tell(steps: Iterable[Any], limit: int) -> bool:
+    """Step by step, for a person; True if a rule that was named is refused."""
+    is_refused = False
     for step in steps:
-        if step.event is not None and step.number <= limit:
+        if step.event is None and step.rules:
+            print("\nOf the rules that were named")
+            _tell_rules(step.rules)
+            is_refused = any(one.result == "refused" for one in step.rules)
+        elif step.event is not None and step.number <= limit:
             _tell_event(step)
         for finding in step.findings:
             print(f"\nFinding, {finding.severity}: {visible(finding.title)}")
             print(f"  {visible(finding.description)}")
+    return is_refused
 
 
 def _tell_event(step: Any) -> None:
@@ -264,8 +277,13 @@ def _tell_event(step: Any) -> None:
         print(f"  {name:28} {visible(text(value))}")
     if not step.rules:
         print("  no rule is for this log source")
-    for rule in step.rules:
-        print(f"  {rule.result:13} {visible(rule.title)}  ({_near(rule.file)})")
+    _tell_rules(step.rules)
+
+
+def _tell_rules(rules: Iterable[Any]) -> None:
+    for rule in rules:
+        near = _near(rule.file)
+        print(f"  {rule.result:13}", f"{visible(rule.title)}  ({near})" if rule.title else near)
         for line in rule.why:
             print(f"  {'':13}   {visible(line)}")
 
@@ -281,11 +299,13 @@ def _try_rows(step: Any) -> Iterator[dict[str, Any]]:
             "action": event.fields.get("event.action", ""),
             "fields": event.fields,
         }
-        for rule in step.rules:
-            said = {"rule": rule.title, "result": rule.result, "why": "; ".join(rule.why)}
-            yield {**head, **said}
         if not step.rules:
             yield {**head, "rule": "", "result": "no rule", "why": ""}
+    else:
+        head = {"event": "", "time": "", "collector": "", "logsource": "", "action": "rule"}
+    for rule in step.rules:
+        title = rule.title or _near(rule.file)
+        yield {**head, "rule": title, "result": rule.result, "why": "; ".join(rule.why)}
     for one in step.findings:
         yield {
             "event": step.number,

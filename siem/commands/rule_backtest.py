@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from cityward import InputError, RuleError
+from cityward import CitywardError, InputError, RuleError
 from siem import assembly
 from siem import output as streams
 from siem.assets import from_settings
@@ -26,7 +26,7 @@ from siem.commands.common import (
     stopping,
 )
 from siem.node import now_utc
-from siem.output import text, visible
+from siem.output import many, text, visible
 
 if TYPE_CHECKING:
     from detectors.sigma.rule import RuleSet
@@ -68,9 +68,10 @@ def backtest(
     """Say what a rule would have said of the kept events: per day, per asset, the newest of it.
 
     The rule is taken with the filters and lists that count at this node. A filter is tried on the
-    rules that it binds to. Leaves with 3 if there is something: a finding, or, with --against, a
-    difference; with 7 if events that should be there cannot be read. Ctrl+C stops, and what it had
-    come to is told.
+    rules that it binds to. Of a folder, what cannot be tried is told and the rest is tried. Leaves
+    with 3 if there is something: a finding, or, with --against, a difference; with 4 if a document
+    is refused or not evaluated; with 7 if a file, or events that should be there, cannot be read.
+    Ctrl+C stops, and what it had come to is told.
     Example: cityward rule backtest rules/mine.yml --since 30d --against deployed
 
     Args:
@@ -86,7 +87,7 @@ def backtest(
     from siem.store.archive import MEMORY_LIMIT, Looking
     from siem.tuning import Tuner
 
-    texts = _texts(Path(path))
+    texts, refused = _texts(Path(path))
     settings = settings_with_state(config)
     now = now_utc()
     wanted = span("" if since == "all" else since, until, now)
@@ -96,7 +97,7 @@ def backtest(
     stop = threading.Event()
     with closing(assembly.db_of(settings, from_settings(settings), now_utc)) as db:
         tuner = Tuner(settings, db)
-        rules, ids = _drafted(texts, db.rulebook, settings)
+        rules, ids = _drafted(texts, db.rulebook, settings, refused)
         events = settings.state_path / "events"
         with closing(Looking(events, MEMORY_LIMIT)) as looking, stopping(stop):
             for number, rule in enumerate(ids, 1):
@@ -122,15 +123,20 @@ def backtest(
     _print(found, streams.form_for(output, sys.stdout))
     for one, seconds in zip(found, took_s, strict=True):
         teller.line(_looked_at(one, seconds))
+    for error in refused:
+        print(
+            f"Not tried: {visible(f'{error.what} ({error.where})')}.", error.todo, file=sys.stderr
+        )
     for lack in dict.fromkeys(lack for one in found for lack in one.lacking):
         print(f"Not looked at: {visible(lack)}.", file=sys.stderr)
     if stop.is_set():
         teller.line("Interrupted: this is what it had come to.")
         return 130
-    if any(one.idle for one in found):
-        return 4
-    if any(one.lacking for one in found):
-        return 7
+    codes = {error.exit_code for error in refused}
+    if RuleError.exit_code in codes or any(one.idle for one in found):
+        return RuleError.exit_code
+    if codes or any(one.lacking for one in found):
+        return InputError.exit_code
     return 3 if any(_is_something(one) for one in found) else 0
 
 
@@ -143,51 +149,58 @@ def _is_something(one: Backtest) -> bool:
 # ---- which rules
 
 
-def _texts(path: Path) -> dict[str, str]:
+def _texts(path: Path) -> tuple[dict[str, str], list[CitywardError]]:
+    """What stands in files, by their names; and those that cannot be read.
+
+    Raises:
+        InputError: there is nothing to read.
+    """
     from detectors.sigma.load import rule_files
 
     if not path.exists():
         raise InputError("there is no such file or folder", str(path), "Check the path.")
-    found = {}
+    found: dict[str, str] = {}
+    refused: list[CitywardError] = []
     for file in rule_files(path.resolve()):
         try:
             found[str(file)] = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError("it cannot be read", str(file), "Check the file.") from error
-    if not found:
+        except (OSError, UnicodeDecodeError):
+            refused.append(InputError("it cannot be read", str(file), "Check the file."))
+    if not found and not refused:
         raise InputError("there is no rule in it", str(path), "Name a .yml file.")
-    return found
+    return found, refused
 
 
 def _drafted(
-    texts: dict[str, str], book: RulebookStore, settings: Settings
+    texts: Mapping[str, str],
+    book: RulebookStore,
+    settings: Settings,
+    refused: list[CitywardError],
 ) -> tuple[RuleSet, list[str]]:
     """What would count with these texts in the place of what is deployed, and which to try.
 
+    What is no rule in them is added to what is refused.
+
     Raises:
-        RuleError: one of the texts is no rule.
+        RuleError: nothing is wrong with them, and there is nothing to try.
     """
-    from cityward import documents
     from siem import ruleset
 
-    ours = {
-        str(document.value.get("id"))
-        for name, text in texts.items()
-        for document in documents.parse(text, name)
-        if isinstance(document.value, dict)
-    }
+    ours = {id for name, text in texts.items() for id in ruleset.ids_in(text, name)}
     deployed = {
         one.file: one.text for one in book.deployed() if one.is_whole and one.document not in ours
     }
     rules = ruleset.load(settings, {**deployed, **texts})
-    for error in rules.refused:
-        if error.where.rpartition(":")[0] in texts or error.where in texts:
-            raise error
+    refused += [
+        error
+        for error in rules.refused
+        if error.where.rpartition(":")[0] in texts or error.where in texts
+    ]
     ids = [one.id for one in rules.speaking() if one.document.file in texts]
     for rule in rules.rules:
         if any(one.document.file in texts for one in rule.filters) and rule.id not in ids:
             ids.append(rule.id)
-    if not ids:
+    if not ids and not refused:
         what = "nothing in it speaks, and no filter in it binds to a rule"
         raise RuleError(what, next(iter(texts)), "Name a rule.")
     return rules, ids
@@ -199,14 +212,14 @@ def _drafted(
 def _progress(progress: Progress, number: int, rules: int) -> str:
     which = f"rule {number} of {rules}, " if rules > 1 else ""
     return (
-        f"{which}file {progress.files:,} of {progress.files_all:,}, {progress.events:,} events, "
-        f"{progress.found:,} found"
+        f"{which}file {progress.files:,} of {progress.files_all:,}, "
+        f"{many(progress.events, 'event')}, {progress.found:,} found"
     )
 
 
 def _looked_at(one: Backtest, took_s: float) -> str:
     read = f"{one.files - one.unread:,} of {one.files:,} files read"
-    return f"{visible(one.title)}: {one.events:,} events looked at, {read}, {took_s:.1f} s"
+    return f"{visible(one.title)}: {many(one.events, 'event')} looked at, {read}, {took_s:.1f} s"
 
 
 def _print(found: Sequence[Backtest], form: streams.Form) -> None:
@@ -230,7 +243,7 @@ def _tell(one: Backtest) -> None:
         known = one.is_whole and not one.lacking
         print(f"  No event of this time {'is kept' if known else 'was looked at'}.")
         return
-    print(f"  It would have spoken {_times(total.would)} in {one.events:,} events", end=" ")
+    print(f"  It would have spoken {_times(total.would)} in {many(one.events, 'event')}", end=" ")
     print(f"since {text(one.first)}.")
     if is_compared:
         print(f"  Against {AGAINST[one.against]}, which says {total.deployed:,}:", end=" ")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -75,7 +74,6 @@ def _counting(
 ) -> tuple[RuleSet, Placeholders, Collection[str]]:
     """The rules that count here and those of other files, the lists of now, and what is off."""
     from siem import assembly, ruleset
-    from siem.node import now_utc
     from siem.tuning import Tuner
 
     there = [one.resolve() for one in ruleset.rule_folders(settings)]
@@ -83,10 +81,10 @@ def _counting(
     folders = (*settings.rules.folders, *map(str, more))
     wider = msgspec.structs.replace(settings.rules, folders=folders)
     settings = msgspec.structs.replace(settings, rules=wider)
-    if not (settings.state_path / "node.db").is_file():
-        lists = from_settings(settings).placeholders(settings.lists)
-        return ruleset.load(settings), lists, settings.rules.off
-    with closing(assembly.db_of(settings, from_settings(settings), now_utc)) as db:
+    with assembly.book_of(settings) as db:
+        if db is None:
+            lists = from_settings(settings).placeholders(settings.lists)
+            return ruleset.load(settings), lists, settings.rules.off
         tuner = Tuner(settings, db)
         return tuner.rules, tuner.placeholders, ruleset.switched_off(settings, db)
 
@@ -98,14 +96,13 @@ def _is_in(file: str, named: Sequence[Path]) -> bool:
 
 def _tell(given: Export) -> None:
     """What became of the rules, for a person; the document has all of it."""
-    reasons = Counter(one.reason for one in given.left)
-    for one in given.left[:TOLD_MAX]:
+    told, others = given.left[:TOLD_MAX], given.left[TOLD_MAX:]
+    for one in told:
         print(f"not expressible: {_near(one.file)}: {visible(one.reason)}", file=sys.stderr)
-    if len(given.left) > TOLD_MAX:
-        print(f"not expressible: {len(given.left) - TOLD_MAX:,} more:", file=sys.stderr)
-        for reason, count in reasons.most_common(TOLD_MAX):
-            print(f"  {count:,} times {visible(reason)}", file=sys.stderr)
+    for reason, count in Counter(one.reason for one in others).most_common():
+        print(f"not expressible: {count:,} more: {visible(reason)}", file=sys.stderr)
     print(
-        f"{len(given.written):,} rules written, {len(given.left):,} not expressible",
+        f"{len(given.written):,} {'rule' if len(given.written) == 1 else 'rules'} written,"
+        f" {len(given.left):,} not expressible",
         file=sys.stderr,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -17,6 +16,7 @@ from cityward import ConfigError, TransientError
 from siem import assembly
 from siem import config as settings_file
 from siem.config import Settings
+from siem.console_process import ConsoleProcess
 from siem.logs import log_to
 from siem.node import Node
 from siem.node import run as run_node
@@ -26,9 +26,6 @@ from siem.outward import carrier_of
 if TYPE_CHECKING:
     from siem.response import Response
     from siem.store.mirror import Mirror
-
-CONSOLE_S = 3.0
-"""The console may finish what it answers for so long."""
 
 ConfigFile = Annotated[str | None, Parameter(name=["--config", "-c"])]
 
@@ -47,14 +44,14 @@ def run(*, config: ConfigFile = None, path_only: bool = False) -> int:
         what = "these are the settings of a hub"
         raise ConfigError(what, str(file), f"Run it: cityward hub -c {file}")
     log_to(settings)
-    routes = routes_of(settings.route)  # here, since the console is a child whose end nobody sees
+    routes = routes_of(settings.route)  # here, where what is wrong with them ends the node
     node = assembly.node_of(settings)
     # Before the first finding: the console, which delivers, comes up later.
     node.db.notices.begin(list(routes.values()), node.clock())
     carrier = carrier_of(settings, node)
     mirror = _mirror_of(settings, node)
     response = _response_of(settings, node)
-    console = None if path_only else start_console(file)
+    console = None if path_only else ConsoleProcess(file)
     stop_on_signals(node)
     if carrier is not None:
         carrier.start()
@@ -72,7 +69,7 @@ def run(*, config: ConfigFile = None, path_only: bool = False) -> int:
         ) from error
     finally:
         if console is not None:
-            console.terminate()
+            console.tell_to_stop()
         if carrier is not None:
             carrier.stop()
         if mirror is not None:
@@ -81,7 +78,7 @@ def run(*, config: ConfigFile = None, path_only: bool = False) -> int:
             response.stop()
         node.close()
         if console is not None:
-            end_console(console)
+            console.wait()
     return 0
 
 
@@ -144,22 +141,6 @@ def settings_with_file(named: str | None) -> tuple[Path, Settings]:
             "Make one: cityward init",
         )
     return path, settings_file.load(path)
-
-
-def start_console(file: Path) -> subprocess.Popen[bytes]:
-    """The console as a process of its own, which ends with this one."""
-    words = [sys.executable, "-m", "siem.cli", "serve", "--with-parent", "--config", str(file)]
-    # Its own session: Ctrl+C comes to us, and we end it after the last batch.
-    return subprocess.Popen(words, start_new_session=True, stdin=subprocess.PIPE)
-
-
-def end_console(console: subprocess.Popen[bytes]) -> None:
-    """A download under way must not keep the console, nor its fault the node's good end."""
-    try:
-        console.wait(timeout=CONSOLE_S)
-    except subprocess.TimeoutExpired:
-        console.kill()
-        console.wait()
 
 
 def stop_on_signals(node: Node) -> None:

@@ -21,9 +21,9 @@ from siem.commands.common import (
     stopping,
 )
 from siem.node import now_utc
-from siem.output import Form
+from siem.output import Form, visible
 from siem.store.events import EventStore
-from siem.store.protocol import Document, Range
+from siem.store.protocol import Document, Page, Range
 
 COLUMNS = (
     "@timestamp",
@@ -56,7 +56,8 @@ def search(
 ) -> int:
     """Search the events of this node, newest first.
 
-    The query is that of the console's query bar: words, field:value, ranges, AND, OR, NOT.
+    The query is that of the console's query bar: words, field:value, ranges, AND, OR, NOT. It
+    leaves with 7 if a file of events could not be read.
     Example: cityward search "event.outcome:failure AND user.name:root" --since 7d
 
     Args:
@@ -89,7 +90,18 @@ def search(
     if not quiet:
         said = f"{len(page.rows):,} of {page.total:,} events"
         print(said if page.total else _nothing(since), file=sys.stderr)
-    return 0
+    return _told(page)
+
+
+def _told(page: Page) -> int:
+    """What could not be looked at is said, asked or not; returns how to leave."""
+    count = len(page.unread)
+    if count:
+        files = "1 file" if count == 1 else f"{count:,} files"
+        print(visible(f"{files} could not be read, so events may be missing:"), file=sys.stderr)
+        for one in page.unread:
+            print(visible(f"  {one}"), file=sys.stderr)
+    return 7 if count else 0
 
 
 def _nothing(since: str) -> str:
@@ -98,7 +110,9 @@ def _nothing(since: str) -> str:
 
 
 def _follow(events: EventStore, query: str, wanted: Range, limit: int, form: Form) -> int:
-    first = list(reversed(events.search(query, wanted, limit=limit).rows))
+    began = events.search(query, wanted, limit=limit)
+    _told(began)
+    first = list(reversed(began.rows))
 
     def fresh(since: datetime) -> list[Document]:
         page = events.search(newer(query, "event.ingested", since), Range(), limit=FOLLOW_MAX)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,13 +16,15 @@ from siem import output as streams
 from siem.assets import from_settings
 from siem.commands.common import ConfigFile, Output, UsageError, settings_with_state, who
 from siem.commands.finding import one_of
+from siem.console.tuning import FILTER_DAYS_MAX
 from siem.node import now_utc
 from siem.output import visible
 from siem.sharing.samples import RELEASED
 from siem.store.embedded import NodeDb
 
 if TYPE_CHECKING:
-    from siem.console.tuning import Examined
+    from siem.console.tuning import Examined, FilterRow
+    from siem.store.samples import Foreign, Release
     from siem.tuning import Tuner
 
 Reason = Annotated[str, Parameter(name=["--reason"])]
@@ -30,9 +32,8 @@ Fields = Annotated[tuple[str, ...], Parameter(name=["--field"], negative=())]
 
 FILTER_COLUMNS = ("state", "until", "title", "rules", "owner", "reason", "id")
 VERSION_COLUMNS = ("version", "time", "by", "reason", "state")
-HIDDEN_COLUMNS = ("time", "finding", "title", "verdict", "hidden")
+HIDDEN_COLUMNS = ("time", "finding", "title", "sentence", "verdict", "hidden")
 PROTECTED_COLUMNS = ("rule", "title", "finding", "events", "from", "by", "time", "state")
-DAYS_MAX = 366
 
 
 def list_(*, config: ConfigFile = None, output: Output = None) -> int:
@@ -81,7 +82,7 @@ def add(
         file: A Sigma filter, YAML; without it, --from.
         from_: Id of a finding, or how it begins.
         field: Field whose value tells what is harmless; may be given several times.
-        reason: Why it is harmless.
+        reason: Why it is harmless; a file has its own.
         days: For so many days (with --from).
         yes: Let it count from now on.
         config: Settings file; otherwise the first one found counts.
@@ -89,9 +90,9 @@ def add(
     """
     if bool(file) is bool(from_):
         raise UsageError("one of both is needed", "FILE or --from", "Name a file, or a finding.")
-    if not 1 <= days <= DAYS_MAX:
-        raise UsageError(f"{days} days", "--days", f"Choose 1 to {DAYS_MAX}.")
-    if not reason.strip():
+    if not 1 <= days <= FILTER_DAYS_MAX:
+        raise UsageError(f"{days} days", "--days", f"Choose 1 to {FILTER_DAYS_MAX}.")
+    if from_ and not reason.strip():
         raise UsageError("a filter needs a reason", "--reason", "Say why it is harmless.")
     now = now_utc()
     with _tuner(config) as (tuner, db):
@@ -101,14 +102,14 @@ def add(
             text = tuner.filter_of(finding, field, reason=reason, expires=until, by=who())
         else:
             text = _read(file)
-        examined = tuner.examine(text)
-        hidden = tuner.hides(text, now)
+        examined, hidden = tuner.added(text, now, file or "the filter")
         print(*map(visible, text.splitlines()), sep="\n", file=sys.stderr)
         rows = [
             {
                 "time": one.time,
                 "finding": one.finding,
                 "title": one.title,
+                "sentence": one.sentence,
                 "verdict": one.verdict,
                 "hidden": f"{one.hidden} of {one.events}",
             }
@@ -120,7 +121,10 @@ def add(
         less = len(hidden) - whole
         rest = f", of {less:,} others a part" if less else ""
         _say(f"{some} of the last 30 days would be gone{rest}.")
-        return _deployed(tuner, examined, reason, yes)
+        if examined.row:
+            _say(_binding(examined.row))
+        why = reason.strip() or (examined.row.reason if examined.row else "")
+        return _deployed(tuner, examined, file or "the filter", why, yes)
 
 
 def remove(
@@ -170,7 +174,8 @@ def deploy(
     beside = samples_file(path)
     given = _read(samples) if samples else _read(str(beside)) if beside.is_file() else ""
     with _tuner(config) as (tuner, _):
-        return _deployed(tuner, tuner.examine(_read(file), given), reason, yes)
+        examined = tuner.examine(_read(file), given, file=file, now=now_utc())
+        return _deployed(tuner, examined, file, reason, yes)
 
 
 def revert(
@@ -250,7 +255,7 @@ def protected(*, config: ConfigFile = None, output: Output = None) -> int:
     """
     with _tuner(config) as (tuner, db):
         titles = {one.id: one.analytic.name for one in tuner.rules.speaking()}
-        released = {one.finding: one for one in reversed(db.samples.releases())}
+        released, now = {one.finding: one for one in reversed(db.samples.releases())}, now_utc()
         rows: dict[str, dict[str, Any]] = {}
         for one in db.rulebook.protected():
             if one.operator:
@@ -261,7 +266,7 @@ def protected(*, config: ConfigFile = None, output: Output = None) -> int:
                 {
                     "rule": one.rule, "title": titles.get(one.rule, ""), "finding": one.finding,
                     "events": 0, "from": "here", "by": one.by, "time": one.time,
-                    "state": f"{RELEASED[out.state]}: {out.id}" if out else "",
+                    "state": _released(out, now),
                 },
             )  # fmt: skip
             row["events"] += 1
@@ -270,19 +275,44 @@ def protected(*, config: ConfigFile = None, output: Output = None) -> int:
                 "rule": sample.rule, "title": titles.get(sample.rule, ""), "finding": sample.id,
                 "events": sample.count, "from": sample.operator, "by": sample.operator,
                 "time": sample.received,
-                "state": f"set aside by {sample.person}" if sample.is_aside else "counts",
+                "state": _foreign_state(sample),
             }  # fmt: skip
     streams.write([*rows.values()], streams.form_for(output, sys.stdout), PROTECTED_COLUMNS)
     return 0
 
 
-def _deployed(tuner: Tuner, one: Examined, reason: str, yes: bool) -> int:
+def _released(out: Release | None, now: datetime) -> str:
+    if out is None:
+        return ""
+    if out.is_over(now):
+        return f"was let out until {out.expires:%Y-%m-%d}: {out.id}"
+    return f"{RELEASED[out.state]}: {out.id}"
+
+
+def _foreign_state(sample: Foreign) -> str:
+    if not sample.is_aside:
+        return "counts"
+    more = ", with all of this operator" if sample.is_operator_aside else ""
+    return f"set aside by {sample.person}{more}"
+
+
+def _binding(row: FilterRow) -> str:
+    """In words: which rules a filter tunes, and what else does not get what it hides."""
+    rules, above = (", ".join(title for _, title in one) for one in (row.rules, row.heard_by))
+    either = f" What builds on it does not get what is hidden either: {above}." if above else ""
+    return f"It binds to {rules or 'every rule of its log source'}.{either}"
+
+
+def _deployed(tuner: Tuner, one: Examined, file: str, reason: str, yes: bool) -> int:
+    def say(what: object) -> None:
+        _say(str(what).replace(f"rulebook/{one.document}.yml", file))
+
     for problem in one.problems:
-        _say(str(problem))
+        say(problem)
     for outcome in one.outcomes:
         _say(f"{'ok' if outcome.passed else 'FAILED':<7} {outcome.kind}: {outcome.name}")
     for why in one.reasons():
-        _say(f"No: {why}")
+        say(f"No: {why}")
     if one.reasons():
         return 6
     if not yes:

@@ -177,8 +177,8 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
         _body(
             ("act", "text"),
             act=_word(
-                *("check", "save", "discard", "deploy"),
-                *("try", "preview", "look", "cancel", "why"),
+                *("check", "save", "discard", "deploy", "note"),
+                *("prove", "try", "preview", "look", "cancel", "why"),
             )
             | {"description": "The last four read kept events: they need the scope read, too"},
             text=_TEXT | {"description": "YAML of the document"},
@@ -186,6 +186,7 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
             reason=_TEXT | {"description": "Needed by deploy"},
             seen=_NUMBER | {"description": "number as it was read; another one now gives 409"},
             draft=_TEXT | {"description": "draft as it was read; another one now gives 409"},
+            note=_TEXT | {"description": "Needed by note: for whoever works on it next"},
             line=_TEXT | {"description": "Needed by try: a line as its source sends it"},
             collector=_TEXT | {"description": "Reads the line; empty: the one that recognises it"},
             days=_NUMBER | {"description": "Of preview: 1, 7, 30 or 90"},
@@ -206,7 +207,7 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
         "switch",
         _body(
             ("act", "id", "reason"),
-            act=_word("aside", "back"),
+            act=_word("aside", "back", "aside-all", "back-all"),
             id=_TEXT | {"description": "Of a sample that another operator let out"},
             reason=_TEXT,
         ),
@@ -218,9 +219,11 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
             finding=_TEXT,
             field=_IDS | {"description": "Fields whose values tell what is harmless"},
             reason=_TEXT,
-            days=_NUMBER | {"description": "How long it hides; 30 if it is not said, at most 365"},
+            days=_NUMBER | {"description": "How long it hides; 30 if it is not said, at most 366"},
             resolve=_TEXT
             | {"description": "Resolve what it hides whole, as benign; needs the scope triage"},
+            shown=_TEXT | {"description": "shown as it was read; another one now gives 409"},
+            open=_IDS | {"description": "With shown: of what it hides, just these are resolved"},
         ),
     ),
     "/filters/remove": ("switch", _body(("id", "reason"), id=_TEXT, reason=_TEXT)),

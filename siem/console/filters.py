@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Any
 from urllib.parse import urlencode
@@ -13,21 +15,71 @@ from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cityward.errors import CitywardError, InputError
+from cityward.errors import CitywardError, InputError, Unsafe
 from siem.console import formats
 from siem.console.access import Session
 from siem.console.body import body_of
 from siem.console.site import Fault, NodeSite, number_in, see_other
 from siem.console.triage import text
-from siem.console.tuning import FilterRow, Hidden
+from siem.console.tuning import FILTER_DAYS_MAX, Examined, FilterRow, Hidden
 from siem.console.view import path_of
-from siem.store.protocol import Change, Document
+from siem.store.protocol import Change, Conflict, Document
 
 DAYS = (7, 30, 90, 365)
 DAYS_FIRST = 30
 CLOSED = ("resolved", "archived", "deleted")
 TICKED = 2
 """So many fields are ticked when the form opens: who, and what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """The form of a new filter as somebody has filled it in, and what they saw beside it."""
+
+    fields: tuple[str, ...]
+    reason: str
+    days: int
+    resolve: bool
+    """Also resolve what it hides."""
+    shown: str = ""
+    """The mark of the `Look` that was on the page."""
+    seen: frozenset[str] = frozenset()
+    """Findings there that could be resolved."""
+
+    @classmethod
+    def sent(cls, form: FormData) -> Sheet:
+        """What a form or a program says."""
+        return cls(
+            tuple(one for one in form.getlist("field") if isinstance(one, str)),
+            text(form, "reason").strip(),
+            number_in(text(form, "days"), DAYS_FIRST, 1, FILTER_DAYS_MAX),
+            bool(text(form, "resolve")),
+            text(form, "shown"),
+            frozenset(one for one in form.getlist("open") if isinstance(one, str)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a filter that is not added yet would do."""
+
+    made: str = ""
+    """Its text."""
+    examined: Examined | None = None
+    hidden: Sequence[Hidden] = ()
+    mark: str = ""
+    """Of all that decides what it hides: whoever adds it says that they saw just this."""
+    fault: Fault | None = None
+
+    @property
+    def is_refused(self) -> bool:
+        """Something speaks against it."""
+        return self.examined is not None and bool(self.examined.reasons())
+
+    def problems(self, severity: str) -> list[str]:
+        """What is wrong with it, in words."""
+        found = self.examined.problems if self.examined else ()
+        return [one.what for one in found if one.severity == severity]
 
 
 class Filters:
@@ -91,102 +143,128 @@ class Filters:
             return self._unknown(request, session, f"no finding {id[:80]}, or it is not for you")
         choices = self.tuning.choices(finding)
         asked = [one for one in view.all("field") if one in choices]
-        fields = asked or [*choices][:TICKED]
-        days = number_in(view.one("days"), DAYS_FIRST, 1, max(DAYS))
-        said: dict[str, Any] = {"text": "", "reasons": [], "hidden": [], "silenced": []}
-        fault = None
-        try:
-            made, examined, hidden = self.tuning.filter_of(
-                finding, fields, view.one("reason") or "…", self._until(days), session.person.name
-            )
-            said = {
-                "text": made,
-                "reasons": examined.reasons(),
-                "hidden": hidden,
-                "silenced": examined.silenced,
-            }
-        except CitywardError as error:
-            fault = Fault.of(error)
-        if formats.form_of(request):
-            rest = {name: msgspec.to_builtins(value) for name, value in said.items()}
-            return formats.json({"choices": choices, "fields": fields, **rest})
-        return self.site.page(
-            request,
-            session,
-            "filter_new.html",
-            title="New filter",
-            current="rules",
-            finding=finding,
-            choices=choices,
-            fields=fields,
-            reason=view.one("reason"),
-            days=days,
-            every_days=DAYS,
-            fault=fault,
-            lines=said["text"].splitlines(),
-            reasons=said["reasons"],
-            hidden=said["hidden"],
-            resolvable=len(self._open(said["hidden"])) if session.may("triage") else 0,
-            silenced=said["silenced"],
+        days = number_in(view.one("days"), DAYS_FIRST, 1, FILTER_DAYS_MAX)
+        sheet = Sheet(
+            tuple(asked or [*choices][:TICKED]), view.one("reason"), days, bool(view.one("resolve"))
         )
+        if formats.form_of(request):
+            look = self._look(finding, choices, sheet, session.person.name)
+            return formats.json({"choices": choices, "fields": sheet.fields, **_told(look)})
+        return self._form(request, session, finding, sheet)
 
     async def add(self, request: Request) -> Response:
         """Let a filter from a finding count."""
         form = await body_of(request)
-        if text(form, "act") == "show" and not formats.form_of(request):
-            names = ("finding", "field", "reason", "days")
+        if text(form, "act") == "show" and text(form, "field") and not formats.form_of(request):
+            names = ("finding", "field", "reason", "days", "resolve")
             pairs = [(name, value) for name, value in form.multi_items() if name in names]
             return see_other(f"/filters/new?{urlencode(pairs)}")
-        return await run_in_threadpool(self._changed, request, form, self._add)
+        return await run_in_threadpool(self._added, request, form)
+
+    def _added(self, request: Request, form: FormData) -> Response:
+        session = self.site.access.enter_by_form(request, "switch", text(form, "csrf"))
+        sheet = Sheet.sent(form)
+        if sheet.resolve:
+            self.site.access.enter(request, "triage")
+        finding = self.node.findings.get(text(form, "finding"))
+        if finding is None:
+            raise InputError("there is no such finding", "finding", "Name one that is there.")
+        is_data = formats.wants_data(request)
+        try:
+            if not is_data and not sheet.shown:
+                raise _changed()
+            id = self._add(finding, sheet, session.person.name)
+        except CitywardError as error:
+            if is_data:
+                raise
+            return self._form(request, session, finding, sheet, error)
+        if is_data:
+            return formats.json({"filter": id, "done": "added"})
+        return see_other(f"{path_of('filters', id)}?done=added")
+
+    def _add(self, finding: Document, sheet: Sheet, by: str) -> str:
+        if not sheet.fields:
+            raise InputError("no field is ticked", "field", "Tick who or what is harmless.")
+        if not sheet.reason:
+            raise InputError("the reason is empty", "reason", "Say why it is harmless.")
+        until = self._until(sheet.days)
+        made, examined, hidden = self.tuning.filter_of(
+            finding, sheet.fields, sheet.reason, until, by
+        )
+        if sheet.shown and sheet.shown != _mark(self.tuning.choices(finding), sheet, examined):
+            raise _changed()
+        if said := examined.reasons():
+            raise Unsafe("; ".join(said[:3]), examined.title, "Tick other fields.")
+        self.tuning.deploy(made, "", by, sheet.reason, 0)
+        if sheet.resolve:
+            change = Change(status="resolved", verdict="benign", comment=sheet.reason)
+            ids = [one.finding for one in self._open(hidden)]
+            seen = [id for id in ids if id in sheet.seen] if sheet.shown else ids
+            self.node.findings.change(seen, change, by, self.node.now())
+        return examined.document
+
+    def _form(
+        self,
+        request: Request,
+        session: Session,
+        finding: Document,
+        sheet: Sheet,
+        error: CitywardError | None = None,
+    ) -> Response:
+        """The form as it is filled in, what it would hide now, and why it was not added."""
+        choices = self.tuning.choices(finding)
+        look = self._look(finding, choices, sheet, session.person.name)
+        if error and not (isinstance(error, Unsafe) and look.is_refused):
+            look = replace(look, fault=Fault.of(error))
+        return self.site.page(
+            request,
+            session,
+            "filter_new.html",
+            formats.status_of(error) if error else 200,
+            title="New filter",
+            current="rules",
+            finding=finding,
+            choices=choices,
+            filled=sheet,
+            every_days=sorted({*DAYS, sheet.days}),
+            look=look,
+            resolvable=self._open(look.hidden) if session.may("triage") else [],
+        )
+
+    def _look(self, finding: Document, choices: Mapping[str, Any], sheet: Sheet, by: str) -> Look:
+        if not sheet.fields:
+            return Look()
+        try:
+            made, examined, hidden = self.tuning.filter_of(
+                finding, sheet.fields, sheet.reason or "…", self._until(sheet.days), by
+            )
+        except CitywardError as error:
+            return Look(fault=Fault.of(error))
+        return Look(made, examined, hidden, _mark(choices, sheet, examined))
+
+    # ---- And back
 
     async def remove(self, request: Request) -> Response:
         """Take a filter back that was deployed here."""
         form = await body_of(request)
-        return await run_in_threadpool(self._changed, request, form, self._remove)
+        return await run_in_threadpool(self._removed, request, form)
 
-    def _changed(self, request: Request, form: FormData, change: Any) -> Response:
+    def _removed(self, request: Request, form: FormData) -> Response:
         session = self.site.access.enter_by_form(request, "switch", text(form, "csrf"))
-        if text(form, "resolve"):
-            self.site.access.enter(request, "triage")
-        id, done = change(form, session.person.name)
+        id, reason = text(form, "id"), text(form, "reason").strip()
+        if not any(one.id == id and one.is_ours for one in self.tuning.filters()):
+            what = f"no filter {id[:80]} was deployed here"
+            raise InputError(what, "id", "A filter in a file is removed there.")
+        self.tuning.revert(id, 0, session.person.name, reason)
         if formats.form_of(request):
-            return formats.json({"filter": id, "done": done})
-        return see_other(f"{path_of('filters', id)}?done={done}" if done == "added" else
-                         f"/filters?done={done}")  # fmt: skip
-
-    def _add(self, form: FormData, by: str) -> tuple[str, str]:
-        finding = self.node.findings.get(text(form, "finding"))
-        if finding is None:
-            raise InputError("there is no such finding", "finding", "Name one that is there.")
-        fields = [one for one in form.getlist("field") if isinstance(one, str)]
-        reason = text(form, "reason").strip()
-        if not reason:
-            raise InputError("the reason is empty", "reason", "Say why it is harmless.")
-        if not fields:
-            raise InputError("no field is ticked", "field", "Tick who or what is harmless.")
-        days = number_in(text(form, "days"), DAYS_FIRST, 1, max(DAYS))
-        until = self._until(days)
-        made, examined, hidden = self.tuning.filter_of(finding, fields, reason, until, by)
-        self.tuning.deploy(made, "", by, reason, 0)
-        if text(form, "resolve"):
-            change = Change(status="resolved", verdict="benign", comment=reason)
-            ids = [one.finding for one in self._open(hidden)]
-            self.node.findings.change(ids, change, by, self.node.now())
-        return examined.document, "added"
+            return formats.json({"filter": id, "done": "removed"})
+        return see_other("/filters?done=removed")
 
     def _open(self, hidden: Sequence[Hidden]) -> list[Hidden]:
         """Findings that are hidden whole, and that nobody has judged or closed yet."""
         wholes = [one for one in hidden if one.is_whole and one.verdict == "unknown"]
         known = [(one, self.node.findings.get(one.finding)) for one in wholes]
         return [one for one, now in known if now and now["finding.status"] not in CLOSED]
-
-    def _remove(self, form: FormData, by: str) -> tuple[str, str]:
-        id, reason = text(form, "id"), text(form, "reason").strip()
-        if not any(one.id == id and one.is_ours for one in self.tuning.filters()):
-            what = f"no filter {id[:80]} was deployed here"
-            raise InputError(what, "id", "A filter in a file is removed there.")
-        self.tuning.revert(id, 0, by, reason)
-        return id, "removed"
 
     def _until(self, days: int) -> date:
         return (self.node.now() + timedelta(days=days)).date()
@@ -195,6 +273,34 @@ class Filters:
         return self.site.unknown(request, session, "rules", what, "Look in the list of filters.")
 
 
+def _mark(choices: Mapping[str, Any], sheet: Sheet, examined: Examined) -> str:
+    """Whatever decides what is hidden, in few letters: fields, their values, rules."""
+    known = [(name, value) for name, value in choices.items() if name in sheet.fields]
+    row = examined.row
+    decides = msgspec.json.encode([known, row and row.rules, row and row.heard_by])
+    return hashlib.sha256(decides).hexdigest()[:16]
+
+
+def _changed() -> Conflict:
+    what = "what it would hide is not what was shown, so nothing was added"
+    return Conflict(what, "field", "Look at what it hides now, then add it.")
+
+
+def _told(look: Look) -> dict[str, Any]:
+    """A look for programs."""
+    one = look.examined
+    return {
+        "text": look.made,
+        "reasons": one.reasons() if one else [],
+        "warnings": look.problems("warning"),
+        "hidden": msgspec.to_builtins(look.hidden),
+        "silenced": msgspec.to_builtins(one.silenced if one else ()),
+        "shown": look.mark,
+    }
+
+
 def _row(one: FilterRow) -> Document:
-    rules: Sequence[Mapping[str, str]] = [{"id": id, "title": title} for id, title in one.rules]
-    return {**msgspec.to_builtins(one), "rules": rules}
+    said = msgspec.to_builtins(one)
+    for name in ("rules", "heard_by"):
+        said[name] = [{"id": id, "title": title} for id, title in said[name]]
+    return dict(said)

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from siem.console import formats
 from siem.console.protocol import Console, Usage
 from siem.console.routes import shown_routes
-from siem.console.site import NodeSite, node_state, rule_counts
+from siem.console.site import NodeSite, node_state, rule_counts, rules_of
 from siem.console.view import ago, number
 from siem.store.protocol import SourceState
 
@@ -63,7 +63,7 @@ class Health:
             listed = [{**msgspec.structs.asdict(one.source), "word": one.word} for one in rows]
             said = {"operator": self.node.operator, "now": now}
             return formats.rows(form, listed, len(rows), said, "health")
-        rules = self.node.rules()
+        rules = rules_of(self.node)
         return self.site.page(
             request,
             session,
@@ -181,7 +181,7 @@ class _Figures(Collector):
         yield self._gauge("cityward_lag_seconds", "Receipt minus event time", "lag_s")
         yield self._gauge("cityward_events_per_minute", "Rate over five minutes", "rate_per_min")
         rules = GaugeMetricFamily("cityward_rules", "Rules by state", labels=["state"])
-        counts = rule_counts(self.node.rules())
+        counts = rule_counts(rules_of(self.node))
         rules.add_metric(["on"], counts["rules_on"])
         rules.add_metric(["not_on"], counts["rules_off"])
         yield rules

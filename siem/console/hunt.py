@@ -62,7 +62,8 @@ class Hunt:
             return self._page(request, session, view, fault)
         if form:
             self.site.exported(session, request)
-            return formats.rows(form, page.rows, page.total, _head(asked), "events")
+            head = _head(asked) | ({"unread": page.unread} if page.unread else {})
+            return formats.rows(form, page.rows, page.total, head, "events")
         return self._page(request, session, view, asked=asked, page=page)
 
     def one(self, request: Request, event_id: str) -> Response:
@@ -119,7 +120,7 @@ class Hunt:
         asked: Asked | None = None,
         page: Page | None = None,
     ) -> Response:
-        context: dict[str, Any] = {"asked": asked, "page": page, "fault": fault}
+        context: dict[str, Any] = {"asked": asked, "page": page, "fault": fault, "unread": ()}
         if asked and page:
             try:
                 context |= self._around(asked, page)
@@ -139,12 +140,14 @@ class Hunt:
 
     def _around(self, asked: Asked, page: Page) -> dict[str, Any]:
         events, span, query = self.node.events, asked.choice.span, asked.query
-        total = page.total if not asked.by else events.search(query, span, limit=1).total
+        whole = page if not asked.by else events.search(query, span, limit=1)
+        total = whole.total
         buckets = events.histogram(query, asked.choice.drawn, 72) if total else ()
         rows = page.rows if not asked.by else ()
         opened = asked.view.one("open")
         return {
             "total": total,
+            "unread": whole.unread,
             "chart": chart(
                 [(at, {"all": n}) for at, n in buckets], asked.choice.drawn, ("all",), 54, 72
             ),

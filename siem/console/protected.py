@@ -6,8 +6,7 @@ back. Letting out is for people alone: no program may.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
@@ -20,7 +19,7 @@ from siem.console.body import body_of
 from siem.console.site import Fault, NodeSite, see_other
 from siem.console.triage import text
 from siem.console.view import path_of
-from siem.sharing.samples import RELEASED, REPLACED, TIME, Offer
+from siem.sharing.samples import RELEASED, Offer, compared
 from siem.store.protocol import Conflict
 
 DONE = {
@@ -29,6 +28,8 @@ DONE = {
     "withdraw": "It is taken back from all operators.",
     "aside": "It is set aside: it forbids nothing here.",
     "back": "It counts again.",
+    "aside-all": "All of this operator are set aside, also those that come.",
+    "back-all": "All of this operator count again.",
 }
 GLYPHS = {
     "due": "degraded",
@@ -42,16 +43,6 @@ GLYPHS = {
 }
 """Sign of a state of what was let out."""
 OWN_SHOWN = 50
-
-
-class Field(NamedTuple):
-    """A field of an event, and what becomes of it."""
-
-    name: str
-    here: Any
-    leaves: Any
-    """None: it stays here."""
-    how: str
 
 
 class Protected:
@@ -84,7 +75,7 @@ class Protected:
             every=len(own),
             foreign=foreign,
             offer=offer,
-            events=[fields_of(before, after) for before, after in offer.events] if offer else [],
+            events=[compared(before, after) for before, after in offer.events] if offer else [],
             chosen=chosen,
             their_events=self.releases.events(chosen.id) if chosen else [],
             words=RELEASED,
@@ -110,7 +101,7 @@ class Protected:
         return await run_in_threadpool(self._change, request, rule_id, form, "share", self._shared)
 
     async def judge(self, request: Request, rule_id: str) -> Response:
-        """Set a sample of another operator aside, or let it count again; with a reason."""
+        """Set samples of another operator aside, one or all, or let them count again; say why."""
         form = await body_of(request)
         return await run_in_threadpool(self._change, request, rule_id, form, "switch", self._judged)
 
@@ -142,28 +133,23 @@ class Protected:
                 raise InputError(f"no act is called {act[:40]!r}", "act", "Load the page again.")
 
     def _judged(self, act: str, id: str, form: FormData, by: str) -> None:
-        if act not in ("aside", "back"):
-            raise InputError(f"no act is called {act[:40]!r}", "act", "aside or back.")
         reason = text(form, "reason").strip()
-        is_done = self.releases.set_aside(id, by, reason, aside=act == "aside")
+        aside = act.startswith("aside")
+        match act:
+            case "aside" | "back":
+                is_done = self.releases.set_aside(id, by, reason, aside=aside)
+            case "aside-all" | "back-all":
+                one = next((each for each in self.releases.foreign() if each.id == id), None)
+                is_done = one is not None and (
+                    self.releases.set_operator_aside(one.operator, by, reason, aside=aside)
+                    is not None
+                )
+            case _:
+                what = f"no act is called {act[:40]!r}"
+                raise InputError(what, "act", "aside, back, aside-all or back-all.")
         _did(is_done, "it is so already, or gone")
 
 
 def _did(is_done: bool, what: str) -> None:
     if not is_done:
         raise Conflict(what, "sample", "Load the page again.")
-
-
-def fields_of(before: Mapping[str, Any], after: Mapping[str, Any] | None) -> list[Field]:
-    """Fields of an event, those that leave first, each with what becomes of it."""
-    after = after or {}
-    found = []
-    for name in sorted(before, key=lambda one: (one not in after, one)):
-        leaves = after.get(name)
-        how = "stays here"
-        if leaves is not None:
-            how = "replaced" if name in REPLACED else "as it is"
-        if name == TIME and leaves is not None:
-            how = "moved, distances stay"
-        found.append(Field(name, before[name], leaves, how))
-    return found

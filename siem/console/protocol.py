@@ -223,6 +223,12 @@ class Releaser(Protocol):
         """Let a sample of another operator forbid nothing here, or again."""
         ...
 
+    def set_operator_aside(
+        self, operator: str, by: str, reason: str, *, aside: bool = True
+    ) -> int | None:
+        """The same of all that an operator let out or lets out; None: it is so already."""
+        ...
+
 
 class Sharer(Home, Protocol):
     """What the pages of sharing need: a node."""

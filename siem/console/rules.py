@@ -14,13 +14,13 @@ from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cityward.errors import CitywardError, InputError
+from cityward.errors import CitywardError, InputError, Unsafe
 from cityward.finding import SEVERITIES, VERDICTS
 from siem.console import formats
 from siem.console.access import Session
 from siem.console.body import body_of
 from siem.console.protocol import Sample, Samples
-from siem.console.site import PAGE_MAX, ROWS_MAX, NodeSite, number_in, see_other
+from siem.console.site import PAGE_MAX, ROWS_MAX, NodeSite, number_in, rules_of, see_other
 from siem.console.triage import text
 from siem.console.view import PAGE_ROWS, Chip, View, chart, path_of, share
 from siem.store.protocol import OFF_IN_SETTINGS, Findings, Range, RuleState, Switch
@@ -35,6 +35,11 @@ WRONG = ("false_positive", "benign")
 RIGHT = ("true_positive", "suspicious")
 GROUPS_MAX = 10_000
 """Groups of judged findings that are counted for the noise of rules."""
+TO_SILENCE = (
+    "If the finding was not right, change its verdict; set samples of others aside under Never to"
+    " be silenced; or name the rule under rules.off in the settings file."
+)
+"""How a rule is switched off all the same, so that more than one click does it."""
 _STATES = ("refused", "not evaluated", "on")
 
 
@@ -66,10 +71,11 @@ class Rules:
         session = self.site.access.enter(request, "rules")
         form = formats.form_of(request)
         view = self.site.view_of(request)
-        every = self.node.rules()
+        every = rules_of(self.node)
         noise: Mapping[str, Noise] = {}
         if session.may("findings"):
-            noise = noise_of(self.node.findings, self.node.now())
+            tuned = self.node.tuning.tuned_at()
+            noise = noise_of(self.node.findings, self.node.now(), tuned)
         rows = select(every, view, noise)
         limit = number_in(view.one("limit"), PAGE_ROWS, 0, ROWS_MAX if form else PAGE_MAX)
         offset = number_in(view.one("offset"), 0, 0, 1_000_000)
@@ -94,7 +100,8 @@ class Rules:
             states=Counter(rule.state for rule in every),
             noise=noise,
             quiet=QUIET,
-            drafts=self._drafts(every) if session.may("switch") else [],
+            heavy=[rule for rule in every if rule.state == "on" and rule.heavy],
+            drafts=self._drafts() if session.may("switch") else [],
             query_hint="Title, id, technique or log source",
         )
 
@@ -129,8 +136,10 @@ class Rules:
             lines=[parts(line) for line in rule.text.splitlines()[:2000]],
             findings=found if session.may("findings") else "",
             fault_line=_fault_line(rule),
-            filters=self.node.tuning.filters(rule.id) if rule.kind == "rule" else (),
+            filters=self.node.tuning.filters(rule.id),
             protected=self.node.tuning.protected(rule.id),
+            right=self._right(rule.id),
+            to_silence=TO_SILENCE,
             foreign=len(self.node.releases.foreign(rule.id)),
         )
 
@@ -155,9 +164,9 @@ class Rules:
         cases = [Sample(one.name, one.kind, one.passed, one.problems) for one in outcomes]
         return Samples(f"of version {newest.number}", cases)
 
-    def _drafts(self, rules: Sequence[RuleState]) -> list[tuple[Draft, str]]:
+    def _drafts(self) -> list[tuple[Draft, str]]:
         """What people write on, newest first, with what it is called now."""
-        titles = {one.id: one.title for one in rules}
+        titles = {one.id: one.title for one in self.node.rules()}
         return [(one, titles.get(one.document, "a new one")) for one in self.node.tuning.drafts()]
 
     def _found(self, session: Session, rule: RuleState) -> dict[str, Any]:
@@ -167,8 +176,12 @@ class Rules:
         findings, now = self.node.findings, self.node.now()
         span = Range(now - CHARTED, now + timedelta(minutes=5))
         query = f"rule.id:{quoted(rule.id)}"
+        tuned = self.node.tuning.tuned_at().get(rule.id)
+        since = Range() if tuned is None else Range(since=tuned)
         counts = {
-            one: findings.search(f"{query} AND finding.verdict:{one}", Range(), limit=0).total
+            one: findings.search(
+                f"{query} AND finding.verdict:{one}", since if one in WRONG else Range(), limit=0
+            ).total
             for one in VERDICTS
         }
         right, wrong = (sum(counts[one] for one in said) for said in (RIGHT, WRONG))
@@ -177,6 +190,7 @@ class Rules:
             "right": right,
             "wrong": wrong,
             "open": counts["unknown"],
+            "tuned": tuned,
             "precision": share(right, right + wrong) if right + wrong else "",
         }
         drawn = chart(findings.histogram(query, span, 30), span, SEVERITIES[::-1])
@@ -193,7 +207,7 @@ class Rules:
         session = self.site.access.enter_by_form(request, "switch", text(form, "csrf"))
         act, by, now = text(form, "act"), session.person.name, self.node.now()
         ids = [one for one in form.getlist("id") if isinstance(one, str)]
-        known = {one.id: one for one in self.node.rules()}
+        known = {one.id: one for one in rules_of(self.node)}
         if act not in ("on", "off") or not ids:
             raise InputError(f"no act is called {act[:40]!r}, or no rule named", "act", "on or off")
         for one in ids:
@@ -201,6 +215,10 @@ class Rules:
                 raise InputError(f"no rule has the id {one[:80]}", "id", "Look in the list.")
             if known[one].reason == OFF_IN_SETTINGS:
                 raise InputError(f"{one} is off in the settings file", "id", "Change it there.")
+            if act == "off" and (right := self._right(one)):
+                raise Unsafe(
+                    f"it would silence what was right: {right}", known[one].title, TO_SILENCE
+                )
         done = sum(
             self.node.accounts.switch(Switch(one, act == "on", text(form, "reason"), by, now))
             for one in ids
@@ -209,30 +227,59 @@ class Rules:
             return formats.json({"changed": done})
         return see_other(path_of("rules", ids[0]) + f"?done={act}")
 
+    def _right(self, rule: str) -> str:
+        """What a rule found that was right and may not be silenced; empty: nothing.
+
+        A finding that is not kept any more is no obstacle: nobody could change its verdict.
+        """
+        foreign = (one for one in self.node.releases.foreign(rule) if not one.is_aside)
+        kept = self.node.findings.get
+        found = [f"finding {one}" for one in self.node.tuning.protected(rule) if kept(one)]
+        found += [f"a sample of {one.operator}" for one in foreign]
+        more = f" and {len(found) - 1:,} more" if len(found) > 1 else ""
+        return found[0] + more if found else ""
+
 
 def is_deployed(rule: RuleState) -> bool:
     """True if it was deployed here, so that it stands in no file."""
     return rule.file.startswith(RULEBOOK)
 
 
-def noise_of(findings: Findings, now: datetime) -> Mapping[str, Noise]:
-    """What people said of the findings of each rule in 30 days, by its id."""
+def noise_of(
+    findings: Findings, now: datetime, tuned: Mapping[str, datetime]
+) -> Mapping[str, Noise]:
+    """What people said of the findings of each rule in 30 days, by its id.
+
+    Args:
+        findings: These.
+        now: The time.
+        tuned: When rules were changed: what was called wrong before does not count.
+    """
     span = Range(now - CHARTED, now + timedelta(minutes=5))
-    counts: dict[bool, Counter[str]] = {}
-    for is_wrong, verdicts in ((True, WRONG), (False, RIGHT)):
-        query = " OR ".join(f"finding.verdict:{one}" for one in verdicts)
-        counted = counts.setdefault(is_wrong, Counter())
-        for row in findings.groups(query, span, limit=GROUPS_MAX).rows:
-            counted[row["rule.id"]] += row["findings"]
-    wrong, right = counts[True], counts[False]
+    wrong, right = (_judged(findings, one, span) for one in (WRONG, RIGHT))
+    for rule, since in tuned.items():
+        if wrong[rule] and since > span.since:
+            wrong[rule] = _judged(findings, WRONG, Range(since, span.until), rule)[rule]
     return {one: Noise(wrong[one], wrong[one] + right[one]) for one in {*wrong, *right}}
+
+
+def _judged(
+    findings: Findings, verdicts: Sequence[str], span: Range, rule: str = ""
+) -> Counter[str]:
+    """How many findings people said one of these of, by rule, or of one rule."""
+    query = " OR ".join(f"finding.verdict:{one}" for one in verdicts)
+    counted = Counter[str]()
+    only = f"rule.id:{quoted(rule)} AND " if rule else ""
+    for row in findings.groups(f"{only}({query})", span, limit=GROUPS_MAX).rows:
+        counted[row["rule.id"]] += row["findings"]
+    return counted
 
 
 def select(rules: Sequence[RuleState], view: View, noise: Mapping[str, Noise]) -> list[RuleState]:
     """Rules that hold all words of the query, sorted.
 
     Raises:
-        CitywardError: The list cannot be sorted so.
+        CitywardError: The list cannot be sorted so, or there is no such state.
     """
     words = view.one("q").lower().split()
     state, sort = view.one("state"), view.one("sort", "state")
@@ -240,6 +287,10 @@ def select(rules: Sequence[RuleState], view: View, noise: Mapping[str, Noise]) -
     if key not in SORTS:
         raise CitywardError(
             f"rules cannot be sorted by {sort[:60]!r}", "sort", f"Write {', '.join(SORTS)}."
+        )
+    if state and state not in _STATES:
+        raise CitywardError(
+            f"no state of rules is called {state[:60]!r}", "state", f"Write {', '.join(_STATES)}."
         )
     found = [
         rule

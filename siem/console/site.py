@@ -263,7 +263,7 @@ class NodeSite(Site):
                 counts["incidents"] = view.number(running) if running else ""
             counts |= self._response_counts(session)
             if session.may("rules"):
-                counts["rules"] = view.number(len(self.node.rules()))
+                counts["rules"] = view.number(len(rules_of(self.node)))
         except CitywardError as error:
             log.warning("Counts beside the navigation failed: %s.", error.what)
         return counts
@@ -279,7 +279,7 @@ class NodeSite(Site):
 
     def state(self, session: Session, now: datetime) -> dict[str, Any]:
         """How sources and rules do."""
-        sources, rules = self.node.sources(), self.node.rules()
+        sources, rules = self.node.sources(), rules_of(self.node)
         return {**node_state(sources, now), **rule_counts(rules)}
 
 
@@ -297,6 +297,11 @@ def node_state(sources: Sequence[SourceState], now: datetime) -> dict[str, Any]:
         "rate_per_s": sum(source.rate_per_min for source in sources) / 60,
         "malformed": sum(source.malformed for source in sources),
     }
+
+
+def rules_of(node: Console) -> list[RuleState]:
+    """The rules of a node; filters are none, and have a page of their own."""
+    return [one for one in node.rules() if one.kind != "filter"]
 
 
 def rule_counts(rules: Sequence[RuleState]) -> dict[str, int]:

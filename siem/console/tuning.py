@@ -10,7 +10,7 @@ import msgspec
 
 from cityward.finding import Check, Why
 from siem.store.protocol import Document
-from siem.store.rulebook import Draft, Version
+from siem.store.rulebook import Draft, Note, Version
 
 if TYPE_CHECKING:
     from detectors.sigma.lint import Problem
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 PREVIEW_DAYS = (1, 7, 30, 90)
 """What a preview may ask for."""
+FILTER_DAYS_MAX = 366
+"""So long a filter may hide, a whole year: then somebody says again that it is harmless."""
+Named = tuple[str, str]
+"""Id and title of a rule."""
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -49,13 +53,16 @@ class Silenced(msgspec.Struct, frozen=True):
     operator: str
     """Who released it; empty: it is ours."""
     time: datetime
+    by: str
+    """The person who called it right; the operator, if it is another's."""
 
     @property
     def which(self) -> str:
         """In words: what was right."""
         if self.operator:
             return f"a sample that {self.operator} released; it can be set aside"
-        return f"finding {self.finding[:12]} of {self.time:%Y-%m-%d %H:%M} UTC was right"
+        when = f"{self.time:%Y-%m-%d %H:%M} UTC"
+        return f"finding {self.finding[:12]} of {when} was right, says {self.by}"
 
 
 class Examined(msgspec.Struct, frozen=True):
@@ -71,6 +78,10 @@ class Examined(msgspec.Struct, frozen=True):
     problems: tuple[Problem, ...]
     outcomes: tuple[Outcome, ...]
     silenced: tuple[Silenced, ...]
+    lacking: tuple[str, ...] = ()
+    """What its samples lack to be a proof; that forbids nothing."""
+    row: FilterRow | None = None
+    """A filter that is to be added, as the list will have it; None if it cannot be loaded."""
 
     def reasons(self) -> list[str]:
         """What forbids it, in words; empty: it may be deployed."""
@@ -94,6 +105,8 @@ class Hidden(msgspec.Struct, frozen=True):
     events: int
     """Copies of its events that were looked at."""
     hidden: int
+    sentence: str = ""
+    """What it says: who did what to whom."""
 
     @property
     def is_whole(self) -> bool:
@@ -106,8 +119,10 @@ class FilterRow(msgspec.Struct, frozen=True):
 
     id: str
     title: str
-    rules: tuple[tuple[str, str], ...]
-    """Ids and titles; empty: every rule of its log source."""
+    rules: tuple[Named, ...]
+    """Those it names; empty: every rule of its log source."""
+    heard_by: tuple[Named, ...]
+    """Correlations and absences that build on its rules: they do not get what it hides."""
     owner: str
     reason: str
     expires: date | None
@@ -183,6 +198,10 @@ class Tuning(Protocol):
         """What a document would do; nothing changes."""
         ...
 
+    def unnoticed(self, text: str, samples: str) -> Sequence[str]:
+        """Lines of a rule that could be left out without a sample failing."""
+        ...
+
     def save(self, text: str, samples: str, by: str, seen: datetime | None = None) -> str:
         """Keep a draft, whatever it is like, in the place of the one seen; id of its document."""
         ...
@@ -217,12 +236,24 @@ class Tuning(Protocol):
         """Versions of a document, newest first."""
         ...
 
+    def notes(self, document: str) -> Sequence[Note]:
+        """What people wrote for whoever works on a document next, newest first."""
+        ...
+
+    def note(self, document: str, text: str, by: str) -> None:
+        """Keep a note of a document that is there."""
+        ...
+
     def protected(self, rule: str) -> Mapping[str, int]:
         """Findings whose events may not be silenced, with how many events each."""
         ...
 
     def filters(self, rule: str = "") -> Sequence[FilterRow]:
         """Filters that are loaded, those of one rule or all; expired ones first."""
+        ...
+
+    def tuned_at(self) -> Mapping[str, datetime]:
+        """When each rule was changed here, by its id."""
         ...
 
     def filter_hides(self, id: str) -> Sequence[Hidden]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import zip_longest
@@ -22,20 +23,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cityward.errors import CitywardError, InputError, RuleError, Unsafe
+from cityward.finding import Check
 from siem.console import formats, timespan
 from siem.console.access import Session
 from siem.console.body import body_of
 from siem.console.findings import logic, sections
 from siem.console.site import Fault, NodeSite, number_in, see_other
 from siem.console.triage import text
-from siem.console.tuning import PREVIEW_DAYS, Examined, Job, Source, Tried
+from siem.console.tuning import PREVIEW_DAYS, Examined, FilterRow, Job, Source, Tried
 from siem.console.view import Chart, View, chart, path_of, query_of, time_of
 from siem.store.protocol import Conflict, Document, Range
 from siem.store.query import quoted
-from siem.store.rulebook import Draft, Version
+from siem.store.rulebook import Draft, Version, id_in, overtaken
 
 DAYS_FIRST = 30
-VERSIONS_SHOWN = 20
+VERSIONS_SHOWN = NOTES_SHOWN = 20
+DIGITS_MAX = 18
+"""Of the number of a version."""
 DIFF_MAX = 2_000
 """Longer texts are not compared line by line: that takes the square of their length."""
 ASSETS_SHOWN = 12
@@ -45,14 +49,18 @@ NAMES = ("cw.asset.asset_id", "host.name", "destination.ip", "source.ip", "obser
 """What a preview may call an asset."""
 FIELDS_SHOWN = 60
 KINDS = ("same", "new", "gone")
+BY_TEXT = ("save", "deploy")
+"""Acts on the document that the text names."""
 READING, KEPT = ("preview", "look", "cancel", "why"), "hunt"
 """Acts whose answers tell of events that are kept, and the part that these are of: a program that
 may only tune is told nothing of them."""
 DONE = {
     "saved": "The draft is kept; it changes nothing yet.",
     "discarded": "The draft is forgotten.",
+    "noted": "The note is kept.",
     "deployed": "It counts; the node takes it up within a second.",
     "reverted": "The older version counts again.",
+    "taken-back": "What was deployed is taken back; its file counts again.",
 }
 
 
@@ -72,6 +80,23 @@ class Condition(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Theirs:
+    """What somebody else deployed or saved meanwhile, beside what stands in the editor."""
+
+    what: str
+    document: str
+    """Its id; a text may name another one than the address of the page."""
+    by: str
+    time: datetime
+    reason: str
+    text: str
+    samples: str
+    change: Sequence[tuple[str, str]]
+    """From their text to the one in the editor."""
+    samples_change: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
 class Sheet:
     """What a person has before them: the texts, and what else the form holds."""
 
@@ -88,6 +113,11 @@ class Sheet:
     event: str = ""
     """Id and time of the event of a preview that is explained."""
     reason: str = ""
+    back: str = ""
+    """Why they go back to an older version."""
+    note: str = ""
+    says_seen: bool = True
+    """False: a program that keeps a draft without a word of what it saw."""
 
     @property
     def draft_seen(self) -> datetime | None:
@@ -109,6 +139,9 @@ class Sheet:
             text(form, "job")[:40],
             text(form, "event")[:200],
             text(form, "reason").strip(),
+            text(form, "back_reason").strip(),
+            _lines(text(form, "note")).strip(),
+            "seen" in form,
         )
 
 
@@ -117,8 +150,11 @@ class Shown:
     """What came of it."""
 
     fault: Fault | None = None
+    theirs: Sequence[Theirs] = ()
     examined: Examined | None = None
     marks: Sequence[Mark] = ()
+    unnoticed: Sequence[str] | None = None
+    """Lines that no sample misses; None: that was not asked."""
     tried: Sequence[Tried] = ()
     told: Tried | None = None
     """The event that is explained."""
@@ -138,6 +174,8 @@ class Workbench:
         self.tuning = site.node.tuning
         self._acts: Mapping[str, Callable[[str, Sheet, str], Shown]] = {
             "check": self._check,
+            "note": self._note,
+            "prove": self._prove,
             "try": self._try,
             "preview": self._preview,
             "look": self._look,
@@ -192,7 +230,8 @@ class Workbench:
             if job := self._job_of(rule_id, view.one("job")):
                 return formats.json(_job(job))
             history = [_version(one) for one in self.tuning.history(rule_id)]
-            return formats.json(_told(source, draft) | {"history": history})
+            notes = msgspec.to_builtins(self.tuning.notes(rule_id))
+            return formats.json(_told(source, draft) | {"history": history, "notes": notes})
         shown = replace(self._check_of(source), done=DONE.get(view.one("done"), ""))
         return self._page(request, session, source, _begin(source, draft), shown)
 
@@ -227,15 +266,19 @@ class Workbench:
                 raise
             status = formats.status_of(error)
             shown = replace(self._check(rule_id, sheet, by), fault=Fault.of(error), status=status)
-            if isinstance(error, Conflict):  # They are told of it, so they have seen it.
-                sheet = self._caught_up(rule_id, sheet)
+            if isinstance(error, Conflict):
+                document = _named(sheet, rule_id) if act in BY_TEXT else rule_id
+                sheet, theirs = self._caught_up(document, sheet)
+                shown = replace(shown, theirs=theirs)
             elif act == "revert" and isinstance(error, Unsafe):
-                sheet = self._older(rule_id, sheet, text(form, "number"))
+                sheet = self._older(rule_id, sheet, _number_in(form))
                 shown = replace(self._check(rule_id, sheet, by), fault=shown.fault, status=status)
         if is_data:
             return formats.json(shown.said)
         source = self.tuning.source(rule_id) or Source(rule_id, "New rule", "rule", "", "", "new")
         sheet = replace(sheet, job=shown.job.id if shown.job else "")
+        if act == "note" and not shown.fault:
+            sheet = replace(sheet, note="")
         return self._page(request, session, source, sheet, shown)
 
     @staticmethod
@@ -248,6 +291,9 @@ class Workbench:
     # ---- What changes something
 
     def _save(self, rule_id: str, sheet: Sheet, by: str) -> tuple[str, dict[str, Any]]:
+        last = self._newest(id_in(sheet.text))
+        if sheet.says_seen and last is not None and last.number != sheet.seen:
+            raise overtaken(last, last.title)
         document = self.tuning.save(sheet.text, sheet.samples, by, sheet.draft_seen)
         return "saved", {
             "document": document, "is_there": True, "draft": _saved_at(self.tuning.draft(document)),
@@ -261,16 +307,22 @@ class Workbench:
         if not sheet.reason:
             raise InputError("the reason is empty", "reason", "Say why it is to count.")
         document = self.tuning.examine(sheet.text, sheet.samples).document
+        draft = self.tuning.draft(document)
+        if draft and draft.time != sheet.draft_seen and not draft.says(sheet.text, sheet.samples):
+            what = f"another draft has been saved since, by {draft.by}"
+            raise Conflict(what, "draft", "Look at it before another text counts.")
         number = self.tuning.deploy(sheet.text, sheet.samples, by, sheet.reason, sheet.seen)
+        with suppress(Conflict):  # a draft that was saved this moment stays
+            self.tuning.discard(document, sheet.draft_seen)
         return "deployed", {"document": document, "is_there": True, "number": number}
 
     def _revert(self, rule_id: str, form: FormData, by: str) -> tuple[str, dict[str, Any]]:
-        number, reason = text(form, "number"), text(form, "back_reason") or text(form, "reason")
-        if not (number.isascii() and number.isdigit()):
-            raise InputError(f"{number[:40]!r} is no version", "number", "Name one of its history.")
-        seen = Sheet.sent(form).seen if "seen" in form else None
-        done = self.tuning.revert(rule_id, int(number[:18]), by, reason.strip(), seen)
-        return "reverted", {**self._whether_there(rule_id), "number": done}
+        number, sheet = _number_in(form), Sheet.sent(form)
+        seen = sheet.seen if "seen" in form else None
+        reason = sheet.back or sheet.reason
+        done = self.tuning.revert(rule_id, number, by, reason, seen)
+        word = "reverted" if number else "taken-back"
+        return word, {**self._whether_there(rule_id), "number": done}
 
     def _whether_there(self, rule_id: str) -> dict[str, Any]:
         return {"document": rule_id, "is_there": self.tuning.source(rule_id) is not None}
@@ -299,10 +351,20 @@ class Workbench:
             "number": one.number,
             "marks": [each._asdict() for each in marks],
             "samples": [msgspec.to_builtins(each) for each in one.outcomes],
+            "lacking": one.lacking,
             "silenced": [msgspec.to_builtins(each) for each in one.silenced],
             "reasons": one.reasons(),
         }
         return Shown(examined=one, marks=marks, said=said)
+
+    def _note(self, rule_id: str, sheet: Sheet, by: str) -> Shown:
+        self.tuning.note(rule_id, sheet.note, by)
+        return replace(self._check(rule_id, sheet, by), done=DONE["noted"], said={"done": "noted"})
+
+    def _prove(self, rule_id: str, sheet: Sheet, by: str) -> Shown:
+        found = self.tuning.unnoticed(sheet.text, sheet.samples)
+        checked = self._check(rule_id, sheet, by)
+        return replace(checked, unnoticed=found, said={"unnoticed": found})
 
     def _try(self, rule_id: str, sheet: Sheet, by: str) -> Shown:
         if not sheet.line.strip():
@@ -345,7 +407,9 @@ class Workbench:
         self, request: Request, session: Session, source: Source, sheet: Sheet, shown: Shown
     ) -> Response:
         id, examined, job = source.document, shown.examined, shown.job
+        notes = self.tuning.notes(id)
         draft = self.tuning.draft(id)
+        filters = self.tuning.filters(id) if source.kind == "rule" else ()
         return self.site.page(
             request,
             session,
@@ -354,23 +418,27 @@ class Workbench:
             title=examined.title if examined else source.title,
             current="rules",
             fault=shown.fault,
+            theirs=shown.theirs,
             done=shown.done,
             source=source,
             desk=sheet,
             action=path_of("rules", id, "edit"),
             examined=examined,
             marks=shown.marks,
+            unnoticed=shown.unnoticed,
             draft=draft,
             conditions=conditions(source, sheet, shown, draft, session.person.name),
             tried=shown.tried,
-            told=_explained(shown.told) if shown.told else None,
+            told=_explained(shown.told, filters) if shown.told else None,
             job=job,
             is_stale=job is not None and job.text != sheet.text,
             preview=self._previewed(session, job) if job and job.result else None,
             every_days=PREVIEW_DAYS,
-            filters=self.tuning.filters(id) if source.kind == "rule" else (),
+            filters=filters,
             protected=self.tuning.protected(id),
             history=self._history(id),
+            notes=notes[:NOTES_SHOWN],
+            older_notes=len(notes[NOTES_SHOWN:]),
             change=diff(source.counts, sheet.text),
             words=self.tuning.words(),
         )
@@ -412,13 +480,30 @@ class Workbench:
             for one, old in list(zip_longest(versions, versions[1:]))[:VERSIONS_SHOWN]
         ]
 
-    def _caught_up(self, rule_id: str, sheet: Sheet) -> Sheet:
-        source, draft = self.tuning.source(rule_id), self.tuning.draft(rule_id)
-        return replace(sheet, seen=source.number if source else 0, draft=_saved_at(draft))
+    def _newest(self, document: str) -> Version | None:
+        return next(iter(self.tuning.history(document)), None)
 
-    def _older(self, rule_id: str, sheet: Sheet, number: str) -> Sheet:
+    def _caught_up(self, document: str, sheet: Sheet) -> tuple[Sheet, list[Theirs]]:
+        """What others deployed and saved since; it is shown, so the next click has seen it."""
+        theirs = []
+        last, draft = self._newest(document), self.tuning.draft(document)
+        if last is None:
+            sheet = replace(sheet, seen=0)
+        elif last.number != sheet.seen:
+            what = f"Version {last.number}" if last.text else "What counts since it was taken back"
+            texts = (last.text, last.samples) if last.text else self.tuning.text_of(document, 0)
+            said = (what, document, last.by, last.time, last.reason)
+            theirs.append(_theirs(*said, texts, sheet))
+            sheet = replace(sheet, seen=last.number)
+        if draft is not None and draft.time != sheet.draft_seen:
+            texts = (draft.text, draft.samples)
+            theirs.append(_theirs("Draft", document, draft.by, draft.time, "", texts, sheet))
+            sheet = replace(sheet, draft=_saved_at(draft))
+        return sheet, theirs
+
+    def _older(self, rule_id: str, sheet: Sheet, number: int) -> Sheet:
         """With the older text, so that it can be saved for somebody else to deploy."""
-        older, samples = self.tuning.text_of(rule_id, int(number[:18]))
+        older, samples = self.tuning.text_of(rule_id, number)
         return replace(sheet, text=older, samples=samples) if older else sheet
 
     def _job_of(self, document: str, id: str) -> Job | None:
@@ -442,10 +527,23 @@ def conditions(
         words = f"{_count(lost, 'true positive')} silenced" if lost else "nothing right is silenced"
         said.append(Condition(not lost, words))
     if source.is_shipped and kind != "filter":
-        is_second = draft is not None and draft.text == sheet.text and draft.by != by
+        is_second = draft is not None and draft.is_seconded(sheet.text, sheet.samples, by)
         after = f"second person, after {draft.by}" if draft and is_second else ""
         said.append(Condition(is_second, after or "second person missing"))
     return said
+
+
+def _theirs(
+    what: str,
+    document: str,
+    by: str,
+    time: datetime,
+    reason: str,
+    texts: tuple[str, str],
+    sheet: Sheet,
+) -> Theirs:
+    changes = (diff(texts[0], sheet.text), diff(texts[1], sheet.samples))
+    return Theirs(what, document, by, time, reason, *texts, *changes)
 
 
 def diff(before: str, after: str) -> list[tuple[str, str]]:
@@ -466,8 +564,24 @@ def _begin(source: Source, draft: Draft | None) -> Sheet:
     return Sheet(source.text, source.samples, source.number, _saved_at(draft))
 
 
+def _named(sheet: Sheet, rule_id: str) -> str:
+    """The document that a text names; the one of the page, if it names none."""
+    try:
+        return id_in(sheet.text)
+    except RuleError:
+        return rule_id
+
+
 def _saved_at(draft: Draft | None) -> str:
     return draft.time.astimezone(UTC).isoformat() if draft else ""
+
+
+def _number_in(form: FormData) -> int:
+    """The version that a form names; 0: the file."""
+    number = text(form, "number")
+    if not (number.isascii() and number.isdigit() and len(number) <= DIGITS_MAX):
+        raise InputError(f"{number[:40]!r} is no version", "number", "Name one of its history.")
+    return int(number)
 
 
 def _lines(sent: str) -> str:
@@ -528,18 +642,38 @@ def _job(job: Job) -> dict[str, Any]:
 # ---- For the eye
 
 
-def _explained(one: Tried) -> dict[str, Any]:
-    """As the walk of a finding has it."""
+def _explained(one: Tried, filters: Sequence[FilterRow]) -> dict[str, Any]:
+    """As the walk of a finding has it, the rule by itself and each of its filters."""
     why = msgspec.to_builtins(one.why)
+    against = [(_filter_of(check), check) for check in one.against]
+    hiding = {check.filter for check in one.against if check.filter}
+    titles = {check.filter or "": _filter_of(check) for check in one.why.checks}
+    known = {row.id for row in filters}
     return {
         "tried": one,
         "why": why,
         "logic": logic(why),
-        "sections": sections(why["checks"]),
-        "terms": [],
-        "against": one.against,
+        "parts": [
+            {
+                "title": title,
+                "id": id if id in known else "",
+                "hides": id in hiding,
+                "why": why,
+                "terms": [],
+                "sections": sections([one for one in why["checks"] if one.get("filter", "") == id]),
+            }
+            for id, title in titles.items()
+        ],
+        "is_hidden": bool(hiding),
+        "against": against,
         "fields": sorted(one.fields.items())[:FIELDS_SHOWN],
     }
+
+
+def _filter_of(check: Check) -> str:
+    """Title of the filter in which a line stands; empty: in the rule itself."""
+    named = check.selection.removeprefix("filter ")
+    return named.rpartition(": ")[0] if check.filter else ""
 
 
 def _drawn(job: Job) -> dict[str, Any]:

@@ -17,10 +17,11 @@ from cityward import InputError, TransientError
 from siem.exercise import evening
 from siem.exercise.evening import Clock, Put, Stage
 from siem.exercise.gateway import Gateway, RealGateway, SimulatedGateway, cannot_be_real
-from siem.exercise.nodes import OneHub, OneNode
+from siem.exercise.nodes import Child, OneHub, OneNode
 from siem.exercise.officer import Officer, Officers
+from siem.exercise.patience import Patience
 from siem.exercise.player import Player, play, write
-from siem.exercise.processes import Memory
+from siem.exercise.processes import Memory, cpu_s
 from siem.exercise.saltmere import City, captures_of
 from siem.exercise.shelf import Shelf
 from siem.exercise.steps import STEPS, Expected, Scene, Step, scenes
@@ -31,9 +32,6 @@ from siem.sharing.certificates import write_secret
 from siem.sharing.tokens import new_root, root_text
 from siem.store.protocol import Document
 
-READY_S = 60.0
-SETTLE_S = 30.0
-"""The nodes may need so long to read what they were given."""
 LOOK_EVERY_S = 1.0
 SPEED_MIN, SPEED_MAX = 20.0, 360.0
 """Slower, a capture that has ended would be long enough for its devices to be missed."""
@@ -59,7 +57,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     simulate: bool = False
     """Whether the gateways are simulated also where they could be real."""
     block_s: int = 10
-    """How long a gateway keeps the stranger out."""
+    """How long a gateway keeps the stranger out; longer on a busy machine."""
     stop_file: Path | None = None
     """While it is there no playbook acts."""
 
@@ -78,13 +76,15 @@ class Exercise:
     def __init__(self, options: Options, says: Says) -> None:
         _check(options.speed, options.without)
         self._began_s = time.monotonic()
+        self.stop = threading.Event()
+        self._patience = Patience(says, self.stop, self._check_processes)
         self.options = options
         self.speed = options.speed
         self.city = City(options.seed)
         self.without = options.without
         self.says = says
-        self.stop = threading.Event()
         self.first_finding_s: float | None = None
+        self._ended = now_utc()
         self._memory = Memory()
         self._folder = Path(tempfile.mkdtemp(prefix="cityward-demo-"))
         self.hub = OneHub(self._folder / "hub")
@@ -131,34 +131,37 @@ class Exercise:
         """
         write_secret(self._join_key, root_text(new_root()).encode())
         self.hub.prepare({place.operator: place.sector for place in self.city.places.values()})
+        self._memory.start()
+        began_s = time.monotonic()
         self.hub.start()
+        self._need(lambda: _silent([self.hub]))
         before = Clock(now_utc(), self.speed)
-        self._build_gateways()
+        self._build_gateways(time.monotonic() - began_s)
         for node in self.nodes:
             node.prepare(self._gateways[node.operator])
             stage = self._stage(node, before, "afternoon")
             write(self._players[node.place.operator], evening.afternoon(stage), before)
-        self._memory.start()
-        self.hub.wait(self.stop)
-        if self.stop.is_set():
-            return
         for node in self.nodes:
-            node.join()
-            node.start()
-        for node in self.nodes:
-            node.wait(self.stop)
             if self.stop.is_set():
                 return
-            stranger = self._strangers[node.place.operator] = Stranger(node)
-            stranger.sign_in()
-        self._visitor.sign_in()
-        self._until(self._is_ready, READY_S, "the nodes did not get ready within a minute")
-        for officer in self._officers.all:
-            officer.sign_in()
+            node.join()
+            node.start()
+        self._need(lambda: _silent(self.nodes))
+        if self.stop.is_set():
+            return
+        self._strangers = {node.place.operator: Stranger(node) for node in self.nodes}
+        people = [*self._strangers.values(), self._visitor, *self._officers.all]
+        self._need(lambda: _outside(people))
+        self._need(self._unready)
         self._officers.start()
 
-    def _build_gateways(self) -> None:
-        """A gateway for every node, and officers who watch it."""
+    def _build_gateways(self, slow_s: float) -> None:
+        """A gateway for every node, and officers who watch it.
+
+        Args:
+            slow_s: How long a process needs here to start: a block that is shorter would be over
+                before its node has seen it, so the safety gate would not let it begin.
+        """
         why = "as asked" if self.options.simulate else cannot_be_real()
         if why:
             self.says(f"Gateways are simulated: {why}. Blocks are kept in a file.")
@@ -170,7 +173,7 @@ class Exercise:
                 SimulatedGateway(self._folder, node.operator, who) if why else RealGateway(who)
             )
         actuator = next(iter(self._gateways.values())).actuator
-        self._shelf.fill(actuator, self.options.block_s, now_utc())
+        self._shelf.fill(actuator, max(self.options.block_s, round(slow_s)), now_utc())
         approves, says = self.options.approves, self.says
         officers = [
             Officer(node, self._gateways[node.operator], approves, says) for node in self.nodes
@@ -193,6 +196,7 @@ class Exercise:
         announce = threading.Thread(target=self._announce, args=(steps, clock), daemon=True)
         announce.start()
         self._give([(self._players[name], puts) for name, puts in given.items()], clock)
+        self._ended = now_utc()
 
     def go_on(self) -> None:
         """Play ordinary evenings, one after the other, until `stop`; the taps are done."""
@@ -214,10 +218,10 @@ class Exercise:
             raise TransientError(f"a node stopped reading: {error}", "", "Try again.") from error
 
     def judge(self) -> Verdict:
-        """Wait until the nodes have read everything, and say what came of it."""
-        self._until(self._has_read_all, SETTLE_S, "")
-        self._until(self._has_shared_all, SETTLE_S, "")
-        self._until(self._has_responded, SETTLE_S + self.options.block_s, "")
+        """Wait until the nodes have read, shared and undone everything; say what came of it."""
+        for lacks in (self._unread, self._unshared, self._unsettled):
+            if lacking := self._patience.until_nothing(lacks):
+                self.says(f"Nothing moves any more, and {lacking}.")
         self._memory.stop()
         rule_ids = rule_ids_of(self._expected)
         total = Verdict(
@@ -227,7 +231,12 @@ class Exercise:
         for name, stranger in self._strangers.items():
             given, promised = self._players[name].given, self._expected[name]
             verdict, missed, false, lost = judge(
-                stranger, given, promised, rule_ids, is_held_back=self._is_held_back
+                stranger,
+                given,
+                promised,
+                rule_ids,
+                ended=self._ended,
+                is_held_back=self._is_held_back,
             )
             total = _sum(total, verdict)
             for one in missed:
@@ -257,9 +266,6 @@ class Exercise:
     def _is_held_back(self) -> bool:
         """Whether what playbooks would do need not come about."""
         return self._is_stopped or not self.options.approves
-
-    def _has_responded(self) -> bool:
-        return self._officers.are_settled(self._runs_promised)
 
     def _with_response(self, total: Verdict) -> Verdict:
         """What playbooks did, and whether it is what people said yes to, and all of it undone."""
@@ -302,49 +308,60 @@ class Exercise:
             missed=total.missed + (not is_right),
         )
 
-    def _has_shared_all(self) -> bool:
-        """All that may leave is at the hub."""
-        leaving = sum(stranger.leaving() for stranger in self._strangers.values())
-        return len(self._visitor.shared()) >= leaving
-
     def _stage(self, node: OneNode, clock: Clock, scene: str) -> Stage:
         return Stage(self.city, node.place, clock, scene)
 
-    def _until(self, done: Callable[[], bool], limit_s: float, fault: str) -> None:
-        until_s = time.monotonic() + limit_s
-        while not done():
-            for child in (*self.nodes, self.hub):
-                if not child.is_running:
-                    raise child.fault("ended")
-            if self.stop.wait(0.5):
-                return
-            if time.monotonic() > until_s:
-                if fault:
-                    raise TransientError(fault, "", "Try again when this machine has less to do.")
-                return
+    def _need(self, lacks: Callable[[], str]) -> None:
+        """Wait until nothing is lacking, without which no evening can begin."""
+        if lacking := self._patience.until_nothing(lacks):
+            todo = "Try again when this machine has less to do."
+            raise TransientError(f"nothing moves any more, and {lacking}", "", todo)
 
-    def _is_ready(self) -> bool:
-        """Every source that is open is being read, and what was before is known."""
+    def _check_processes(self) -> None:
+        """Raise if one has ended."""
+        for child in (*self.nodes, self.hub):
+            if child.pid and not child.is_running:
+                raise child.fault("ended")
+
+    def _unready(self) -> str:
+        """What is lacking until every open source is being read, and what was before is known."""
+        waiting: list[str] = []
         for name, stranger in self._strangers.items():
-            states = {one["source"]: one for one in stranger.sources()}
             feeds = stranger.node.place.feeds
-            waited = [feed.id if feed.kind != "tap" else captures_of(feed)[0] for feed in feeds]
-            if any(states.get(one, {}).get("state", "waiting") == "waiting" for one in waited):
-                return False
-            given = self._players[name].given
-            if any(states[source]["records"] < count for source, count in given.items()):
-                return False
-        return True
+            waited = {feed.id if feed.kind != "tap" else captures_of(feed)[0] for feed in feeds}
+            states = {one["source"]: one for one in stranger.sources()}
+            is_open = {one for one, state in states.items() if state["state"] != "waiting"}
+            waiting += [f"{one} of {name}" for one in sorted(waited - is_open)]
+            for source, count in self._players[name].given.items():
+                records = states[source]["records"] if source in states else 0
+                if records < count:
+                    waiting.append(f"{source} of {name} ({records} of {count} records)")
+        return f"these sources are not read: {', '.join(waiting)}" if waiting else ""
 
-    def _has_read_all(self) -> bool:
+    def _unread(self) -> str:
+        """What is lacking until the nodes have read all that they were given."""
+        read = given = open_ = 0
         for name, stranger in self._strangers.items():
             states = {one["source"]: one for one in stranger.sources()}
+            taps = self._taps(stranger)
             for source, count in self._players[name].given.items():
                 state = states.get(source, {"records": 0, "state": "waiting"})
-                is_over = source not in self._taps(stranger) or state["state"] == "ended"
-                if state["records"] < count or not is_over:
-                    return False
-        return True
+                given += count
+                read += min(state["records"], count)
+                open_ += source in taps and state["state"] != "ended"
+        if read == given and not open_:
+            return ""
+        return f"{read} of {given} records are read, {open_} captures not to their end"
+
+    def _unshared(self) -> str:
+        """What is lacking until all that may leave is at the hub."""
+        leaving = sum(stranger.leaving() for stranger in self._strangers.values())
+        shared = len(self._visitor.shared())
+        return "" if shared >= leaving else f"{shared} of {leaving} findings are at the hub"
+
+    def _unsettled(self) -> str:
+        """What is lacking until every promised run has begun and ended."""
+        return self._officers.unsettled(self._runs_promised)
 
     def _taps(self, stranger: Stranger) -> set[str]:
         return {
@@ -374,6 +391,24 @@ class Exercise:
             if self.stop.wait(max(wait_s, 0.0)):
                 return
             self.says(f"{step.operator}: {step.name}: {step.says}")
+
+
+def _silent(children: Sequence[Child]) -> str:
+    """Who of them has not yet said where its console is."""
+    silent = [
+        f"{child.operator} ({cpu_s(child.pid):.0f} s of work)"
+        for child in children
+        if not child.answers()
+    ]
+    return f"{', '.join(silent)} did not start" if silent else ""
+
+
+def _outside(people: Sequence[Visitor]) -> str:
+    """How many of them are not signed in; signs in one who is not."""
+    outside = [one for one in people if not one.is_signed_in]
+    if outside:
+        outside[0].sign_in()
+    return f"{len(outside)} people are not signed in" if outside else ""
 
 
 def _check(speed: float, without: Sequence[str]) -> None:

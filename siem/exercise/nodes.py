@@ -8,8 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -37,7 +35,6 @@ PERSON = "demo"
 OFFICER = "duty"
 """Says yes or no to what playbooks would do; somebody else than who looks at findings."""
 STOP_S = 15.0
-ANSWERS_S = 60.0
 LAST_WORDS_S = 3.0
 _SAYS = "console "
 
@@ -89,21 +86,12 @@ class Child:
                 preexec_fn=die_with(os.getpid()),  # noqa: PLW1509 – before the first thread
             )
 
-    def wait(self, stop: threading.Event) -> None:
-        """Wait until the console says its address, or until `stop`.
-
-        Raises:
-            TransientError: the process ended, or said nothing for a minute.
-        """
-        until_s = time.monotonic() + ANSWERS_S
-        while time.monotonic() < until_s and self.is_running:
-            for line in self._log.read_text(errors="replace").splitlines():
-                if line.startswith(_SAYS):
-                    self.address = line.removeprefix(_SAYS).strip()
-                    return
-            if stop.wait(0.1):
-                return
-        raise self.fault("did not start")
+    def answers(self) -> bool:
+        """Whether the console has said its address, which is known then."""
+        for line in self._log.read_text(errors="replace").splitlines():
+            if line.startswith(_SAYS):
+                self.address = line.removeprefix(_SAYS).strip()
+        return bool(self.address)
 
     def fault(self, what: str) -> TransientError:
         """An error that says what happened to this process, with its last words."""

@@ -99,18 +99,20 @@ class Officer(Visitor):
             said = {"id": one["run"], "about": effect, "act": "undo", "reason": "it gave up"}
             self._post("in-force", "runs/change.json", said)
 
-    def is_settled(self) -> bool:
-        """Whether no run goes on but those that wait for a person who is not there."""
-        asked = {one["run"] for one in self._rows("approvals.json")} if self._approves else set()
-        return all(
-            one["state"] in RUN_ENDS
-            or (one["state"] == "waiting" and not one["in_force"] and one["run"] not in asked)
-            for one in self._runs()
-        )
+    def runs(self) -> tuple[int, list[str]]:
+        """How many runs there are, and the states of those under way.
 
-    def count(self) -> int:
-        """How many runs there are."""
-        return len(self._runs())
+        A run that waits for a person who is not there does not go on.
+        """
+        asked = {one["run"] for one in self._rows("approvals.json")} if self._approves else set()
+        runs = self._runs()
+        under_way = [
+            one["state"] + (", in force" if one["in_force"] else "")
+            for one in runs
+            if one["state"] not in RUN_ENDS
+            and (one["state"] != "waiting" or one["in_force"] or one["run"] in asked)
+        ]
+        return len(runs), under_way
 
     def responded(self) -> Responded:
         """What came of all runs, and whether the gateway agrees that nothing is left."""
@@ -166,10 +168,15 @@ class Officers:
                 except TransientError:
                     continue  # a busy console is asked again
 
-    def are_settled(self, runs: int) -> bool:
-        """Whether so many runs have begun, and nothing is under way at any node."""
-        is_all = sum(one.count() for one in self.all) >= runs
-        return is_all and all(one.is_settled() for one in self.all)
+    def unsettled(self, promised: int) -> str:
+        """What is lacking until so many runs have begun, and none is under way at any node."""
+        every = [one.runs() for one in self.all]
+        begun = sum(count for count, _ in every)
+        under_way = [state for _, states in every for state in states]
+        if begun >= promised and not under_way:
+            return ""
+        states = ", ".join(f"{count} {state}" for state, count in Counter(under_way).items())
+        return f"{begun} of {promised} runs have begun, under way: {states or 'none'}"
 
     def responded(self) -> Responded:
         """What came of it, all together."""

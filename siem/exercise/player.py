@@ -18,8 +18,8 @@ from siem.exercise.nodes import OneNode
 from siem.exercise.saltmere import captures_of
 
 DOCUMENT = "{number:06}.pb"
-READER_S = 10.0
-"""A pipe that nobody reads for so long stays unread."""
+READER_S = 120.0
+"""A pipe that nobody reads for so long stays unread, also on a busy machine."""
 
 
 class _Outlet(Protocol):

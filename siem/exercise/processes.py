@@ -76,6 +76,16 @@ def below(pid: int) -> Iterator[int]:
             yield from below(child)
 
 
+def cpu_s(pid: int) -> float:
+    """Seconds of a processor that a process has had; 0.0: it is not there."""
+    try:
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    user, system = words[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 def _rss_mb(pid: int) -> float:
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()

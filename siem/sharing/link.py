@@ -46,6 +46,7 @@ from siem.sharing.wire import (
     Renewing,
 )
 from siem.store.outgoing import Desk, Head, LinkState, OutgoingStore, Told
+from siem.store.samples import Foreign
 
 TALK_S = 30.0
 LOOK_S = 0.25
@@ -169,6 +170,7 @@ class Link(threading.Thread):
         clock: The node's time.
         url: Where the hub is.
         plans: Responses are on here, so that something may come of a proposal.
+        words_of: What a shared rule says itself, so that samples of it may.
     """
 
     def __init__(
@@ -179,12 +181,14 @@ class Link(threading.Thread):
         url: str,
         *,
         plans: bool = True,
+        words_of: Callable[[str], samples.Words] = samples.no_words,
     ) -> None:
         super().__init__(name="link", daemon=True)
         self.ended = threading.Event()
         self._outbox, self._store = outbox, outbox.store
         self._identity, self._clock = identity, clock
         self._plans = plans
+        self._words_of = words_of
         self._known: Hub | None = None
         self._channel = Channel(url, self._secure)
         self._failures = 0
@@ -238,7 +242,10 @@ class Link(threading.Thread):
         if now_s >= self._inbox_s:
             self._inbox_s = now_s + INBOX_EVERY_S
             now = self._clock()
-            fetch_inbox(self._channel, self._store, self._hub(), now, plans=self._plans)
+            fetch_inbox(
+                self._channel, self._store, self._hub(), now, plans=self._plans,
+                words_of=self._words_of,
+            )  # fmt: skip
             self._well()
         return signed is not None
 
@@ -316,7 +323,13 @@ class Link(threading.Thread):
 
 
 def fetch_inbox(
-    channel: Channel, store: OutgoingStore, hub: Hub, now: datetime, *, plans: bool = True
+    channel: Channel,
+    store: OutgoingStore,
+    hub: Hub,
+    now: datetime,
+    *,
+    plans: bool = True,
+    words_of: Callable[[str], samples.Words] = samples.no_words,
 ) -> int:
     """Fetch what the hub has for this operator, and keep it; returns how much it was.
 
@@ -326,12 +339,13 @@ def fetch_inbox(
     answer = channel.ask("GET", f"{INBOX}?after={store.heard()}")
     count = 0
     for told, said in _told(answer, hub, now):
+        sample = _sample(said, now, words_of) if said.type == "sample" else None
         with store.desk() as desk:
             desk.tell(told)
             if said.type == "proposal":
                 _propose(desk, said, hub.operator, now, plans=plans)
-            elif said.type == "sample":
-                _protect(desk, said, now)
+            elif sample is not None:
+                _protect(desk, said, sample)
         if said.type not in KINDS:
             log.warning("The hub sent a %.40s, which this version does not understand.", said.type)
         count += 1
@@ -347,10 +361,22 @@ def _propose(desk: Desk, said: Envelope, operator: str, now: datetime, *, plans:
         log.warning("A proposal of the city is not taken, %s: %s.", error.where, error.what)
 
 
-def _protect(desk: Desk, said: Envelope, now: datetime) -> None:
+def _sample(
+    said: Envelope, now: datetime, words_of: Callable[[str], samples.Words]
+) -> Foreign | Unsafe:
+    """What came as a sample, read while nothing is being written: rules may be read for it."""
+    try:
+        return samples.read(said, now, words_of)
+    except Unsafe as error:
+        return error
+
+
+def _protect(desk: Desk, said: Envelope, sample: Foreign | Unsafe) -> None:
     """Keep a sample of another operator; what is none does not stay in the inbox either."""
     try:
-        if why := desk.samples.take(samples.read(said, now)):
+        if isinstance(sample, Unsafe):
+            raise sample
+        if why := desk.samples.take(sample):
             raise Unsafe(why, f"envelope {said.seq}", "Set some aside; they end by themselves.")
     except Unsafe as error:
         log.warning("A sample of another operator is not taken, %s: %s.", error.where, error.what)

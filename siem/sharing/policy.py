@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
@@ -135,7 +135,14 @@ class Samples(msgspec.Struct, frozen=True, kw_only=True):
         """Whether a sample that was let out under another policy may leave, or stay out."""
         fields = {name for event in payload.get("events", ()) for name in event}
         is_open = self.operator == "named" or not payload.get("is_named")
-        return bool(self.people) and is_open and not fields & self.drop
+        is_kept = any(is_of(one, self.drop) for one in fields)
+        return bool(self.people) and is_open and not is_kept
+
+
+def is_of(field: str, named: Collection[str]) -> bool:
+    """Whether a field, or one that it lies within, is among the named."""
+    parts = field.split(".")
+    return any(".".join(parts[:count]) in named for count in range(len(parts), 0, -1))
 
 
 class Step(NamedTuple):

@@ -7,7 +7,8 @@ that a rule that looks for either still matches.
 
 Both ends check the form. So the hub takes no name that was not replaced, and a sample cannot speak
 of a receiver's own machines: nothing real has the addresses and names that a sample may hold, but
-for the private addresses, of which a network at the end of each range was taken.
+for the private addresses, of which a network at the end of each range was taken. What the rule
+says itself is no secret, and may stand in a sample where nothing else may (`Words`).
 
 References:
     RFC 5737 and 3849 (addresses for documentation), RFC 7042 section 2.1.1 (the same for MAC),
@@ -22,7 +23,7 @@ import re
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -30,7 +31,7 @@ from cityward import InputError, Unsafe
 from cityward.fields import FIELDS
 from siem.sharing.envelope import Envelope
 from siem.sharing.external import Address, Plan, address_of
-from siem.sharing.policy import ECHO_MIN
+from siem.sharing.policy import ECHO_MIN, is_of
 from siem.sharing.share import NAMESPACE
 from siem.sharing.transforms import round_time
 from siem.sharing.wire import Sample
@@ -38,6 +39,8 @@ from siem.store.protocol import Document
 from siem.store.samples import EVENTS_MAX, Foreign, Release, State
 
 TIME = "@timestamp"
+STAND_IN = "sample-value-"
+"""Begins what stands for a value that a rule only wants to be there."""
 AUDIENCE, MARKING = "peers", "green"
 """Whom a sample is for, and the marking under which all operators may read it."""
 BYTES_MAX = 64 << 10
@@ -231,6 +234,58 @@ class Offer(msgspec.Struct, frozen=True):
     """So long after it was sent it is over."""
 
 
+class Compared(msgspec.Struct, frozen=True):
+    """A field of an event, and what becomes of it."""
+
+    name: str
+    here: Any
+    leaves: Any
+    """None: it stays here."""
+    how: str
+    """In words."""
+
+
+class Words(Protocol):
+    """What the rule of a sample says itself; see `siem/literals.py`."""
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """Fields of which it says a value."""
+        ...
+
+    @property
+    def present(self) -> frozenset[str]:
+        """Fields that only have to be there, or to be told apart."""
+        ...
+
+    def of(self, field: str, value: Any) -> Any:
+        """What a value is in the rule's own words; None: it says nothing of it."""
+        ...
+
+    def allows(self, field: str, value: Any) -> bool:
+        """Whether a sample may hold a value since the rule says it, or stands for one."""
+        ...
+
+
+class NoWords:
+    """Of a rule that nobody knows."""
+
+    fields: frozenset[str] = frozenset()
+    present: frozenset[str] = frozenset()
+
+    def of(self, field: str, value: Any) -> None:
+        """Nothing."""
+
+    def allows(self, field: str, value: Any) -> bool:
+        """Nothing."""
+        return False
+
+
+def no_words(rule: str) -> Words:
+    """Of any rule."""
+    return NoWords()
+
+
 class Masks:
     """What stands for a name within one sample: always the same.
 
@@ -258,6 +313,13 @@ class Masks:
         if known is None:
             known = self._made[kind, said] = self._name(kind)
         return int(known) if FIELDS[field].type == "long" else known
+
+    def stand_in(self, value: str) -> str:
+        """What stands for a value that only has to be there, or to be told apart."""
+        key = ("value", value)
+        if key not in self._made:
+            self._made[key] = self._name("value")
+        return str(self._made[key])
 
     def _name(self, kind: str) -> str:
         n = self._next(kind)
@@ -299,7 +361,10 @@ class Masks:
 
 
 def masked(
-    events: Sequence[Document], plan: Plan, dropped: frozenset[str] = frozenset()
+    events: Sequence[Document],
+    plan: Plan,
+    dropped: frozenset[str] = frozenset(),
+    words: Words | None = None,
 ) -> list[Document]:
     """Events as they may leave: the same things done by nobody.
 
@@ -307,6 +372,7 @@ def masked(
         events: As they are kept, the oldest first.
         plan: Which addresses are ours.
         dropped: Fields that the policy keeps here.
+        words: What the rule says itself.
 
     Returns:
         Flat names of the schema; times as aware datetimes.
@@ -315,6 +381,7 @@ def masked(
         InputError: there are too many different addresses in them.
     """
     masks = Masks(plan)
+    words = words or NoWords()
     first = min(one[TIME] for one in events)
     back = first - round_time(first, ROUNDED_TO)
     made = [
@@ -327,10 +394,82 @@ def masked(
         for one in events
     ]
     hidden = set(_names(events))
-    return [
+    made = [
         {name: value for name, value in one.items() if not _repeats(name, value, hidden)}
         for one in made
     ]
+    return [
+        one | dict(_by_the_rule(event, one, words, masks, dropped))
+        for event, one in zip(events, made, strict=True)
+    ]
+
+
+def _by_the_rule(
+    event: Document, made: Document, words: Words, masks: Masks, dropped: frozenset[str]
+) -> Iterator[tuple[str, Any]]:
+    """Fields that hold what the rule says, or what stands for what it only wants to be there."""
+    for name in sorted(words.fields | words.present):
+        if is_of(name, dropped) or (name in KEPT and name in made):  # that leaves as it is
+            continue
+        said = [one for one in _values(event, name) if isinstance(one, (str, int, float))]
+        found = [_said(name, one, words, masks) for one in said]
+        if all(one is None for one in found):
+            continue
+        several = [one for one in found if one is not None][:LIST_MAX]
+        is_list = FIELDS[name].type.endswith("[]") if name in FIELDS else len(several) > 1
+        yield name, several if is_list else several[0]
+
+
+def _said(name: str, value: Any, words: Words, masks: Masks) -> Any:
+    """One value as it may leave; None: it stays."""
+    said = words.of(name, value)
+    if said is None and name in REPLACED:
+        return masks.of(name, value)
+    if said is None and name in words.present and name not in MAY_LEAVE:
+        return masks.stand_in(str(value))
+    return said
+
+
+def _values(event: Mapping[str, Any], name: str) -> Sequence[Any]:
+    """Values of a field, within another one too, as a source's own fields are kept."""
+    if name in event:
+        value = event[name]
+        return value if isinstance(value, (list, tuple)) else (value,)
+    parts = name.split(".")
+    for count in range(len(parts) - 1, 0, -1):
+        inner = event.get(".".join(parts[:count]))
+        if isinstance(inner, Mapping):
+            return _values(inner, ".".join(parts[count:]))
+    return ()
+
+
+def compared(before: Document, after: Document | None) -> list[Compared]:
+    """Fields of an event, those that leave first, each with what becomes of it."""
+    leaves = after or {}
+    names = sorted({*before, *leaves}, key=lambda one: (one not in leaves, one))
+    return [
+        Compared(name, _here(before, name), leaves.get(name), _how(name, leaves.get(name)))
+        for name in names
+    ]
+
+
+def _here(event: Document, name: str) -> Any:
+    if name in event:
+        return event[name]
+    found = _values(event, name)
+    return found[0] if len(found) == 1 else list(found)
+
+
+def _how(name: str, leaves: Any) -> str:
+    if leaves is None:
+        return "stays here"
+    if name == TIME:
+        return "moved, distances stay"
+    several = leaves if isinstance(leaves, list) else [leaves]
+    if all(_may_stand(name, one) for one in several):
+        return "replaced" if name in REPLACED else "as it is"
+    is_stand_in = all(str(one).startswith(STAND_IN) for one in several)
+    return "replaced" if is_stand_in else "in the rule's own words"
 
 
 def _is_said(name: str, value: Any) -> bool:
@@ -410,8 +549,15 @@ def plain(said: Sample) -> dict[str, Any]:
 # ---- What comes in
 
 
-def checked(payload: Mapping[str, Any], where: str) -> Sample:
+def checked(
+    payload: Mapping[str, Any], where: str, words_of: Callable[[str], Words] = no_words
+) -> Sample:
     """A sample as it may be kept, whoever sends it.
+
+    Args:
+        payload: What came.
+        where: Of what an error speaks.
+        words_of: What the rule of this id says itself; only asked of what may not leave otherwise.
 
     Raises:
         Unsafe: it is none, says too much, or names something that was not replaced.
@@ -430,20 +576,30 @@ def checked(payload: Mapping[str, Any], where: str) -> Sample:
     for one in said.events:
         for name, value in one.items():
             if name != TIME:
-                _check_field(name, value, where)
+                _check_field(name, value, where, lambda: words_of(said.rule))
     return said
 
 
-def _check_field(name: str, value: Any, where: str) -> None:
+def _check_field(name: str, value: Any, where: str, words: Callable[[], Words]) -> None:
+    several = value if isinstance(value, list) else [value]
+    is_right_form = name not in FIELDS or FIELDS[name].type.endswith("[]") is isinstance(
+        value, list
+    )
+    if 0 < len(several) <= LIST_MAX and is_right_form:
+        odd = [one for one in several if not _may_stand(name, one)]
+        if not odd or all(words().allows(name, one) for one in odd):
+            return
     if name not in MAY_LEAVE:
         what = f"{name[:60]!r} in a sample, which no sample may hold"
         raise Unsafe(what, where, "Update the node.")
-    several = value if isinstance(value, list) else [value]
-    is_good = 0 < len(several) <= LIST_MAX and all(
-        _is_made(name, one) if name in REPLACED else True for one in several
-    )
-    if not is_good or not _fits(name, value):
-        raise Unsafe(f"a value of {name} that no sample may hold", where, "Update the node.")
+    raise Unsafe(f"a value of {name} that no sample may hold", where, "Update the node.")
+
+
+def _may_stand(name: str, value: Any) -> bool:
+    """Whether a sample of any rule may hold a value."""
+    if name not in MAY_LEAVE or (name in REPLACED and not _is_made(name, value)):
+        return False
+    return _FITS[FIELDS[name].type.removesuffix("[]")](name, value)
 
 
 def _is_made(name: str, value: Any) -> bool:
@@ -501,18 +657,19 @@ _FITS: Mapping[str, Callable[[str, Any], bool]] = {
 }
 
 
-def read(envelope: Envelope, now: datetime) -> Foreign:
+def read(envelope: Envelope, now: datetime, words_of: Callable[[str], Words] = no_words) -> Foreign:
     """A sample of another operator, as the hub passes it on and a node keeps it.
 
     Args:
         envelope: Of the hub; its signature was checked.
         now: The node's time.
+        words_of: See `checked`.
 
     Raises:
         Unsafe: it is none.
     """
     where = f"sample of envelope {envelope.seq}"
-    said = checked(envelope.payload, where)
+    said = checked(envelope.payload, where, words_of)
     if not said.operator:
         raise Unsafe("a sample that nobody released", where, "Ask the hub.")
     expires = envelope.expires

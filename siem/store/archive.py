@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
 import re
 import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -137,6 +139,37 @@ def quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+_PLACE = "cityward-look-"
+
+
+def _own_place() -> tuple[Path, int]:
+    """A temporary folder, and a descriptor that holds it as long as its process lives.
+
+    Those of ours that nobody holds are removed: their processes were killed.
+    """
+    for left in Path(tempfile.gettempdir()).glob(f"{_PLACE}*"):
+        with suppress(OSError, RecursionError):  # it is held, or somebody else's
+            descriptor = _hold(left)
+            try:
+                if os.fstat(descriptor).st_uid == os.geteuid():
+                    shutil.rmtree(left)
+            finally:
+                os.close(descriptor)
+    made = Path(tempfile.mkdtemp(prefix="cityward-new-"))
+    descriptor = _hold(made)  # before anybody can take it for one that was left
+    return made.rename(made.with_name(made.name.replace("cityward-new-", _PLACE))), descriptor
+
+
+def _hold(folder: Path) -> int:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 class Looking:
     """What readers of one process share: the connection, and the spool as Parquet pieces.
 
@@ -146,7 +179,7 @@ class Looking:
 
     def __init__(self, folder: Path, memory_limit: str) -> None:
         self._folder = folder
-        self.place = Path(tempfile.mkdtemp(prefix="cityward-look-"))
+        self.place, self._held = _own_place()
         self.db = connect(memory_limit, self.place / "tmp")
         self.db.create_function("in_network", in_network, ["VARCHAR", "VARCHAR"], "BOOLEAN")
         self.lock = threading.Lock()
@@ -159,6 +192,7 @@ class Looking:
         """Let go of the connection and of the pieces."""
         self.db.close()
         shutil.rmtree(self.place, ignore_errors=True)
+        os.close(self._held)
 
     def files(self, span: Range) -> list[Path]:
         """Parquet files that may hold events of the span: the archive's, and pieces of the spool.
@@ -186,7 +220,7 @@ class Looking:
 
         What went by retention is no lack: it was the oldest.
         """
-        found = [f"{path} cannot be read: {why}" for path, why in sorted(self._damaged.items())]
+        found = self.damaged()
         spool, archive = segments(self._folder), archives(self._folder)
         for one, after in pairwise(archive):
             held, following = self._spans.get(one.path), self._spans.get(after.path)
@@ -196,6 +230,10 @@ class Looking:
         if spool and archive and spool[0].first > archive[-1].last + 1:
             found.append(_gone(archive[-1].last + 1, spool[0].first - 1))
         return found
+
+    def damaged(self) -> list[str]:
+        """Files of the last list that cannot be read, in words; each may be of any span."""
+        return [f"{path} cannot be read: {why}" for path, why in sorted(self._damaged.items())]
 
     def _uncovered(self, spool: Sequence[Segment], archive: Sequence[Archived]) -> list[Path]:
         found: list[Path] = []
@@ -316,6 +354,10 @@ class Look:
     def paths(self, span: Range) -> list[Path]:
         """Files that may hold events of the span, the archive's before those of the spool."""
         return self._looking.files(span)
+
+    def damaged(self) -> tuple[str, ...]:
+        """Files that cannot be read, see `Looking.damaged`."""
+        return tuple(self._looking.damaged())
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Ask; a file that went away meanwhile, or too little memory, is said in our words."""

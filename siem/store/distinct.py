@@ -13,6 +13,7 @@ References:
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -26,7 +27,7 @@ from siem.store.archive import quoted
 from siem.store.lines import COLUMNS
 from siem.store.protocol import Document
 
-FORMAT = 2
+FORMAT = 3
 VALUES_MAX = 10_000
 """A column with more values is not kept: it is asked when a rule wants it."""
 BYTES_MAX = 1024 * 1024
@@ -35,6 +36,10 @@ NOTED_MAX = 2 * BYTES_MAX
 """Of all columns compaction notes so much, those with the shortest values first."""
 UNREPEATED = 5 * VALUES_MAX
 """A column of so many rows for which DuckDB wrote no dictionary has more values than we keep."""
+BLOCKS, BLOCK = 16, 4096
+"""So many blocks of so many bytes are looked at to tell a file from another one."""
+_FOOT = 8
+"""Bytes at the end: how long the footer is, and `PAR1`."""
 KEYS_MAX = 1_000
 """Names within `cw.vendor` that are kept."""
 VENDOR = "cw.vendor"
@@ -159,8 +164,8 @@ class _Kept(msgspec.Struct):
     """The file beside a Parquet file."""
 
     format: int
-    size: int
-    """Bytes of the Parquet file: of another one, this says nothing."""
+    identity: str
+    """Of the Parquet file: of another one, this says nothing."""
     rows: int
     fields: list[str]
     """Columns that the Parquet file has …"""
@@ -189,8 +194,8 @@ class Values:
         self._rows = rows
         self._keep = keep
         self._is_new = False
-        self._size = path.stat().st_size
-        kept = _read(beside(path), self._size) if keep else None
+        self._identity = identity(path) if keep else ""
+        kept = _read(beside(path), self._identity) if keep else None
         self._kept = kept or self._looked_at()
         self.fields = frozenset(self._kept.fields)
         self.full = frozenset(self._kept.full)
@@ -279,7 +284,7 @@ class Values:
         self._is_new = True
         return _Kept(
             format=FORMAT,
-            size=self._size,
+            identity=self._identity,
             rows=count,
             fields=[name for name, _, _ in known],
             full=[name for name, nulls, _ in known if nulls == 0 and "[]" not in COLUMNS[name]],
@@ -340,12 +345,30 @@ def split(
     return sides[0], sides[1]
 
 
-def _read(path: Path, size: int) -> _Kept | None:
+def identity(path: Path) -> str:
+    """What tells a Parquet file from another one, also of its size and put there with its times.
+
+    That is its size, its footer – where each column begins, its smallest and largest values – and
+    blocks all over it; to read all would take longer than to ask it.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - _FOOT, 0))
+        length = int.from_bytes(file.read(4), "little")
+        begin = max(size - _FOOT - length, 0)
+        made = hashlib.blake2b(str(size).encode(), digest_size=16)
+        for place in (begin, *(begin * n // BLOCKS for n in range(BLOCKS))):
+            file.seek(place)
+            made.update(file.read(size - begin if place == begin else BLOCK))
+    return made.hexdigest()
+
+
+def _read(path: Path, identity: str) -> _Kept | None:
     try:
         kept = msgspec.json.decode(path.read_bytes(), type=_Kept)
     except (OSError, msgspec.MsgspecError):
         return None  # made again
-    return kept if (kept.format, kept.size) == (FORMAT, size) else None
+    return kept if (kept.format, kept.identity) == (FORMAT, identity) else None
 
 
 def _write(path: Path, data: bytes) -> None:

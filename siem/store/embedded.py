@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import sqlite3
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -79,19 +80,19 @@ from siem.store.query import (
     parse,
     steps,
 )
+from siem.store.rulebook import NOTES_SCHEMA, RulebookStore
 from siem.store.rulebook import SCHEMA as RULEBOOK_SCHEMA
-from siem.store.rulebook import RulebookStore
 from siem.store.runs import SCHEMA as RUNS_SCHEMA
 from siem.store.runs import RunStore
+from siem.store.samples import ASIDE_SCHEMA, SampleStore
 from siem.store.samples import SCHEMA as SAMPLES_SCHEMA
-from siem.store.samples import SampleStore
 from siem.store.stages import StageStore
 from siem.store.trail import SCHEMA as TRAIL_SCHEMA
 from siem.store.trail import Audited, Proof, Trail, digest
 
 T = TypeVar("T", SourceState, RuleState)
 
-FORMAT = 4
+FORMAT = 6
 """Of the file (`user_version`); a newer one is refused, an older one is brought up to it."""
 CHAINED_SINCE = 2
 """The format since which the audit trail is a chain."""
@@ -134,6 +135,8 @@ _PRIOR = {
 """Precision that is assumed of a rule of a level until people have judged its findings."""
 PRIOR_WEIGHT = 10
 """How many verdicts the prior is worth."""
+COUNTED_FOR_S = 30.0
+"""So long a count of verdicts stands that takes a look at each finding."""
 _RIGHT = ("true_positive", "suspicious")
 _WRONG = ("false_positive", "benign")
 
@@ -243,8 +246,13 @@ _STEPS = (
     + RUNS_SCHEMA
     + RULEBOOK_SCHEMA,
     SAMPLES_SCHEMA,
+    ASIDE_SCHEMA,
+    NOTES_SCHEMA,
 )
-"""What each format has more than the one before it; a new file takes all steps."""
+"""What each format has more than the one before it; a new file takes all steps.
+
+A step that is out is never changed: who has its format already would not get what is added.
+"""
 
 
 class NodeDb:
@@ -275,6 +283,9 @@ class NodeDb:
         self._key = operator_key
         self._asset_of = asset_of
         self._clock = clock
+        self.tuned_at: Mapping[str, datetime] = {}
+        """Rules that were changed here, and when: what was called wrong before does not count."""
+        self._counted: dict[str, tuple[datetime, float, int]] = {}
         self._dialect = SqliteDialect(_COLUMNS, "document", "folded")
         self._trail = Trail(operator_key)
         steps = [tuple(_statements(step)) for step in _STEPS]
@@ -491,15 +502,35 @@ class NodeDb:
     def _confidence(self, db: sqlite3.Connection, finding: Finding) -> float:
         if finding.analytic.kind == "model":
             return finding.confidence
+        rule = finding.analytic.id
         rows = db.execute(
             "SELECT verdict, count(*) FROM findings WHERE rule_id = ? AND verdict <> 'unknown'"
             " GROUP BY verdict",
-            (finding.analytic.id,),
+            (rule,),
         )
         counts = dict(tuple(row) for row in rows)
         right = sum(counts.get(verdict, 0) for verdict in _RIGHT)
         wrong = sum(counts.get(verdict, 0) for verdict in _WRONG)
+        if wrong and rule in self.tuned_at:
+            wrong = self._wrong_since(db, rule, self.tuned_at[rule])
         return confidence_of(finding.analytic.level, right, wrong)
+
+    def _wrong_since(self, db: sqlite3.Connection, rule: str, tuned: datetime) -> int:
+        """How many findings of a rule were called wrong that came after it was tuned.
+
+        No index has their time, so it is counted anew only now and then.
+        """
+        now_s = time.monotonic()
+        of, counted_s, count = self._counted.get(rule, (tuned, -COUNTED_FOR_S, 0))
+        if of != tuned or now_s - counted_s >= COUNTED_FOR_S:
+            marks = ", ".join("?" * len(_WRONG))
+            (count,) = db.execute(
+                f"SELECT count(*) FROM findings WHERE rule_id = ? AND verdict IN ({marks})"
+                " AND last_seen >= ?",
+                (rule, *_WRONG, micros(tuned)),
+            ).fetchone()
+            self._counted[rule] = tuned, now_s, count
+        return int(count)
 
     # ---- The console: reading findings
 

@@ -453,14 +453,14 @@ class EventStore:
             files = look.files(span)
             total = look.rows(f"SELECT count(*) FROM {files} WHERE {where}", values)[0][0]
             if not total or limit <= 0:
-                return Page([], total)
+                return Page([], total, look.damaged())
             # First where they are, then the rows: whole rows are dear.
             hits = look.rows(
                 f"SELECT filename, file_row_number FROM {files} WHERE {where}"
                 f" ORDER BY {order} LIMIT {int(limit)} OFFSET {int(offset)}",
                 values,
             )
-            return Page(look.documents(hits), total)
+            return Page(look.documents(hits), total, look.damaged())
 
         return self._ask(ask)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
@@ -30,6 +30,8 @@ class Page(msgspec.Struct, frozen=True):
 
     rows: Sequence[Document]
     total: int
+    unread: tuple[str, ...] = ()
+    """Files that should have been looked at and cannot be read, with the reason."""
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -268,6 +270,15 @@ class SourceState(msgspec.Struct, frozen=True):
     """The newest record that could not be read, shortened."""
 
 
+LOSSES = {
+    "late": ("event", "too late for its window"),
+    "ungrouped": ("event", "without a field by which it is grouped"),
+    "evicted": ("group", "gone for want of room"),
+    "cut": ("event", "cut from a full window"),
+}
+"""What a correlation may lose: of what, and how it is told."""
+
+
 class RuleState(msgspec.Struct, frozen=True):
     """What the node knows of a rule, for the Rules page."""
 
@@ -297,12 +308,64 @@ class RuleState(msgspec.Struct, frozen=True):
     """Fields it looks at that no event had since the start."""
     share: float = 0.0
     """Part of the time of all rules that it takes, sampled."""
+    heavy: bool = False
+    """True if that is more than a quarter, while rules take a tenth of a processor or more."""
     canary_at: datetime | None = None
     """When it was last shown a sample that it must find; None: it has none, or not yet."""
     canary_found: bool = False
     """Whether it found it."""
+    faults: int = 0
+    """Events on which it failed; it was passed over there."""
+    lost: Mapping[str, int] = {}
+    """Correlations: what did not count, by reason (`LOSSES`)."""
     text: str = ""
     """The document as it stands in its file."""
+
+    @property
+    def losses(self) -> list[str]:
+        """What a correlation lost, in words."""
+        return [_loss(name, count) for name, count in self.lost.items()]
+
+    @property
+    def remarks(self) -> list[str]:
+        """What whoever counts on it has to know, in words; nothing of one that is well."""
+        if self.reason or self.state != "on":
+            return [self.reason or self.state]
+        return [*self._weight(), *self._silence(), *self.troubles]
+
+    @property
+    def troubles(self) -> list[str]:
+        """What keeps it from finding what it should, in words."""
+        return [*self._troubles()] if self.state == "on" else []
+
+    def _weight(self) -> Iterator[str]:
+        if self.heavy:
+            yield f"takes {self.share:.0%} of the time of all rules"
+
+    def _silence(self) -> Iterator[str]:
+        if not self.arriving and self.kind != "filter":
+            since = "since the rules were read last" if self.evaluated else "yet"
+            yield f"nothing has arrived for it {since}"
+
+    def _troubles(self) -> Iterator[str]:
+        if self.faults:
+            yield f"failed on {_many(self.faults, 'event')}, and was passed over there"
+        if self.canary_at and not self.canary_found:
+            yield "did not find the sample that it must find"
+        if self.never_seen:
+            yield f"no event had {', '.join(self.never_seen)}"
+        for name, count in self.lost.items():
+            if name != "ungrouped" or count == self.evaluated:  # that some have no group is usual
+                yield _loss(name, count)
+
+
+def _loss(name: str, count: int) -> str:
+    of, how = LOSSES[name]
+    return f"{_many(count, of)} {how}"
+
+
+def _many(count: int, of: str) -> str:
+    return f"{count:,} {of if count == 1 else of + 's'}"
 
 
 # ---- Inventory

@@ -11,14 +11,15 @@ from __future__ import annotations
 import hashlib
 import hmac
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from cityward.errors import InputError
+from cityward.errors import InputError, RuleError
 from siem.store.inventory import raise_version
 from siem.store.lines import harmless
 from siem.store.protocol import Conflict, Document
@@ -45,9 +46,21 @@ CREATE INDEX protected_by_rule ON protected (rule, time);
 CREATE INDEX protected_by_finding ON protected (finding);
 """
 """Since format 3 of the state."""
+NOTES_SCHEMA = """
+CREATE TABLE IF NOT EXISTS rule_notes (
+    number INTEGER PRIMARY KEY, document TEXT NOT NULL, text TEXT NOT NULL, person TEXT NOT NULL,
+    time INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS rule_notes_by_document ON rule_notes (document, number);
+"""
+"""Since format 6."""
 
 TEXT_MAX, REASON_MAX = 1_000_000, 2_000
+SAID_MAX = 200
+"""Characters of a reason that stand in an error."""
 VERSIONS_KEPT = 200
+"""Of one document; the oldest go."""
+NOTES_KEPT = 200
 """Of one document; the oldest go."""
 DOCUMENTS_MAX = 5_000
 DRAFTS_MAX = 500
@@ -87,6 +100,22 @@ class Draft(msgspec.Struct, frozen=True):
     document: str
     text: str
     samples: str
+    by: str
+    time: datetime
+
+    def is_seconded(self, text: str, samples: str, by: str) -> bool:
+        """True if another person than who saved it deploys just these texts."""
+        return self.says(text, samples) and self.by != by
+
+    def says(self, text: str, samples: str) -> bool:
+        """True if it holds just these texts."""
+        return (self.text, self.samples) == (text, samples)
+
+
+class Note(msgspec.Struct, frozen=True):
+    """What somebody wrote for whoever works on a document next."""
+
+    text: str
     by: str
     time: datetime
 
@@ -146,10 +175,18 @@ class RulebookStore:
 
     def newest(self, document: str) -> Version | None:
         """The version that counts, or the one that took the document back; None: there is none."""
-        return next(iter(self.history(document, 1)), None)
+        return self._last(self._reading(), document)
+
+    def _last(self, db: sqlite3.Connection, document: str) -> Version | None:
+        found = db.execute(
+            "SELECT * FROM rulebook WHERE document = ? ORDER BY number DESC LIMIT 1", (document,)
+        ).fetchone()
+        return None if found is None else self._version(found)
 
     def deploy(self, one: Version, seen: int | None = None) -> int:
         """Write a version; it counts from now on. Returns its number.
+
+        A draft that says just this goes with it; another one stays, whoever wrote it.
 
         Args:
             one: Its `number` and `is_whole` do not matter.
@@ -167,9 +204,9 @@ class RulebookStore:
                 what = f"{len(text):,} characters are more than {TEXT_MAX:,}"
                 raise InputError(what, one.document, "Split it.")
         with self._writing() as db:
-            last = _last(db, one.document)
-            if seen is not None and seen != (last["number"] if last else 0):
-                raise Conflict(one.document)
+            last = self._last(db, one.document)
+            if seen is not None and seen != (last.number if last else 0):
+                raise overtaken(last, one.title)
             if last is None and _count(db, "SELECT count(DISTINCT document) FROM rulebook") >= (
                 DOCUMENTS_MAX
             ):
@@ -192,10 +229,13 @@ class RulebookStore:
                 " rulebook WHERE document = ?1 ORDER BY number DESC LIMIT ?2)",
                 (one.document, VERSIONS_KEPT),
             )
-            db.execute("DELETE FROM drafts WHERE document = ?", (one.document,))
+            db.execute(
+                "DELETE FROM drafts WHERE document = ? AND text = ? AND samples = ?",
+                (one.document, one.text, one.samples),
+            )
             raise_version(db)
             word = "deployed" if one.text else "taken back"
-            before, after = last["text"] if last else "", one.text
+            before, after = last.text if last else "", one.text
             self._trail.add(
                 db, one.by, f"{one.kind}: {word}. {reason}", one.document, one.time,
                 _digest(before), _digest(after),
@@ -229,11 +269,10 @@ class RulebookStore:
 
     def draft(self, document: str) -> Draft | None:
         """The draft of a document."""
-        rows = self._reading().execute("SELECT * FROM drafts WHERE document = ?", (document,))
-        return next((_draft(row) for row in rows), None)
+        return _draft_in(self._reading(), document)
 
     def put_draft(self, one: Draft, seen: datetime | None = None) -> None:
-        """Keep a draft; it replaces the one before it.
+        """Keep a draft; it replaces the one before it. The same one sent twice is kept once.
 
         Args:
             one: The draft.
@@ -245,13 +284,17 @@ class RulebookStore:
         """
         if max(len(one.text), len(one.samples)) > TEXT_MAX:
             raise InputError(f"more than {TEXT_MAX:,} characters", one.document, "Split it.")
+        one = msgspec.structs.replace(one, by=harmless(one.by))
         with self._writing() as db:
-            known = _unchanged(db, one.document, seen)
-            if not known and _count(db, "SELECT count(*) FROM drafts") >= DRAFTS_MAX:
+            known = _draft_in(db, one.document)
+            if known is not None and known.by == one.by and known.says(one.text, one.samples):
+                return
+            _refuse_unseen(known, seen)
+            if known is None and _count(db, "SELECT count(*) FROM drafts") >= DRAFTS_MAX:
                 raise InputError(
                     f"{DRAFTS_MAX} drafts are kept", one.document, "Deploy or drop some."
                 )
-            row = (one.document, one.text, one.samples, harmless(one.by), micros(one.time))
+            row = (one.document, one.text, one.samples, one.by, micros(one.time))
             db.execute("INSERT OR REPLACE INTO drafts VALUES (?, ?, ?, ?, ?)", row)
 
     def drop_draft(self, document: str, seen: datetime | None) -> None:
@@ -261,8 +304,43 @@ class RulebookStore:
             Conflict: somebody else has saved another one since.
         """
         with self._writing() as db:
-            _unchanged(db, document, seen)
+            _refuse_unseen(_draft_in(db, document), seen)
             db.execute("DELETE FROM drafts WHERE document = ?", (document,))
+
+    # ---- Notes
+
+    def notes(self, document: str) -> list[Note]:
+        """What people wrote of a document, newest first."""
+        rows = self._reading().execute(
+            "SELECT text, person, time FROM rule_notes WHERE document = ? ORDER BY number DESC",
+            (document,),
+        )
+        return [Note(row["text"], row["person"], from_micros(row["time"])) for row in rows]
+
+    def add_note(self, document: str, one: Note) -> None:
+        """Keep a note; the same one sent twice is kept once.
+
+        Raises:
+            InputError: it is empty, or too long.
+        """
+        text, by = harmless(one.text.strip()), harmless(one.by)
+        if not text or len(text) > REASON_MAX:
+            what = f"a note has 1 to {REASON_MAX:,} characters, this one {len(text):,}"
+            raise InputError(what, "note", "Write what the next one should know.")
+        last = next(iter(self.notes(document)), None)
+        if last is not None and (last.text, last.by) == (text, by):
+            return
+        with self._writing() as db:
+            db.execute(
+                "INSERT INTO rule_notes (document, text, person, time) VALUES (?, ?, ?, ?)",
+                (document, text, by, micros(one.time)),
+            )
+            db.execute(
+                "DELETE FROM rule_notes WHERE document = ?1 AND number NOT IN (SELECT number FROM"
+                " rule_notes WHERE document = ?1 ORDER BY number DESC LIMIT ?2)",
+                (document, NOTES_KEPT),
+            )
+            self._trail.add(db, by, "note on a rule", document, one.time, after=_digest(text))
 
     # ---- Protected samples
 
@@ -333,21 +411,44 @@ def _protect(db: sqlite3.Connection, rule: str, rows: Sequence[tuple[Any, ...]])
     )
 
 
-def _unchanged(db: sqlite3.Connection, document: str, seen: datetime | None) -> bool:
-    """Whether there is a draft; it is the one that was seen."""
-    row = db.execute("SELECT person, time FROM drafts WHERE document = ?", (document,)).fetchone()
-    if row is not None and (seen is None or row["time"] != micros(seen)):
-        what = f"{row['person']} has saved another draft since"
-        raise Conflict(what, "draft", "Look at it.")
-    return row is not None
+def _refuse_unseen(known: Draft | None, seen: datetime | None) -> None:
+    if known is not None and (seen is None or micros(known.time) != micros(seen)):
+        what = f"another draft has been saved since, by {known.by}"
+        raise Conflict(what, "draft", "Look at it before you replace it.")
 
 
-def _last(db: sqlite3.Connection, document: str) -> Mapping[str, Any] | None:
-    found: sqlite3.Row | None = db.execute(
-        "SELECT number, text FROM rulebook WHERE document = ? ORDER BY number DESC LIMIT 1",
-        (document,),
-    ).fetchone()
-    return None if found is None else dict(found)
+def overtaken(last: Version | None, title: str) -> Conflict:
+    """Who was faster with which version, when and why."""
+    todo = "Look at what counts now before you replace it."
+    if last is None:
+        return Conflict("the version that was seen is not there any more", title, todo)
+    done = f"version {last.number} has been deployed" if last.text else "it was taken back"
+    when = f"{last.time:%Y-%m-%d %H:%M} UTC"
+    reason = last.reason if len(last.reason) <= SAID_MAX else f"{last.reason[: SAID_MAX - 1]}…"
+    return Conflict(f"{done} since, by {last.by}, {when}: {reason}", title, todo)
+
+
+def id_in(text: str) -> str:
+    """Id of the document that a text is, or is to become.
+
+    Raises:
+        RuleError: it is no YAML, or has no id.
+    """
+    from cityward import documents
+
+    found = [one for one in documents.parse(text) if isinstance(one.value, dict)]
+    if len(found) != 1 or not isinstance(found[0].value.get("id"), str):
+        raise RuleError("it has no id", "<text>:1", f"Write id: {uuid.uuid4()}")
+    try:
+        return str(uuid.UUID(found[0].value["id"]))
+    except ValueError as error:
+        todo = f"Write id: {uuid.uuid4()}"
+        raise RuleError("its id is no UUID", "<text>:1", todo) from error
+
+
+def _draft_in(db: sqlite3.Connection, document: str) -> Draft | None:
+    row = db.execute("SELECT * FROM drafts WHERE document = ?", (document,)).fetchone()
+    return None if row is None else _draft(row)
 
 
 def _draft(row: sqlite3.Row) -> Draft:

@@ -39,6 +39,12 @@ CREATE TABLE IF NOT EXISTS foreign_samples (
 CREATE INDEX IF NOT EXISTS foreign_by_rule ON foreign_samples (rule, operator);
 """
 """Since format 4 of the state; some files of format 3 have them already."""
+ASIDE_SCHEMA = """
+CREATE TABLE IF NOT EXISTS operators_aside (
+    operator TEXT PRIMARY KEY, person TEXT NOT NULL, reason TEXT NOT NULL, time INTEGER NOT NULL
+) WITHOUT ROWID;
+"""
+"""Since format 5; some files of format 4 have it already."""
 
 SAMPLES = "samples"
 """What stands in the place of a rule's name where the part of the policy on samples let it out."""
@@ -88,6 +94,10 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     changed: datetime
     seq: int = 0
 
+    def is_over(self, now: datetime) -> bool:
+        """Whether it was out, and has ended by itself."""
+        return self.state in OUT and self.expires is not None and self.expires <= now
+
 
 class Foreign(msgspec.Struct, frozen=True, kw_only=True):
     """What another operator let out."""
@@ -102,6 +112,8 @@ class Foreign(msgspec.Struct, frozen=True, kw_only=True):
     """As they came; read them back by `RulebookStore.protected`."""
     count: int = 0
     is_aside: bool = False
+    is_operator_aside: bool = False
+    """What else comes of its operator forbids nothing either."""
     person: str = ""
     """Who set it aside, or let it count again …"""
     reason: str = ""
@@ -211,7 +223,8 @@ class SampleStore:
     def foreign(self, rule: str = "") -> list[Foreign]:
         """Samples of others, of a rule or all, the newest first."""
         rows = self._reading().execute(
-            "SELECT * FROM foreign_samples WHERE ? IN ('', rule) ORDER BY received DESC, id",
+            "SELECT *, operator IN (SELECT operator FROM operators_aside) AS is_operator_aside"
+            " FROM foreign_samples WHERE ? IN ('', rule) ORDER BY received DESC, id",
             (rule,),
         )
         return [_foreign(row) for row in rows]
@@ -235,6 +248,56 @@ class SampleStore:
                 word = "set aside" if aside else "counts again"
                 self._trail.add(db, by, f"sample: {word}", f"{id}: {reason}", now)
         return bool(done)
+
+    def set_operator_aside(
+        self, operator: str, by: str, reason: str, now: datetime, *, aside: bool = True
+    ) -> int | None:
+        """Let all samples of an operator forbid nothing here, also those that come later, or again.
+
+        Args:
+            operator: By the name that the hub says.
+            by: Who says so.
+            reason: Why.
+            now: The node's time.
+            aside: False: let them count again, also those that were set aside one by one.
+
+        Returns:
+            How many samples this changed; None: it is so already, or nothing is of it.
+
+        Raises:
+            InputError: nobody says why.
+        """
+        by, reason = harmless(by), _reason(reason)
+        with self._writing() as db:
+            done = db.execute(
+                "UPDATE foreign_samples SET aside = ?1, person = ?2, reason = ?3, changed = ?4"
+                " WHERE operator = ?5 AND aside <> ?1",
+                (aside, by, reason, micros(now), operator),
+            ).rowcount
+            is_known = db.execute(
+                "SELECT EXISTS (SELECT 1 FROM foreign_samples WHERE operator = ?)", (operator,)
+            ).fetchone()[0]
+            if not aside:
+                changed = db.execute(
+                    "DELETE FROM operators_aside WHERE operator = ?", (operator,)
+                ).rowcount
+            elif is_known:
+                changed = db.execute(
+                    "INSERT OR IGNORE INTO operators_aside VALUES (?, ?, ?, ?)",
+                    (operator, by, reason, micros(now)),
+                ).rowcount
+            else:
+                changed = 0
+            if done or changed:
+                word = "set aside" if aside else "count again"
+                about = f"all of {operator}, {done}: {reason}"
+                self._trail.add(db, by, f"sample: {word}", about, now)
+        return done if done or changed else None
+
+    def operators_aside(self) -> list[str]:
+        """Operators of whom nothing forbids anything here."""
+        rows = self._reading().execute("SELECT operator FROM operators_aside ORDER BY operator")
+        return [row["operator"] for row in rows]
 
     def retain(self, db: sqlite3.Connection, now: datetime) -> None:
         """Let go of what is over, within its transaction."""
@@ -363,6 +426,12 @@ class SampleDesk:
                 micros(one.expires),
             ),
         )  # fmt: skip
+        self._db.execute(
+            "UPDATE foreign_samples SET aside = 1, person = said.person, reason = said.reason"
+            " FROM operators_aside AS said WHERE said.operator = foreign_samples.operator"
+            " AND foreign_samples.id = ?",
+            (one.id,),
+        )
         self._db.executemany(
             "INSERT INTO protected VALUES (?, ?, ?, ?, ?, ?, ?)",
             [
@@ -426,4 +495,5 @@ def _foreign(row: sqlite3.Row) -> Foreign:
     said |= {name: from_micros(row[name]) for name in ("received", "expires", "changed")}
     said["count"], said["events"] = said["events"], ()
     said["is_aside"] = bool(said.pop("aside"))
+    said["is_operator_aside"] = bool(said["is_operator_aside"])
     return Foreign(**said)

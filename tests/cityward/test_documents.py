@@ -21,7 +21,7 @@ def test_a_document_knows_the_line_of_each_part() -> None:
 @pytest.mark.parametrize(
     ("text", "what", "where"),
     [
-        ("a: &x 1\nb: *x\n", "alias *x", "r.yml:2"),
+        ("a: &x 1\nb: *x\n", "the alias *x is not taken: write out", "r.yml:2"),
         ("[" * 40 + "]" * 40, "nested deeper than 24", "r.yml:1"),
         ("a: [1\nb: 2\n", "no YAML", "r.yml:2"),
         ("b: 2\na: 1" + ":1" * 400_000, "800001 characters in a number", "r.yml:2"),

@@ -331,9 +331,12 @@ def test_damaged_records_become_events_that_keep_all_promises(point: EntryPoint)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("count", [5_000, pytest.param(100_000, marks=pytest.mark.full)])
 @pytest.mark.parametrize("point", POINTS)
-def test_many_damaged_records_become_events_that_keep_all_promises(point: EntryPoint) -> None:
-    _check(point, seed=2, count=20_000)
+def test_many_damaged_records_become_events_that_keep_all_promises(
+    point: EntryPoint, count: int
+) -> None:
+    _check(point, seed=2, count=count)
 
 
 @pytest.mark.parametrize("point", POINTS)

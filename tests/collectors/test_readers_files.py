@@ -130,6 +130,7 @@ pieces = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(pieces, st.integers(0, 2**32))
 def test_lines_are_the_same_however_the_bytes_are_cut(parts: list[bytes], seed: int) -> None:

@@ -18,6 +18,8 @@ from siem.config import Models, Settings
 from siem.store.protocol import Document, Range
 from tests.collectors.suites import member, members
 
+pytestmark = pytest.mark.slow
+
 
 def findings(
     path: Path, state: Path, *, lists: Mapping[str, Sequence[str]] | None = None, models: bool
@@ -433,7 +435,7 @@ def test_who_may_do_what_decides_once_the_site_says_it(
 def test_a_rule_that_needs_a_list_is_shown_as_not_evaluated(tmp_path: Path) -> None:
     node = assembly.node_of(Settings(state_dir=str(tmp_path)), sources=[], event_time=True)
 
-    states = {one.title: (one.state, one.reason) for one in node._rule_states()}
+    states = {one.title: (one.state, one.reason) for one in node.rule_states()}
     node.close()
 
     assert states["Modbus write, host is no writer"] == ("not evaluated", "needs %ot_writers%")

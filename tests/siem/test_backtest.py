@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -18,6 +20,7 @@ from siem import backtest as backtests
 from siem.backtest import Backtest, Counts, Progress, backtest
 from siem.store import compact, distinct
 from siem.store.archive import MEMORY_LIMIT, Look, Looking, archives, connect
+from siem.store.distinct import Column
 from siem.store.events import EventStore
 from siem.store.protocol import Document, Range
 
@@ -83,17 +86,28 @@ class Clock:
         return self.now
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[EventStore]:
-    """Yesterday and today in a file each, and the last events in the spool."""
-    clock = Clock()
-    store = EventStore.open(tmp_path, clock, retention_days=1)
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, datetime]:
+    """Yesterday and today in a file each, and the last events in the spool; and when that was."""
+    folder, clock = tmp_path_factory.mktemp("written"), Clock()
+    store = EventStore.open(folder, clock, retention_days=1)
     for batch, first in enumerate((-86_400, 0, 100), 1):
         users = ["root", "me", "you"] if batch < 3 else ["root"]
         store.append([event(first + n, user) for n, user in enumerate(users * 4)], {})
         clock.now += timedelta(minutes=2) if batch > 1 else timedelta(days=1)
         if batch < 3:
             store.compact(batch, wait=True)
+    store.close()
+    return folder, clock.now
+
+
+@pytest.fixture
+def store(written: tuple[Path, datetime], tmp_path: Path) -> Iterator[EventStore]:
+    """A copy of what was written, for a test that may change it."""
+    clock = Clock()
+    folder, clock.now = written
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    store = EventStore.open(tmp_path, clock, retention_days=1)
     yield store
     store.close()
 
@@ -327,6 +341,25 @@ def test_compaction_notes_columns_of_few_values_and_the_names_of_others(
     assert sum(len(msgspec.json.encode(one)) for one in again["values"].values()) <= 100
 
 
+def test_values_of_another_file_of_the_same_size_are_not_believed(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    path = compacted(tmp_path / "one", 20, **{"user.name": "root"})
+    other = compacted(tmp_path / "other", 20, **{"user.name": "toor"})
+    before, times = noted(path), path.stat()
+    assert other.stat().st_size == times.st_size
+
+    path.write_bytes(other.read_bytes())
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    with closing(Looking(tmp_path / "one", MEMORY_LIMIT)) as looking, Look(looking) as look:
+        values = distinct.Values(path, look.rows)
+        assert values.of((Column("user.name"),)) == [("toor",)]
+        values.save()
+    assert before["values"]["user.name"] == [["root"]]
+    assert noted(path)["identity"] != before["identity"]
+
+
 def test_a_file_that_went_before_its_values_were_noted_ends_no_compaction(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -355,7 +388,7 @@ def test_values_that_cannot_be_read_or_are_of_another_file_are_counted_again(
     said(store.folder, RULE)
     one, other = (distinct.beside(file.path) for file in archives(store.folder))
     one.write_bytes(b"{")
-    other.write_bytes(other.read_bytes().replace(b'"size":', b'"size":1'))
+    other.write_bytes(other.read_bytes().replace(b'"identity":"', b'"identity":"1'))
 
     assert said(store.folder, RULE).total.would == 12
     assert said(store.folder, RULE).total.would == 12

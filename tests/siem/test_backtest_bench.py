@@ -34,3 +34,16 @@ def test_its_events_have_some_35_fields_and_never_change() -> None:
 
     assert 30 < sum(map(len, events)) / len(events) < 40
     assert events == [backtest_bench._event(n, backtest_bench.BEGIN) for n in range(2_000)]
+
+
+def test_its_memory_is_its_own_and_not_that_of_who_started_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backtest_bench, "DAYS", 1)
+    backtest_bench.make(tmp_path, 100)
+    ballast = bytearray(b"x" * 400_000_000)
+
+    alone = backtest_bench._alone("measure", str(tmp_path), "no such value")
+
+    assert len(ballast) == 400_000_000
+    assert 20 < alone["peak_rss_mb"] < 300

@@ -111,6 +111,30 @@ def test_nothing_found_no_list_no_rule_and_no_file_leave_each_with_its_code(
     assert f"{node}/broken.yml:7" in said.err
 
 
+def test_of_a_folder_what_is_refused_is_told_and_the_rest_is_tried(
+    node: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = RULE.replace("6f0d4bb0", "7f0d4bb0")
+    (node / "rules" / "a.yml").write_text(other.replace("condition: one", "condition: two"))
+    (node / "rules" / "b.yml").write_text("title: [")
+    (node / "rules" / "c.yml").write_bytes(b"\xff")
+    words = ["rule", "backtest", "rules", "-q", "-o", "table"]
+
+    assert cli.run(words) == 4
+    said = capsys.readouterr()
+    assert "It would have spoken 3 times" in said.out
+    lines = sorted(said.err.splitlines())
+    assert lines[0].startswith("Not tried: it cannot be read (")
+    assert f"{node}/rules/a.yml:7" in said.err
+    assert f"{node}/rules/b.yml:2" in said.err
+    assert len(lines) == 3
+
+    (node / "rules" / "a.yml").unlink()
+    (node / "rules" / "b.yml").unlink()
+    assert cli.run(words) == 7
+    assert "It would have spoken 3 times" in capsys.readouterr().out
+
+
 def test_a_time_of_which_nothing_is_kept_is_said(
     node: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -137,6 +161,24 @@ def test_what_is_damaged_is_listed_and_leaves_with_seven(
     assert f"{day}/" in said.err
     assert cli.run([*words, "--until", "2d"]) == 7
     assert "No event of this time was looked at." in capsys.readouterr().out
+
+
+def test_a_search_says_which_files_it_could_not_read_and_leaves_with_seven(
+    node: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["search", "user.name:root", "-q", "-o", "csv"]) == 0
+    assert capsys.readouterr().err == ""
+    day = node / "state" / "events" / "parquet" / "day=2026-03-01"
+    day.mkdir()
+    (day / f"{0:016d}-{0:016d}.parquet").write_bytes(b"PAR1 and no end")
+
+    code = cli.run(["search", "user.name:root", "-q", "-o", "csv"])
+
+    said = capsys.readouterr()
+    assert code == 7
+    assert len(said.out.splitlines()) == 4
+    assert "1 file could not be read, so events may be missing:" in said.err
+    assert f"  {day}/" in said.err
 
 
 def test_the_first_interrupt_tells_what_it_had_come_to(

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from cityward import Event, Finding, LogSource, Record
 from detectors.sigma.engine import Engine
 from detectors.sigma.load import load_folder, load_text
-from detectors.sigma.rule import Rule, RuleSet
+from detectors.sigma.rule import Rule, RuleSet, Speaking
 from detectors.sigma.samples import events_of, read_samples, samples_file
 from siem import backtest as backtests
 from siem import node, pushdown
 from siem.backtest import Backtest, backtest
 from siem.ruleset import RULES_FOLDER
-from siem.samples import Speaking, alone, collect
+from siem.samples import alone, collect
 from siem.store import distinct
 from siem.store.archive import MEMORY_LIMIT, Looking
 from siem.store.events import EventStore, event_id

@@ -21,10 +21,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 
 from cityward import TransientError
 from siem import assembly, cli
+from siem import config as settings_file
 from siem.commands import common
 from tests.programs import PATIENCE_S
 
@@ -183,7 +185,7 @@ def test_standard_input_is_a_dash_also_for_a_capture(run, tmp_path):
         "packets.modbus",
         "packets.flow",
     ]
-    assert "stdin (packets): 1 packets, 2 events" in packets.err
+    assert "stdin (packets): 1 packet, 2 events" in packets.err
 
 
 def test_a_folder_is_read_file_by_file_and_what_is_of_no_kind_is_listed(run, tmp_path):
@@ -213,7 +215,7 @@ def test_a_cut_capture_gives_what_is_whole_and_says_what_is_missing(run, tmp_pat
 
     done = run("ingest", "cut.pcap", "--events")
 
-    assert "1 packets" in done.err
+    assert "1 packet, " in done.err
     assert "1 rejected (bad_record 1)" in done.err
     assert "the last record is cut, behind frame 1" in done.err
 
@@ -330,7 +332,42 @@ def test_what_a_node_has_read_it_does_not_tell_again(run, node):
     done = run("ingest", "--keep", "auth.log", "-c", str(node), "-o", "table")
 
     assert (done.code, done.out) == (0, "Nothing to report.\n")
-    assert re.search(r"^auth\.log@\w+: was read before, nothing is new$", done.err, re.MULTILINE)
+    (source,) = settings_file.load(node).source
+    assert f"{source.id}: was read before, nothing is new\n" in done.err
+
+
+def test_what_was_read_by_hand_the_node_does_not_read_again(run, node, tmp_path):
+    with (tmp_path / "auth.log").open("a") as file:
+        file.write(GUESSING.replace("T10:", "T11:"))
+    settings = settings_file.load(node)
+    (named,) = settings.source
+    once = (msgspec.structs.replace(named, follow=False),)
+    made = assembly.node_of(msgspec.structs.replace(settings, source=once))
+    (source,) = made.sources  # it would wait for more to come
+    for gathered in made.collect_from(source):
+        made.keep(gathered)
+    made.close()
+
+    assert len(run("search", "-c", str(node), "--since", "all").rows) == 16
+    done = run("ingest", "--keep", "auth.log", "-c", str(node), "-o", "table")
+    assert f"{source.id}: was read before, nothing is new\n" in done.err
+
+
+def test_what_the_node_reads_from_a_folder_is_not_kept_by_hand_too(run, node, tmp_path):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "a.log").write_text(GUESSING)
+    (tmp_path / "logs" / "b.txt").write_text(GUESSING)
+    folder = (
+        f'[[source]]\nid = "logs"\nreader = "folder"\npath = "{tmp_path}/logs"\nglob = "*.log"\n'
+    )
+    node.write_text(f"{node.read_text()}\n{folder}")
+
+    done = run("ingest", "--keep", "logs/a.log", "logs/b.txt", "-c", str(node), "-o", "table")
+
+    assert done.code == 7
+    assert "not read: a.log is read by the node itself, as source logs" in done.err
+    assert "b.txt@" in done.err
+    assert len(run("search", "-c", str(node), "--since", "all").rows) == 16
 
 
 @pytest.mark.slow
@@ -401,6 +438,7 @@ def test_six_failed_logins_of_a_real_log_are_six(run, data):
     ]
 
 
+@pytest.mark.slow
 def test_ordinary_modbus_of_a_real_plant_is_nothing_to_report(run, data):
     done = run("ingest", str(data / "energy" / "modbus_plant1_normal.pcap"), "-o", "table")
 
@@ -795,7 +833,7 @@ def test_a_finding_that_is_not_there_is_said(run, node, named):
 def test_sources_are_listed_with_what_they_brought(run, node):
     (row,) = run("source", "list", "-c", str(node)).rows
 
-    assert (row["source"], row["reader"], row["state"]) == ("auth-log", "file", "waiting")
+    assert (row["source"], row["reader"], row["state"]) == ("auth-log", "file", "ended")
 
 
 def test_one_source_is_shown(run, node):
@@ -875,6 +913,24 @@ def test_the_doctor_names_what_is_wrong(run, node, tmp_path, change, check, stat
 
     assert done.code == code
     assert (check, state) in [(row["check"], row["state"]) for row in done.rows]
+
+
+def test_the_doctor_counts_the_refused_rules_it_does_not_name_and_says_where_to_look(
+    run: Run, node: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "our rules"
+    own.mkdir()
+    for number in range(25):
+        (own / f"{number}.yml").write_text("title: No rule\n")
+    named = f'[rules]\nfolders = ["{own}"]\n[console]'
+    node.write_text(node.read_text().replace("port = 8765", "port = 0").replace("[console]", named))
+
+    done = run("doctor", "-c", str(node))
+
+    wrong = [row for row in done.rows if row["state"] == "wrong"]
+    assert len(wrong) == 21
+    assert wrong[-1]["what"] == "5 more are refused"
+    assert {row["next"] for row in wrong} == {f"cityward rule check '{own}'"}
 
 
 def test_a_state_of_a_newer_cityward_is_a_matter_of_code_4(run, node):
@@ -1045,6 +1101,41 @@ def _words(line: str) -> Sequence[str]:
     import shlex
 
     return shlex.split(line)
+
+
+@pytest.mark.parametrize("noun", ["", *cli.NOUNS])
+def test_a_list_of_commands_says_what_each_is_for(noun, run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    functions = cli.NOUNS[noun][1] if noun else cli.COMMANDS
+
+    shown = [line.strip("│ ") for line in run(*noun.split(), "--help").out.splitlines()]
+
+    for name in functions:
+        assert any(re.match(rf"{name}  +\w.*\.", line) for line in shown), name
+
+
+def test_help_on_a_command_is_its_help_and_on_something_else_an_error(run):
+    assert run("help", "rule").out == run("rule", "--help").out
+    assert run("help").out == run("--help").out
+
+    assert (run("help", "rules").code, run("help", "rules").out) == (2, "")
+
+
+def test_a_wrong_verb_points_to_the_verbs_of_its_noun(run):
+    done = run("rule", "nothing")
+
+    assert done.code == 2
+    assert done.err.splitlines()[-1] == "See cityward rule --help."
+
+
+def test_the_path_is_not_measured_on_what_no_collector_reads(run, tmp_path):
+    (tmp_path / "letter.txt").write_text("Dear city,\n")
+
+    for name in ("letter.txt", "nowhere"):
+        done = run("bench", "node", str(tmp_path / name))
+
+        assert (done.code, done.out) == (7, "")
+        assert name in done.err
 
 
 def test_help_loads_nothing_heavy():

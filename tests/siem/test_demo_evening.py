@@ -24,7 +24,7 @@ from siem.exercise.exercise import Exercise, Options
 from siem.exercise.frames import Talk, datagram, pcap_head, pcap_record, segment
 from siem.exercise.saltmere import City, Place
 from siem.exercise.steps import STEPS, Expected, scenes
-from siem.exercise.stranger import Verdict, is_noticed, is_of, judge
+from siem.exercise.stranger import Verdict, is_after, is_noticed, is_of, judge
 from siem.ruleset import RULES_FOLDER, states_alone
 
 CLOCK = Clock(datetime(2026, 3, 1, 20, 0, tzinfo=UTC), 60.0)
@@ -366,9 +366,18 @@ def test_what_a_playbook_refused_counts_as_false_unless_it_was_held_back(
         node=SimpleNamespace(place=SimpleNamespace(feeds=())),
     )
 
-    verdict, *_ = judge(shown, {}, (), {}, is_held_back=is_held_back)
+    verdict, *_ = judge(shown, {}, (), {}, ended=CLOCK.began, is_held_back=is_held_back)
 
     assert verdict.false == false
+
+
+def test_silence_is_false_unless_the_evening_is_over() -> None:
+    silent = {"rule.id": "model.silence.source", "finding.last_seen": "2026-03-01T20:30:01Z"}
+    ended = datetime(2026, 3, 1, 20, 30, tzinfo=UTC)
+
+    assert is_after(silent, ended)
+    assert not is_after(silent, datetime(2026, 3, 1, 20, 31, tzinfo=UTC))
+    assert not is_after({**silent, "rule.id": "model.surprise.flow"}, ended)
 
 
 @pytest.mark.parametrize("field", ["missed", "false", "lost"])

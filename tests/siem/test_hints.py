@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from detectors.sigma.load import load_text
-from detectors.sigma.matchers import Item
+from detectors.sigma.matchers import Item, Regex, predicate_of
 from detectors.sigma.view import View
 from siem.hints import NEVER, hint
 from siem.store.archive import MEMORY_LIMIT, connect
@@ -68,6 +68,14 @@ LINES = (
     {"|gte": 2**53},
     {"": 55},
     {"|re": "adm.n"},
+    {"|re": ["^10\\.", "(?i)KELVIN$"]},
+    {"|re|i": "^admin"},
+    {"|re|i|m": "^ADMIN\\tend$"},
+    {"|re|s": "line.admin"},
+    {"|re|i": "k[a-z]*n"},
+    {"|re": "\\bno\\b|\\x00admin"},
+    {"|re": "stra\u00dfe"},
+    {"|re": "\\p{Greek}"},
 )
 
 
@@ -137,3 +145,39 @@ def test_a_word_is_never_written_in_a_time_or_a_number(db: Any) -> None:
     assert hint(words, Column("event.created")) == NEVER
     assert hint(words, Column("source.port")) == NEVER
     assert hint(words, Column("cw.vendor", "name")) is None
+
+
+def test_duckdb_takes_each_expression_that_it_is_given(db: Any) -> None:
+    parts = [r"\z", r"\Aa", "a{1000}", "(a{30}){30}", "[[:word:]]", "(?U)a+", r"\Qa.\E", "(?s:a.b)"]
+    parts += [
+        "(?P<n>a)",
+        "(?<n>a)",
+        "(?-s).",
+        "(?m)^b$",
+        r"\x{41}",
+        r"\101",
+        "a*?",
+        r"[^\d\s]",
+        "a|",
+    ]
+
+    for pattern in parts:
+        item = Item("message", (Regex(pattern),), False, False, "")
+        asked = hint(item, Column("message"))
+        if asked is None:
+            assert pattern == "(?<n>a)"  # which its RE2 does not know
+        else:
+            found = predicate_of(Regex(pattern))
+            for seen in ("a", "A", "a\nb", "b\n", "", "aaa"):
+                query = f"SELECT {asked} FROM (SELECT {literal('VARCHAR', seen)} AS message)"
+                assert db.execute(query).fetchone() == (found(seen),), (pattern, seen)
+
+
+def test_of_an_expression_duckdb_is_asked_unless_it_may_know_other_letters() -> None:
+    def asked(pattern: str) -> str | None:
+        return hint(Item("message", (Regex(pattern, "i"),), False, False, ""), Column("message"))
+
+    assert asked("^adm") == """(regexp_matches("message", ('(?i)^adm')))"""
+    assert asked("stra\u00dfe") is None
+    assert asked("\\p{Greek}") is None
+    assert asked("a\0b") is None

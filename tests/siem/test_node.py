@@ -17,6 +17,7 @@ import pytest
 
 from siem import assembly
 from siem.config import Settings, load
+from siem.exercise.processes import below
 from siem.node import event_of
 from siem.store.protocol import Range
 from tests.programs import PATIENCE_S, wait_until
@@ -172,12 +173,15 @@ def test_a_node_killed_at_a_named_point_loses_nothing_and_doubles_nothing(
 
 
 @pytest.mark.slow
-def test_a_node_killed_at_random_moments_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rounds", [8, pytest.param(30, marks=pytest.mark.full)])
+def test_a_node_killed_at_random_moments_loses_nothing_and_doubles_nothing(
+    tmp_path: Path, rounds: int
+) -> None:
     config = _node_folder(tmp_path)
     log = tmp_path / "auth.log"
     log.touch()
     chance = random.Random(7)
-    rounds, written = 30, 0
+    written = 0
 
     for _ in range(rounds):
         process = _start(config)
@@ -290,6 +294,28 @@ def test_the_console_ends_with_a_node_that_is_killed(tmp_path: Path) -> None:
 
     assert said.startswith("console http://127.0.0.1:")
     wait_until(lambda: not _answers(address), f"the console at {address} outlived its node")
+
+
+@pytest.mark.slow
+def test_a_console_that_is_killed_is_started_again_and_ends_with_its_node(tmp_path: Path) -> None:
+    config = _node_folder(tmp_path)
+    (tmp_path / "auth.log").touch()
+    config.write_text(config.read_text() + "[console]\nport = 0\n")
+    words = [sys.executable, "-m", "siem.cli", "run", "--config", str(config)]
+    node = subprocess.Popen(words, stderr=subprocess.PIPE)
+    assert node.stderr is not None
+    assert node.stderr.readline().startswith(b"console http://")
+    (first,) = below(node.pid)
+
+    os.kill(first, signal.SIGKILL)
+
+    assert b"The console ended with -9" in node.stderr.readline()
+    address = node.stderr.readline().decode().split()[1]
+    assert _answers(address)
+    (second,) = below(node.pid)
+    node.send_signal(signal.SIGTERM)
+    assert node.wait(timeout=PATIENCE_S) == 0
+    assert not Path(f"/proc/{second}").exists()
 
 
 @pytest.mark.slow

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import sqlite3
 import tarfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from cityward import ConfigError
 from siem import assembly
 from siem.store import embedded, events
 from siem.store.protocol import Range
+from siem.store.rulebook import Note
 from tests.siem.states import make
 
 STATES = Path(make.__file__).parent
@@ -78,6 +81,52 @@ def test_a_state_of_format_3_gets_the_tables_of_samples_and_keeps_what_is_in_the
     assert [one.id for one in again.samples.foreign()] == (["a"] if has_them else [])
     again.close()
     assert _format(tmp_path) == embedded.FORMAT
+
+
+def test_a_state_of_format_4_is_told_whose_samples_are_all_set_aside(tmp_path: Path) -> None:
+    file = tmp_path / "node.db"
+    embedded.NodeDb(file, b"k" * 32).close()
+    with sqlite3.connect(file) as db:
+        db.execute("INSERT INTO foreign_samples VALUES ('a', 'r', 'o', 1, 2, 3, 0, '', '', 4)")
+        db.execute("DROP TABLE operators_aside")
+        db.execute("PRAGMA user_version = 4")
+
+    again = embedded.NodeDb(file, b"k" * 32)
+
+    assert again.samples.set_operator_aside("o", "p", "why", datetime(2026, 1, 5, tzinfo=UTC)) == 1
+    assert [one.is_operator_aside for one in again.samples.foreign()] == [True]
+    again.close()
+    assert _format(tmp_path) == embedded.FORMAT
+
+
+def test_a_state_of_format_5_takes_notes_on_rules(tmp_path: Path) -> None:
+    file = tmp_path / "node.db"
+    embedded.NodeDb(file, b"k" * 32).close()
+    with sqlite3.connect(file) as db:
+        db.execute("DROP TABLE rule_notes")
+        db.execute("PRAGMA user_version = 5")
+
+    again = embedded.NodeDb(file, b"k" * 32)
+    again.rulebook.add_note("r", Note("why so", "p", datetime(2026, 1, 5, tzinfo=UTC)))
+
+    assert [one.text for one in again.rulebook.notes("r")] == ["why so"]
+    again.close()
+    assert _format(tmp_path) == embedded.FORMAT
+
+
+def test_what_a_format_has_is_never_changed_once_it_is_out() -> None:
+    """Who has that format would not get it: what is new is another format."""
+    steps = [hashlib.sha256(step.encode()).hexdigest()[:16] for step in embedded._STEPS]
+
+    assert steps == [
+        "f8b2ef009dd3fc37",
+        "c126b799aae396e9",
+        "36562906a025387d",
+        "b866c2409654709f",
+        "e0852daced5f808c",
+        "155a0e72ffb0abd7",
+    ]
+    assert len(steps) == embedded.FORMAT
 
 
 def test_the_findings_of_an_old_state_are_in_the_change_feed(old: Path) -> None:

@@ -115,3 +115,68 @@ def test_a_sample_of_another_operator_is_set_aside_and_counts_again(
     assert cli.run(["rule", "aside", FOREIGN[:8], "--reason", "it was not", "--back"]) == 0
     assert state() == "counts"
     assert cli.run(["rule", "aside", "nothing", "--reason", "why"]) == 7
+    assert cli.run(["rule", "aside", FOREIGN[:8], "--from", "operator-1", "--reason", "why"]) == 2
+    assert cli.run(["rule", "aside", "--reason", "why"]) == 2
+
+
+def test_all_of_an_operator_are_set_aside_also_what_comes_and_count_again(
+    folder: Path, capsys: Capture
+) -> None:
+    def states() -> dict[str, str]:
+        return {one["finding"][-1]: one["state"] for one in rows(capsys, "rule", "protected")
+                if one["from"] != "here"}  # fmt: skip
+
+    comes(folder, 2, "operator-1")
+    comes(folder, 3, "operator-2")
+    all_aside = ["rule", "aside", "--from", "operator-1", "--reason", "they test with us"]
+
+    assert cli.run(all_aside) == 0
+    assert "All of operator-1 are set aside: 2 samples, and those" in capsys.readouterr().err
+    assert cli.run(all_aside) == 7
+    assert "There are samples of operator-1, operator-2." in capsys.readouterr().err
+    comes(folder, 4, "operator-1")
+    found = states()
+    assert [found[one][:12] for one in "1234"] == [
+        "set aside by",
+        "set aside by",
+        "counts",
+        "set aside by",
+    ]
+    assert found["4"].endswith(", with all of this operator")
+    db = node(folder)
+    assert {one.finding[-1] for one in db.rulebook.protected() if one.operator} == {"3"}
+    db.close()
+
+    assert cli.run([*all_aside, "--back"]) == 0
+    assert "All of operator-1 count again: 3 samples." in capsys.readouterr().err
+    assert [*states().values()] == ["counts"] * 4
+    assert cli.run([*all_aside[:3], "operator-9", "--reason", "why"]) == 7
+
+
+def comes(folder: Path, number: int, operator: str) -> None:
+    """One more sample of another operator."""
+    db = node(folder)
+    foreign = Foreign(
+        id=f"{FOREIGN[:-1]}{number}", rule=RULE_ID, operator=operator, received=now_utc(),
+        expires=now_utc() + timedelta(days=9),
+        events=({"@timestamp": now_utc(), "event.action": "ssh_login"},),
+    )  # fmt: skip
+    with db.outgoing.desk() as desk:
+        assert desk.samples.take(foreign) == ""
+    db.close()
+
+
+def test_what_has_ended_is_not_said_to_be_out(folder: Path, capsys: Capture) -> None:
+    id = ours(capsys)["finding"]
+    cli.run(["rule", "release", id, "--reason", "it was real", "--yes"])
+    sample = ours(capsys)["state"].rpartition(" ")[2]
+    db = node(folder)
+    with db.outgoing.desk() as desk:
+        (one,) = db.samples.releases()
+        desk.samples.set_sent(one, 1, now_utc(), now_utc() - timedelta(days=1))
+    db.close()
+
+    state = ours(capsys)["state"]
+
+    assert state.startswith("was let out until 20")
+    assert state.endswith(sample)

@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 import re
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -23,6 +24,7 @@ from detectors.sigma.samples import events_of, read_samples, samples_file
 from siem import assembly, config
 from siem.assets import from_settings
 from siem.cli import run
+from siem.commands.rule import TOLD_MAX
 from siem.rule_export import LIMITS, Export, export, monitors, queries
 from siem.ruleset import RULES_FOLDER
 from siem.samples import collect
@@ -559,7 +561,21 @@ def test_the_command_prints_queries_for_the_indices_of_the_settings(
     assert left["file"] == "mine/words.yml:1"
     assert given["limits"] == list(LIMITS)
     assert "not expressible: mine/words.yml:1: words in any field" in said.err
-    assert said.err.endswith("1 rules written, 1 not expressible\n")
+    assert said.err.endswith("1 rule written, 1 not expressible\n")
+
+
+def test_the_command_says_of_many_rules_that_are_not_written_how_many_there_are(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(TOLD_MAX + 2):
+        text = re.sub(r"(?m)^id: .*$", f"id: {uuid.UUID(int=number + 99)}", WORDS)
+        (folder / "mine" / f"words{number}.yml").write_text(text)
+
+    run(["rule", "export", "--to", "opensearch"])
+
+    said = capsys.readouterr().err.splitlines()
+    assert sum(": words in any field" in line for line in said) == TOLD_MAX + 1
+    assert "not expressible: 3 more: words in any field: the record itself" in said[-2]
 
 
 def test_the_command_writes_the_named_rules_alone_and_then_leaves_with_0(

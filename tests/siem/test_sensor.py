@@ -17,9 +17,11 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from cityward import ConfigError, Record, TransientError, Unsafe
@@ -32,7 +34,7 @@ from siem.authority import SensorAuthority, read_token
 from siem.node import now_utc
 from siem.store.events import EventStore
 from siem.store.spool import Segment, commit_line, segments
-from tests.programs import PATIENCE_S
+from tests.programs import PATIENCE_S, wait_until
 
 LINE = "Feb 25 14:34:10 belka sshd[31602]: Failed password for root from 192.0.2.{} port 50273 ssh2"
 
@@ -128,13 +130,6 @@ class Spool:
         self.events.close()
 
 
-def wait_for(what: Callable[[], bool], why: str = "") -> None:
-    until = time.monotonic() + PATIENCE_S
-    while not what():
-        assert time.monotonic() < until, why or "it does not come"
-        time.sleep(0.02)
-
-
 @pytest.fixture
 def spool(tmp_path, port) -> Iterator[Spool]:
     state = tmp_path / "sensor"
@@ -151,10 +146,10 @@ def test_what_a_sensor_keeps_comes_to_the_node_in_order(port, spool):
         spool.keep(*sent[start : start + 100])
     spool.shipper.start()
 
-    wait_for(lambda: len(port.events) == 3_000)
+    wait_until(lambda: len(port.events) == 3_000)
 
     assert port.events == sent
-    wait_for(lambda: spool.shipper.acked == 30)
+    wait_until(lambda: spool.shipper.acked == 30)
 
 
 def test_what_is_not_durable_is_not_acknowledged_and_comes_once(port, spool):
@@ -171,9 +166,9 @@ def test_what_is_not_durable_is_not_acknowledged_and_comes_once(port, spool):
     time.sleep(0.5)
     port.keeps.set()
 
-    wait_for(lambda: again.acked == 1)
+    wait_until(lambda: again.acked == 1)
     spool.keep("b")
-    wait_for(lambda: again.acked == 2)
+    wait_until(lambda: again.acked == 2)
     assert port.events == ["a", "b"]
     again.stop()
 
@@ -181,12 +176,12 @@ def test_what_is_not_durable_is_not_acknowledged_and_comes_once(port, spool):
 def test_a_node_that_was_away_gets_all_of_it_once(port, spool):
     spool.shipper.start()
     spool.keep("a")
-    wait_for(lambda: port.events == ["a"])
+    wait_until(lambda: port.events == ["a"])
     port.stop()
     spool.keep("b", "c")
     port.start()
 
-    wait_for(lambda: port.events == ["a", "b", "c"])
+    wait_until(lambda: port.events == ["a", "b", "c"])
     assert "gone" in port.states
 
 
@@ -197,7 +192,7 @@ def test_a_sensor_that_did_not_come_back_after_a_start_of_the_node_is_gone(
     sensor.enrol(spool.state.parent / "old", port.address, other.add("revoked"))
     for state in (spool.state, spool.state.parent / "old"):
         Raw(port, state).ship([1])
-    wait_for(lambda: port.events == ["1", "1"])
+    wait_until(lambda: port.events == ["1", "1"])
     port.stop()
     other.revoke("revoked")
     port.records.clear()
@@ -205,7 +200,7 @@ def test_a_sensor_that_did_not_come_back_after_a_start_of_the_node_is_gone(
     monkeypatch.setattr(sensors, "RETURN_S", 0.5)
     port.start()
 
-    wait_for(lambda: bool(port.records))
+    wait_until(lambda: bool(port.records))
 
     assert [json.loads(one) for one in port.records] == [{"cw.sensor": "quay-4", "state": "gone"}]
 
@@ -223,14 +218,14 @@ def test_a_node_that_died_before_its_commit_gets_the_batch_again(tmp_path, port,
     again.reader.port = number
     again.start()
 
-    wait_for(lambda: again.events == ["a"])
+    wait_until(lambda: again.events == ["a"])
     again.stop()
 
 
 def test_a_sensor_that_begins_anew_is_not_taken_for_its_old_self(tmp_path, port, spool):
     spool.keep("old")
     spool.shipper.start()
-    wait_for(lambda: port.events == ["old"])
+    wait_until(lambda: port.events == ["old"])
     spool.stop()
 
     anew = Spool(tmp_path / "other", port.address)
@@ -238,7 +233,7 @@ def test_a_sensor_that_begins_anew_is_not_taken_for_its_old_self(tmp_path, port,
     anew.keep("new")
     anew.shipper.start()
 
-    wait_for(lambda: port.events == ["old", "new"])
+    wait_until(lambda: port.events == ["old", "new"])
     anew.stop()
 
 
@@ -252,7 +247,7 @@ def test_a_full_spool_gives_up_the_oldest_and_says_how_many(tmp_path, port):
     made.shipper.trim()
     made.shipper.start()
 
-    wait_for(lambda: bool(port.events) and port.events[-1] == sent[-1])
+    wait_until(lambda: bool(port.events) and port.events[-1] == sent[-1])
 
     assert port.lost > 0
     assert port.lost + len(port.events) == 60
@@ -268,7 +263,7 @@ def test_what_is_durable_at_the_node_leaves_the_spool(port, tmp_path):
         made.keep(f"{number}" + "x" * 500)
     before = len(list((state / "events" / "spool").iterdir()))
     made.shipper.start()
-    wait_for(lambda: made.shipper.acked == 20)
+    wait_until(lambda: made.shipper.acked == 20)
 
     freed = made.shipper.trim()
 
@@ -289,7 +284,7 @@ def test_a_token_serves_once(port, tmp_path):
     with pytest.raises(TransientError, match="not in force"):
         sensor.enrol(tmp_path / "two", port.address, token)
     assert not sensor.is_enrolled(tmp_path / "two")
-    wait_for(lambda: port.rejected["not_admitted"] == 1)
+    wait_until(lambda: port.rejected["not_admitted"] == 1)
 
 
 def test_a_node_restored_without_its_secrets_says_so(tmp_path):
@@ -338,12 +333,12 @@ def test_what_is_no_token_is_refused(tmp_path, token):
 def test_a_revoked_sensor_ships_no_more(port, spool):
     spool.shipper.start()
     spool.keep("a")
-    wait_for(lambda: port.events == ["a"])
+    wait_until(lambda: port.events == ["a"])
 
     port.authority.revoke("quay-4")
     spool.keep("b")
 
-    wait_for(lambda: port.rejected["not_admitted"] > 0)
+    wait_until(lambda: port.rejected["not_admitted"] > 0)
     assert port.events == ["a"]
 
 
@@ -352,7 +347,7 @@ def test_an_older_certificate_of_a_sensor_is_not_in_force(port, spool, tmp_path)
     spool.keep("a")
     spool.shipper.start()
 
-    wait_for(lambda: port.rejected["not_admitted"] > 0)
+    wait_until(lambda: port.rejected["not_admitted"] > 0)
     assert port.events == []
 
 
@@ -365,7 +360,7 @@ def test_a_certificate_of_another_authority_is_not_believed(port, tmp_path):
     made.keep("a")
     made.shipper.start()
 
-    wait_for(lambda: bool(made.shipper.error))
+    wait_until(lambda: bool(made.shipper.error))
     assert port.events == []
     made.stop()
 
@@ -396,7 +391,7 @@ def test_who_shows_no_certificate_may_only_ask_for_one(port, said):
         except OSError:
             pass
 
-    wait_for(lambda: port.rejected["out_of_order"] == 1)
+    wait_until(lambda: port.rejected["out_of_order"] == 1)
     assert port.events == []
 
 
@@ -413,7 +408,7 @@ def test_a_batch_that_is_not_what_it_says_is_not_taken(port, spool):
         assert answers.readline() == b'{"cw.acked":0}\n'
         assert answers.readline() == b""
 
-    wait_for(lambda: port.rejected["out_of_order"] == 1)
+    wait_until(lambda: port.rejected["out_of_order"] == 1)
     assert port.events == []
 
 
@@ -444,12 +439,12 @@ def test_connections_that_follow_each_other_keep_the_order_while_the_node_is_bus
         links[-1].ship(range(1, 20 + turn))
         time.sleep(0.4)
     port.keeps.set()
-    wait_for(lambda: len(port.events) >= 18)
+    wait_until(lambda: len(port.events) >= 18)
 
     last = Raw(port, spool.state)
     last.ship(range(1, 26))
 
-    wait_for(lambda: len(port.events) >= 25)
+    wait_until(lambda: len(port.events) >= 25)
     assert port.events == [str(number) for number in range(1, 26)]
 
 
@@ -460,7 +455,7 @@ def test_who_never_ends_a_handshake_keeps_no_sensor_away(port, spool, monkeypatc
     spool.keep("a")
     spool.shipper.start()
 
-    wait_for(lambda: port.events == ["a"])
+    wait_until(lambda: port.events == ["a"])
 
     assert port.rejected["too_many_connections"] >= 40 - sensors.STRANGERS_EACH_MAX
     for one in silent:
@@ -538,12 +533,12 @@ def test_a_certificate_that_expires_ends_an_open_connection(tmp_path):
     sensor.enrol(tmp_path / "sensor", port.address, port.authority.add("quay-4"))
     link = Raw(port, tmp_path / "sensor")
     link.ship([1])
-    wait_for(lambda: port.events == ["1"])
+    wait_until(lambda: port.events == ["1"])
 
     now[0] += timedelta(days=731)
     link.ship([2])
 
-    wait_for(lambda: port.rejected["not_admitted"] == 1)
+    wait_until(lambda: port.rejected["not_admitted"] == 1)
     assert port.events == ["1"]
     port.stop()
 
@@ -569,7 +564,7 @@ def test_a_damaged_batch_is_counted_and_those_behind_it_are_shipped(port, spool)
     path.write_bytes(path.read_bytes().replace(b'"message":"second"', b'"message":"sec0nd"'))
     spool.shipper.start()
 
-    wait_for(lambda: port.events == ["first", "third"])
+    wait_until(lambda: port.events == ["first", "third"])
 
     assert port.lost == 1
 
@@ -597,31 +592,31 @@ def test_what_is_not_synced_yet_is_not_shipped(port, spool):
     spool.keep("b")
     spool.events._batch = 1  # as while the second is being synced
     spool.shipper.start()
-    wait_for(lambda: port.events == ["a"])
+    wait_until(lambda: port.events == ["a"])
     time.sleep(0.6)
     assert port.events == ["a"]
 
     spool.events._batch = 2
 
-    wait_for(lambda: port.events == ["a", "b"])
+    wait_until(lambda: port.events == ["a", "b"])
 
 
 def test_a_spool_that_was_set_back_loses_and_doubles_nothing(port, spool, tmp_path):
     """A sensor restored from a snapshot counts on from a number that the node has already."""
     spool.keep("a")
     spool.shipper.start()
-    wait_for(lambda: spool.shipper.acked == 1)
+    wait_until(lambda: spool.shipper.acked == 1)
     shutil.copytree(spool.state, tmp_path / "snapshot")
     spool.keep("b")
     spool.keep("c")
-    wait_for(lambda: spool.shipper.acked == 3)
+    wait_until(lambda: spool.shipper.acked == 3)
     spool.stop()
 
     restored = Spool(tmp_path / "snapshot", port.address)
     restored.keep("d")
     restored.shipper.start()
 
-    wait_for(lambda: "d" in port.events)
+    wait_until(lambda: "d" in port.events)
     assert port.events == ["a", "b", "c", "d"]
     restored.stop()
 
@@ -644,7 +639,7 @@ def test_a_sensor_is_told_why_it_is_not_admitted(port, spool):
     port.authority.revoke("quay-4")
     spool.shipper.start()
 
-    wait_for(lambda: "not in force" in spool.shipper.error)
+    wait_until(lambda: "not in force" in spool.shipper.error)
 
 
 # ---- What the node makes of it
@@ -726,60 +721,83 @@ def test_processes_that_are_killed_lose_nothing_and_double_nothing(tmp_path):
     node = start(["run", "--path-only", "-c", str(node_file)])
     authority = SensorAuthority(tmp_path / "node", now_utc)
     token = authority.add("quay-4")
-    wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
+    wait_until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
     sensor.enrol(tmp_path / "sensor", f"127.0.0.1:{port}", token)
     one = start(["collect", "-c", str(sensor_file)])
     total = 0
-    for _ in range(6):
-        for _ in range(40):
-            with log.open("a") as file:
-                file.writelines(LINE.format(total + at) + "\n" for at in range(25))
-            total += 25
-            time.sleep(0.02)
-        time.sleep(chance.random())
-        if chance.random() < 0.5:
-            os.kill(node.pid, signal.SIGKILL)
-            node.wait()
-            node = start(["run", "--path-only", "-c", str(node_file)])
-        else:
-            os.kill(one.pid, signal.SIGKILL)
-            one.wait()
-            one = start(["collect", "-c", str(sensor_file)])
-    places: list[str] = []
-
-    def all_there() -> bool:
-        found = spooled(tmp_path / "node")
-        places[:] = [event["cw.record.place"] for event in found]
-        return len(found) >= total
-
-    until = time.monotonic() + PATIENCE_S
-    while not all_there() and time.monotonic() < until:
-        time.sleep(0.5)
-    for process in (one, node):
-        process.terminate()
-        process.wait(PATIENCE_S)
-    seen = Counter(event["event.original"] for event in spooled(tmp_path / "node"))
+    try:
+        for _ in range(6):
+            for _ in range(40):
+                with log.open("a") as file:
+                    file.writelines(LINE.format(total + at) + "\n" for at in range(25))
+                total += 25
+                time.sleep(0.02)
+            time.sleep(chance.random())
+            if chance.random() < 0.5:
+                os.kill(node.pid, signal.SIGKILL)
+                node.wait()
+                node = start(["run", "--path-only", "-c", str(node_file)])
+            else:
+                os.kill(one.pid, signal.SIGKILL)
+                one.wait()
+                one = start(["collect", "-c", str(sensor_file)])
+        wait_until(lambda: len(stored(tmp_path / "node")) >= total)
+    finally:
+        for process in (one, node):
+            process.terminate()
+            process.wait(PATIENCE_S)
+    found = stored(tmp_path / "node")
+    seen = Counter(line for line, _ in found)
 
     assert len(seen) == total
     assert set(seen.values()) == {1}
-    assert len(set(places)) == total
+    assert len({place for _, place in found}) == total
 
 
-def spooled(state: Path) -> list[dict[str, str]]:
-    """Events of the sensor in the spool of the node; an oracle that asks no store."""
-    found = []
-    for path in sorted((state / "events" / "spool").glob("*.ndjson")):
-        waiting: list[dict[str, str]] = []
-        for line in path.read_bytes().splitlines():
-            if line.startswith(b'{"cw.batch":'):
-                found += waiting
-                waiting = []
-            elif not line.startswith(b'{"cw.segment":'):
-                try:
-                    waiting.append(json.loads(line))
-                except ValueError:
-                    break
-    return [one for one in found if one.get("event.action") not in STATES]
+def stored(state: Path) -> list[tuple[str, str]]:
+    """Line and place of the sensor's events in the node's files; an oracle that asks no store.
+
+    The spool is read first: what a compaction moves in between is then in both, and is left out
+    by the number of its batch.
+    """
+    folder = state / "events"
+    waiting: list[bytes] = []
+    for path in sorted((folder / "spool").glob("*.ndjson")):
+        with suppress(FileNotFoundError):  # it is in the archive by now
+            waiting.append(path.read_bytes())
+    archive = sorted((folder / "parquet").glob("*/*.parquet"))
+    found = archived(archive)
+    last = max((int(path.stem.partition("-")[2]) for path in archive), default=0)
+    for number, line, place in (event for data in waiting for event in spooled(data)):
+        if number > last:
+            found.append((line, place))
+    return found
+
+
+def archived(files: list[Path]) -> list[tuple[str, str]]:
+    if not files:
+        return []
+    names = [str(path) for path in files]
+    what = 'SELECT "event.original", "cw.record.place" FROM read_parquet(?, union_by_name=true)'
+    where = "WHERE coalesce(\"event.action\", '') NOT IN ?"
+    return duckdb.execute(f"{what} {where}", [names, STATES]).fetchall()
+
+
+def spooled(data: bytes) -> Iterator[tuple[int, str, str]]:
+    """Batch, line and place of what is committed in a segment."""
+    waiting: list[tuple[str, str]] = []
+    for line in data.splitlines():
+        if line.startswith(b'{"cw.segment":'):
+            continue
+        try:
+            said = json.loads(line)
+        except ValueError:
+            return
+        if "cw.batch" in said:
+            yield from ((said["cw.batch"], *one) for one in waiting)
+            waiting = []
+        elif said.get("event.action") not in STATES:
+            waiting.append((said["event.original"], said["cw.record.place"]))
 
 
 STATES = ("sensor_connected", "sensor_gone")

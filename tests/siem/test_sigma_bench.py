@@ -6,11 +6,12 @@ import gzip
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from cityward import LogSource
+from cityward import InputError, LogSource
 from detectors.sigma.engine import Engine
-from detectors.sigma.load import load_folder
+from detectors.sigma.load import load_folder, load_text
 from siem import cli, sigma_bench, sigma_cases, sigma_lanes
 from siem.exercise import bench as city_bench
 from tests.detectors.sigma.test_truth import unpacked
@@ -126,6 +127,21 @@ def test_the_demos_evening_is_measured_in_nodes_and_alone(
     assert row["warm_per_s"] > row["lines_per_s"] > row["node_per_s"] > 0
 
 
+@pytest.mark.parametrize("wrong", ["rules", "lane", "no rules", "no lines"])
+def test_nothing_is_measured_where_there_is_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str], wrong: str
+) -> None:
+    (folder / "empty").mkdir()
+    (folder / "text.ndjson").write_text("no JSON\n")
+    rules = {"rules": "nowhere", "no rules": "empty"}.get(wrong, "rules")
+    lane = {"lane": "nowhere", "no lines": "text.ndjson"}.get(wrong, "lane.ndjson.gz")
+
+    words = ["--rules", str(folder / rules), str(folder / lane), "--rounds", "1", "--batch", "512"]
+
+    assert cli.run(["bench", "sigma", *words]) == 7
+    assert capsys.readouterr().out == ""
+
+
 def test_an_evening_has_what_every_operator_reads() -> None:
     evening = {place.operator: [put.at_s for put in puts] for place, puts in city_bench.evening(1)}
 
@@ -176,6 +192,22 @@ def test_a_revision_is_that_of_content_and_place(folder: Path) -> None:
 
     (rules / "win" / "one.yml").rename(rules / "one.yml")
     assert sigma_lanes.revision(rules) != before
+
+
+def test_a_run_that_fails_says_why(folder: Path, tmp_path: Path) -> None:
+    lane = sigma_lanes.Lane("gone", tmp_path / "gone.ndjson", folder / "rules")
+
+    with pytest.raises(InputError, match=r"measuring failed: .*No such file .*gone\.ndjson"):
+        sigma_bench._alone(lane, lane.file, 512, tmp_path)
+
+
+def test_a_lane_may_be_called_as_its_parts_are(folder: Path, tmp_path: Path) -> None:
+    lane = tmp_path / "part-0.ndjson.gz"
+    lane.write_bytes((folder / "lane.ndjson.gz").read_bytes())
+
+    rows = [*sigma_bench.rows(folder / "rules", [lane], rounds=1, batches=(512,), cores=2)]
+
+    assert [(row["events"], row["matches"]) for row in rows] == [(4, 2), (4, 2)]
 
 
 def test_lines_are_dealt_out_and_none_is_lost(tmp_path: Path) -> None:
@@ -263,6 +295,17 @@ def test_recorded_attacks_match_as_often_as_with_rsigma(
     assert (events, counts.total(), len(counts)) == (100_464, 783, 97)
 
 
+def test_a_peer_that_seems_to_take_no_time_is_given_no_rate() -> None:
+    run = sigma_bench.Run(512, 10, 1.0, 1.0, 1.0, 1.0, {}, 1)
+    peers = [sigma_bench.Peer("p", 2.0, whole_s, 1, {}, 1) for whole_s in (1.5, 3.0)]
+    row = sigma_bench._row("lane", [run])
+
+    said = sigma_bench._compared(row, run, peers)
+    assert (said["rsigma_per_s"], said["cold_ratio"], said["counts"]) == (None, None, "same")
+    said = sigma_bench._compared(row, run, peers[1:])
+    assert (said["rsigma_per_s"], said["cold_ratio"]) == (10, 1.0)
+
+
 def cases(folder: Path, *changes: dict[str, object]) -> str:
     file = folder / "cases.ndjson"
     file.write_text("".join(json.dumps({**CASE, **change}) + "\n" for change in changes))
@@ -282,10 +325,11 @@ def test_cases_from_outside_hold(folder: Path, capsys: pytest.CaptureFixture[str
         {"expected_match_count": 7, "corrected_match_count": 1},
         {"rule_path": "", "rule": RULE},
         {"logsource": None},
+        {"logsource": {}},
     )
 
     assert run(folder, file) == 0
-    assert "5 of 5 cases hold" in capsys.readouterr().err
+    assert "6 of 6 cases hold" in capsys.readouterr().err
 
 
 def test_each_case_that_fails_is_printed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -306,8 +350,156 @@ def test_each_case_that_fails_is_printed(folder: Path, capsys: pytest.CaptureFix
     found = {one["case"]: (one["wanted"], one["found"]) for one in json.loads(said.out)}
     assert found["more"] == ("2", "1")
     assert found["none"] == ("at least 1", "0")
-    assert {*found} == {"more", "none", "gone", "bad", "line 6"}
+    assert {*found} == {"more", "none", "gone", "bad", ""}
     assert "1 of 6 cases hold" in said.err
+
+
+NEEDS = RULE.replace("Image|endswith: whoami.exe", "Image|expand: '%q%'")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"rule_path": "no/such.yml"}, "there is no such rule"),
+        ({"rule": ""}, "there is no rule in it (rule)"),
+        ({"rule_path": ""}, "there is neither rule nor rule_path"),
+        ({"rule_id": "33333333-3333-4333-8333-333333333333"}, "no rule in it has the id 33333333-"),
+        ({"rule": NEEDS}, "Whoami is not evaluated: needs %q%"),
+        ({"logsource": "windows"}, "got `str` - at `$.logsource`"),
+        ({"logsource": {}, "rule": ""}, "there is no rule in it"),
+        ({"events": ["x"]}, "got `str` - at `$.events[0]`"),
+        ({"events": [{"@timestamp": "2026-13-45"}]}, "'2026-13-45' is no time"),
+        ({"expected_match_count": "0"}, "got `str` - at `$.expected_match_count`"),
+    ],
+)
+def test_a_case_of_which_nothing_runs_fails_and_the_others_run(
+    folder: Path, change: dict[str, object], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    none = {"expected_match_count": 0, "events": [{"Image": "cmd.exe"}]}
+    file = cases(folder, {}, {**none, **change}, none)
+
+    assert run(folder, file) == 3
+
+    said = capsys.readouterr()
+    (failed,) = json.loads(said.out)
+    assert (failed["where"], failed["wanted"]) == (f"{file}:2", "a case that can be run")
+    assert reason in failed["found"]
+    assert "2 of 3 cases hold" in said.err
+
+
+def test_a_misspelt_count_is_told_and_what_else_somebody_says_is_not(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = Path(cases(folder, {"source": "somebody"}, {"expected_matchcount": 1}))
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    del lines[1]["expected_match_count"]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    assert run(folder, str(file)) == 3
+
+    said = capsys.readouterr()
+    (failed,) = json.loads(said.out)
+    what = "there is no expected_match_count, and expected_matchcount is not known"
+    assert what in failed["found"]
+    assert "1 of 2 cases hold" in said.err
+
+
+def test_a_case_whose_rule_fails_on_an_event_fails(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    states = Engine(load_text(RULE)).states()
+    failing = [msgspec.structs.replace(one, faults=1) for one in states]
+    monkeypatch.setattr(Engine, "states", lambda _: failing)
+
+    assert run(folder, cases(folder, {})) == 3
+    assert "Whoami fails on an event" in capsys.readouterr().out
+
+
+def test_a_corrected_count_of_null_corrects_nothing(folder: Path) -> None:
+    assert run(folder, cases(folder, {"corrected_match_count": None})) == 0
+    wrong = cases(folder, {"expected_match_count": 2, "corrected_match_count": None})
+    assert run(folder, wrong) == 3
+
+
+def test_every_event_with_which_a_correlation_holds_counts(folder: Path) -> None:
+    rule = f"""{RULE}name: who
+---
+title: Often
+id: 22222222-2222-4222-8222-222222222222
+level: low
+correlation: {{type: event_count, rules: [who], timespan: 1h, condition: {{gte: 2}}}}
+"""
+    often = {
+        "rule": rule,
+        "rule_id": "22222222-2222-4222-8222-222222222222",
+        "events": [{"Image": "whoami.exe"}] * 4,
+        "expected_match_count": 3,
+    }
+
+    assert run(folder, cases(folder, often)) == 0
+
+
+def test_an_absence_is_told_as_time_passes_and_after_the_last_event(folder: Path) -> None:
+    cmd = RULE.replace("whoami", "cmd").replace("11111111-1111", "33333333-1111")
+    rule = f"""{RULE}name: who
+---{cmd}name: cmd
+---
+title: Alone
+name: alone
+id: 22222222-2222-4222-8222-222222222222
+level: low
+cw_absence: {{trigger: who, expected: cmd, within: 10s}}
+"""
+    chained = f"""{rule}---
+title: Alone, then cmd
+id: 44444444-4444-4444-8444-444444444444
+level: low
+correlation: {{type: temporal_ordered, rules: [alone, cmd], timespan: 1m}}
+"""
+    times = ("10:00:00", "10:00:30", "11:00:00", "11:00:10", "12:00:00")
+    case = {
+        "rule": rule,
+        "rule_id": "22222222-2222-4222-8222-222222222222",
+        "events": [
+            {"@timestamp": f"2026-01-05T{time}Z", "Image": image}
+            for time, image in zip(times, ["whoami.exe", "cmd.exe"] * 3, strict=False)
+        ],
+        "expected_match_count": 2,
+    }
+    upper = {"rule": chained, "rule_id": "44444444-4444-4444-8444-444444444444"}
+
+    # The upper one hears of the first absence in time for what comes twenty seconds later.
+    assert run(folder, cases(folder, case, {**case, **upper, "expected_match_count": 1})) == 0
+
+
+def test_cases_may_be_packed_and_begin_with_a_mark_of_byte_order(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = Path(cases(folder, {}, {})).read_bytes()
+    packed = folder / "cases.ndjson.gz"
+    packed.write_bytes(gzip.compress(b"\xef\xbb\xbf" + lines))
+
+    assert run(folder, str(packed)) == 0
+
+    said = capsys.readouterr()
+    assert (json.loads(said.out), said.err) == ([], "2 of 2 cases hold\n")
+    packed.write_bytes(packed.read_bytes()[:-20])
+    assert run(folder, str(packed)) == 7
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_no_folder_of_rules_is_one_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = cases(folder, {}, {})
+
+    assert cli.run(["bench", "sigma", "--conformance", file, "--rules", "nowhere"]) == 7
+    assert "there is no such folder\nnowhere" in capsys.readouterr().err
+
+
+def test_a_file_without_a_case_proves_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(folder, cases(folder)) == 7
+    assert "there is no case in it" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -184,6 +184,9 @@ def test_taken_back_the_file_counts_again(settings: Settings, db: NodeDb, tuner:
         (RULE.replace(RULE_ID, "44444444-4444-4444-8444-444444444444"), "there are no samples"),
         (FILTER.replace("expires: 2026-03-01", "").replace("night,", "night"), "never expires"),
         (FILTER.replace("not scanner", "scanner"), "lacks `not`"),
+        (FILTER.replace("it looks for weak passwords at night", "'   '"), "has no reason"),
+        (FILTER.replace("author: a.ana\n", ""), "the filter has no owner: name under `author`"),
+        (FILTER.replace("a.ana", "'  '"), "has no owner"),
         (FILTER.replace(RULE_ID, MANY_ID), "is a correlation"),
     ],
 )
@@ -191,7 +194,7 @@ def test_what_is_wrong_is_said_and_not_deployed(
     db: NodeDb, tuner: Tuner, text: str, why: str
 ) -> None:
     try:
-        one = tuner.examine(text)
+        one = tuner.examine(text, now=NOW)
         with pytest.raises(Unsafe):
             tuner.deploy(one, "a.ana", "why", NOW)
         said = "; ".join(one.reasons())
@@ -375,6 +378,84 @@ def test_only_what_changes_is_asked(settings: Settings, db: NodeDb, tuner: Tuner
     assert with_builders(taller, {MANY_ID}) == {MANY_ID, FILTER_ID}
 
 
+# ---- Filters that are added
+
+
+@pytest.mark.parametrize(
+    ("day", "why"),
+    [
+        ("2026-01-05", "ends on 2026-01-05, which is past"),
+        ("2025-12-31", "ends on 2025-12-31, which is past"),
+        ("2027-01-07", "a year is enough, so by 2027-01-06"),
+        ("2026-01-06", ""),
+        ("2027-01-06", ""),
+    ],
+)
+def test_a_filter_that_is_to_count_ends_within_a_year(
+    db: NodeDb, tuner: Tuner, day: str, why: str
+) -> None:
+    text = FILTER.replace("SOURCE", "192.0.2.8").replace("2026-03-01", day)
+
+    said = "; ".join(tuner.examine(text, now=NOW).reasons())
+
+    assert why in said
+    assert bool(said) is bool(why)
+
+
+def test_a_filter_that_has_ended_is_still_read_and_not_gone_back_to(
+    settings: Settings, db: NodeDb, tuner: Tuner
+) -> None:
+    text, later = FILTER.replace("SOURCE", "192.0.2.8"), NOW + timedelta(days=60)
+    first = tuner.deploy(tuner.examine(text, now=NOW), "a.ana", "why", NOW)
+    longer = text.replace("2026-03-01", "2026-06-01")
+    tuner.deploy(tuner.examine(longer, now=NOW), "a.ana", "why", NOW)
+
+    with pytest.raises(Unsafe, match="which is past"):
+        tuner.revert(FILTER_ID, first, "b.oth", "why", later)
+
+    (row,) = Tuner(settings, db).filters((NOW + timedelta(days=300)).date())
+    assert (row.is_expired, row.expires) == (True, date(2026, 6, 1))
+
+
+def test_what_is_hidden_already_is_not_added_again_and_the_filter_is_named(
+    settings: Settings, db: NodeDb, tuner: Tuner
+) -> None:
+    text = FILTER.replace("SOURCE", "192.0.2.8")
+    tuner.deploy(tuner.examine(text, now=NOW), "a.ana", "why", NOW)
+    other = text.replace(FILTER_ID, FILTER_ID[:-1] + "9").replace("Not the", "No")
+
+    for each in (text, other):
+        (why,) = tuner.added(each, NOW)[0].reasons()
+        assert f"Not the scanner ({FILTER_ID}) hides the same already, to 2026-03-01" in why
+    assert tuner.added(other.replace("192.0.2.8", "192.0.2.9"), NOW)[0].reasons() == []
+    longer = text.replace("2026-03-01", "2026-04-01")
+    assert tuner.examine(longer, now=NOW).reasons() == []
+    after = NOW + timedelta(days=60)
+    assert tuner.added(other.replace("2026-03-01", "2026-04-01"), after)[0].reasons() == []
+
+
+@pytest.mark.parametrize(
+    ("sources", "others", "is_told"), [(20, 2, True), (20, 3, False), (19, 0, False)]
+)
+def test_a_filter_that_leaves_next_to_nothing_of_a_rule_is_told_and_not_refused(
+    settings: Settings, db: NodeDb, tuner: Tuner, sources: int, others: int, is_told: bool
+) -> None:
+    known = [one for n in range(sources) for one in attempts(f"192.0.2.{n}")]
+    rest = [one for n in range(others) for one in attempts(f"198.51.100.{n}")]
+    seen(settings, db, [*known, *rest])
+    text = FILTER.replace("source.ip: SOURCE", "source.ip|cidr: 192.0.2.0/24")
+
+    examined, hidden = tuner.added(text, NOW)
+
+    assert (len(hidden), examined.reasons()) == (sources, [])
+    told = [one.what for one in examined.problems if one.severity == "warning"]
+    much = (
+        f"it would hide 20 of the newest {20 + others} findings of Wrong password in 30 days, "
+        "nearly all that it says: name more fields if that is not meant"
+    )
+    assert told == ([much] if is_told else [])
+
+
 # ---- Filters from findings
 
 
@@ -417,10 +498,27 @@ def test_a_filter_from_a_correlation_binds_to_its_rules(
     (finding,) = findings(db, f"rule.id:{MANY_ID}")
 
     text = tuner.filter_of(finding, ["source.ip"], reason="why", expires=date(2026, 3, 1), by="a")
-    hidden = tuner.hides(text, NOW)
+    examined, hidden = tuner.added(text, NOW)
 
-    assert tuner.examine(text).reasons() == []
+    assert examined.reasons() == []
     assert {one.title for one in hidden} == {"Wrong password", "Many wrong passwords"}
+    assert examined.row is not None
+    assert examined.title == examined.row.title == "Not Wrong password"
+    assert examined.row.rules == ((RULE_ID, "Wrong password"),)
+    assert examined.row.heard_by == ((MANY_ID, "Many wrong passwords"),)
+
+
+def test_a_correlation_has_the_filters_of_the_rules_that_it_builds_on(
+    settings: Settings, db: NodeDb, tuner: Tuner
+) -> None:
+    tuner.deploy(tuner.examine(FILTER.replace("SOURCE", "192.0.2.8")), "a.ana", "why", NOW)
+    today = NOW.date()
+
+    (row,) = tuner.filters(today, MANY_ID)
+
+    assert row.id == FILTER_ID
+    assert tuner.filters(today) == tuner.filters(today, RULE_ID) == [row]
+    assert tuner.filters(today, FILTER_ID) == []
 
 
 @pytest.mark.parametrize("user", ["a*b", "a?b", "a\\b", "%x%", "'\"", "x: y", "null", "1"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,18 @@ from siem import assembly, cli, config
 from siem.assets import from_settings
 from siem.node import now_utc
 from siem.store.embedded import NodeDb
-from tests.siem.test_tuning import FILTER, RULE, RULE_ID, SAMPLES, attempts, findings, right, seen
+from tests.siem.test_tuning import (
+    FILTER,
+    FILTER_ID,
+    MANY,
+    RULE,
+    RULE_ID,
+    SAMPLES,
+    attempts,
+    findings,
+    right,
+    seen,
+)
 
 Capture = pytest.CaptureFixture[str]
 
@@ -88,6 +100,46 @@ def test_what_was_right_is_told_and_kept(folder: Path, capsys: Capture) -> None:
     assert "would not be made any more" in capsys.readouterr().err
 
 
+def test_the_reason_of_a_file_counts_and_the_same_is_not_added_twice(
+    folder: Path, capsys: Capture
+) -> None:
+    until = (now_utc() + timedelta(days=30)).date()
+    text = FILTER.replace("SOURCE", "192.0.2.8").replace("2026-03-01", str(until))
+    (folder / "mine.yml").write_text(text)
+
+    assert cli.run(["filter", "add", "mine.yml", "--yes"]) == 0
+    capsys.readouterr()
+    (one,) = rows(capsys, "filter", "list")
+    (version,) = rows(capsys, "rule", "history", FILTER_ID)
+    assert cli.run(["filter", "add", "mine.yml", "--yes"]) == 6
+
+    said = capsys.readouterr().err
+    assert one["reason"] == version["reason"] == "it looks for weak passwords at night"
+    assert f"No: mine.yml:6: error: Not the scanner ({FILTER_ID}) hides the same already" in said
+
+
+def test_a_filter_says_which_rule_it_binds_to_and_what_builds_on_that(
+    folder: Path, capsys: Capture
+) -> None:
+    (folder / "rules" / "many.yml").write_text(MANY)
+    add = ["filter", "add", "--from", of_source(folder, "192.0.2.8"), "--reason", "our scanner"]
+
+    assert cli.run(add) == 0
+
+    bound = "It binds to Wrong password. What builds on it does not get what is hidden either: "
+    assert f"{bound}Many wrong passwords.\n" in capsys.readouterr().err
+
+
+def test_a_filter_of_a_file_that_has_ended_is_not_added(folder: Path, capsys: Capture) -> None:
+    (folder / "old.yml").write_text(FILTER.replace("2026-03-01", "2020-01-01"))
+
+    assert cli.run(["filter", "add", "old.yml", "--reason", "x", "--yes"]) == 6
+    assert cli.run(["rule", "deploy", "old.yml", "--reason", "x", "--yes"]) == 6
+
+    assert "the filter ends on 2020-01-01, which is past" in capsys.readouterr().err
+    assert rows(capsys, "filter", "list") == []
+
+
 def test_a_rule_is_deployed_and_reverted(folder: Path, capsys: Capture) -> None:
     for level in ("high", "critical"):
         (folder / "mine.yml").write_text(RULE.replace("medium", level))
@@ -107,6 +159,28 @@ def test_a_rule_is_deployed_and_reverted(folder: Path, capsys: Capture) -> None:
     assert ["level: high" in text for text in texts] == [True, False, True]
 
 
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        (RULE.replace("condition: failed", "condition: wrong"), "mine.yml:8"),
+        (RULE.replace(f"id: {RULE_ID}\n", ""), "mine.yml:1"),
+        (RULE.replace("title:", "tags: [attack.t9999]\ntitle:"), "mine.yml:"),
+        (f"{RULE}---{RULE}", "mine.yml"),
+    ],
+)
+def test_what_is_wrong_with_a_rule_is_told_with_its_file(
+    text: str, where: str, folder: Path, capsys: Capture
+) -> None:
+    (folder / "mine.yml").write_text(text)
+
+    assert cli.run(["rule", "deploy", "mine.yml", "--reason", "why", "--yes"]) != 0
+
+    said = capsys.readouterr().err
+    assert where in said
+    assert "<text>" not in said
+    assert "rulebook/" not in said
+
+
 def test_a_rule_whose_samples_fail_is_not_deployed(folder: Path, capsys: Capture) -> None:
     (folder / "mine.yml").write_text(RULE.replace("failure", "success"))
 
@@ -121,7 +195,6 @@ def test_a_rule_whose_samples_fail_is_not_deployed(folder: Path, capsys: Capture
     [
         ("filter add --reason x", 2),
         ("filter add one.yml --from abcd --reason x", 2),
-        ("filter add one.yml", 2),
         ("filter add one.yml --reason x --days 0", 2),
         ("filter add missing.yml --reason x", 2),
         ("filter add --from ffffffff --reason x", 2),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from datetime import date, timedelta
@@ -12,9 +14,9 @@ from typing import Any
 import pytest
 
 from cityward import InputError, RuleError, Unsafe
-from detectors.sigma import load
+from detectors.sigma import load, samples
 from detectors.sigma.load import load_folder
-from siem import assembly, ruleset, words
+from siem import assembly, ruleset, serve, words
 from siem.config import Settings
 from siem.console.tuning import Job
 from siem.node import document
@@ -47,6 +49,41 @@ def bench(settings: Settings, db: NodeDb) -> Iterator[Workbench]:
     made = Workbench(settings, db, lambda: NOW)
     yield made
     made.close()
+
+
+def test_rules_that_were_read_ahead_are_not_read_when_a_page_asks(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.read_ahead()
+    monkeypatch.setattr(ruleset, "Library", lambda settings: pytest.fail("read again"))
+    monkeypatch.setattr("siem.workbench.FILES_LOOKED_AT_S", 0.0)
+
+    assert bench.source(RULE_ID) is not None
+
+
+def test_rules_that_cannot_be_read_ahead_end_nothing(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(ruleset, "Library", lambda settings: 1 / 0)
+        bench.read_ahead()
+
+    assert "The rules cannot be read ahead." in caplog.text
+    assert bench.source(RULE_ID) is not None
+
+
+def test_the_console_begins_to_read_rules_as_it_starts(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = threading.Event()
+    monkeypatch.setattr(Workbench, "read_ahead", lambda bench: begun.set())
+    monkeypatch.setattr(serve, "_answer", lambda *given: None)
+    monkeypatch.setattr(serve.signal, "signal", lambda *given: None)
+
+    with socket.socket() as listening:
+        serve.serve(settings, listening)
+
+    assert begun.wait(PATIENCE_S)
 
 
 def test_a_document_is_edited_from_its_file_its_draft_or_what_is_deployed(
@@ -166,6 +203,94 @@ def test_who_did_not_see_the_newest_version_goes_back_to_none(bench: Workbench) 
         with pytest.raises(Conflict):
             bench.revert(RULE_ID, number, "a.ana", "back", louder)
     assert bench.revert(RULE_ID, louder, "a.ana", "back", newest) > newest
+
+
+def test_lines_are_left_out_while_others_take_their_turn(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[bool] = []
+    tried = samples.tried_mutants
+
+    def watched(*given: Any) -> Iterator[tuple[str, bool]]:
+        turns.append(bench._turn.locked())
+        return tried(*given)
+
+    monkeypatch.setattr(samples, "tried_mutants", watched)
+
+    assert bench.unnoticed(RULE, SAMPLES) == ["failed: event.action"]
+    assert turns == [False]
+    for text in (MANY, FILTER.replace("SOURCE", "192.0.2.8")):
+        with pytest.raises(InputError, match=r"single events|filter has no samples"):
+            bench.unnoticed(text, SAMPLES)
+
+
+def test_one_engine_serves_all_samples_of_a_rule_without_a_line(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[object] = []
+    engine = samples.Engine
+
+    def counted(*given: Any) -> Any:
+        made.append(given)
+        return engine(*given)
+
+    monkeypatch.setattr(samples, "Engine", counted)
+
+    bench.unnoticed(RULE, SAMPLES)
+
+    assert len(made) == 2  # as many as lines
+
+
+def test_lines_that_take_too_long_are_counted_and_what_was_found_is_said(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times_s = iter((0.0, 9.0, 10.5))
+    monkeypatch.setattr("siem.workbench.time.thread_time", lambda: next(times_s))
+
+    with pytest.raises(InputError) as told:
+        bench.unnoticed(RULE, SAMPLES)
+
+    assert told.value.what == (
+        "1 of 2 lines were looked at in 10 s of a processor;"
+        " 1 of them no sample misses: failed: event.action"
+    )
+
+
+def test_when_rules_were_tuned_is_told_while_somebody_takes_a_long_turn(bench: Workbench) -> None:
+    assert bench.tuned_at() == {}
+    bench.deploy(RULE.replace("medium", "high"), SAMPLES, "a.ana", "louder", 0)
+    tuned = bench.tuned_at()
+    assert tuned == {RULE_ID: NOW, MANY_ID: NOW}
+
+    asked: list[object] = []
+    with bench._turn:
+        asking = threading.Thread(target=lambda: asked.append(bench.tuned_at()), daemon=True)
+        asking.start()
+        asking.join(PATIENCE_S)
+        assert asked == [tuned]
+
+
+def test_when_rules_were_tuned_is_asked_anew_if_a_file_changed(
+    settings: Settings, bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("siem.workbench.FILES_LOOKED_AT_S", 0.0)
+    bench.deploy(RULE.replace("medium", "high"), SAMPLES, "a.ana", "louder", 0)
+    assert MANY_ID in bench.tuned_at()
+
+    Path(settings.rules.folders[0], "many.yml").unlink()
+
+    assert bench.tuned_at() == {RULE_ID: NOW}
+
+
+def test_who_goes_back_loses_nobodys_draft(bench: Workbench) -> None:
+    louder = bench.deploy(RULE.replace("medium", "high"), SAMPLES, "a.ana", "louder", 0)
+    newest = bench.deploy(RULE.replace("medium", "low"), SAMPLES, "b.oth", "quieter", louder)
+    bench.save(WIDER, WIDER_SAMPLES, "b.oth")
+
+    back = bench.revert(RULE_ID, louder, "a.ana", "back", newest)
+    bench.revert(RULE_ID, 0, "a.ana", "to the file", back)
+
+    assert [one.text for one in bench.drafts()] == [WIDER]
 
 
 def test_a_line_is_tried_and_it_says_why_not(bench: Workbench) -> None:

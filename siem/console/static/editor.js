@@ -7,7 +7,7 @@ const TAIL = /[\w.@%-]*$/;
 const KINDS = ["must match", "near miss", "ordinary"];
 const CASE = ["name", "kind", "events", "collector", "records", "frames", "expect", "logsource", "until"];
 
-function element(name, attributes = {}, text = "") {
+export function element(name, attributes = {}, text = "") {
   const made = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
   made.textContent = text;
@@ -193,7 +193,7 @@ export class Editor {
     );
     this.options.hidden = false;
     this.area.setAttribute("aria-controls", this.options.id);
-    this.said.textContent = `${this.found.length} words`;
+    this.said.textContent = this.found.length === 1 ? "1 word" : `${this.found.length} words`;
     this.beside();
     this.select(0);
   }

@@ -2,6 +2,7 @@
 import { act } from "./lists.js";
 
 const ACTS = { a: "take", w: "progress", r: "resolve", s: "suppress", c: "comment", i: "incident" };
+const FILTER = "#filter";
 const rows = () => [...document.querySelectorAll("[data-row]")];
 let current = -1;
 let going = false;
@@ -48,6 +49,20 @@ function open(selector) {
   } else part?.click();
 }
 
+// A filter from the finding of the row, which the panel has to show first.
+function filter() {
+  const row = here();
+  const link = row?.querySelector("[data-open]");
+  if (!link || row.classList.contains("on")) open("[data-filter]");
+  else location.assign(`${link.href}${FILTER}`);
+}
+
+function goOn() {
+  if (location.hash !== FILTER) return;
+  history.replaceState(null, "", location.pathname + location.search);
+  open("[data-filter]");
+}
+
 const SINGLE = {
   "/": () => document.getElementById("query")?.select(),
   "?": () => location.assign("/keys"),
@@ -59,7 +74,7 @@ const SINGLE = {
   "]": () => shift(1),
   "-": () => open("[data-zoom-out]"),
   y: () => open("[data-copy-link]"),
-  f: () => open("[data-filter]"),
+  f: filter,
   Escape: close,
   Enter: () => here()?.querySelector("[data-open]")?.click(),
 };
@@ -70,6 +85,7 @@ function typing(target) {
 
 export function keys() {
   if (document.documentElement.dataset.keys === "off") return;
+  goOn();
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
     if (document.querySelector("dialog[open]")) return;

@@ -585,5 +585,5 @@ def test_mutated_captures_are_survived_and_accounted(data: Path, tmp_path: Path,
 def test_very_many_mutated_captures_are_survived_and_accounted(
     data: Path, tmp_path: Path, seed: int
 ) -> None:
-    """Here some 200,000 packets; each decoder has 20,000 damaged messages of its own besides."""
+    """Here some 200,000 packets; each decoder has 5,000 damaged messages of its own besides."""
     survive(data, tmp_path, seed, 1_000)

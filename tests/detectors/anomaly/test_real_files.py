@@ -18,6 +18,8 @@ from detectors.anomaly.silence import Silence
 from detectors.anomaly.surprise import Surprise
 from tests.detectors.anomaly.real import capture_events, document_events
 
+pytestmark = pytest.mark.slow
+
 MESSAGES_BEFORE = 9_000
 PLC = "141.81.0.86"
 

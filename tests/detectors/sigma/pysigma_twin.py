@@ -43,9 +43,15 @@ FLAGS = {
 }
 
 
-def matches(rule: SigmaRule, event: Mapping[str, Any]) -> bool:
-    """True if one of the rule's conditions holds on a flat event."""
-    return any(_holds(one.parsed, event) for one in rule.detection.parsed_condition)
+class Twin:
+    """A rule whose conditions are parsed once; pySigma parses them whenever they are asked for."""
+
+    def __init__(self, rule: SigmaRule) -> None:
+        self._conditions = [one.parsed for one in rule.detection.parsed_condition]
+
+    def matches(self, event: Mapping[str, Any]) -> bool:
+        """True if one of the rule's conditions holds on a flat event."""
+        return any(_holds(one, event) for one in self._conditions)
 
 
 def _holds(node: Any, event: Mapping[str, Any]) -> bool:

@@ -353,6 +353,81 @@ def test_a_full_window_drops_its_oldest_and_says_so(monkeypatch: pytest.MonkeyPa
     assert one.states()[-1].lost == {"cut": 3}
 
 
+@pytest.mark.parametrize(("kind", "limit"), [("value_sum", 25_000), ("value_avg", 1.25)])
+def test_a_sum_counts_all_events_of_a_full_window(kind: str, limit: float) -> None:
+    rules = load_text(
+        correlated(f"type: {kind}, rules: a, timespan: 1h, condition: {{field: v, gte: {limit}}}")
+    )
+    one = Engine(rules)
+    values = [1] * 15_000 + [2] * 5_000  # 1.25 on average, and 25,000
+
+    said = [
+        list(one.detect([event(number * 0.1, act="a", v=value)]))
+        for number, value in enumerate(values)
+    ]
+
+    assert [number for number, found in enumerate(said) if found] == [19_999]
+    ((found,),) = [found for found in said if found]
+    assert found.why is not None
+    assert "20000 times" in [check.saw for check in found.why.checks]
+    assert one.states()[-1].lost == {}
+
+
+def test_a_late_event_that_fills_a_window_is_spoken_of_before_it_is_added_up() -> None:
+    condition = "condition: {field: v, gte: 100000}"
+    one = Engine(load_text(correlated(f"type: value_sum, rules: a, timespan: 1h, {condition}")))
+    full = windows.Terms(one.rules.correlations[0]).full
+
+    early = [event(1 + number * 0.1, act="a", v=1) for number in range(full)]
+    assert list(one.detect(early)) == []
+    (said,) = one.detect([event(500, act="a", v=100_000)])
+    more = list(one.detect([event(1 + full * 0.1 + number, act="a", v=1) for number in range(9)]))
+
+    assert any(seen.fields["v"] == 100_000 for seen in said.events)
+    assert more == []
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 3_000_000), st.sampled_from([0.1, 3.0, -7.25, 1e17]), st.booleans()
+        ),
+        min_size=60,
+        max_size=400,
+    ),
+    st.sampled_from(["value_sum", "value_avg"]),
+)
+def test_what_is_added_up_stays_what_it_adds_up_to(
+    seen: list[tuple[int, float, bool]], kind: str
+) -> None:
+    rule = load_text(
+        correlated(f"type: {kind}, rules: a, timespan: 10s, condition: {{field: v, gte: 1}}")
+    ).correlations[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(windows, "ENTRIES_MAX", 64)
+        patch.setattr(windows, "EVENTS_KEPT", 2)
+        window = windows.Window(windows.Terms(rule))
+        span_us, grain_us = 10_000_000, window._terms.grain_us
+        every: list[windows.Entry] = []
+        now_us = 0
+        for step_us, value, has in seen:
+            now_us += step_us
+            entry = windows.Entry(now_us, "a", (value, 1.0) if has else (), None)
+            every.append(msgspec.structs.replace(entry))
+            window.feed([entry], Counter())
+
+            begins = range(now_us - span_us - grain_us, now_us - span_us + 1)
+            possible = {
+                str(windows.measured(rule, [one for one in every if one.time_us >= start_us]))
+                for start_us in {begins[0], begins[-1], *(one.time_us for one in every)}
+                if start_us in begins
+            }
+            assert len(window.entries) <= 72
+            assert str(window._newest()) in possible
+            rebuilt = windows.Window(window._terms, window.kept())
+            assert str(rebuilt._newest()) == str(window._newest())
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 40), st.sampled_from("vwxyz"), st.booleans()), max_size=40),
     st.sampled_from([3, 10_000]),
@@ -370,11 +445,11 @@ def test_counting_as_they_come_agrees_with_counting_a_window_again(
 
     for at_s, value, has in seen:
         entry = windows.Entry(at_s * 1_000_000, "a", (value,) if has else (), None)
-        window.take(entry)
+        window.feed([entry], Counter())
 
         newest = window.entries[-1].time_us
         within = [one for one in window.entries if one.time_us >= newest - 10_000_000]
-        counted = windows.measure(rule, within)
+        counted = windows.measured(rule, within)
         if most > len(seen):
             assert len(window.last) == counted
         else:
@@ -421,17 +496,19 @@ def test_measuring_as_they_come_agrees_with_measuring_a_window_again(
 
     for number, (step_s, base, value) in enumerate(seen):
         now_s += step_s
-        values = () if value is None else (str(value) if terms.counts_values else value,)
+        values = () if value is None else (str(value) if terms.texts else value,)
         entry = windows.Entry(now_s * 1_000_000, IDS[base], values, None)
         if number == restart:
             saved = msgspec.json.encode(window.kept())
             window = windows.Window(terms, msgspec.json.decode(saved, type=windows.Kept))
-        if not window.take(entry):
+        lost = Counter[str]()
+        window.feed([entry], lost)
+        if lost["late"]:
             continue
 
         newest_us = window.entries[-1].time_us
         within = [one for one in window.entries if one.time_us >= newest_us - 10_000_000]
-        assert window._newest() == windows.measure(terms.one, within)
+        assert repr(float(window._newest())) == repr(float(windows.measured(terms.one, within)))
 
 
 @pytest.mark.parametrize("kind", ["value_count", "value_sum", "temporal_ordered"])
@@ -450,8 +527,7 @@ def test_a_match_costs_the_same_with_ten_and_ten_thousand_distinct_values(kind: 
             for at in range(10_000)
         ]
         for entry in entries[:9_000]:
-            window.take(entry)
-            window.reached(entry)
+            window.feed([entry], Counter())
         counted = 0
 
         def count(*_: object) -> Any:
@@ -462,8 +538,7 @@ def test_a_match_costs_the_same_with_ten_and_ten_thousand_distinct_values(kind: 
         sys.settrace(count)
         try:
             for entry in entries[9_000:]:
-                window.take(entry)
-                window.reached(entry)
+                window.feed([entry], Counter())
         finally:
             sys.settrace(None)
         return counted

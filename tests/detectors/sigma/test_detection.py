@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cityward.event import LogSource
 from detectors.sigma.lines import compile_item
 from detectors.sigma.load import load_text
+from detectors.sigma.matchers import Like, predicate_of
+from detectors.sigma.plan import CLAUSES
+from detectors.sigma.texts import DASHES, Sign, folded, normal
 from detectors.sigma.view import View
 from tests.detectors.sigma.city import HEAD, engine, event, reasons, rule_of
 
@@ -208,8 +215,8 @@ def test_placeholders_are_filled_in(key: str, wanted: str, seen: Any, expected: 
 def test_a_missing_placeholder_leaves_the_rule_out_and_says_what_it_needs() -> None:
     text = rule_of("  s: {f|expand: '%writers%'}\n  condition: not s\n")
 
-    for given in ({}, {"writers": []}):
-        one = engine(text, given)
+    for values in ({}, {"writers": []}):
+        one = engine(text, values)
 
         assert list(one.detect([event(f="x")])) == []
         assert (one.states()[0].state, one.states()[0].reason) == (
@@ -361,6 +368,17 @@ def test_42_is_not_unequal_to_its_text() -> None:
     assert matches("  s: {f: '42'}\n  condition: s\n", f=42)
 
 
+def test_a_rule_needs_all_that_it_names_however_much_it_is() -> None:
+    words = [f"w{number}" for number in range(2 * CLAUSES)]
+    both = ["  s: {f|contains|all: [" + ", ".join(words) + "]}", "  t: {g: [x, y]}"]
+    one = engine(rule_of("\n".join([*both, "  condition: s and t\n"])))
+
+    fully = event(f=" ".join(words), g="y")
+    lacking = [event(f=" ".join(w for w in words if w != word), g="x") for word in words]
+
+    assert [place for place, _ in one.matched([*lacking, fully])] == [len(words)]
+
+
 def test_missing_field_under_not() -> None:
     assert matches("  s: {f: 1}\n  condition: not s\n", g=1)
 
@@ -426,6 +444,23 @@ def test_backslash_z_differs() -> None:
     assert found_by(rules, values) == [["A", "B", "C"], ["C"], [], ["C"], ["A", "B", "C"]]
     (refused,) = reasons(load_text(of_field(r"f|re: 'ab\Z'")))
     assert "invalid escape sequence" in refused
+
+
+WILD = st.lists(st.sampled_from([Sign.MANY, Sign.ONE, Sign.DASH, "a", "-", "b.", "ä"]), max_size=7)
+
+
+@settings(max_examples=2_000, deadline=None)
+@given(WILD, st.lists(st.text("abA.-/\u2013äÄ\n", max_size=8), min_size=1, max_size=6))
+def test_a_text_with_wildcards_is_like_what_its_expression_finds(
+    signs: list[str | Sign], seen: list[str]
+) -> None:
+    text = normal(tuple(signs), cased=False)
+    said = {Sign.MANY: ".*", Sign.ONE: ".", Sign.DASH: f"[{re.escape(DASHES)}]"}
+    pattern = "".join(said[one] if isinstance(one, Sign) else re.escape(one) for one in text)
+    says = predicate_of(Like(text))
+
+    for one in seen:
+        assert says(one) is (re.fullmatch(pattern, folded(one), re.DOTALL) is not None)
 
 
 def test_non_ascii_and_control_characters_fold_differently() -> None:
@@ -550,6 +585,29 @@ cityward: {{reason: ours, expires: 2100-01-01}}
     assert [(line.selection, line.saw) for line in elsewhere] == [("logsource", "*/*/other")]
 
 
+def test_each_line_of_a_trial_says_of_which_filter_it_is_and_no_finding_does() -> None:
+    text = rule_of("  one: {h: c}\n  condition: one\n")
+    ids = [f"00000000-0000-4000-8000-0000000000f{number}" for number in (1, 2)]
+    for id, known in zip(ids, ("x", "y"), strict=True):
+        text += f"""---
+title: Not x
+id: {id}
+logsource: {{service: test}}
+filter: {{rules: any, known: {{f: {known}}}, condition: not known}}
+cityward: {{reason: ours, expires: 2100-01-01}}
+"""
+    one = engine(text)
+    rule = one.rules.rules[0]
+
+    why, hidden = one.explain(rule, event(h="c", f="y")), one.against(rule, event(h="c", f="y"))
+    (found,) = one.detect([event(h="c", f="z")])
+
+    assert [line.filter or "" for line in why.checks] == ["", *ids]
+    assert [(line.selection, line.filter) for line in hidden] == [("filter Not x: known", ids[1])]
+    assert [line.selection for line in found.why.checks][1:] == ["filter Not x: known"] * 2
+    assert all("filter" not in one for one in msgspec.to_builtins(found.why)["checks"])
+
+
 def test_the_sentence_names_values_and_leaves_out_what_is_missing() -> None:
     text = rule_of("  s: {f: 1}\n  condition: s\n") + (
         "cityward: {sentence: '{source.ip} wrote {ot.point.address}[, value {ot.value}].', "
@@ -579,6 +637,16 @@ def test_the_sentence_names_values_and_leaves_out_what_is_missing() -> None:
         ("loss_of_control",),
         "malicious",
     )
+
+
+def test_a_sentence_says_that_a_list_goes_on() -> None:
+    text = rule_of("  s: {f: 1}\n  condition: s\n") + "cityward: {sentence: 'Doors {g}.'}\n"
+    one = engine(text)
+
+    found = list(one.detect([event(f=1, g=list(range(10))), event(f=1, g=list(range(11)))]))
+
+    assert found[0].description == "Doors 0, 1, 2, 3, 4, 5, 6, 7, 8, 9."
+    assert found[1].description == "Doors 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, …."
 
 
 def test_a_rule_knows_its_log_source_fields_and_matches() -> None:
@@ -625,3 +693,13 @@ def test_a_file_that_fails_is_named_and_the_rest_loads() -> None:
 
     assert len(rules.rules) == 1
     assert reasons(rules) == ["4: unknown modifier 'x'"]
+
+
+def test_a_field_that_another_is_compared_with_is_looked_at_too() -> None:
+    one = engine(rule_of("  s: {source.ip|fieldref: destination.ip}\n  condition: s\n"))
+
+    list(one.detect([event(source__ip="192.0.2.1")]))
+
+    assert one.states()[0].never_seen == ("destination.ip",)
+    list(one.detect([event(destination__ip="192.0.2.1")]))
+    assert one.states()[0].never_seen == ()

@@ -16,7 +16,7 @@ from detectors.sigma.engine import Engine
 from detectors.sigma.jsonlines import BROKEN, event_of
 from detectors.sigma.load import load_text
 from detectors.sigma.rule import RuleSet
-from tests.detectors.sigma.city import START
+from tests.detectors.sigma.city import START, rule_of
 from tests.detectors.sigma.plain import Plain
 from tests.detectors.sigma.test_engine_twin import FILTER, RULES, near, written
 
@@ -247,6 +247,17 @@ def test_lines_follow_when_a_field_is_no_more_read_first() -> None:
     assert [place for place, _ in sigma.matched_lines([line], START)] == [0]
 
 
+@pytest.mark.parametrize(("field", "found"), [("f", []), (".f", [0])])
+def test_what_a_member_without_a_name_holds_is_no_field_of_the_line(
+    field: str, found: list[int]
+) -> None:
+    rules = load_text(rule(f"{{a: {{{field}: evil}}, condition: a}}"))
+    lines = [b'{"service":"test","":{"f":"evil"}}']
+
+    assert read(rules, lines) == walked(rules, lines)
+    assert [place for place, _ in read(rules, lines)] == found
+
+
 # --- Hostile lines -----------------------------------------------------------------------------
 
 NAMES = st.sampled_from(
@@ -347,3 +358,15 @@ def test_very_many_lines_find_what_the_plain_walk_finds(
     lines = [*given, *_near(rules)]
 
     assert read(loaded, lines, *sizes) == walked(loaded, lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"), [("src_ip", "source.ip"), ("query", "dns.question.name")]
+)
+def test_a_field_stands_under_a_name_that_is_asked_itself(name: str, ours: str) -> None:
+    rules = rule_of(f"  a: {{{name}: x}}\n  b: {{{ours}: y}}\n  condition: a or b\n")
+    lines = [json.dumps({"service": "test", ours: value}).encode() for value in "xyz"]
+
+    told = [place for place, _ in Engine(load_text(rules)).matched_lines(lines, START)]
+
+    assert told == [0, 1]

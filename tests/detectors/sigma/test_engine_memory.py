@@ -12,11 +12,14 @@ import msgspec
 import pytest
 
 from cityward.event import LogSource
-from detectors.sigma import databases, find, keywords
+from detectors.sigma import ask as module_of_asks
+from detectors.sigma import databases, find, keywords, words
 from detectors.sigma import engine as module
+from detectors.sigma.ask import Ask
 from detectors.sigma.databases import Databases
 from detectors.sigma.engine import Engine
-from detectors.sigma.find import Ask, Finder
+from detectors.sigma.find import Finder
+from detectors.sigma.knowledge import Knowledge
 from detectors.sigma.load import load_text
 from detectors.sigma.matchers import Comparison, Like, Number, Predicate, Regex
 from detectors.sigma.memory import Memory, Room
@@ -92,6 +95,30 @@ def test_a_long_text_is_no_address_that_would_be_remembered() -> None:
     assert [finding.events[0] for finding in one.detect(seen)] == seen[:1]
 
 
+def test_the_zone_of_an_address_may_grow_when_letters_are_made_small() -> None:
+    one = engine(rule_of("  s: {f|cidr: 'fe80::/10'}\n  condition: s\n"))
+    seen = [event(f="fe80::1%" + "\u0130" * 60)]
+
+    assert [finding.events[0] for finding in one.detect(seen)] == seen
+
+
+def test_halves_of_characters_do_not_make_each_test_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Comparison] = []
+    plain = find.predicate_of
+
+    def counted(asked: Comparison) -> Predicate:
+        made.append(asked)
+        return plain(asked)
+
+    monkeypatch.setattr(find, "predicate_of", counted)
+    ask = Ask("f", frozenset({Regex("^a|b$")}))
+    finder = Finder([ask], Databases(), Room())
+
+    assert [finder.held([f"{text}\ud800b"]) == {ask} for text in "acd"] == [True] * 3
+    assert finder.held(["c\ud800"]) == set()
+    assert len(made) == 2
+
+
 def test_fresh_values_fields_and_types_cost_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     one = engine(MANY)
     monkeypatch.setattr(room_of(one), "size", 50_000)
@@ -130,9 +157,17 @@ def test_what_fresh_layouts_hold_is_counted_and_forgotten() -> None:
     assert left < 50_000
 
 
-def test_what_fresh_mixtures_of_words_hold_is_counted_and_forgotten() -> None:
+@pytest.mark.parametrize("value", [lambda n: f"{n} " + "\U0001f600" * 900, lambda n: 10**4_000 + n])
+def test_what_long_letters_and_numbers_hold_is_counted(value: Callable[[int], Any]) -> None:
+    held, _ = held_by_fresh(engine(MANY), lambda number: {"f": value(number), "g": "b"})
+
+    assert held < 1.5
+
+
+@pytest.mark.parametrize("how", ["contains", "contains|cased"])
+def test_what_fresh_mixtures_of_words_hold_is_counted_and_forgotten(how: str) -> None:
     words = [f"w{number}x" for number in range(32)]
-    text = "\n---\n".join(rule_of(f"  s: {{f|contains: {one}}}\n  condition: s\n") for one in words)
+    text = "\n---\n".join(rule_of(f"  s: {{f|{how}: {one}}}\n  condition: s\n") for one in words)
 
     def mixed(number: int) -> dict[str, Any]:
         return {"f": " ".join(word for n, word in enumerate(words) if number * 7919 >> n & 1)}
@@ -161,6 +196,27 @@ def test_fresh_log_sources_cost_no_memory(monkeypatch: pytest.MonkeyPatch) -> No
     assert [(state.evaluated, state.matches) for state in one.states()] == [(3, 3)] * 6
 
 
+def test_more_plans_than_have_room_in_a_batch_lose_no_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "PLANS_MAX", 2)
+    text = "\n---\n".join(
+        HEAD.replace("service: test", f"service: s{number}")
+        + "detection:\n  s: {f: a}\n  condition: s\n"
+        for number in range(6)
+    )
+    lines = [b'{"service": "s%d", "f": "a"}' % (number % 6) for number in range(60)]
+    one = engine(text)
+
+    for _ in range(2):
+        matched = list(one.matched_lines(lines, START))
+
+    assert len(matched) == 60
+    assert [(state.evaluated, state.matches) for state in one.states()] == [(20, 20)] * 6
+    list(one.matched_lines(lines[:1], START))
+    assert len(one._left) <= 2
+
+
 def test_old_asks_are_forgotten_when_placeholders_change() -> None:
     one = engine(
         rule_of("  s: {f|expand: '%who%'}\n  condition: s\n").replace("title: T", "title: U"),
@@ -176,7 +232,10 @@ def test_old_asks_are_forgotten_when_placeholders_change() -> None:
     assert one.states()[0].evaluated == 100
 
 
-WORDS = ["evil", "BAD", "x", "äÖ", "a\nb", "Σ", "wo rd"] + [f"word{number}" for number in range(40)]
+WORDS = ["evil", "BAD", "x", "äÖ", "a\nb", "Σ", "wo rd", "n\0ul", "nul\0"]
+WORDS += [f"word{number}" for number in range(40)]
+SEEN = ["an EVIL x", "evil", "bad word12", "word12 ÄÖ", "xa\nb", "ΑΣ", "wo  rd", "", "n", "nul"]
+SEEN += ["n\0ul", "xn\0ul", "nul\0", "\0"]
 
 
 @pytest.mark.parametrize("has_hyperscan", [True, False])
@@ -194,9 +253,9 @@ def test_words_are_found_with_hyperscan_and_without(
             lambda word: (Sign.MANY, word),
         )
     }
-    finder = Finder(asks.values(), Databases())
+    finder = Finder(asks.values(), Databases(), Room())
 
-    for seen in ["an EVIL x", "evil", "bad word12", "word12 ÄÖ", "xa\nb", "ΑΣ", "wo  rd", ""]:
+    for seen in SEEN:
         expected = {
             ask
             for (word, _), ask in asks.items()
@@ -204,6 +263,17 @@ def test_words_are_found_with_hyperscan_and_without(
             if find.predicate_of(one)(seen)
         }
         assert finder.held([seen]) == expected
+
+
+def test_a_very_long_word_leaves_the_others_to_one_scan(caplog: pytest.LogCaptureFixture) -> None:
+    words = ["long" * 5_000, "\0", *(f"word{number}" for number in range(40))]
+    asks = {word: Ask("f", frozenset({Like((Sign.MANY, word))})) for word in words}
+    finder = Finder(asks.values(), Databases(), Room())
+
+    for seen in ("long" * 4_999, "a" + "long" * 5_000, "word7", "a\0"):
+        expected = {ask for word, ask in asks.items() if seen.endswith(word)}
+        assert finder.held([seen]) == expected
+    assert "one by one" not in caplog.text
 
 
 @pytest.mark.parametrize("has_hyperscan", [True, False])
@@ -222,7 +292,9 @@ def test_keywords_are_found_with_hyperscan_and_without(
     assert [finding.events[0].fields for finding in found] == [seen[i] for i in (0, 2, 3, 4, 5, 6)]
 
 
-def test_a_rule_that_eats_the_time_is_named_and_set_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rule_that_eats_the_time_is_named_and_set_aside_until_it_changes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(module, "MEASURED_NS", 0)
     monkeypatch.setattr(find, "REGEXES_SAMPLED", 8)
     plain_predicate_of, now_ns = find.predicate_of, 0
@@ -237,20 +309,21 @@ def test_a_rule_that_eats_the_time_is_named_and_set_aside(monkeypatch: pytest.Mo
 
     def slow(asked: Comparison) -> Predicate:
         test = plain_predicate_of(asked)
-        is_dear = asked == Regex("dear")
+        is_dear = asked == Regex("d|ea")
         return (lambda seen: passes(10_000) > 0 and test(seen)) if is_dear else test
 
     monkeypatch.setattr(find, "predicate_of", slow)
     monkeypatch.setattr(find, "perf_counter_ns", clock)
+    monkeypatch.setattr(module_of_asks, "perf_counter_ns", clock)
     monkeypatch.setattr(module, "perf_counter_ns", clock)
-    asked = ["contains: a", "re: dear", "re: '^q'"]
+    asked = ["contains: a", "re: d|ea", "re: '^q'", "re: '^r'"]
     text = "\n---\n".join(
         HEAD.replace("title: T", f"title: {number}")
         + f"id: 00000000-0000-4000-8000-00000000000{number}\n"
-        + f"detection:\n  s: {{f|{key}}}\n  condition: s\n"
+        + f"detection:\n  s: {{f|{key}}}\n  t: {{g|expand: '%who%'}}\n  condition: s and not t\n"
         for number, key in enumerate(asked)
     )
-    one = Engine(load_text(text), share_max=0.1)
+    one = Engine(load_text(text), {"who": ["x"]}, share_max=0.1)
     events = [event(f=f"a{number}") for number in range(100)]
 
     list(one.detect(events[:50]))
@@ -261,11 +334,62 @@ def test_a_rule_that_eats_the_time_is_named_and_set_aside(monkeypatch: pytest.Mo
     assert shares[1] > 0.1 > shares[2]  # although RE2 looks for both in one pass
     assert shares[1] > 10 * shares[2] > 0
     assert shares[0] < 0.1
-    plain, dear, cheap = one.states()
+    plain, dear, cheap, _ = one.states()
     assert (plain.state, plain.evaluated, plain.matches) == ("on", 100, 100)
     assert (cheap.state, cheap.evaluated) == ("on", 100)
-    assert dear.state == "not evaluated"
+    assert (dear.state, dear.evaluated, dear.matches) == ("not evaluated", 50, 0)
+    assert dear.share > 0.1
     assert "of the time, the limit is 10%" in dear.reason
+    assert "Rule 1 (00000000-0000-4000-8000-000000000001) is set aside: it took" in caplog.text
+    one.use_placeholders({"who": ["y"]})
+    assert [state.state for state in one.states()] == ["on", "not evaluated", "on", "on"]
+    again = one.with_rules(load_text(text + "\n# another remark\n"))
+    assert [state.state for state in again.states()] == ["on", "not evaluated", "on", "on"]
+    assert again.states()[1] == dear
+    again.use_placeholders({"who": ["z"]})
+    assert again.states()[1].reason == dear.reason
+    mended = again.with_rules(load_text(text.replace("d|ea", "cheap")))
+    assert [state.state for state in mended.states()] == ["on"] * 4
+
+
+def test_a_rule_that_takes_much_of_the_time_is_named_once_while_that_is_not_little(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now_ns = 0
+
+    def later(time_ns: int = 1_000) -> int:
+        nonlocal now_ns
+        now_ns += time_ns
+        return now_ns
+
+    monkeypatch.setattr(module, "MEASURED_NS", 0)
+    monkeypatch.setattr(module, "perf_counter_ns", later)
+    first = rule_of("  s: {f: 1}\n  condition: s\n")
+    one = engine(first + "\n---\n" + first.replace("title: T", "title: U"))
+    (light, _), (heavy, _) = ((state.id, state.title) for state in one.states())
+    parts = {light: 0.25, heavy: 0.75}
+    monkeypatch.setattr(
+        one, "_times_ns", lambda: {key: part * one._spent_ns for key, part in parts.items()}
+    )
+
+    def weighed(pause_ns: int) -> list[bool]:
+        later(pause_ns)
+        list(one.detect([event(f=2)]))
+        list(one.tick(START))
+        return [state.heavy for state in one.states()]
+
+    assert weighed(pause_ns=1_000) == [False, True]
+    assert weighed(pause_ns=1_000) == [False, True]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"Rule U ({heavy}) takes 75% of the time of all rules."
+    ]
+    assert weighed(pause_ns=1_000_000) == [False, False]  # three quarters of next to nothing
+    before = {key: part * one._spent_ns for key, part in parts.items()}
+    ns = one._spent_ns
+    monkeypatch.setattr(
+        one, "_times_ns", lambda: {**before, light: before[light] + one._spent_ns - ns}
+    )
+    assert weighed(pause_ns=1_000) == [True, False]  # whatever was before
 
 
 def test_a_rule_that_fails_is_passed_over_and_its_neighbours_speak(
@@ -329,12 +453,67 @@ def test_regular_expressions_together_say_what_each_says_alone() -> None:
     written += [(f"n{number}", "i") for number in range(20)]
     regexes = [Regex(pattern, flags) for pattern, flags in written if pattern != "(a"]
     asks = {Ask("f", frozenset({one})): one for one in regexes}
-    finder = Finder(asks, Databases())
+    finder = Finder(asks, Databases(), Room())
 
     for seen in ["", "a", "xb", "A\nB", "a\nb\nc", "K", "\u212a", "Ä", "a.b", "Z", "\u017f", "N7"]:
         assert finder.held([seen]) == {
             ask for ask, one in asks.items() if find.predicate_of(one)(seen)
         }
+
+
+SKIMMED = [
+    *(Like((Sign.MANY, "evil", Sign.MANY)), Like(("start", Sign.MANY)), Like((Sign.MANY, ".end"))),
+    *(Like(("whole",)), Like(("0x3e7",)), Like((Sign.MANY, "Cased", Sign.MANY), cased=True)),
+    *(Number("eq", 42), Number("eq", 1.5), Like((Sign.MANY, "ab", Sign.MANY, "cd", Sign.MANY))),
+]
+
+
+@pytest.mark.parametrize("scan_from", [1, 1_000])
+def test_a_column_of_fresh_values_is_told_what_each_is_told_alone(
+    scan_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(words.Scanner.__init__, "__defaults__", (scan_from, False))
+    said: list[bool] = []
+    monkeypatch.setattr(
+        Finder, "finds_nothing", lambda self, some: said.append(skim(self, some)) or said[-1]
+    )
+    asks = frozenset(Ask("f", frozenset({one})) for one in SKIMMED)
+    told = ["EVIL", "starts", "the.end", "Whole", "0X3E7", "a Cased b", "42", "+1.5e0", "xabxcdx"]
+    told += [
+        "nd",
+        "\u212a",
+        "ſtart",
+        "ä.end",
+        "w\0hole",
+        "\ud800",
+        "start\xff",
+        "4" * 500,
+        "9" * 399,
+    ]
+    quiet = [f"q{number}" for number in range(200)]
+    alone = [[*quiet, one] for one in told]  # what else speaks would have it asked with the others
+    for column in (quiet, *alone, told, [*told, *range(60), *quiet]):
+        one, other = (Knowledge(asks, Room(), Databases()) for _ in range(2))
+
+        held = [*one.of_same(column)]
+
+        assert held == [other.finder.held_on(value) for value in column]
+        assert held == [*one.of_same(column)]
+    assert True in said
+    assert False in said
+
+
+skim = Finder.finds_nothing
+
+
+def test_what_is_learnt_of_a_column_takes_room() -> None:
+    room = Room(size=20_000)
+    one = Knowledge(frozenset({Ask("f", frozenset({SKIMMED[0]}))}), room, Databases())
+
+    for start in range(0, 3_000, 100):
+        one.of_same([f"fresh {number}" for number in range(start, start + 100)])
+        assert room.used <= room.size
+        assert len(one.known) <= 100
 
 
 def test_dashes_of_any_kind_are_words_to_look_for() -> None:
@@ -345,7 +524,7 @@ def test_dashes_of_any_kind_are_words_to_look_for() -> None:
         (Sign.MANY, Sign.DASH, "c", Sign.ONE, "d"),
     ]
     asks = {Ask("f", frozenset({one})): one for one in (Like(text) for text in texts)}
-    finder = Finder(asks, Databases())
+    finder = Finder(asks, Databases(), Room())
 
     for seen in ["x /ENC y", "x \u2015enc", "x enc", "-a /b c", "-a b", "/5", -5, "x-cxd", "-cd"]:
         assert finder.held([seen]) == {

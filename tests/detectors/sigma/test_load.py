@@ -170,12 +170,15 @@ def test_files_come_before_folders_and_neither_hidden_ones_nor_circles(tmp_path:
     for name in ("b.yml", "a/z.yaml", "a/y.yml", "c/x.yml", ".hidden/h.yml", ".h.yml", "a/n.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(RULE)
+    for name in ("a/W.YAML", "a/W.test.YML"):
+        (tmp_path / name).write_text(RULE)
     (tmp_path / "a" / "up").symlink_to(tmp_path)
     (tmp_path / "c" / "self.yml").symlink_to(tmp_path / "c" / "self.yml")
     (tmp_path / "c" / "other.yml").symlink_to(tmp_path / "b.yml")
 
     assert [*rule_files(tmp_path)] == [
-        tmp_path / name for name in ("b.yml", "a/y.yml", "a/z.yaml", "c/other.yml", "c/x.yml")
+        tmp_path / name
+        for name in ("b.yml", "a/W.YAML", "a/y.yml", "a/z.yaml", "c/other.yml", "c/x.yml")
     ]
     assert [*rule_files(tmp_path / "a" / "y.yml")] == [tmp_path / "a" / "y.yml"]
     assert [*rule_files(tmp_path / "nowhere")] == []
@@ -228,6 +231,8 @@ def test_many_wildcards_run_in_linear_time() -> None:
             + f"  condition: {' or '.join(['1 of a*'] * 5_000)}\n"
         ),
         rule_of("  s: {f: " + "1" + ":1" * 50_000 + "}\n  condition: s\n"),
+        rule_of("  s: {f: '*" + "a?" * 101 + "b*'}\n  condition: s\n"),
+        rule_of("  s: {f|windash|contains: '" + " -a" * 101 + "'}\n  condition: s\n"),
     ],
     ids=[
         "10 MB",
@@ -245,6 +250,8 @@ def test_many_wildcards_run_in_linear_time() -> None:
         "many patterns",
         "one pattern often",
         "sixties",
+        "single letters",
+        "dashes of any kind",
     ],
 )
 def test_a_hostile_document_is_refused(text: str) -> None:
@@ -369,6 +376,18 @@ def test_a_good_rule_has_no_problems(tmp_path: Path) -> None:
     assert problems(tmp_path, GOOD) == []
 
 
+def test_a_character_that_nobody_sees_is_told_with_its_line(tmp_path: Path) -> None:
+    hidden = "\ufeff" + GOOD.lstrip("\n") + "# \u202e a\tb \u200b \u202e\n"
+    line = hidden.count("\n")
+
+    told = [one for one in problems(tmp_path, hidden) if "invisible" in one]
+
+    assert [one.partition(".yml:")[2] for one in told] == [
+        f"{line}: warning: an invisible character U+200B, zero width space",
+        f"{line}: warning: an invisible character U+202E, right-to-left override",
+    ]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
@@ -441,6 +460,17 @@ def test_validators_of_pysigma_ask_nothing_of_the_network(
     monkeypatch.setattr("socket.socket.connect", connect)
 
     assert problems(tmp_path, GOOD) == []
+
+
+def test_what_pysigma_would_write_out_without_end_is_not_given_to_it(tmp_path: Path) -> None:
+    dashes = f"user.name|windash: '{'-a ' * 60}'"
+
+    said = problems(tmp_path, GOOD.replace("ot.operation: write", dashes))
+
+    assert (
+        "write.yml:10: warning: the validators of sigma-cli are not asked: the dashes stand for"
+        " too many texts"
+    ) in said
 
 
 def test_without_pysigma_a_check_is_our_own(

@@ -55,6 +55,24 @@ def test_fields_are_renamed_and_lines_stay_as_they_were_written(tmp_path: Path) 
     }
 
 
+@pytest.mark.parametrize(("dashes", "refused"), [(5, False), (6, True), (60, True)])
+def test_dashes_that_stand_for_too_many_texts_are_refused(
+    tmp_path: Path, dashes: int, refused: bool
+) -> None:
+    text = "-a " * dashes
+    rules = loaded(
+        tmp_path,
+        MAPPING,
+        f"{HEAD}detection:\n  s: {{User|windash|contains: '{text}'}}\n  condition: s\n",
+        f"{HEAD}detection:\n  s: {{User: bob}}\n  condition: s\n",
+    )
+
+    assert len(rules.rules) == 2 - refused
+    assert [one.what for one in rules.refused] == [
+        "the pipelines cannot be applied: the dashes stand for too many texts"
+    ] * refused
+
+
 def test_a_field_that_has_several_names_holds_in_any_of_them(tmp_path: Path) -> None:
     detection = "  s: {User|contains: bob, Image: x}\n  condition: s\n"
 

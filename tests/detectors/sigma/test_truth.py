@@ -31,8 +31,8 @@ from detectors.sigma.lines import MODIFIERS
 from detectors.sigma.load import load_folder, load_text, read_document
 from detectors.sigma.rule import Absence, Correlation, CorrelationType, Filter, Rule
 from detectors.sigma.view import View
-from tests.detectors.sigma import pysigma_twin
 from tests.detectors.sigma.city import reasons
+from tests.detectors.sigma.pysigma_twin import Twin
 
 TIME = datetime(2026, 1, 5, tzinfo=UTC)
 RECORD = Record(b"", "cases", 1, TIME)
@@ -77,11 +77,11 @@ def test_pysigma_agrees_on_every_regression_rule_and_event(data: Path, tmp_path:
     differ, held = [], 0
 
     for rule in rules:
-        twin = SigmaRule.from_yaml(Path(rule.document.file).read_text())
+        twin = Twin(SigmaRule.from_yaml(Path(rule.document.file).read_text()))
         for event in events:
             ours = rule.detection.holds(View(event))
             held += ours
-            if ours != pysigma_twin.matches(twin, event):
+            if ours != twin.matches(event):
                 differ.append((rule.title, event))
 
     assert held > 224
@@ -316,9 +316,23 @@ TEXTS = [
 SEEN = st.sampled_from([*TEXTS, 6, 7, 7.5, None])
 
 
-@settings(max_examples=2_000, deadline=None)
-@given(LINES, st.lists(st.tuples(SEEN, SEEN), min_size=4, max_size=12))
+LINES_AND_SEEN = (LINES, st.lists(st.tuples(SEEN, SEEN), min_size=4, max_size=12))
+
+
+@settings(max_examples=300, deadline=None)
+@given(*LINES_AND_SEEN)
 def test_random_lines_agree_with_pysigma(line: tuple[str, Any], seen: list[Any]) -> None:
+    _agree(line, seen)
+
+
+@pytest.mark.full
+@settings(max_examples=5_000, deadline=None)
+@given(*LINES_AND_SEEN)
+def test_many_random_lines_agree_with_pysigma(line: tuple[str, Any], seen: list[Any]) -> None:
+    _agree(line, seen)
+
+
+def _agree(line: tuple[str, Any], seen: list[Any]) -> None:
     value = {
         "title": "T",
         "logsource": {"service": "test"},
@@ -326,12 +340,12 @@ def test_random_lines_agree_with_pysigma(line: tuple[str, Any], seen: list[Any])
     }
 
     rule = read_document(documents.parse(json.dumps(value))[0])
-    twin = SigmaRule.from_dict(value)
+    twin = Twin(SigmaRule.from_dict(value))
 
     assert isinstance(rule, Rule)
     for f, g in seen:
         event = {"f": f, "g": g}
-        assert rule.detection.holds(View(event)) is pysigma_twin.matches(twin, event), event
+        assert rule.detection.holds(View(event)) is twin.matches(event), event
 
 
 @settings(max_examples=200, deadline=None)
@@ -363,8 +377,8 @@ def test_random_rules_agree_with_pysigma(
     }
 
     rule = read_document(documents.parse(json.dumps(value))[0])
-    twin = SigmaRule.from_dict(value)
+    twin = Twin(SigmaRule.from_dict(value))
 
     assert isinstance(rule, Rule)
     for event in events:
-        assert rule.detection.holds(View(event)) is pysigma_twin.matches(twin, event), event
+        assert rule.detection.holds(View(event)) is twin.matches(event), event

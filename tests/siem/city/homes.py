@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from siem.city.cluster import ClusterCommons, Names, prepare
 from siem.city.commons import Outcome, Rights, Write
 from siem.store.elasticsearch import ElasticsearchCluster
@@ -18,7 +20,10 @@ from siem.store.protocol_cluster import Cluster
 from tests.fake_elasticsearch import fake_elasticsearch
 from tests.opensearch import Server, forget
 
-HOMES = ("sqlite", "opensearch", "elasticsearch (fake)")
+CLUSTERS = [
+    pytest.param(name, marks=pytest.mark.slow) for name in ("opensearch", "elasticsearch (fake)")
+]
+HOMES = ["sqlite", *CLUSTERS]
 NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)
 EVERYBODY = Rights(
     audiences=("city-soc", "peers", "police"), tlp=("clear", "green", "amber", "amber+strict")

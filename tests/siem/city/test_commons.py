@@ -16,7 +16,7 @@ from siem.city.sqlite import SqliteCommons
 from siem.store.protocol import Conflict, Range
 from siem.store.protocol_cluster import Cluster
 from siem.store.query import QueryError
-from tests.siem.city.homes import EVERYBODY, HOMES, NOON, a_cluster, emptied, share
+from tests.siem.city.homes import CLUSTERS, EVERYBODY, HOMES, NOON, a_cluster, emptied, share
 
 PEERS = Rights(audiences=("peers",), tlp=("clear", "green"), own="op-metro")
 
@@ -380,7 +380,7 @@ def test_what_is_written_together_in_the_file_is_there_whole_or_not_at_all(tmp_p
 # ---- Faults of a cluster
 
 
-@pytest.mark.parametrize("cluster", HOMES[1:], indirect=True)
+@pytest.mark.parametrize("cluster", CLUSTERS, indirect=True)
 def test_a_cluster_that_is_blocked_is_asked_later(
     cluster: tuple[Cluster, Names], commons: Commons
 ) -> None:
@@ -397,7 +397,7 @@ def test_a_cluster_that_is_blocked_is_asked_later(
     assert list(after) == ["written", "old"]
 
 
-@pytest.mark.parametrize("cluster", HOMES[1:], indirect=True)
+@pytest.mark.parametrize("cluster", CLUSTERS, indirect=True)
 def test_an_index_that_somebody_deleted_is_made_again(
     cluster: tuple[Cluster, Names], commons: Commons
 ) -> None:

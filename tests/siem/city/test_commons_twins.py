@@ -17,7 +17,7 @@ from siem.city.shares import SORTS
 from siem.city.sqlite import SqliteCommons
 from siem.store.protocol import TIME_MIN, Range
 from siem.store.protocol_cluster import Cluster
-from tests.siem.city.homes import HOMES, NOON, a_cluster, emptied, share
+from tests.siem.city.homes import CLUSTERS, NOON, a_cluster, emptied, share
 
 OPERATORS = ("op", "op-metro", "op-metro.2", "op-port")
 AUDIENCES = ("city-soc", "peers", "police")
@@ -130,7 +130,7 @@ def answers(commons: Commons, question: tuple[Any, ...]) -> list[Any]:
     return [ids, page.total, page.rows, list(commons.tally(who, query, span, field, 4)), seen]
 
 
-@pytest.fixture(scope="module", params=HOMES[1:])
+@pytest.fixture(scope="module", params=CLUSTERS)
 def cluster(request: pytest.FixtureRequest) -> Iterator[tuple[Cluster, Names]]:
     with a_cluster(request.getfixturevalue("opensearch"), request.param) as found:
         yield found

@@ -18,6 +18,8 @@ from tests.opensearch import Server
 from tests.siem.city.homes import client
 from tests.siem.city.writer import BEGIN, write
 
+pytestmark = pytest.mark.slow
+
 API = "/_plugins/_security/api"
 PASSWORD = "three words, no name: 4711-heron"
 As = Callable[[str], OpenSearchCluster]

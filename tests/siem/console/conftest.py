@@ -40,9 +40,11 @@ def node() -> fake.FakeNode:
 
 
 @pytest.fixture
-def client(node: fake.FakeNode) -> TestClient:
-    """Somebody who is not signed in."""
-    return TestClient(make_app(node, Access(node, fake.HASHER)), follow_redirects=False)
+def client(node: fake.FakeNode) -> Iterator[TestClient]:
+    """Somebody who is not signed in; one loop answers all that is asked, not one for each."""
+    app = make_app(node, Access(node, fake.HASHER))
+    with TestClient(app, follow_redirects=False) as client:
+        yield client
 
 
 @pytest.fixture

@@ -743,6 +743,9 @@ def operator() -> FakeNode:
                 evaluated=18_204 * number,
                 matches=row[5],
                 arriving=number % 4 != 3,
+                share=0.41 * (number == 5),
+                heavy=number == 5,
+                lost={"late": 2, "ungrouped": 1_204} if number == 5 else {},
                 text=f"title: {row[0]}\nid: 00000000-0000-4000-8000-{number:012d}\nlevel: {row[1]}\ndetection:\n  write:\n    ot.operation: write # as decoded\n  condition: write\n",
             )
         )  # fmt: skip

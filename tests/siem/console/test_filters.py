@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from starlette.testclient import TestClient
 
 from siem.store.protocol import Change
 from tests.siem.console.conftest import csrf_of
 from tests.siem.console.fake import FakeNode
-from tests.siem.test_tuning import NOW, attempts, findings, seen
+from tests.siem.test_tuning import MANY, MANY_ID, NOW, RULE_ID, attempts, findings, seen
 
 Enter = Callable[..., TestClient]
 ENGINEER = "b.oth"
@@ -31,16 +34,32 @@ def id_of(node: FakeNode, source: str) -> str:
     return str(one["finding.id"])
 
 
-def fill(client: TestClient, node: FakeNode, **said: Any) -> dict[str, Any]:
-    page = client.get(f"/filters/new?finding={id_of(node, '192.0.2.8')}").text
+def fill(
+    client: TestClient, node: FakeNode, seen: Sequence[str] = ("source.ip",), **said: Any
+) -> dict[str, Any]:
+    """What the form sends, of a page that shows what these fields hide."""
+    id = id_of(node, "192.0.2.8")
+    page = client.get("/filters/new", params={"finding": id, "field": seen}).text
     return {
-        "csrf": csrf_of(page),
-        "finding": id_of(node, "192.0.2.8"),
-        "field": ["source.ip"],
+        **sent_along(page),
+        "finding": id,
+        "field": list(seen),
         "reason": "our scanner",
         "days": "30",
         **said,
     }
+
+
+def sent_along(page: str) -> dict[str, Any]:
+    """What a form says of the page that it stands on."""
+    (mark,) = re.findall('name="shown" value="([^"]*)"', page)
+    opened = re.findall('name="open" value="([^"]*)"', page)
+    return {"csrf": csrf_of(page), "shown": mark, "open": opened}
+
+
+def _sentence(node: FakeNode, id: str) -> str:
+    """What a finding says."""
+    return str(node.db.get(id)["finding.description"])  # type: ignore[index]
 
 
 def test_from_a_finding_in_two_clicks_to_a_filter_that_counts(
@@ -51,7 +70,9 @@ def test_from_a_finding_in_two_clicks_to_a_filter_that_counts(
     assert f'href="/filters/new?finding={id}"' in finding
 
     form = client.get(f"/filters/new?finding={id}").text
-    assert "1 finding of the last 30 days whole, 0 in part" in form
+    assert "1 finding of the last 30 days<" in form
+    assert "in part" not in form
+    assert _sentence(node, id) in form
     assert 'name="field" value="source.ip" checked' in form
     done = client.post("/filters/add", data=fill(client, node))
 
@@ -118,9 +139,128 @@ def test_other_fields_are_looked_at_before_anything_counts(
     form = client.get(shown.headers["location"]).text
 
     assert "csrf" not in shown.headers["location"]
-    assert "2 findings of the last 30 days whole" in form
+    assert "2 findings of the last 30 days<" in form
     assert 'value="a &amp; b"' in form
     assert node.tuning.filters() == []
+
+
+@pytest.mark.parametrize("resolve", ["", "1"])
+def test_more_than_was_shown_is_neither_hidden_nor_resolved(
+    node: FakeNode, signed_in: Enter, resolve: str
+) -> None:
+    client = signed_in(ENGINEER)
+    stale = fill(client, node, ["source.ip", "user.name"], field=["user.name"], resolve=resolve)
+
+    answer = client.post("/filters/add", data=stale)
+    kept = ticked(answer.text), ('name="resolve" value="1" checked' in answer.text)
+
+    assert answer.status_code == 409
+    assert "What it would hide is not what was shown, so nothing was added" in answer.text
+    assert "2 findings of the last 30 days<" in answer.text
+    assert 'value="our scanner"' in answer.text
+    assert kept == (["user.name"], bool(resolve))
+    assert node.tuning.filters() == []
+    assert {one["finding.status"] for one in findings(node.db)} == {"new"}
+
+    again = stale | sent_along(answer.text)
+    assert client.post("/filters/add", data=again).status_code == 303
+    assert client.post("/filters/add", data=again | {"shown": ""}).status_code == 409
+
+
+def test_a_finding_that_came_meanwhile_is_not_resolved_with_those_that_were_shown(
+    node: FakeNode, signed_in: Enter
+) -> None:
+    client = signed_in(ENGINEER)
+    said = fill(client, node, ["user.name"], resolve="1")
+    late = attempts("192.0.2.9", minute=30)
+    seen(node.tuning._settings, node.db, late)
+
+    assert client.post("/filters/add", data=said).status_code == 303
+
+    states = {one["source.ip"]: one["finding.status"] for one in findings(node.db)}
+    assert states == {"192.0.2.7": "resolved", "192.0.2.8": "resolved", "192.0.2.9": "new"}
+
+
+def test_a_program_is_held_to_what_it_was_shown(node: FakeNode, signed_in: Enter) -> None:
+    client, id = signed_in(ENGINEER), id_of(node, "192.0.2.8")
+    told = client.get(f"/filters/new.json?finding={id}&field=source.ip").json()
+    said = fill(client, node, shown=told["shown"], field=["user.name"])
+
+    assert client.post("/filters/add.json", data=said).status_code == 409
+    assert client.post("/filters/add.json", data=said | {"field": "source.ip"}).status_code == 200
+
+
+def ticked(page: str) -> list[str]:
+    return re.findall('name="field" value="([^"]+)" checked', page)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"field": []}, "No field is ticked."),
+        ({"reason": "x" * 2_001}, "A reason of 1 to 2,000 characters"),
+        ({"reason": "  "}, "The reason is empty."),
+    ],
+)
+def test_a_form_that_is_refused_comes_again_with_all_that_was_typed(
+    node: FakeNode, signed_in: Enter, said: dict[str, Any], why: str
+) -> None:
+    client = signed_in(ENGINEER)
+
+    answer = client.post("/filters/add", data=fill(client, node, days="90", **said))
+
+    form = answer.text.partition('action="/filters/add"')[2]
+    assert (answer.status_code, answer.headers["content-type"][:9]) == (400, "text/html")
+    assert why in form.partition("Show what it hides")[0]
+    assert ticked(form) == said.get("field", ["source.ip"])
+    assert ("It would have hidden <a" in form) is bool(ticked(form))
+    assert f'value="{said.get("reason", "our scanner").strip()}"' in form
+    assert '<option value="90" selected>' in form
+
+
+def test_the_same_filter_is_not_added_twice_by_going_back(node: FakeNode, signed_in: Enter) -> None:
+    client = signed_in(ENGINEER)
+    said = fill(client, node)
+
+    codes = [client.post("/filters/add", data=said).status_code for _ in range(2)]
+    again = client.post("/filters/add", data=said).text
+
+    (row,) = node.tuning.filters()
+    assert codes == [303, 409]
+    assert f"{row.title} ({row.id}) hides the same already" in again
+    assert 'value="our scanner"' in again
+
+
+def test_a_filter_from_a_correlation_names_the_rule_and_all_that_listen_to_it(
+    node: FakeNode, signed_in: Enter
+) -> None:
+    settings = node.tuning._settings
+    (Path(settings.rules.folders[0]) / "many.yml").write_text(MANY)
+    seen(settings, node.db, attempts("192.0.2.5", count=3, minute=40))
+    (many,) = findings(node.db, f"rule.id:{MANY_ID}")
+
+    page = signed_in(ENGINEER).get(f"/filters/new?finding={many['finding.id']}").text
+
+    assert f'It binds to the rule <a href="/rules/{RULE_ID}">Wrong password</a>' in page
+    assert (
+        f'<a href="/rules/{MANY_ID}">Many wrong passwords</a> builds on it and does not get' in page
+    )
+    assert "title: Not Wrong password" in page
+
+
+def test_the_page_of_a_correlation_shows_the_filters_of_the_rules_below_it(
+    node: FakeNode, signed_in: Enter
+) -> None:
+    client = signed_in(ENGINEER)
+    (Path(node.tuning._settings.rules.folders[0]) / "many.yml").write_text(MANY)
+    state = msgspec.structs.replace(node.rules()[3], id=MANY_ID, kind="correlation")
+    node.rule_states = [state]
+    client.post("/filters/add", data=fill(client, node))
+
+    page = client.get(f"/rules/{MANY_ID}").text
+
+    (row,) = node.tuning.filters()
+    assert f'href="/filters/{row.id}">Not Wrong password</a>' in page
 
 
 def test_what_was_right_is_never_hidden(node: FakeNode, signed_in: Enter) -> None:
@@ -130,8 +270,12 @@ def test_what_was_right_is_never_hidden(node: FakeNode, signed_in: Enter) -> Non
     form = client.get(f"/filters/new?finding={id_of(node, '192.0.2.8')}").text
     refused = client.post("/filters/add.json", data=fill(client, node))
 
-    assert "It would hide what was right" in form
     assert "Add the filter" not in form
+    why = form.partition('action="/filters/add"')[2].partition("Show what it hides")[0]
+    assert "It would hide what was right" in why
+    assert "Wrong password of 2026-01-05 10:01 UTC" in why
+    assert "called a true positive by i.vasko" in why
+    assert 'tabindex="-1" autofocus' in why
     assert refused.status_code == 409
     assert "would not be made any more" in refused.json()["error"]["what"]
     assert node.tuning.filters() == []

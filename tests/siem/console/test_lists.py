@@ -113,6 +113,16 @@ def test_an_address_that_cannot_be_read_is_refused_with_a_reason(
     assert client.get(f"/findings{query}").status_code == 400
 
 
+@pytest.mark.parametrize("query", ["?sort=x", "?state=nonsense"])
+def test_rules_of_no_such_state_or_order_are_refused(query: str, signed_in: Enter) -> None:
+    client = signed_in()
+
+    said = client.get(f"/rules.json{query}")
+
+    assert (said.status_code, said.json()["error"]["todo"][:6]) == (400, "Write ")
+    assert client.get(f"/rules{query}").status_code == 400
+
+
 @pytest.mark.parametrize(
     ("query", "words"),
     [

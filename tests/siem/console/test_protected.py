@@ -18,7 +18,7 @@ from siem.sharing.external import Plan
 from siem.sharing.policy import EXAMPLE, Policy, Samples
 from siem.sharing.samples import RELEASED
 from siem.sharing.tokens import Tokens
-from siem.store.protocol import Range, RuleState
+from siem.store.protocol import Change, Range, RuleState, Switch
 from siem.store.samples import Foreign, State
 from tests.siem.console import fake
 from tests.siem.console.conftest import csrf_of, sign_in
@@ -38,7 +38,7 @@ def policy(**samples: Any) -> Policy:
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> FakeNode:
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNode:
     """A node with a finding that was right, whose policy lets samples out."""
     from detectors.sigma.engine import Engine
     from detectors.sigma.load import load_folder
@@ -51,6 +51,7 @@ def node(tmp_path: Path) -> FakeNode:
     node.db.keep(list(found), checkpoint=1, now=NOW)
     right(node.db, f"rule.id:{RULE_ID}")
     node.rule_states = [RuleState(id=RULE_ID, title="Wrong password", level="medium", state="on")]
+    monkeypatch.setattr(node.findings, "get", node.db.get)
     return node
 
 
@@ -185,6 +186,25 @@ def test_who_tunes_sets_a_sample_of_another_operator_aside_and_lets_it_count_aga
     assert not node.db.samples.foreign()[0].is_aside
 
 
+def test_who_tunes_sets_all_of_another_operator_aside(node: FakeNode) -> None:
+    came(node)
+    client = enter(node, "e.ngineer")
+    assert "Set all of this operator aside" in client.get(PATH).text
+
+    assert post(client, "judge", act="aside-all", id=FOREIGN, reason="they test with us") == 303
+    assert post(client, "judge", act="aside-all", id=FOREIGN, reason="they test with us") == 409
+    page = client.get(PATH).text
+    assert "Set aside, with all of this operator" in page
+    assert "Let all of this operator count again" in page
+    assert node.db.samples.operators_aside() == ["operator-1"]
+    assert post(client, "judge", act="back-all", id=FOREIGN, reason="no more") == 303
+
+    assert not node.db.samples.foreign()[0].is_aside
+    assert node.db.samples.operators_aside() == []
+    assert post(client, "judge", act="all", id=FOREIGN, reason="why") == 400
+    assert post(client, "judge", act="aside-all", id="nothing", reason="why") == 409
+
+
 def test_a_program_that_may_tune_sets_it_aside_and_none_lets_anything_out(node: FakeNode) -> None:
     came(node)
     node.give_token("tuner", "e.ngineer", "tune")
@@ -235,3 +255,74 @@ def test_of_a_rule_that_there_is_not_there_is_no_page(node: FakeNode) -> None:
     assert enter(node).get("/rules/none/protected").status_code == 404
     other = f"{PATH}?finding=nothing"
     assert "event of finding nothing is protected" in enter(node).get(other).text
+
+
+# ---- A rule is not switched off over what was right
+
+
+def switch(node: FakeNode, act: str, *ids: str) -> Any:
+    client = enter(node, "e.ngineer")
+    csrf = csrf_of(client.get("/keys").text)
+    form = {"csrf": csrf, "act": act, "id": ids or (RULE_ID,), "reason": "too loud"}
+    return client.post("/rules/change", data=form)
+
+
+def test_a_rule_that_was_right_is_not_switched_off_and_says_why(node: FakeNode) -> None:
+    other = msgspec.structs.replace(node.rules()[0], id="another", title="Another")
+    node.rule_states = [other, *node.rules()]
+
+    answer = switch(node, "off", "another", RULE_ID)
+    page = enter(node, "e.ngineer").get(f"/rules/{RULE_ID}").text
+
+    assert answer.status_code == 409
+    assert f"silence what was right: finding {finding(node)}" in answer.text
+    assert "rules.off in the settings file" in answer.text
+    assert node.accounts.switches() == []
+    assert "It cannot be switched off here:" in page
+    assert 'name="act" value="off"' not in page
+    assert 'name="act" value="off"' in enter(node, "e.ngineer").get("/rules/another").text
+
+
+def test_a_finding_that_is_kept_no_more_forbids_nothing(
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node.findings, "get", lambda _: None)
+
+    assert switch(node, "off").status_code == 303
+
+
+def test_a_program_may_not_switch_it_off_either(node: FakeNode) -> None:
+    node.give_token("tun3r", "e.ngineer", "read", "tune")
+    client = TestClient(make_app(node, Access(node, fake.HASHER)))
+
+    answer = client.post(
+        "/rules/change.json",
+        headers={"authorization": "Bearer tun3r"},
+        json={"act": "off", "id": [RULE_ID], "reason": "too loud"},
+    )
+
+    assert answer.status_code == 409
+    assert answer.json()["error"]["where"] == "Wrong password"
+    assert node.accounts.switches() == []
+
+
+def test_a_sample_of_another_operator_forbids_it_until_it_is_set_aside(node: FakeNode) -> None:
+    node.db.change([finding(node)], Change(verdict="benign"), "i.vasko", NOW)
+    came(node)
+
+    refused = switch(node, "off")
+    node.releases.set_aside(FOREIGN, "e.ngineer", "not ours")
+    done = switch(node, "off")
+
+    assert refused.status_code == 409
+    assert "what was right: a sample of operator-1" in refused.text
+    assert done.status_code == 303
+
+
+def test_a_rule_that_was_right_can_always_be_switched_on(node: FakeNode) -> None:
+    node.accounts.switch(Switch(RULE_ID, False, "before it was right", "ada", NOW))
+
+    page = enter(node, "e.ngineer").get(f"/rules/{RULE_ID}").text
+
+    assert 'name="act" value="on"' in page
+    assert switch(node, "on").status_code == 303

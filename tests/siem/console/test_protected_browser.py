@@ -52,12 +52,15 @@ def test_a_sample_is_let_out_and_one_of_another_operator_set_aside_by_clicks(
     context.clear_cookies()
 
     enter(page, served, "e.ngineer")
+    page.goto(f"{served.base}{PATH.removesuffix('/protected')}")
+    assert page.get_by_text("It cannot be switched off here:").is_visible()
+    look("protected-rule")
     page.goto(f"{served.base}{PATH}")
     page.get_by_role("link", name="1 event").click()
     look("protected-theirs")
     page.get_by_text("Set aside", exact=True).first.click()
     page.get_by_label("Reason", exact=True).fill("Our historian does that.")
-    page.get_by_role("button", name="Set aside").click()
+    page.get_by_role("button", name="Set it aside").click()
     assert page.get_by_text("Our historian does that.").is_visible()
     look("protected-aside")
 

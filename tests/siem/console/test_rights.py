@@ -118,13 +118,21 @@ def app(node: fake.FakeNode) -> Any:
     return make_app(node, Access(node, fake.HASHER))
 
 
+@pytest.fixture
+def client(app: Any) -> Iterator[TestClient]:
+    with TestClient(app, follow_redirects=False) as client:
+        yield client
+
+
 def test_every_route_is_in_the_table(app: Any) -> None:
     assert {name for name, _, _ in routes(app)} == RIGHTS.keys() | OPEN
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ROLES)
-def test_a_role_gets_what_the_table_says_and_nothing_else(role: str, app: Any) -> None:
-    client = TestClient(app, follow_redirects=False)
+def test_a_role_gets_what_the_table_says_and_nothing_else(
+    role: str, app: Any, client: TestClient
+) -> None:
     sign_in(client, ROLES[role])
     token = csrf_of(client.get("/keys").text)
 
@@ -139,13 +147,13 @@ def test_a_role_gets_what_the_table_says_and_nothing_else(role: str, app: Any) -
     assert wrong == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scope", SCOPES)
 def test_a_scope_opens_what_the_table_says_and_no_more_than_its_person_may(
-    scope: str, app: Any, node: fake.FakeNode
+    scope: str, app: Any, node: fake.FakeNode, client: TestClient
 ) -> None:
     for role, person in ROLES.items():
         node.give_token(f"{scope} {role}", person, scope)
-    client = TestClient(app, follow_redirects=False)
 
     wrong = []
     for name, method, address in routes(app):
@@ -161,6 +169,7 @@ def test_a_scope_opens_what_the_table_says_and_no_more_than_its_person_may(
     assert wrong == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["form", "json"])
 def test_no_request_with_a_cookie_alone_changes_anything(
     kind: str, app: Any, node: fake.FakeNode
@@ -182,9 +191,7 @@ def test_no_request_with_a_cookie_alone_changes_anything(
     assert refused == every
 
 
-def test_without_sign_in_no_route_opens(app: Any) -> None:
-    client = TestClient(app, follow_redirects=False)
-
+def test_without_sign_in_no_route_opens(app: Any, client: TestClient) -> None:
     answers = {
         address: client.request(method, address).status_code
         for name, method, address in routes(app)

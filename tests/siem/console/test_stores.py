@@ -108,6 +108,24 @@ def test_a_finding_its_panel_and_its_events_are_shown(client: TestClient) -> Non
     assert "4 matches" in page
 
 
+@pytest.mark.parametrize("query", ["?from=all", "?from=all&by=source.ip", "?q=user.name:nobody"])
+def test_hunt_says_which_files_of_events_it_could_not_read(
+    query: str, client: TestClient, tmp_path: Path
+) -> None:
+    assert "could not be read" not in client.get(f"/hunt{query}").text
+    assert "unread" not in client.get("/hunt.json?from=all").json()
+    day = tmp_path / "events" / "parquet" / "day=2026-03-01"
+    day.mkdir(parents=True)
+    (day / f"{0:016d}-{0:016d}.parquet").write_bytes(b"PAR1 and no end")
+
+    page = client.get(f"/hunt{query}").text
+
+    assert "1 file of events could not be read." in page
+    assert f"{day}/" in page
+    (unread,) = client.get("/hunt.json?from=all").json()["unread"]
+    assert str(day) in unread
+
+
 def test_hunt_shows_fields_top_values_and_an_event(client: TestClient) -> None:
     event = client.get("/hunt.json").json()["rows"][5]["event.id"]
 

@@ -47,7 +47,7 @@ def test_a_switched_rule_is_silent_at_once_and_speaks_again(tmp_path: Path) -> N
         node._due["states"] = 0.0
         node.conclude(())
         (rule,) = console.rules()
-        said.append((rule.state, rule.reason, rule.id in node._off))
+        said.append((rule.state, rule.reason, rule.id in node.off))
 
     look()
     console.accounts.switch(Switch(ID, False, "tests at the mill", "ada", now_utc()))

@@ -6,6 +6,7 @@ import html
 import re
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -60,6 +61,18 @@ def in_textarea(page: str, name: str) -> str:
     found = re.search(rf'<textarea id="{name}"[^>]*>\n(.*?)</textarea>', page, re.DOTALL)
     assert found
     return html.unescape(found[1])
+
+
+def theirs_in(page: str) -> list[str]:
+    """What others did meanwhile, as the page shows it."""
+    found = re.search(r'<div class="theirs"[^>]*>(.*?)</div>\n<div class="bench', page, re.DOTALL)
+    assert found
+    return found[1].split("<details open>")[1:]
+
+
+def hidden_in(page: str) -> dict[str, str]:
+    """What the form says that the person has seen."""
+    return dict(re.findall(r'<input type="hidden" name="(seen|draft)" value="([^"]*)"', page))
 
 
 def text_of(client: TestClient) -> str:
@@ -162,6 +175,47 @@ def test_samples_that_fail_are_told_and_forbid_it(node: FakeNode, signed_in: Ent
     assert deployed(node) == []
 
 
+def test_what_samples_lack_and_what_no_sample_misses_is_said_and_forbids_nothing(
+    node: FakeNode, signed_in: Enter
+) -> None:
+    client = signed_in(ENGINEER)
+    one = SAMPLES.partition("  - {name: a right one")[0]
+
+    page = post(client, act="check", samples=one).text
+    said = data(client, act="check", samples=one).json()
+    proof = post(client, act="prove", samples=one).text
+    proven = data(client, act="prove").json()
+    wrong = data(client, act="prove", text=RULE.replace("failure", "success"))
+
+    assert (said["reasons"], said["lacking"]) == ([], [
+        "1 of at least 2 cases of kind 'must match'",
+        "0 of at least 1 cases of kind 'near miss'",
+        "0 of at least 2 cases of kind 'ordinary'",
+        "no 'must match' case is raw (records or frames through a collector)",
+    ])  # fmt: skip
+    (listed,) = re.findall("<div class=[^>]* data-lacking>(.*?)</ul>", page, re.DOTALL)
+    assert "0 of at least 2 cases" in listed
+    assert "Leave out each line" in page
+    assert "failed: event.outcome</li>" in proof
+    assert proven["unnoticed"] == ["failed: event.action"]
+    assert (wrong.status_code, wrong.json()["error"]["what"]) == (400, "a sample fails as it is")
+    deployed = post(client, act="deploy", samples=one, reason="it will be proven")
+    assert deployed.status_code == 303
+
+
+def test_a_character_that_nobody_sees_is_told_at_its_line(node: FakeNode, signed_in: Enter) -> None:
+    turned = RULE.replace("Wrong password", "Wrong \u202epassword") + "# \u200b\u200b\n"
+
+    said = data(signed_in(ENGINEER), act="check", text=turned).json()
+
+    unseen = [(one["line"], one["what"]) for one in said["marks"] if "invisible" in one["what"]]
+    assert unseen == [
+        (2, "an invisible character U+202E, right-to-left override"),
+        (9, "an invisible character U+200B, zero width space"),
+    ]
+    assert said["reasons"] == []
+
+
 # ---- Tried and previewed
 
 
@@ -174,6 +228,7 @@ def test_a_line_is_tried_and_explained(node: FakeNode, signed_in: Enter) -> None
     ]
     nothing = post(client, act="try", line=" ")
     unknown = data(client, act="try", line=LINE, collector="nobody")
+    no_line = data(client, act="try", line="what is this")
 
     assert "The rule speaks." in page
     assert in_textarea(page, "line") == LINE
@@ -181,6 +236,8 @@ def test_a_line_is_tried_and_explained(node: FakeNode, signed_in: Enter) -> None
     assert [one["held"] for one in said["why"]["checks"]] == [True, False]
     assert (nothing.status_code, unknown.status_code) == (400, 400)
     assert "There is no line" in nothing.text
+    assert unknown.json()["error"]["what"] == "no collector is called 'nobody'"
+    assert no_line.json()["error"]["what"] == "no collector recognises the line"
 
 
 def test_a_line_that_keeps_the_rule_silent_is_named(node: FakeNode, signed_in: Enter) -> None:
@@ -196,6 +253,32 @@ def test_a_line_that_keeps_the_rule_silent_is_named(node: FakeNode, signed_in: E
     named = re.findall(r"<li><span>(not )?<span class=\"mono\">([\w.]+)</span>", because)
     assert sorted(named) == [("not ", "source.ip"), ("not ", "user.name")]
     assert "Because of" not in spoken
+
+
+def test_the_filter_that_hides_an_event_is_named_among_those_that_do_not(
+    node: FakeNode, signed_in: Enter
+) -> None:
+    client = signed_in(ENGINEER)
+    harmless = (("192.0.2.7", "Our: scanner"), ("192.0.2.8", "The installer"))
+    ids = {}
+    for address, title in harmless:
+        (one,) = findings(node.db, f"source.ip:{address}")
+        until = NOW.date().replace(year=2027)
+        made, _, _ = node.tuning.filter_of(one, ["source.ip"], title, until, ENGINEER)
+        made = re.sub("^title: .*$", f"title: '{title}'", made, flags=re.MULTILINE)
+        ids[title] = node.tuning.examine(made).document
+        node.tuning.deploy(made, "", ENGINEER, title, 0)
+
+    page = post(client, act="try", line=LINE).text
+    (said,) = data(client, act="try", line=LINE).json()["events"]
+
+    assert "A filter hides the event." in page
+    for title, state in (("Our: scanner", "Hides the event"), ("The installer", "Lets it pass")):
+        link = f'<h3 class="mt2">Filter <a href="/filters/{ids[title]}">{title}</a></h3>'
+        (behind,) = re.findall(f"{link}(.*?)<table", page, re.DOTALL)
+        assert state in behind
+    assert "<li><span><b>Our: scanner:</b> not" in page
+    assert "(filter The installer: not " in said["why"]["condition"]
 
 
 def test_a_preview_says_what_goes_and_why(node: FakeNode, signed_in: Enter) -> None:
@@ -223,6 +306,10 @@ def test_a_preview_says_what_goes_and_why(node: FakeNode, signed_in: Enter) -> N
         one["event.id"] = gone["event"] if number == len(events) - 1 else str(number)
     why = f"why {gone['event']} {gone['time']}"
     told = post(client, act=why, text=narrow, job=begun["job"]).text
+    kept = node.tuning.job(begun["job"])
+    assert kept
+    kept.result = msgspec.structs.replace(kept.result, is_whole=False)
+    cancelled = post(client, act="look", text=narrow, job=begun["job"], days="7").text
 
     assert (job["fault"], job["result"]["total"]["would"], job["result"]["total"]["gone"]) == (
         "", 3, 1,
@@ -232,6 +319,11 @@ def test_a_preview_says_what_goes_and_why(node: FakeNode, signed_in: Enter) -> N
     assert "for the 4 events of its log source in this time" in page
     assert job["cost"]["events"] == 4
     assert re.search(r">gw</a></th><td>dmz</td><td><a[^>]*>Benign</a></td>", page)
+    assert ("in 7 days</small>" in page, "of 4 that count today" in page) == (True, True)
+    assert "the rest of the 7 days was not looked at" in cancelled
+    assert "until it was cancelled</small>" in cancelled
+    assert "in 7 days</small>" not in cancelled
+    assert "that count today" not in cancelled
     assert 'class="mt stale"' not in page
     assert 'class="mt stale"' in stale
     assert "The rule is silent." in told
@@ -262,7 +354,8 @@ def test_a_change_is_deployed_with_a_reason_and_taken_back(
 ) -> None:
     client = signed_in(ENGINEER)
 
-    bare = post(client, act="deploy", text=LOUDER, reason=" ")
+    bare = post(client, act="deploy", text=LOUDER, reason=" ", back_reason="too loud")
+    entered = post(client, act="check", text=LOUDER, reason="it was too quiet").text
     done = post(client, act="deploy", text=LOUDER, reason="it was too quiet")
     (version,) = deployed(node)
     page = client.get(done.headers["location"]).text
@@ -273,12 +366,16 @@ def test_a_change_is_deployed_with_a_reason_and_taken_back(
     assert unseen.status_code == 409
     assert bare.status_code == 400
     assert "The reason is empty" in bare.text
+    assert "Where:" not in bare.text
+    assert '<details class="drop right" id="deploy">' in bare.text
+    assert '<details class="drop right" id="deploy" open>' in entered
     assert in_textarea(bare.text, "text") == LOUDER
     assert (version.text, version.by, version.reason) == (LOUDER, ENGINEER, "it was too quiet")
     assert f"deployed: version {version.number}" in page
     assert "it was too quiet" in page
-    assert back.headers["location"] == f"{EDIT}?done=reverted"
-    after = client.get(EDIT).text
+    assert back.headers["location"] == f"{EDIT}?done=taken-back"
+    after = client.get(back.headers["location"]).text
+    assert "its file counts again" in after
     assert in_textarea(after, "text") == RULE
     assert "removed: </span>level: high" in after
     assert "removed: </span>title" not in after
@@ -309,24 +406,168 @@ def test_an_older_version_is_gone_back_to_and_what_changed_is_shown(
     assert text_of(client) == LOUDER
 
 
-def test_who_did_not_see_the_last_version_or_draft_overwrites_nothing(
+def test_a_version_of_more_digits_than_there_are_takes_nothing_back(
     node: FakeNode, signed_in: Enter
 ) -> None:
     client = signed_in(ENGINEER)
-    node.tuning.deploy(LOUDER, SAMPLES, OTHER, "first", 0)
+    first = node.tuning.deploy(LOUDER, SAMPLES, ENGINEER, "one", 0)
+    said = {"reason": "x", "seen": str(first)}
+
+    long = data(client, f"/rules/{RULE_ID}/revert", number=f"{first:021d}", **said)
+
+    assert long.status_code == 400
+    assert long.json()["error"]["where"] == "number"
+    assert [one.text for one in deployed(node)] == [LOUDER]
+    assert data(client, f"/rules/{RULE_ID}/revert", number="0" * 18, **said).status_code == 200
+
+
+def test_who_is_late_to_deploy_sees_what_the_other_did_before_they_replace_it(
+    node: FakeNode, signed_in: Enter
+) -> None:
+    client = signed_in(ENGINEER)
+    node.tuning.deploy(LOUDER, SAMPLES, OTHER, "it was too quiet", 0)
+
     late = post(client, act="deploy", text=RULE, reason="second", seen="0")
-    node.tuning.save(LOUDER + "# theirs\n", SAMPLES, OTHER)
+    (first,) = deployed(node)
+    program = data(client, act="deploy", text=RULE, reason="second", seen="0").json()
+    again = post(client, act="deploy", text=RULE, reason="second", seen=str(first.number))
+
+    said = f"ersion {first.number} has been deployed since, by e.ngineer, 2026-"
+    assert (late.status_code, again.status_code) == (409, 303)
+    assert f"V{said}" in late.text
+    assert "UTC: it was too quiet." in late.text
+    assert in_textarea(late.text, "text") == RULE
+    assert f'name="seen" value="{first.number}"' in late.text
+    (theirs,) = theirs_in(late.text)
+    assert "removed: </span>level: high" in theirs
+    assert "added: </span>level: medium" in theirs
+    assert f"v{said}" in program["error"]["what"]
+
+
+def test_who_is_late_to_deploy_what_was_taken_back_sees_the_file(
+    node: FakeNode, signed_in: Enter
+) -> None:
+    client = signed_in(ENGINEER)
+    first = node.tuning.deploy(LOUDER, SAMPLES, OTHER, "one", 0)
+    last = node.tuning.revert(RULE_ID, 0, OTHER, "the file was right")
+
+    late = post(client, act="deploy", text=LOUDER, reason="mine", seen=str(first))
+
+    assert "It was taken back since, by e.ngineer" in late.text
+    assert f'name="seen" value="{last}"' in late.text
+    (theirs,) = theirs_in(late.text)
+    assert "removed: </span>level: medium" in theirs
+
+
+def test_who_is_late_to_save_sees_the_other_draft_before_they_replace_it(
+    node: FakeNode, signed_in: Enter
+) -> None:
+    client, samples = signed_in(ENGINEER), SAMPLES.replace("a wrong one", "theirs")
+    node.tuning.save(LOUDER + "# theirs\n", samples, OTHER)
+
     blind = post(client, act="save", text=RULE)
     draft = client.get(f"{EDIT}.json").json()["draft"]
     knowing = data(client, act="save", text=LOUDER + "# mine\n", draft=draft)
 
-    assert (late.status_code, blind.status_code) == (409, 409)
-    assert in_textarea(late.text, "text") == RULE
-    assert f'name="seen" value="{deployed(node)[0].number}"' in late.text
-    assert "E.ngineer has saved another draft since" in blind.text
+    assert blind.status_code == 409
+    assert "Another draft has been saved since, by e.ngineer." in blind.text
+    assert "Where:" not in blind.text
     assert in_textarea(blind.text, "text") == RULE
+    assert html.unescape(f'name="draft" value="{draft}"') in html.unescape(blind.text)
+    (theirs,) = theirs_in(blind.text)
+    assert "removed: </span># theirs" in theirs
+    assert f"{LOUDER}# theirs\n</textarea>" in html.unescape(theirs)
+    assert f"{samples}</textarea>" in html.unescape(theirs)
     assert knowing.status_code == 200
     assert text_of(client).endswith("# mine\n")
+
+
+def test_who_saves_over_a_newer_version_sees_it_before_they_deploy(
+    node: FakeNode, signed_in: Enter
+) -> None:
+    client, mine = signed_in(ENGINEER), RULE.replace("level: medium", "level: low")
+    first = node.tuning.deploy(LOUDER, SAMPLES, ENGINEER, "one", 0)
+    second = node.tuning.deploy(RULE, SAMPLES, OTHER, "it was too loud", first)
+
+    late = post(client, act="save", text=mine, seen=str(first))
+    program = data(client, act="save", text=mine, seen=str(first))
+    assert list(node.tuning.drafts()) == []
+    again = post(client, act="save", text=mine, seen=str(second))
+    draft = client.get(f"{EDIT}.json").json()["draft"]
+    unsaid = form(client, act="save", text=mine, draft=draft)
+    del unsaid["seen"]
+
+    assert (late.status_code, program.status_code, again.status_code) == (409, 409, 303)
+    assert f"Version {second} has been deployed since, by e.ngineer" in late.text
+    (theirs,) = theirs_in(late.text)
+    assert "removed: </span>level: medium" in theirs
+    assert f'name="seen" value="{second}"' in late.text
+    for part in (f"deployed: version {second}", f"<b>Version {second}</b>"):
+        before, _, _ = late.text.partition(part)
+        assert before.rpartition("data-live=")[2].startswith('"save"')
+    assert client.post(f"{EDIT}.json", data=unsaid).status_code == 200
+
+
+def test_who_deploys_forgets_no_draft_that_they_did_not_see(
+    node: FakeNode, signed_in: Enter
+) -> None:
+    client = signed_in(ENGINEER)
+    node.tuning.save(LOUDER + "# theirs\n", SAMPLES, OTHER)
+    draft = client.get(f"{EDIT}.json").json()["draft"]
+
+    blind = post(client, act="deploy", text=LOUDER, reason="louder")
+    assert [one.by for one in node.tuning.drafts()] == [OTHER]
+    knowing = post(client, act="deploy", text=LOUDER, reason="louder", draft=draft)
+
+    assert (blind.status_code, knowing.status_code) == (409, 303)
+    assert "Another draft has been saved since, by e.ngineer." in blind.text
+    (theirs,) = theirs_in(blind.text)
+    assert "removed: </span># theirs" in theirs
+
+
+def test_a_draft_that_is_saved_while_another_text_is_deployed_stays(
+    node: FakeNode, signed_in: Enter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, deploy = signed_in(ENGINEER), node.tuning.deploy
+    node.tuning.save(LOUDER + "# mine\n", SAMPLES, ENGINEER)
+    draft = client.get(f"{EDIT}.json").json()["draft"]
+
+    def late(*given: Any) -> int:
+        node.clock = node.tuning._clock() + timedelta(seconds=1)
+        node.tuning.save(LOUDER + "# theirs\n", SAMPLES, OTHER, datetime.fromisoformat(draft))
+        return int(deploy(*given))
+
+    monkeypatch.setattr(node.tuning, "deploy", late)
+    done = post(client, act="deploy", text=LOUDER, reason="louder", draft=draft)
+
+    assert done.status_code == 303
+    assert [one.text for one in deployed(node)] == [LOUDER]
+    assert [(one.by, one.text) for one in node.tuning.drafts()] == [(OTHER, LOUDER + "# theirs\n")]
+
+
+def test_a_draft_that_was_seen_goes_when_another_text_is_deployed(
+    node: FakeNode, signed_in: Enter
+) -> None:
+    client = signed_in(ENGINEER)
+    node.tuning.save(LOUDER + "# theirs\n", SAMPLES, OTHER)
+    draft = client.get(f"{EDIT}.json").json()["draft"]
+
+    post(client, act="deploy", text=LOUDER, reason="louder", draft=draft)
+
+    assert list(node.tuning.drafts()) == []
+
+
+def test_only_what_was_shown_has_been_seen(node: FakeNode, signed_in: Enter) -> None:
+    client = signed_in(ENGINEER)
+    node.tuning.deploy(LOUDER, SAMPLES, OTHER, "one", 0)
+    node.tuning.save(LOUDER, SAMPLES, OTHER)
+
+    late = post(client, act="deploy", text=LOUDER, reason="two", seen="0")
+
+    version, draft = theirs_in(late.text)
+    assert "Version 1" in version
+    assert "Draft" in draft
+    assert "It says the same as yours." in draft
 
 
 def test_a_draft_of_another_document_is_not_written_over_either(
@@ -341,18 +582,53 @@ def test_a_draft_of_another_document_is_not_written_over_either(
     assert blind.status_code == 409
     assert in_textarea(blind.text, "text") == RULE
     assert [(one.by, one.text) for one in node.tuning.drafts()] == [(OTHER, LOUDER)]
+    (theirs,) = theirs_in(blind.text)
+    assert f'another document than this page: <a class="mono" href="{EDIT}">' in theirs
+    knowing = post(client, f"/rules/{blank}/edit", act="save", text=RULE, **hidden_in(blind.text))
+    assert knowing.headers["location"] == f"{EDIT}?done=saved"
+
+
+@pytest.mark.parametrize("act", ["save", "deploy"])
+def test_a_version_of_another_document_is_seen_before_it_is_replaced(
+    node: FakeNode, signed_in: Enter, act: str
+) -> None:
+    client = signed_in(ENGINEER)
+    blank = client.get("/rules/new.json").json()["document"]
+    first = node.tuning.deploy(LOUDER, SAMPLES, OTHER, "one", 0)
+    said = {"act": act, "text": RULE, "reason": "back"}
+
+    blind = post(client, f"/rules/{blank}/edit", **said)
+    knowing = post(client, f"/rules/{blank}/edit", **said, **hidden_in(blind.text))
+
+    assert (blind.status_code, knowing.status_code) == (409, 303)
+    (theirs,) = theirs_in(blind.text)
+    assert f"Version {first}" in theirs
+
+
+def test_a_copy_with_an_id_of_its_own_replaces_no_version(node: FakeNode, signed_in: Enter) -> None:
+    client = signed_in(ENGINEER)
+    first = node.tuning.deploy(LOUDER, SAMPLES, OTHER, "one", 0)
+    copy = RULE.replace(RULE_ID, client.get("/rules/new.json").json()["document"])
+    said = {"text": copy, "reason": "a copy"}
+
+    saved = post(client, act="save", seen=str(first), **said)
+    refused = post(client, act="deploy", seen=str(first), **said)
+    done = post(client, act="deploy", **said, **hidden_in(refused.text))
+
+    assert (saved.status_code, refused.status_code, done.status_code) == (303, 409, 303)
 
 
 def test_who_is_refused_for_another_reason_has_seen_no_newer_draft(
     node: FakeNode, signed_in: Enter
 ) -> None:
-    client, wrong = signed_in(ENGINEER), RULE.replace("failure", "success")
+    client = signed_in(ENGINEER)
     node.tuning.save(LOUDER, SAMPLES, OTHER)
 
-    refused = post(client, act="deploy", text=wrong, reason="why not")
+    refused = post(client, act="deploy", reason="")
 
-    assert refused.status_code == 409
+    assert refused.status_code == 400
     assert 'name="draft" value=""' in refused.text
+    assert theirs_in(refused.text) == []
 
 
 def test_a_draft_is_discarded(node: FakeNode, signed_in: Enter) -> None:
@@ -402,8 +678,10 @@ def test_what_comes_with_cityward_lacks_a_second_person_until_one_has_saved_it(
     alone = post(client, act="deploy", text=LOUDER, reason="louder")
     node.tuning.save(LOUDER, SAMPLES, OTHER)
     page = client.get(EDIT).text
+    fewer = post(client, act="check", text=LOUDER, samples=f"{SAMPLES}# fewer").text
     done = post(client, act="deploy", text=LOUDER, reason="louder, seen by two")
 
+    assert "second person missing" in fewer
     assert alone.status_code == 409
     assert "second person missing" in alone.text
     assert "second person, after e.ngineer" in page
@@ -429,6 +707,42 @@ def test_what_would_be_missed_by_going_back_stands_in_the_editor_for_two(
     assert "another person deploys it" in refused.text
     assert in_textarea(refused.text, "text") == DEAF
     assert in_textarea(refused.text, "samples") == DEAF_SAMPLES
+
+
+def test_a_note_is_kept_and_nothing_that_is_written_is_lost_by_it(
+    node: FakeNode, signed_in: Enter
+) -> None:
+    client = signed_in(ENGINEER)
+    blank = client.get("/rules/new.json").json()["document"]
+
+    page = post(client, act="note", text=LOUDER, note="Loud at night:\r\nask the installer.").text
+    empty = post(client, act="note", text=LOUDER, note=" ")
+    unsaved = post(client, f"/rules/{blank}/edit", act="note", note="too soon")
+    (said,) = client.get(f"{EDIT}.json").json()["notes"]
+
+    assert "The note is kept." in page
+    assert "<b>b.oth</b><br>Loud at night:<br>ask the installer." in page
+    assert in_textarea(page, "text") == LOUDER
+    assert in_textarea(page, "note") == ""
+    assert (said["text"], said["by"]) == ("Loud at night:\nask the installer.", ENGINEER)
+    assert (empty.status_code, unsaved.status_code) == (400, 400)
+    assert "This rule is not kept yet" in unsaved.text
+    assert in_textarea(unsaved.text, "note") == "too soon"
+
+
+def test_the_newest_notes_stand_on_the_page_and_it_says_how_many_are_older(
+    node: FakeNode, signed_in: Enter
+) -> None:
+    client = signed_in(ENGINEER)
+    for number in range(23):
+        node.tuning.note(RULE_ID, f"note {number}.", OTHER)
+
+    page, said = client.get(EDIT).text, client.get(f"{EDIT}.json").json()
+
+    assert re.findall(r"<br>note (\d+)\.", page) == [str(number) for number in range(22, 2, -1)]
+    assert f'And 3 older: <a href="{EDIT}.json">' in page
+    assert 'data-live="note">23</span>' in page
+    assert len(said["notes"]) == 23
 
 
 # ---- Who may, and what may stand there
@@ -466,7 +780,7 @@ def test_a_program_that_may_only_tune_is_told_nothing_of_kept_events(
 def test_nothing_changes_without_the_token_of_the_session(node: FakeNode, signed_in: Enter) -> None:
     client = signed_in(ENGINEER)
 
-    for act in ("check", "save", "deploy"):
+    for act in ("check", "save", "deploy", "note"):
         assert post(client, act=act, reason="x", csrf="x").status_code == 403
     assert post(client, f"/rules/{RULE_ID}/revert", number="0", csrf="x").status_code == 403
     assert list(node.tuning.drafts()) == []
@@ -474,11 +788,13 @@ def test_nothing_changes_without_the_token_of_the_session(node: FakeNode, signed
 
 def test_hostile_words_of_every_field_are_text(node: FakeNode, signed_in: Enter) -> None:
     client = signed_in(ENGINEER)
-    names = ("text", "samples", "line", "collector", "reason", "seen", "draft", "job", "days")
+    names = (
+        *("text", "samples", "line", "collector", "reason", "seen", "draft", "job", "days", "note"),
+    )
     said = dict.fromkeys(names, HOSTILE)
     pages = [
         post(client, act=act, **said)
-        for act in ("check", "save", "deploy", "try", "preview", "look", f"why {HOSTILE}", HOSTILE)
+        for act in ("check", "save", "deploy", "note", "try", "preview", f"why {HOSTILE}", HOSTILE)
     ]
     back = post(client, f"/rules/{RULE_ID}/revert", number=HOSTILE, back_reason=HOSTILE)
     titled = RULE.replace("Wrong password", f"'{HOSTILE}'").replace("failed:", "'<b>failed':")

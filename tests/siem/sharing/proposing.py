@@ -13,6 +13,7 @@ import msgspec
 from cityward import Actuator
 from cityward.event import Event, LogSource, Record
 from cityward.finding import Analytic, Finding, Severity
+from detectors.sigma.rule import RuleSet
 from playbooks import plan as planning
 from playbooks import safety
 from playbooks.journal import QUEUES, Run
@@ -27,7 +28,9 @@ from siem.city.proposals import Playbook as Way
 from siem.city.proposals import Proposals as CityProposals
 from siem.city.proposals import Wanted, given, want
 from siem.facts import FactBook
+from siem.literals import Literals
 from siem.proposals import Proposals
+from siem.samples import alone
 from siem.sharing.certificates import new_key
 from siem.sharing.identity import Hub as HubFile
 from siem.sharing.identity import public_text
@@ -73,6 +76,9 @@ class TokenPolicy(FakePolicy):
 class City:
     """A hub that joins what operators share, and proposes."""
 
+    shared = RuleSet()
+    """Rules that all operators have."""
+
     def __init__(self, folder: Path, clock: Clock, by_itself: Way | None = None) -> None:
         self.clock = clock
         self.folder = folder / "hub"
@@ -93,6 +99,11 @@ class City:
         exchange.listener = self.joiner
         exchange.answered = self.proposals.answered
         self.joiner.rebuild()
+
+    def words_of(self, rule: str) -> Literals:
+        """What one of the shared rules says itself."""
+        one = next((each for each in self.shared.speaking() if each.id == rule), None)
+        return Literals(RuleSet() if one is None else alone(one, self.shared))
 
     @property
     def campaign(self) -> str:
@@ -219,8 +230,7 @@ class Operator:
 
     def hear(self) -> None:
         """Fetch what the hub has."""
-        channel: Any = self
-        fetch_inbox(channel, self.db.outgoing, self.hub, self.clock(), plans=self.plans)
+        self._fetch(self)
 
     def hear_this(self, *letters: tuple[bytes, str]) -> None:
         """Hear envelopes that a test made: signature in base64 and bytes."""
@@ -234,8 +244,13 @@ class Operator:
             def ask(self, method: str, path: str) -> bytes:
                 return b"\n".join(lines)
 
-        channel: Any = Made()
-        fetch_inbox(channel, self.db.outgoing, self.hub, self.clock(), plans=self.plans)
+        self._fetch(Made())
+
+    def _fetch(self, channel: Any) -> None:
+        fetch_inbox(
+            channel, self.db.outgoing, self.hub, self.clock(), plans=self.plans,
+            words_of=self.city.words_of,
+        )  # fmt: skip
 
     def work(self) -> None:
         """The engine plans and goes on with what it can."""

@@ -32,7 +32,7 @@ class Town(City):
         exchange = self.ends.exchange
         self.samples = CitySamples(
             self.ends.commons.records, exchange.letters, self.names,
-            lambda: {RULE_ID, MANY_ID}, b"of a test", self.clock,
+            lambda: {RULE_ID, MANY_ID}, b"of a test", self.clock, self.words_of,
         )  # fmt: skip
         exchange.samples = self.samples
 
@@ -70,7 +70,7 @@ class Node(Operator):
 
     def begin(self) -> None:
         super().begin()
-        shared = load_folder(Path(self.settings.rules.folders[0]))
+        shared = self.city.shared = load_folder(Path(self.settings.rules.folders[0]))
         self.releasing = Releasing(
             self.settings, self.db, lambda: self.policy, self.clock, lambda: shared
         )

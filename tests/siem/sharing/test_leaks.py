@@ -56,6 +56,7 @@ def leaked(policy: Policy, document: dict[str, Any]) -> list[Any]:
     return leaks(secrets_of(document, share.payload), {"sent": lines, "gz": gzip.compress(lines)})
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(document=findings(), policy=policies())
 def test_nothing_that_was_to_stay_leaves_under_any_policy_of_the_baseline(
@@ -64,12 +65,14 @@ def test_nothing_that_was_to_stay_leaves_under_any_policy_of_the_baseline(
     assert leaked(policy, document) == []
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(document=findings())
 def test_nothing_that_was_to_stay_leaves_under_the_example(document: dict[str, Any]) -> None:
     assert leaked(accepted(EXAMPLE.read_text(encoding="utf-8")), document) == []
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(document=findings(), policy=policies())
 def test_the_hub_takes_whatever_a_policy_lets_out(document: dict[str, Any], policy: Policy) -> None:

@@ -337,6 +337,7 @@ def test_hazards_may_be_told_wider_and_only_they() -> None:
         assert refused(with_fields(fields, when=when, **wide))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(text=drafts(), data=st.data())
 def test_no_accepted_policy_shares_what_the_baseline_does_not_allow(

@@ -23,7 +23,16 @@ from siem.sharing.external import Plan
 from siem.sharing.inbox import newest, told_row
 from siem.sharing.ledger import keys_of, prove
 from siem.sharing.policy import EXAMPLE, Samples
-from siem.sharing.samples import KEPT, MAY_LEAVE, RELEASED, REPLACED, TIME, checked, masked
+from siem.sharing.samples import (
+    KEPT,
+    MAY_LEAVE,
+    RELEASED,
+    REPLACED,
+    TIME,
+    checked,
+    compared,
+    masked,
+)
 from siem.sharing.tokens import Tokens
 from siem.store import faults, rulebook, samples
 from siem.store.outgoing import TERMINAL
@@ -42,6 +51,7 @@ from tests.siem.sharing.standin import key_from
 
 PLAN = Plan(["10.0.0.0/8", "192.0.2.0/24"])
 AT = datetime(2026, 1, 5, 10, 17, 5, tzinfo=UTC)
+NOBODYS = "99999999-1111-4111-8111-111111111111"
 EVENT: dict[str, Any] = {
     TIME: "2026-01-05T10:00:00Z",
     "cw.logsource.product": "linux",
@@ -173,10 +183,7 @@ def test_a_rule_that_does_not_match_once_names_are_replaced_keeps_its_sample_her
     tmp_path: Path,
 ) -> None:
     _, metro, _ = two(tmp_path, Clock())
-    rules = Path(metro.settings.rules.folders[0])
-    text = (rules / "wrong.yml").read_text()
-    (rules / "wrong.yml").write_text(text.replace("failure}", f"failure, user.name: {USER}}}"))
-    metro.begin()
+    asks(metro, "user.name|re: rossi")
     finding = metro.was_right()
 
     with pytest.raises(Unsafe, match="would not match any more once all names are replaced"):
@@ -185,10 +192,7 @@ def test_a_rule_that_does_not_match_once_names_are_replaced_keeps_its_sample_her
 
 def test_a_rule_that_needs_what_stays_here_says_what(tmp_path: Path) -> None:
     _, metro, _ = two(tmp_path, Clock())
-    rules = Path(metro.settings.rules.folders[0])
-    text = (rules / "wrong.yml").read_text()
-    (rules / "wrong.yml").write_text(text.replace("failure}", "failure, process.pid: 7}"))
-    metro.begin()
+    asks(metro, "process.pid|gte: 7")
 
     offer = metro.releasing.offer(metro.was_right()["finding.id"])
 
@@ -197,10 +201,104 @@ def test_a_rule_that_needs_what_stays_here_says_what(tmp_path: Path) -> None:
 
 def test_a_rule_that_needs_a_word_which_repeats_a_name_says_which(tmp_path: Path) -> None:
     _, metro, _ = two(tmp_path, Clock())
+    asks(metro, "event.action|re: ^ssh_", instead="event.action: ssh_login, ")
 
     offer = metro.releasing.offer(metro.was_right(user="SSH-Login")["finding.id"])
 
     assert offer.why.endswith("or what stays here: event.action.")
+
+
+def asks(node: Node, more: str, instead: str = "") -> None:
+    """Everybody's rule asks for something more, or for something else."""
+    file = Path(node.settings.rules.folders[0]) / "wrong.yml"
+    file.write_text(file.read_text().replace(instead, "").replace("failure}", f"failure, {more}}}"))
+    node.begin()
+
+
+# ---- What the rule says itself
+
+
+@pytest.mark.parametrize(
+    ("more", "field", "leaves"),
+    [
+        (f"user.name: [root, {USER.upper()}]", "user.name", USER),
+        ("user.name|startswith: m., user.name|contains: oss", "user.name", "m.oss"),
+        ("message|contains|all: [password, Failed, pass]", "message", "password failed"),
+        ("process.pid: 7", "process.pid", 7),
+        ("message|exists: true", "message", "sample-value-1"),
+        ("'cw.vendor.method': password", "cw.vendor.method", "password"),
+    ],
+)
+def test_what_the_rule_says_itself_leaves_and_protects_elsewhere(
+    more: str, field: str, leaves: Any, tmp_path: Path
+) -> None:
+    _, metro, grid = two(tmp_path, Clock())
+    asks(grid, more)
+    asks(metro, more)
+    finding = metro.was_right()
+
+    ((before, after),) = metro.releasing.offer(finding["finding.id"]).events
+    metro.release(finding)
+    for node in (metro, grid):
+        node.round()
+
+    assert after is not None
+    assert after[field] == leaves
+    assert after["source.ip"] == "203.0.113.1"
+    how = "replaced" if "value" in str(leaves) else "in the rule's own words"
+    assert (field, how) in [(one.name, one.how) for one in compared(before, after)]
+    (event,) = grid.foreign
+    assert event[field] == leaves
+    assert len(grid.refusal_of("'*'")) == 1
+
+
+def test_what_the_rule_excepts_is_replaced(tmp_path: Path) -> None:
+    _, metro, _ = two(tmp_path, Clock())
+    file = Path(metro.settings.rules.folders[0]) / "wrong.yml"
+    more = f"failure}}\n  known: {{user.name: {USER}, source.ip: 10.9.9.9}}"
+    text = file.read_text().replace("failure}", more)
+    file.write_text(text.replace("condition: failed", "condition: failed and not known"))
+    metro.begin()
+
+    ((_, after),) = metro.releasing.offer(metro.was_right()["finding.id"]).events
+
+    assert after is not None
+    assert after["user.name"] == "sample-user-1"
+
+
+def test_a_policy_keeps_here_what_the_rule_says_too(tmp_path: Path) -> None:
+    _, metro, _ = two(tmp_path, Clock(), drop=frozenset({"cw.vendor"}))
+    asks(metro, "'cw.vendor.method': password")
+
+    offer = metro.releasing.offer(metro.was_right()["finding.id"])
+
+    assert "or what stays here: cw.vendor" in offer.why
+    kept = Samples(release="person", drop=frozenset({"cw.vendor"}))
+    assert not kept.lets_out({"events": [{"cw.vendor.method": "password"}]})
+
+
+def test_nobody_takes_a_word_that_the_rule_does_not_say(tmp_path: Path) -> None:
+    town, metro, _ = two(tmp_path, Clock())
+    asks(metro, "user.name: [root, admin], url.path|contains: /login, url.query|exists: true")
+    good = {"user.name": "root", "url.path": "/login", "url.query": "sample-value-1"}
+    assert checked(payload(event=good), "a test", town.words_of).events[0]["url.path"] == "/login"
+    bad: list[dict[str, Any]] = [
+        {"user.name": "m.rossi"},
+        {"user.name": "Root"},
+        {"url.path": "/login?m.rossi"},
+        {"url.path": ["/login"]},
+        {"url.query": "sample-value-m.rossi"},
+        {"url.query": "m.rossi"},
+        {"url.original": "/login"},
+        {"user.name": ["root"]},
+        {"url.path": {"/login": 1}},
+    ]
+    for event in bad:
+        with pytest.raises(Unsafe):
+            checked(payload(event=event), "a test", town.words_of)
+    for event in ({"user.name": "root"}, {"url.path": "/login"}):
+        with pytest.raises(Unsafe):  # of a rule that nobody knows
+            checked(payload(event=event, rule=NOBODYS), "a test", town.words_of)
 
 
 def test_what_the_hub_would_refuse_is_not_offered(
@@ -217,7 +315,7 @@ def test_what_the_hub_would_refuse_is_not_offered(
 
 def test_a_sample_of_a_rule_that_is_not_shared_stays_here(tmp_path: Path) -> None:
     _, metro, _ = two(tmp_path, Clock())
-    own = "99999999-1111-4111-8111-111111111111"
+    own = NOBODYS
     rules = Path(metro.settings.rules.folders[0])
     (rules / "own.yml").write_text((rules / "wrong.yml").read_text().replace(RULE_ID, own))
     finding = metro.was_right(rule=own)

@@ -383,7 +383,7 @@ def test_a_database_of_a_newer_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         NodeDb(tmp_path / "node.db", KEY)
 
-    assert caught.value.what == "format 99 of the database is newer than 4"
+    assert caught.value.what == "format 99 of the database is newer than 6"
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:

@@ -264,7 +264,7 @@ def test_both_databases_agree_with_plain_python(
     assert (lite, duck) == (expected, expected), query
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @settings(
     max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -412,6 +412,7 @@ def test_a_fault_names_its_character_and_what_to_write(
 # ---- Hostile queries
 
 
+@pytest.mark.slow
 @given(st.text(max_size=200))
 @settings(max_examples=500, deadline=None)
 def test_any_text_is_a_query_or_a_query_error(text: str) -> None:
@@ -428,6 +429,7 @@ def test_any_text_is_a_query_or_a_query_error(text: str) -> None:
     SqliteDialect({}, "document", "folded").where(condition)
 
 
+@pytest.mark.slow
 @given(st.text("()[]{}\"\\:*?<>=+-/ aorndt1.,'~^", max_size=60))
 @settings(max_examples=500, deadline=None)
 def test_any_punctuation_is_a_query_or_a_query_error(text: str) -> None:

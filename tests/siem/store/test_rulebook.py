@@ -12,7 +12,7 @@ from cityward.errors import InputError
 from siem.store import rulebook
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Change, Conflict
-from siem.store.rulebook import Draft, Version
+from siem.store.rulebook import Draft, Note, Version
 from tests.siem.store.test_embedded import KEY, match
 from tests.siem.store.test_embedded import NOON as NOW
 
@@ -44,9 +44,35 @@ def test_who_saw_an_older_version_is_told_so(tmp_path: Path) -> None:
     book = opened(tmp_path).rulebook
     book.deploy(version("title: one"), seen=0)
 
-    with pytest.raises(Conflict):
+    with pytest.raises(Conflict) as told:
         book.deploy(version("title: mine"), seen=0)
     assert [one.text for one in book.deployed()] == ["title: one"]
+    assert told.value.what == (
+        "version 1 has been deployed since, by a.ana, 2026-03-01 12:00 UTC: it was too loud"
+    )
+    assert told.value.todo == "Look at what counts now before you replace it."
+
+
+def test_who_is_told_of_a_newer_version_is_not_told_a_whole_page_of_reasons(tmp_path: Path) -> None:
+    book = opened(tmp_path).rulebook
+    book.deploy(version(reason="a" * 200), seen=0)
+    with pytest.raises(Conflict, match=r": a{200}\n"):
+        book.deploy(version(), seen=0)
+
+    book.deploy(version(reason="a" * 2_000))
+    with pytest.raises(Conflict, match=r": a{199}…\n"):
+        book.deploy(version(), seen=0)
+
+
+def test_who_did_not_see_that_it_was_taken_back_is_told_so(tmp_path: Path) -> None:
+    book = opened(tmp_path).rulebook
+    first = book.deploy(version("title: one"), seen=0)
+    book.deploy(version("", "the file was right"), seen=first)
+
+    with pytest.raises(Conflict, match=r"taken back since, by a\.ana, .*: the file was"):
+        book.deploy(version("title: mine"), seen=first)
+    with pytest.raises(Conflict, match="not there any more"):
+        book.deploy(version("title: mine", document="other"), seen=first)
 
 
 @pytest.mark.parametrize("reason", ["", "  ", "x" * 2_001])
@@ -100,7 +126,7 @@ def test_only_so_many_documents_and_drafts_are_kept(
     monkeypatch.setattr(rulebook, "DRAFTS_MAX", 1)
     book = opened(tmp_path).rulebook
     book.deploy(version())
-    book.put_draft(Draft(ID, "title: x", "", "a.ana", NOW))
+    book.put_draft(Draft(ID, "title: y", "", "a.ana", NOW))
 
     book.deploy(version("title: y"))
     book.put_draft(Draft("other", "title: x", "", "a.ana", NOW))
@@ -115,10 +141,39 @@ def test_a_draft_goes_when_it_is_deployed(tmp_path: Path) -> None:
     book.put_draft(Draft(ID, "title: half", "cases: []", "a.ana", NOW))
     assert book.draft(ID) == Draft(ID, "title: half", "cases: []", "a.ana", NOW)
 
-    book.deploy(version())
+    book.deploy(version("title: half", samples="cases: []"))
 
     assert book.draft(ID) is None
     assert book.drafts() == []
+
+
+@pytest.mark.parametrize(("text", "samples"), [("title: x", ""), ("title: half", "cases: [1]")])
+def test_a_draft_that_says_something_else_stays(tmp_path: Path, text: str, samples: str) -> None:
+    book = opened(tmp_path).rulebook
+    book.put_draft(Draft(ID, "title: half", "cases: []", "a.ana", NOW))
+
+    book.deploy(version(text, samples=samples))
+    book.deploy(version("", "the file was right"))
+
+    assert [one.text for one in book.drafts()] == ["title: half"]
+
+
+def test_the_same_draft_sent_twice_is_no_conflict_with_oneself(tmp_path: Path) -> None:
+    book = opened(tmp_path).rulebook
+    book.put_draft(Draft(ID, "title: half", "cases: []", "a.\x00ana", NOW))
+    first = book.drafts()
+
+    later = NOW + timedelta(seconds=1)
+    book.put_draft(Draft(ID, "title: half", "cases: []", "a.\x00ana", later))
+
+    assert book.drafts() == first
+    for other in (
+        Draft(ID, "title: half", "cases: []", "b.oth", later),
+        Draft(ID, "title: other", "cases: []", "a.\x00ana", later),
+        Draft(ID, "title: half", "cases: [1]", "a.\x00ana", later),
+    ):
+        with pytest.raises(Conflict, match="another draft has been saved since, by a"):
+            book.put_draft(other)
 
 
 def test_every_version_raises_what_the_path_looks_at_and_stands_in_the_trail(
@@ -182,3 +237,21 @@ def test_of_one_rule_the_newest_findings_stay_protected(
         verdict(db, id, "true_positive", timedelta(seconds=number))
 
     assert {one.finding for one in db.rulebook.protected()} == {*ids[-2:]}
+
+
+def test_notes_stay_newest_first_and_stand_in_the_audit_trail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rulebook, "NOTES_KEPT", 2)
+    db = opened(tmp_path)
+
+    for text in ("one", "two", " two ", "three"):
+        db.rulebook.add_note(ID, Note(text, "a.ana", NOW))
+    db.rulebook.add_note("other", Note("three", "a.ana", NOW))
+
+    assert db.rulebook.notes(ID) == [Note("three", "a.ana", NOW), Note("two", "a.ana", NOW)]
+    trail = [one for one in db.audited() if one.action == "note on a rule"]
+    assert [one.about for one in trail] == ["other", ID, ID, ID]
+    for text in (" ", "x" * 2_001):
+        with pytest.raises(InputError, match="1 to 2,000"):
+            db.rulebook.add_note(ID, Note(text, "a.ana", NOW))
