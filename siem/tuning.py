@@ -74,10 +74,13 @@ class Tuner:
         self._db = db
         self._book = db.rulebook
         self._library = library or ruleset.Library(settings)
+        self._book_read = 0
+        """Number of the newest version of all when the rules were read."""
 
     @cached_property
     def rules(self) -> RuleSet:
         """What counts now."""
+        self._book_read = self._book.number()  # first, so that nothing comes between unseen
         return ruleset.rules_of(self._settings, self._db, self._library)
 
     @cached_property
@@ -136,14 +139,15 @@ class Tuner:
         Raises:
             Unsafe: something forbids it.
             InputError: nobody says why.
-            Conflict: somebody else has deployed it since it was examined.
+            Conflict: somebody else has deployed it since it was examined; if it is a filter that is
+                to be added, anything.
         """
         if said := one.reasons():
             raise Unsafe("; ".join(said[:3]), one.title, "Mend it; cityward rule check says more.")
         version = Version(
             0, one.document, one.kind, one.title, one.text, one.samples, by, reason, now, True
         )
-        number = self._book.deploy(version, seen=one.number)
+        number = self._book.deploy(version, seen=one.number, book=one.book)
         self.__dict__.pop("rules", None)
         return number
 
@@ -446,15 +450,27 @@ class Tuner:
         Raises:
             RuleError: it is no filter, or none that can be loaded; with its line.
         """
-        id = _filter_id(text, file)
-        examined, after = self.examine(text, file=file, now=now), self._with(id, text)
-        one = _filter_in(after, id)
+        examined, after = self.ready(text, now, file), self._with(_filter_id(text, file), text)
+        one = _filter_in(after, examined.document)
         if one is None:
             return examined, []  # why is among its problems
         looked = list(self._looked(one, after, now))
-        problems = (*examined.problems, *self._twins(one, now.date()), *_too_much(one, looked))
+        problems = (*examined.problems, *_too_much(one, looked))
         row = _row(one, after, now.date())
         return msgspec.structs.replace(examined, problems=problems, row=row), _newest(looked)
+
+    def ready(self, text: str, now: datetime, file: str = "<text>") -> Examined:
+        """A filter that is to be added, and what speaks against it; see `added`.
+
+        What is deployed of it counts only if no other document was deployed since: two people who
+        add the same at once add it once.
+        """
+        id = _filter_id(text, file)
+        after, examined = self._with(id, text), self.examine(text, file=file, now=now)
+        one = _filter_in(after, id)
+        twins = tuple(self._twins(one, now.date())) if one else ()
+        problems = (*examined.problems, *twins)
+        return msgspec.structs.replace(examined, problems=problems, book=self._book_read)
 
     def hides(self, text: str, now: datetime) -> list[Hidden]:
         """Findings that a filter would have hidden, in whole or in part, newest first.
@@ -495,6 +511,9 @@ class Tuner:
         for other in self.rules.filters:
             if _hides_like(one, other) and not _is_over(other, today):
                 what = f"{other.title} ({other.id}) hides the same already, to {other.own.expires}"
+                last = self._book.newest(other.id)
+                if last and last.text:
+                    what = f"{what}: {last.by} added it, {last.time:%Y-%m-%d %H:%M} UTC"
                 yield lint.Problem(one.document.where("filter"), what)
 
     def _hiding(self, one: Filter) -> Callable[[Event], bool]:

@@ -319,6 +319,19 @@ class Workbench:
             text = tuner.filter_of(finding, fields, reason=reason, expires=expires, by=by)
             return (text, *tuner.added(text, self._clock()))
 
+    def add(self, one: Examined, by: str, reason: str) -> None:
+        """Let a filter count that was made and examined, if it still may: the same is added once.
+
+        Raises:
+            Unsafe: something forbids it; also that another one hides the same by now.
+            Conflict: another process changed the rules this moment.
+        """
+        with self._turn:
+            tuner, now = self._tuner, self._clock()
+            if one.book != self._book.number():
+                one = tuner.ready(one.text, now)
+            tuner.deploy(one, by, reason, now)
+
     # ---- Try and preview
 
     def attempt(self, text: str, line: str, collector: str = "") -> Sequence[Tried]:

@@ -188,14 +188,12 @@ class Filters:
         if not sheet.reason:
             raise InputError("the reason is empty", "reason", "Say why it is harmless.")
         until = self._until(sheet.days)
-        made, examined, hidden = self.tuning.filter_of(
-            finding, sheet.fields, sheet.reason, until, by
-        )
+        _, examined, hidden = self.tuning.filter_of(finding, sheet.fields, sheet.reason, until, by)
         if sheet.shown and sheet.shown != _mark(self.tuning.choices(finding), sheet, examined):
             raise _changed()
         if said := examined.reasons():
             raise Unsafe("; ".join(said[:3]), examined.title, "Tick other fields.")
-        self.tuning.deploy(made, "", by, sheet.reason, 0)
+        self.tuning.add(examined, by, sheet.reason)
         if sheet.resolve:
             change = Change(status="resolved", verdict="benign", comment=sheet.reason)
             ids = [one.finding for one in self._open(hidden)]

@@ -83,6 +83,10 @@ class Examined(msgspec.Struct, frozen=True):
     row: FilterRow | None = None
     """A filter that is to be added, as the list will have it; None if it cannot be loaded."""
 
+    book: int | None = None
+    """Of a filter that is to be added: number of the newest version of all documents; it is only
+    deployed if nothing has come since."""
+
     def reasons(self) -> list[str]:
         """What forbids it, in words; empty: it may be deployed."""
         said = [str(one) for one in self.problems if one.severity == "error"]
@@ -268,6 +272,10 @@ class Tuning(Protocol):
         self, finding: Document, fields: Sequence[str], reason: str, expires: date, by: str
     ) -> tuple[str, Examined, Sequence[Hidden]]:
         """A filter made from a finding, what speaks against it, and what it would have hidden."""
+        ...
+
+    def add(self, one: Examined, by: str, reason: str) -> None:
+        """Let a filter count that was made and examined; the same is added once."""
         ...
 
     def attempt(self, text: str, line: str, collector: str = "") -> Sequence[Tried]:

@@ -163,7 +163,11 @@ class RulebookStore:
 
     def number(self) -> int:
         """Of the newest version of all."""
-        return _count(self._reading(), "SELECT coalesce(max(number), 0) FROM rulebook")
+        return self._number(self._reading())
+
+    @staticmethod
+    def _number(db: sqlite3.Connection) -> int:
+        return _count(db, "SELECT coalesce(max(number), 0) FROM rulebook")
 
     def history(self, document: str, limit: int = VERSIONS_KEPT) -> list[Version]:
         """Versions of a document, newest first."""
@@ -183,7 +187,7 @@ class RulebookStore:
         ).fetchone()
         return None if found is None else self._version(found)
 
-    def deploy(self, one: Version, seen: int | None = None) -> int:
+    def deploy(self, one: Version, seen: int | None = None, book: int | None = None) -> int:
         """Write a version; it counts from now on. Returns its number.
 
         A draft that says just this goes with it; another one stays, whoever wrote it.
@@ -191,10 +195,11 @@ class RulebookStore:
         Args:
             one: Its `number` and `is_whole` do not matter.
             seen: Number of the version that the person saw, 0 for none; None: whatever is there.
+            book: Newest number of all documents, as it was looked at; None: whatever there is.
 
         Raises:
             InputError: nobody says why, or it is too much.
-            Conflict: somebody else has deployed another version since.
+            Conflict: somebody else has deployed another version since, or with `book` anything.
         """
         reason = harmless(one.reason.strip())
         if not reason or len(reason) > REASON_MAX:
@@ -207,6 +212,9 @@ class RulebookStore:
             last = self._last(db, one.document)
             if seen is not None and seen != (last.number if last else 0):
                 raise overtaken(last, one.title)
+            if book is not None and book != self._number(db):
+                row = db.execute("SELECT * FROM rulebook ORDER BY number DESC LIMIT 1").fetchone()
+                raise _changed_since(self._version(row), one.title)
             if last is None and _count(db, "SELECT count(DISTINCT document) FROM rulebook") >= (
                 DOCUMENTS_MAX
             ):
@@ -426,6 +434,13 @@ def overtaken(last: Version | None, title: str) -> Conflict:
     when = f"{last.time:%Y-%m-%d %H:%M} UTC"
     reason = last.reason if len(last.reason) <= SAID_MAX else f"{last.reason[: SAID_MAX - 1]}…"
     return Conflict(f"{done} since, by {last.by}, {when}: {reason}", title, todo)
+
+
+def _changed_since(newest: Version, title: str) -> Conflict:
+    """Who changed the rules while somebody looked at what a new document would do to them."""
+    done = "deployed" if newest.text else "took back"
+    what = f"{newest.by} {done} {newest.title} meanwhile"
+    return Conflict(what, title, "Look at what it hides now, then add it.")
 
 
 def id_in(text: str) -> str:

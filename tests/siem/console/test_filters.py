@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from httpx2 import Response
 from starlette.testclient import TestClient
 
 from siem.store.protocol import Change
+from siem.tuning import Tuner
+from tests.programs import PATIENCE_S
 from tests.siem.console.conftest import csrf_of
 from tests.siem.console.fake import FakeNode
 from tests.siem.test_tuning import MANY, MANY_ID, NOW, RULE_ID, attempts, findings, seen
@@ -229,6 +235,62 @@ def test_the_same_filter_is_not_added_twice_by_going_back(node: FakeNode, signed
     assert codes == [303, 409]
     assert f"{row.title} ({row.id}) hides the same already" in again
     assert 'value="our scanner"' in again
+
+
+def test_two_people_who_add_the_same_filter_at_once_add_it_once(
+    node: FakeNode, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = (ENGINEER, "e.ngineer")
+    for name in people:
+        node.give_token(name, name, "tune")
+    said = {
+        "finding": id_of(node, "192.0.2.8"), "field": ["source.ip"], "reason": "our scanner",
+    }  # fmt: skip
+    both, looked_at = threading.Barrier(2, timeout=PATIENCE_S), node.tuning.filter_of
+
+    def together(*given: Any) -> Any:
+        found = looked_at(*given)
+        both.wait()  # neither adds before the other has looked
+        return found
+
+    def add(name: str) -> Response:
+        head = {"authorization": f"Bearer {name}"}
+        return client.post("/filters/add.json", data=said, headers=head)
+
+    monkeypatch.setattr(node.tuning, "filter_of", together)
+    with ThreadPoolExecutor() as pool:
+        answers = dict(zip(people, pool.map(add, people), strict=True))
+
+    (row,) = node.tuning.filters()
+    (late,) = (name for name in people if name != row.owner)
+    assert [answers[name].status_code for name in (row.owner, late)] == [200, 409]
+    assert f"hides the same already, to {row.expires}: {row.owner} added it" in answers[late].text
+
+
+def test_a_filter_is_not_added_beside_one_that_another_program_adds_this_moment(
+    node: FakeNode, signed_in: Enter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = signed_in(ENGINEER)
+    said, book = fill(client, node), node.db.rulebook
+    finding = node.db.get(id_of(node, "192.0.2.8"))
+    assert finding is not None
+    until = (NOW + timedelta(days=30)).date()
+    other = Tuner(node.tuning._settings, node.db)
+    text = other.filter_of(finding, ["source.ip"], reason="by command", expires=until, by="c.line")
+    deploy = book.deploy
+
+    def later(*given: Any, **named: Any) -> int:
+        monkeypatch.setattr(book, "deploy", deploy)
+        other.deploy(other.added(text, NOW)[0], "c.line", "by command", NOW)
+        return deploy(*given, **named)
+
+    monkeypatch.setattr(book, "deploy", later)
+    answer = client.post("/filters/add", data=said)
+
+    (row,) = node.tuning.filters()
+    assert (answer.status_code, row.reason) == (409, "by command")
+    assert f"C.line deployed {row.title} meanwhile." in answer.text
+    assert f"({row.id}) hides the same already" in answer.text
 
 
 def test_a_filter_from_a_correlation_names_the_rule_and_all_that_listen_to_it(
