@@ -24,7 +24,8 @@ from siem.city.port import Port
 from siem.city.sqlite import SqliteCommons
 from siem.store.faults import fault
 
-TTL_S = 1.0
+TTL_S = 5.0
+"""A hub that waits for a core or a disk must not lose its lease for that."""
 
 
 class Apart(SqliteCommons):
