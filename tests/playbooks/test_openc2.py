@@ -23,6 +23,7 @@ from playbooks.openc2_consumer import Consumer, Gate, Server
 from playbooks.runner import Runner
 from playbooks.targets import target_of, words
 from tests.playbooks.kit import Clock, Planner, allows, db_at, deny, playbook, run_of
+from tests.programs import PATIENCE_S
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 TOKEN = "s3cret-t0ken"
@@ -83,7 +84,7 @@ class Bench:
     def send(self, said: Any, id: str = "", **headers: str) -> tuple[int, Any]:
         self.number += 1
         body = said if isinstance(said, bytes) else json.dumps(said).encode()
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         own = {
             "Content-Type": openc2.COMMAND_TYPE,
             "Authorization": f"Bearer {TOKEN}",

@@ -269,11 +269,11 @@ def test_a_forger_costs_neither_memory_nor_the_exporter_its_records(
     ids=["records of almost no bytes", "too many elements"],
 )
 def test_a_template_that_would_take_minutes_is_refused(elements: Any) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     events = read(v9((0, template(256, *elements))), v9((256, bytes(60_000))))
 
     assert actions(events)[0] == "unreadable"
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 @pytest.mark.parametrize("seed", range(4))

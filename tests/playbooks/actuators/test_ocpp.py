@@ -89,7 +89,8 @@ class StationSimulator:
         mark = str(self._number)
         self.link.send(json.dumps([2, mark, action, said]))
         with self._heard:
-            assert self._heard.wait_for(lambda: mark in self._answers, 5), f"no answer to {action}"
+            is_here = self._heard.wait_for(lambda: mark in self._answers, PATIENCE_S)
+            assert is_here, f"no answer to {action}"
             return self._answers.pop(mark)
 
     def _listen(self) -> None:

@@ -14,6 +14,7 @@ from siem.store.opensearch import OpenSearchCluster
 from siem.store.protocol import Conflict
 from siem.store.protocol_cluster import Refused, Write
 from tests.opensearch import Server
+from tests.programs import PATIENCE_S
 
 pytestmark = pytest.mark.slow
 
@@ -202,5 +203,5 @@ def test_what_is_no_cluster_is_no_fault_of_ours() -> None:
         thread.start()
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(expected):
-            OpenSearchCluster([url], timeout_s=2).health()
+            OpenSearchCluster([url], timeout_s=PATIENCE_S).health()
         thread.join()
