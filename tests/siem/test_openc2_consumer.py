@@ -28,6 +28,8 @@ CITYWARD = (sys.executable, "-m", "siem.cli", "openc2-consumer", "--listen", "12
 TOKEN = "s3cret-t0ken"
 HOST = target_of("ipv4_net", STRANGER)
 ROOT = Path(__file__).parents[2]
+LAST_S = 15.0
+"""The last denial lasts until the consumer has ended, also on a busy machine, and not for long."""
 
 
 def settings(folder: Path, nft: Sequence[str]) -> Path:
@@ -85,16 +87,16 @@ def test_a_command_over_http_cuts_a_stranger_off_and_ends_by_itself(tmp_path: Pa
             during = (city.reaches(STRANGER), city.reaches(PARTNER), part.probe(HOST).is_applied)
             part.apply(Command("allow", HOST, undo="", until=datetime.now(UTC), key="k2"))
             after = (city.reaches(STRANGER), part.probe(HOST).is_applied)
-            part.apply(deny("k3", 8))
+            part.apply(deny("k3", LAST_S))
             partner = Command(
                 "deny", target_of("ipv4_net", PARTNER), "", deny("", 60).until, key="k4"
             )
             with pytest.raises(Unsafe, match="HTTP 403"):
                 part.apply(partner)
         # The consumer is gone, and what it denied ends all the same.
-        blocked = city.reaches(STRANGER)
-        until = datetime.now(UTC) + timedelta(seconds=12)
-        while not city.reaches(STRANGER):
+        is_cut = city.is_cut(STRANGER)
+        until = datetime.now(UTC) + timedelta(seconds=LAST_S + 30)
+        while city.is_cut(STRANGER):
             assert datetime.now(UTC) < until
     finally:
         city.tear_down()
@@ -102,7 +104,7 @@ def test_a_command_over_http_cuts_a_stranger_off_and_ends_by_itself(tmp_path: Pa
     assert before
     assert during == (False, True, True)
     assert after == (True, False)
-    assert not blocked
+    assert is_cut
 
 
 @pytest.mark.slow
