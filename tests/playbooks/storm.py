@@ -44,6 +44,7 @@ from siem.store.embedded import NodeDb
 from siem.store.query import micros
 from tests.playbooks.kit import Planner, allows, approved, db_at, deny, playbook, run_of
 from tests.playbooks.recorder import Recorder
+from tests.programs import PATIENCE_S
 
 STEPS = ("one", "two", "three")
 LATE_S = 30.0
@@ -202,7 +203,8 @@ class Redis:
         words += ["--dir", str(self.folder), "--appendonly", "yes", "--save", ""]
         words += ["--maxmemory-policy", "noeviction"]
         self.process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
-        for _ in range(200):
+        until_s = time.monotonic() + PATIENCE_S
+        while self.process.poll() is None and time.monotonic() < until_s:
             with (
                 contextlib.suppress(OSError),
                 socket.create_connection(("127.0.0.1", self.port), timeout=1),
@@ -360,13 +362,18 @@ def storm(
         return _count(db, device, driver, runs, made, seconds, box_s)
 
 
-def hold(file: Path, seconds: float, held: threading.Event | None = None) -> None:
-    """Hold the right to write to a journal, and say so when it is had."""
+def hold(
+    file: Path,
+    seconds: float,
+    held: threading.Event | None = None,
+    over: threading.Event | None = None,
+) -> None:
+    """Hold the right to write to a journal, and say so when it is had; no longer than needed."""
     with closing(sqlite3.connect(file, timeout=60, isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")
         if held is not None:
             held.set()
-        time.sleep(seconds)
+        (over or threading.Event()).wait(seconds)
         db.execute("ROLLBACK")
 
 

@@ -63,10 +63,11 @@ def _send(link: str, frames: int, vlan: int = 0) -> None:
 def _listen(node: Node, link: str, frames: int, vlan: int = 0) -> None:
     """Run the path while frames are sent, until all of them were taken."""
     source = node.sources[0]
-    sender = threading.Timer(1.0, _send, (link, frames, vlan))
-    sender.start()
+    sender = threading.Thread(target=_send, args=(link, frames, vlan))
     until_s = time.monotonic() + PATIENCE_S
     for gathered in node.collect():
+        if gathered and sender.ident is None:  # it listens: nothing came, and it said so
+            sender.start()
         events = node.keep(gathered) if gathered else []
         node.conclude(node.detect(events))
         if source.state.records >= frames or time.monotonic() > until_s:

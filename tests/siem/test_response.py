@@ -31,7 +31,7 @@ from tests.playbooks.kit import (
 )
 from tests.playbooks.recorder import Recorder
 from tests.playbooks.storm import hold
-from tests.programs import wait_until
+from tests.programs import PATIENCE_S, wait_until
 
 
 class Node:
@@ -121,12 +121,15 @@ def test_a_killed_driver_has_missed_no_finding(node):
 def test_a_finding_waits_for_a_journal_that_somebody_holds(node, tmp_path):
     node.find("a")
     node.db.runs._reading().execute("PRAGMA busy_timeout = 50")
-    held = threading.Event()
-    holder = threading.Thread(target=hold, args=(tmp_path / "node.db", 0.5, held))
+    held, over = threading.Event(), threading.Event()
+    holder = threading.Thread(target=hold, args=(tmp_path / "node.db", PATIENCE_S, held, over))
     holder.start()
     held.wait()
-    with pytest.raises(TransientError):
-        node.turn()
+    try:
+        with pytest.raises(TransientError):
+            node.turn()
+    finally:
+        over.set()
     holder.join()
 
     node.turn()

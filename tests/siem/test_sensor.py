@@ -82,9 +82,10 @@ class Port:
                 continue
             if self._stop.is_set() and not self.keeps.is_set():
                 return
-            self.records += [record.data.decode() for record in batch.records]
             self.lost += batch.lost
             self.place = batch.place
+            # Last: who waits for records asks then for what was lost before them.
+            self.records += [record.data.decode() for record in batch.records]
             batch.done()
 
     @property

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -44,9 +45,18 @@ def _until(is_so: Callable[[], object], within_s: float = PATIENCE_S) -> None:
 
 def _undoing(worker: int) -> list[int]:
     """The process that only undoes: the child that leads a session of its own."""
-    children = Path(f"/proc/{worker}/task").glob("*/children")
-    pids = [int(one) for file in children for one in file.read_text().split()]
-    return [pid for pid in pids if os.getsid(pid) == pid]
+    found = []
+    for file in Path(f"/proc/{worker}/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+            found += [int(one) for one in file.read_text().split()]
+    return [pid for pid in found if _session(pid) == pid]
+
+
+def _session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:  # it has just been buried
+        return 0
 
 
 def _alive_in(groups: tuple[int, ...]) -> list[str]:

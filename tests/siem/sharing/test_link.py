@@ -18,6 +18,7 @@ from siem.sharing.identity import Identity
 from siem.sharing.ledger import prove
 from siem.sharing.link import Link, RefusalError, join
 from siem.sharing.wire import ENROL, RENEW, TOKEN_PREFIX
+from tests.programs import wait_until
 from tests.siem.sharing.server import WHILE, FakeServer
 from tests.siem.sharing.standin import OPERATOR, FakeHub, Node, match
 
@@ -321,10 +322,7 @@ def test_what_somebody_else_put_into_the_inbox_is_not_kept(
 def test_the_thread_sends_by_itself_and_stops(node: Node, server: FakeServer, link: Link) -> None:
     node.find(match(1))
     link.start()
-    for _ in range(200):
-        if len(node.hub.documents) == 1:
-            break
-        link.ended.wait(0.02)
+    wait_until(lambda: len(node.hub.documents) == 1)
     link.stop()
 
     assert len(node.hub.documents) == 1
