@@ -109,4 +109,4 @@ def serve(serve_app: Callable[[Any], str]) -> Callable[[fake.FakeNode], Served]:
 
 @pytest.fixture(scope="session")
 def browser_type_launch_args() -> dict[str, Any]:
-    return {"executable_path": CHROMIUM, "args": list(QUIET)}
+    return {"executable_path": CHROMIUM, "args": list(QUIET), "timeout": PATIENCE_S * 1000}

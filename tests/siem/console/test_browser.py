@@ -170,6 +170,7 @@ def test_the_brush_zooms_into_the_histogram(page: Page, serve: Serve) -> None:
     served = serve(fake.operator())
     page.set_viewport_size({"width": 1440, "height": 900})
     enter(page, served)
+    page.wait_for_load_state("load")  # the script that takes the mouse is there
     box = page.locator("[data-brush] svg").last.bounding_box()
     assert box is not None
 
@@ -192,6 +193,7 @@ def test_the_last_triage_is_undone(page_of: Any, serve: Serve) -> None:
     page.get_by_role("button", name="Comment", exact=True).locator("visible=true").click()
     expect(page.get_by_text("Comment kept with 1 finding.")).to_be_visible()
     page.get_by_role("button", name="Take").click()
+    expect(page.get_by_text("1 finding taken by you.")).to_be_visible()
     page.get_by_role("button", name="Undo").click()
 
     expect(page.get_by_text("1 finding as before.")).to_be_visible()
