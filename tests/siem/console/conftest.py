@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import uvicorn
-from playwright.sync_api import expect
+from playwright.sync_api import Browser, BrowserContext, expect
 from starlette.testclient import TestClient
 
 from siem.console.access import Access
@@ -105,6 +105,21 @@ def serve(serve_app: Callable[[Any], str]) -> Callable[[fake.FakeNode], Served]:
         return Served(serve_app(make_app(node, Access(node, fake.HASHER))), node)
 
     return start
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patient_pages() -> Iterator[None]:
+    """A page waits for what it is told to do as long as a test waits for what it expects."""
+    new = Browser.new_context
+
+    def new_context(browser: Browser, **said: Any) -> BrowserContext:
+        made = new(browser, **said)
+        made.set_default_timeout(PATIENCE_S * 1000)
+        return made
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Browser, "new_context", new_context)
+        yield
 
 
 @pytest.fixture(scope="session")

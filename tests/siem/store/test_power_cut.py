@@ -7,6 +7,7 @@ import random
 import shutil
 import sqlite3
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,8 +30,8 @@ HUB = keys_of(key_from("hub").public_key())
 def fast(tmp_path: Path) -> Iterator[Path]:
     """Images are in memory: nothing of them has to outlive this test."""
     memory = Path("/dev/shm")
-    folder = memory / f"cityward-{os.getpid()}" if memory.is_dir() else tmp_path / "images"
-    folder.mkdir()
+    # Of a run that was killed a folder is left, and its number comes again.
+    folder = Path(tempfile.mkdtemp(prefix="cityward-", dir=memory if memory.is_dir() else tmp_path))
     yield folder
     shutil.rmtree(folder)
 
