@@ -18,7 +18,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -39,6 +39,7 @@ from siem.store.protocol import TIME_MIN, Document, Range
 log = logging.getLogger(__name__)
 
 Group = tuple[tuple[str, str], ...]
+R = TypeVar("R", bound="_Run")
 
 SAMPLES_MAX = 10
 """Of what would have been said, of what is new and of what is gone, so many are shown."""
@@ -154,6 +155,19 @@ class Backtest(msgspec.Struct, frozen=True):
     """Why it cannot be evaluated here."""
 
 
+class TunedOut(msgspec.Struct, frozen=True):
+    """What the filters of one rule hide."""
+
+    matches: tuple[int, ...]
+    """Of each of its filters, in their order: what the rule would match without any, less what it
+    matches with just this one."""
+    is_whole: bool
+    first: datetime | None
+    lacking: list[str]
+    idle: str
+    """These four as in `Backtest`."""
+
+
 Tell = Callable[[Progress], None]
 
 
@@ -200,18 +214,13 @@ def backtest(
         sides += [] if before.idle else [before]
     tally = _Tally()
     if not draft.idle:
-        for attempt in range(ATTEMPTS):
-            tally = _Tally()
-            run = _Run(sides, span, now, tally, tell, stop or threading.Event())
+
+        def begun() -> _Run:
+            run = _Run(sides, span, now, _Tally(), tell, stop or threading.Event())
             run.is_compared = against is not None
-            try:
-                with Look(looking) as look:
-                    run.through(looking, look)
-                break
-            except (TransientError, FileNotFoundError) as error:
-                if attempt == ATTEMPTS - 1:
-                    what = "events were tidied while they were read"
-                    raise TransientError(what, str(error)[:200], "Ask again.") from error
+            return run
+
+        tally = _gone_through(begun, looking).tally
     return Backtest(
         rule=one.id,
         title=one.analytic.name,
@@ -233,6 +242,56 @@ def backtest(
         lacking=tally.lacking,
         idle=draft.idle,
     )
+
+
+def tuned_out(
+    looking: Looking,
+    rule: Rule,
+    *,
+    span: Range,
+    placeholders: Placeholders,
+    stop: threading.Event,
+) -> TunedOut:
+    """Count what each filter of a rule hides of the events that are kept, in one way through them.
+
+    Args:
+        looking: The events; for this thread alone.
+        rule: With its filters; each counts until it expires.
+        span: Of event time.
+        placeholders: Values of `%name%`, today's.
+        stop: Set by somebody who does not want to wait longer.
+
+    Raises:
+        TransientError: events were tidied under it again and again.
+    """
+    with_each = [(), *((one,) for one in rule.filters)]
+    variants = [msgspec.structs.replace(rule, filters=filters) for filters in with_each]
+    sides = [_Side(one, RuleSet((one,)), placeholders) for one in variants]
+    idle = next((side.idle for side in sides if side.idle), "")
+    if idle:
+        return TunedOut((), is_whole=True, first=None, lacking=[], idle=idle)
+
+    def begun() -> _Hiding:
+        return _Hiding(sides, span, span.until, _Tally(), lambda progress: None, stop)
+
+    run = _gone_through(begun, looking)
+    tally = run.tally
+    return TunedOut(tuple(run.matches), tally.is_whole, tally.first, tally.lacking, "")
+
+
+def _gone_through(begun: Callable[[], R], looking: Looking) -> R:
+    """One way through the files; begun anew if events were tidied under it."""
+    for attempt in range(ATTEMPTS):
+        run = begun()
+        try:
+            with Look(looking) as look:
+                run.through(looking, look)
+            break
+        except (TransientError, FileNotFoundError) as error:
+            if attempt == ATTEMPTS - 1:
+                what = "events were tidied while they were read"
+                raise TransientError(what, str(error)[:200], "Ask again.") from error
+    return run
 
 
 def _of(rules: RuleSet, rule: str) -> Speaking | None:
@@ -319,7 +378,7 @@ class _Run:
         self._read = Range(max(span.since - lead, TIME_MIN) if lead else span.since, span.until)
         """A window that is open when the span begins has its earlier events."""
         self._now = now
-        self._tally = tally
+        self.tally = tally
         self._tell = tell
         self._stop = stop
         self.is_compared = False
@@ -328,12 +387,12 @@ class _Run:
     def through(self, looking: Looking, look: Look) -> None:
         """Every file, until the stop: for a rule the newest first, for windows as they came."""
         paths = look.paths(self._read)
-        self._tally.lacking += looking.lacking(self._read)
+        self.tally.lacking += looking.lacking(self._read)
         is_rule = all(isinstance(side.one, Rule) for side in self._sides)
         windows = None if is_rule else [_Replay(side) for side in self._sides]
         for number, path in enumerate(reversed(paths) if is_rule else paths, 1):
             if self._stop.is_set():
-                self._tally.is_whole = False
+                self.tally.is_whole = False
                 break
             is_kept = looking.place not in path.parents
             try:
@@ -343,11 +402,11 @@ class _Run:
                     self._ask(file, windows)
                     self._looked_at(held, file.count(_within(self._span, held)))
             except _StopError:
-                self._tally.is_whole = False
+                self.tally.is_whole = False
                 break
             except DamagedError as error:
-                self._tally.lacking.append(f"{path} cannot be read to its end: {error}")
-            self._tell(Progress(number, len(paths), self._tally.events, self._tally.total.would))
+                self.tally.lacking.append(f"{path} cannot be read to its end: {error}")
+            self._tell(Progress(number, len(paths), self.tally.events, self.tally.total.would))
         if windows is not None:
             self._conclude(windows)
 
@@ -359,7 +418,7 @@ class _Run:
         file.values.save()
 
     def _looked_at(self, held: tuple[datetime, datetime], count: int) -> None:
-        tally = self._tally
+        tally = self.tally
         tally.files += 1
         tally.events += count
         if count:
@@ -373,7 +432,7 @@ class _Run:
         would, *rest = [file.matching(side, side.pushed[0]) for side in self._sides]
         deployed = rest[0] if rest else "FALSE"
         if {would, deployed} == {"FALSE"}:
-            self._tally.unread += not file.is_read
+            self.tally.unread += not file.is_read
             return
         for is_would, is_deployed, day, asset, count in file.counted(would, deployed):
             counts = Counts(
@@ -382,17 +441,17 @@ class _Run:
                 new=count * (self.is_compared and is_would and not is_deployed),
                 gone=count * (is_deployed and not is_would),
             )
-            self._tally.count(counts, day.isoformat(), asset)
+            self.tally.count(counts, day.isoformat(), asset)
         kinds = [("would", self._sides[0], would)]
         if len(self._sides) > 1 and would != deployed:
             kinds.append(("new", self._sides[0], f"({would}) AND ({deployed}) IS NOT TRUE"))
             kinds.append(("gone", self._sides[1], f"({deployed}) AND ({would}) IS NOT TRUE"))
         for kind, side, where in kinds:
-            said = self._tally.said[kind]
+            said = self.tally.said[kind]
             if len(said) < SAMPLES_MAX and where != "FALSE":
                 said += self._shown(file, side, where)
         if len(self._sides) == 1:  # all is new, if it is compared at all
-            self._tally.said["new"] = self._tally.said["would"]
+            self.tally.said["new"] = self.tally.said["would"]
 
     @staticmethod
     def _shown(file: _File, side: _Side, where: str) -> Iterator[Said]:
@@ -416,7 +475,7 @@ class _Run:
         ]
         flat = [one for each in conditions for one in each]
         if set(flat) <= {"FALSE"}:
-            self._tally.unread += not file.is_read
+            self.tally.unread += not file.is_read
             return
         fields = frozenset().union(*(side.fields for side in self._sides))
         for event, held in file.events(flat, fields):
@@ -429,7 +488,7 @@ class _Run:
 
     def _conclude(self, windows: Sequence[_Replay]) -> None:
         for window in windows:
-            if self._tally.is_whole:
+            if self.tally.is_whole:
                 window.until(min(self._now, self._span.until))
         apart = max(_apart(side.one) for side in self._sides)
         ours, *others = [window.found for window in windows]
@@ -455,11 +514,25 @@ class _Run:
             place = bisect_left(times, one.time - apart)
             is_alone = place == len(times) or times[place] > one.time + apart
             counts = Counts(**{kind: 1, alone_: int(is_alone and self.is_compared)})
-            self._tally.count(counts, one.time.date().isoformat(), one.asset)
+            self.tally.count(counts, one.time.date().isoformat(), one.asset)
             if kind == "would":
-                self._tally.said["would"].append(one)
+                self.tally.said["would"].append(one)
             if is_alone:
-                self._tally.said[alone_].append(one)
+                self.tally.said[alone_].append(one)
+
+
+class _Hiding(_Run):
+    """One way through the files for a rule without filters, and with each of them alone."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.matches = [0] * (len(self._sides) - 1)
+
+    def _count(self, file: _File) -> None:
+        bare, *tuned = [file.matching(side, side.pushed[0]) for side in self._sides]
+        if bare != "FALSE":
+            counts = file.without(bare, tuned)
+            self.matches = [sum(pair) for pair in zip(self.matches, counts, strict=True)]
 
 
 def _apart(one: Speaking) -> timedelta:
@@ -599,6 +672,12 @@ class _File:
         )
         for rows in self._parts(sql):
             yield from rows
+
+    def without(self, bare: str, tuned: Sequence[str]) -> Sequence[int]:
+        """How many events each of several conditions takes away from one that is wider."""
+        counts = ", ".join(f"count(*) FILTER (({one}) IS NOT TRUE)" for one in tuned)
+        sql = f"SELECT {counts} FROM {self._table} WHERE ({bare}) AND {self._within}"
+        return self._ask(sql)[0]
 
     def _assets(self) -> Iterator[str]:
         """Columns that may name the asset; behind one that every event has, none is read."""

@@ -7,6 +7,7 @@ are green, and no event that a person called right would pass in silence because
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
@@ -36,9 +37,11 @@ from siem.console.tuning import (
     Examined,
     FilterRow,
     Hidden,
+    HideCount,
     Silenced,
     Tried,
 )
+from siem.hide_counts import counted
 from siem.node import event_of
 from siem.pushdown import filled
 from siem.store.embedded import NodeDb
@@ -364,6 +367,12 @@ class Tuner:
         return sorted(
             rows, key=lambda row: (not row.is_expired, row.expires or date.max, row.title)
         )
+
+    def hide_counts(self, now: datetime) -> dict[str, HideCount]:
+        """How much each filter hides of the events that are kept; see `hide_counts.counted`."""
+        ids = [one.id for one in self.rules.filters]
+        folder = self._settings.state_path / "events"
+        return dict(counted(folder, self.rules, self.placeholders, ids, now, threading.Event()))
 
     def choices(self, finding: Document) -> dict[str, Any]:
         """Fields by which a filter may tell the events of a finding, with their one value."""

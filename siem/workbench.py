@@ -22,7 +22,18 @@ import msgspec
 from cityward import CitywardError, InputError, LogSource, Unsafe
 from siem import ruleset
 from siem.config import Settings
-from siem.console.tuning import PREVIEW_DAYS, Cost, Examined, FilterRow, Hidden, Job, Source, Tried
+from siem.console.tuning import (
+    PREVIEW_DAYS,
+    Cost,
+    Examined,
+    FilterRow,
+    Hidden,
+    HideCounts,
+    Job,
+    Source,
+    Tried,
+)
+from siem.hide_counts import Counter as HideCounter
 from siem.library import shipped_ids
 from siem.store.embedded import NodeDb
 from siem.store.protocol import Document, Range
@@ -73,6 +84,7 @@ class Workbench:
         self._stops: dict[str, threading.Event] = {}
         self._previews = threading.Lock()
         """Held while one runs."""
+        self._hides = HideCounter(settings.state_path / "events", clock, self._previews)
 
     def read_ahead(self) -> None:
         """Read the rules before a page asks for them: thousands take a while the first time."""
@@ -277,6 +289,12 @@ class Workbench:
         with self._turn:
             return self._tuner.filters(self._clock().date(), rule)
 
+    def hide_counts(self) -> HideCounts:
+        """How much each filter hides of the last 30 days; what is not known yet is counted."""
+        with self._turn:
+            rules, lists = self._tuner.rules, self._tuner.placeholders
+        return self._hides.ask(rules, lists)
+
     def tuned_at(self) -> Mapping[str, datetime]:
         """When each rule was changed here; see `ruleset.tuned_at`.
 
@@ -388,6 +406,7 @@ class Workbench:
         """Stop what runs."""
         for stop in self._stops.values():
             stop.set()
+        self._hides.close()
         if self._previews.acquire(timeout=STOP_S):
             self._previews.release()
 

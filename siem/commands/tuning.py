@@ -23,43 +23,59 @@ from siem.sharing.samples import RELEASED
 from siem.store.embedded import NodeDb
 
 if TYPE_CHECKING:
-    from siem.console.tuning import Examined, FilterRow
+    from siem.console.tuning import Examined, FilterRow, HideCount
     from siem.store.samples import Foreign, Release
     from siem.tuning import Tuner
 
 Reason = Annotated[str, Parameter(name=["--reason"])]
 Fields = Annotated[tuple[str, ...], Parameter(name=["--field"], negative=())]
 
-FILTER_COLUMNS = ("state", "until", "title", "rules", "owner", "reason", "id")
+FILTER_COLUMNS = ("state", "until", "title", "hides", "rules", "owner", "reason", "id")
+COUNTED = ("hides_days", "hides_why")
 VERSION_COLUMNS = ("version", "time", "by", "reason", "state")
 HIDDEN_COLUMNS = ("time", "finding", "title", "sentence", "verdict", "hidden")
 PROTECTED_COLUMNS = ("rule", "title", "finding", "events", "from", "by", "time", "state")
 
 
-def list_(*, config: ConfigFile = None, output: Output = None) -> int:
+def list_(*, hides: bool = True, config: ConfigFile = None, output: Output = None) -> int:
     """List the filters that count here: what they hide, for whom, until when; expired ones first.
 
-    Example: cityward filter list
+    How much each hides is counted over the events that are kept of the last 30 days, for at most
+    five minutes. Example: cityward filter list
 
     Args:
+        hides: Count it; without, the list is there at once.
         config: Settings file; otherwise the first one found counts.
         output: Form of the result: table, json, ndjson or csv.
     """
+    form = streams.form_for(output, sys.stdout)
     with _tuner(config) as (tuner, _):
+        now = now_utc()
+        counts = tuner.hide_counts(now) if hides else {}
         rows = [
             {
                 "state": "expired" if one.is_expired else "on",
                 "until": one.expires,
                 "title": one.title,
+                **_hides(counts.get(one.id), form),
                 "rules": ", ".join(title for _, title in one.rules) or "all",
                 "owner": one.owner,
                 "reason": one.reason,
                 "id": one.id,
             }
-            for one in tuner.filters(now_utc().date())
+            for one in tuner.filters(now.date())
         ]
-    streams.write(rows, streams.form_for(output, sys.stdout), FILTER_COLUMNS)
+    streams.write(rows, form, FILTER_COLUMNS if form == "table" else (*FILTER_COLUMNS, *COUNTED))
     return 0
+
+
+def _hides(one: HideCount | None, form: streams.Form) -> dict[str, Any]:
+    """Matches that a filter hides: for people with the period, for programs by parts."""
+    if one is None:
+        return {}
+    if form == "table":
+        return {"hides": one.words}
+    return {"hides": one.matches, "hides_days": one.days, "hides_why": one.why}
 
 
 def add(

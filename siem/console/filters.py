@@ -21,7 +21,14 @@ from siem.console.access import Session
 from siem.console.body import body_of
 from siem.console.site import Fault, NodeSite, number_in, see_other
 from siem.console.triage import text
-from siem.console.tuning import FILTER_DAYS_MAX, Examined, FilterRow, Hidden
+from siem.console.tuning import (
+    FILTER_DAYS_MAX,
+    Examined,
+    FilterRow,
+    Hidden,
+    HideCount,
+    HideCounts,
+)
 from siem.console.view import path_of
 from siem.store.protocol import Change, Conflict, Document
 
@@ -93,11 +100,13 @@ class Filters:
     def listing(self, request: Request) -> Response:
         """Every filter that is loaded, as a page or for programs."""
         session = self.site.access.enter(request, "rules")
-        rows = self.tuning.filters()
+        counts = self.tuning.hide_counts()
+        rows = _useless_first(self.tuning.filters(), counts)
         view = self.site.view_of(request)
         if form := formats.form_of(request):
             self.site.exported(session, request)
-            return formats.rows(form, [_row(one) for one in rows], len(rows), {}, "filters")
+            listed = [_row(one) | _hides(counts.of.get(one.id)) for one in rows]
+            return formats.rows(form, listed, len(rows), {}, "filters")
         return self.site.page(
             request,
             session,
@@ -105,6 +114,8 @@ class Filters:
             title="Filters",
             current="rules",
             rows=rows,
+            counts=counts,
+            counted=min((one.time for one in counts.of.values()), default=None),
             notice=view.one("done"),
         )
 
@@ -295,6 +306,23 @@ def _told(look: Look) -> dict[str, Any]:
         "silenced": msgspec.to_builtins(one.silenced if one else ()),
         "shown": look.mark,
     }
+
+
+def _useless_first(rows: Sequence[FilterRow], counts: HideCounts) -> list[FilterRow]:
+    """After those that have ended, those that hide nothing: they can go."""
+
+    def rank(row: FilterRow) -> int:
+        count = counts.of.get(row.id)
+        return 0 if row.is_expired else 1 if count and count.is_useless else 2
+
+    return sorted(rows, key=rank)
+
+
+def _hides(one: HideCount | None) -> Document:
+    """How much a filter hides, for programs; nothing is known of it before it is counted."""
+    if one is None:
+        return {"hides": None, "hides_days": None, "hides_why": "it is being counted"}
+    return {"hides": one.matches, "hides_days": one.days, "hides_why": one.why}
 
 
 def _row(one: FilterRow) -> Document:

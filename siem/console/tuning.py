@@ -137,6 +137,42 @@ class FilterRow(msgspec.Struct, frozen=True):
     """It was deployed here, so it can be taken back here."""
 
 
+class HideCount(msgspec.Struct, frozen=True):
+    """How much a filter hides of the events that are kept, as if it had counted all the time."""
+
+    matches: int | None
+    """Of its rules; None: that is not known."""
+    days: int
+    """The period: so many days back, or fewer if no older events are kept."""
+    time: datetime
+    """When it was counted."""
+    why: str = ""
+    """Why it is not known, or not all of it."""
+
+    @property
+    def words(self) -> str:
+        """In one line: how much, and of which time."""
+        if self.matches is None:
+            return f"not known: {self.why}"
+        days = "1 day" if self.days == 1 else f"{self.days} days"
+        much = f"{self.matches:,}" if self.matches else "nothing"
+        return f"{much} in {days}" + (f"; {self.why}" if self.why else "")
+
+    @property
+    def is_useless(self) -> bool:
+        """It hides nothing in all this time."""
+        return self.matches == 0 and not self.why
+
+
+class HideCounts(msgspec.Struct, frozen=True):
+    """What is known of it so far."""
+
+    of: Mapping[str, HideCount]
+    """By filter."""
+    is_over: bool
+    """False: it is being counted."""
+
+
 class Tried(msgspec.Struct, frozen=True):
     """An event of a tried line."""
 
@@ -254,6 +290,10 @@ class Tuning(Protocol):
 
     def filters(self, rule: str = "") -> Sequence[FilterRow]:
         """Filters that are loaded, those of one rule or all; expired ones first."""
+        ...
+
+    def hide_counts(self) -> HideCounts:
+        """How much each filter hides of the last 30 days; what is not known yet is counted."""
         ...
 
     def tuned_at(self) -> Mapping[str, datetime]:

@@ -15,12 +15,24 @@ import pytest
 from httpx2 import Response
 from starlette.testclient import TestClient
 
+from siem import hide_counts
 from siem.store.protocol import Change
 from siem.tuning import Tuner
 from tests.programs import PATIENCE_S
 from tests.siem.console.conftest import csrf_of
 from tests.siem.console.fake import FakeNode
-from tests.siem.test_tuning import MANY, MANY_ID, NOW, RULE_ID, attempts, findings, seen
+from tests.siem.test_hide_counts import keep
+from tests.siem.test_tuning import (
+    FILTER,
+    FILTER_ID,
+    MANY,
+    MANY_ID,
+    NOW,
+    RULE_ID,
+    attempts,
+    findings,
+    seen,
+)
 
 Enter = Callable[..., TestClient]
 ENGINEER = "b.oth"
@@ -291,6 +303,51 @@ def test_a_filter_is_not_added_beside_one_that_another_program_adds_this_moment(
     assert (answer.status_code, row.reason) == (409, "by command")
     assert f"C.line deployed {row.title} meanwhile." in answer.text
     assert f"({row.id}) hides the same already" in answer.text
+
+
+def two_filters(node: FakeNode) -> None:
+    """One that hides three of the events that are kept, and one that hides none."""
+    keep(node.tuning._settings, attempts("192.0.2.7", count=3))
+    for number, source in enumerate(("192.0.2.7", "192.0.2.99")):
+        text = FILTER.replace("SOURCE", source).replace(FILTER_ID, f"{FILTER_ID[:-1]}{number}")
+        text = text.replace("Not the scanner", f"Not {source}")
+        node.tuning.deploy(text, "", ENGINEER, "because", 0)
+
+
+def test_the_list_says_how_much_each_filter_hides_and_begins_with_what_can_go(
+    node: FakeNode, signed_in: Enter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hide_counts, "WAIT_S", PATIENCE_S)
+    two_filters(node)
+    client = signed_in(ENGINEER)
+
+    page = client.get("/filters").text
+    rows = client.get("/filters.json").json()["rows"]
+
+    first, second = page.partition("<tbody>")[2].split("</tr>")[:2]
+    assert "Not 192.0.2.99" in first
+    assert 'nothing</span><span class="how">in 1 day<' in first
+    assert '3 matches</span><span class="how">in 1 day<' in second
+    assert "being counted" not in page
+    assert "later.js" not in page
+    said = [(one["title"], one["hides"], one["hides_days"], one["hides_why"]) for one in rows]
+    assert said == [("Not 192.0.2.99", 0, 1, ""), ("Not 192.0.2.7", 3, 1, "")]
+
+
+def test_the_list_does_not_wait_for_what_is_still_being_counted(
+    node: FakeNode, signed_in: Enter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hide_counts, "WAIT_S", 0.0)
+    two_filters(node)
+    client = signed_in(ENGINEER)
+
+    with node.tuning._previews:
+        page = client.get("/filters").text
+        (row, _) = client.get("/filters.json").json()["rows"]
+
+    assert page.count('<span class="muted">being counted</span>') == 2
+    assert 'being counted: <a href="/filters">look again</a>' in page
+    assert (row["hides"], row["hides_why"]) == (None, "it is being counted")
 
 
 def test_a_filter_from_a_correlation_names_the_rule_and_all_that_listen_to_it(

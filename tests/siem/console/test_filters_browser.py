@@ -8,9 +8,11 @@ from typing import Literal
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from siem import hide_counts
 from siem.store.protocol import Change
 from tests.siem.console import fake
 from tests.siem.console.test_browser import Serve, _axe, enter, wider
+from tests.siem.test_hide_counts import keep
 from tests.siem.test_tuning import FILTER, NOW, attempts, findings, seen
 
 pytestmark = pytest.mark.browser
@@ -95,6 +97,26 @@ def test_the_list_on_a_phone_says_what_it_says_elsewhere(
     row = page.get_by_role("row", name=LONG)
     for word in ("Expired", LONG, "it looks for weak passwords at night", "a.ana", "a file"):
         expect(row.get_by_text(word, exact=True)).to_be_in_viewport(ratio=1)
+
+
+def test_numbers_come_to_a_list_that_did_not_wait_for_them(
+    page: Page, serve: Serve, node: fake.FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hide_counts, "WAIT_S", 0.0)
+    keep(node.tuning._settings, attempts("192.0.2.99", count=3))
+    served = serve(node)
+    enter(page, served, ENGINEER)
+    row = page.get_by_role("row", name=LONG)
+
+    with node.tuning._previews:
+        page.goto(f"{served.base}/filters")
+        expect(row).to_contain_text("being counted")
+    row.evaluate("row => row.dataset.same = 1")
+
+    expect(row).to_contain_text("nothing")
+    expect(page.locator("[data-counting]")).to_have_count(0)
+    expect(page.locator("#counted")).to_contain_text("counted 12:00")
+    assert row.get_attribute("data-same") == "1"
 
 
 def test_axe_finds_nothing_and_no_page_is_wider_than_the_window(
