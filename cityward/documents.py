@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from cityward.errors import RuleError
 
@@ -16,6 +18,7 @@ _LONG_NUMBER = re.compile(r"[-+.\d][\w.:+-]{300,}")
 
 Place = tuple[str | int, ...]
 """Path of keys and list positions from the root of a document."""
+T = TypeVar("T")
 
 
 class Document:
@@ -63,6 +66,42 @@ def read(path: Path) -> list[Document]:
 
 def parse(data: bytes | str, file: str = "<text>") -> list[Document]:
     """Parse YAML text into documents; the same limits and errors as `read`."""
+
+    def document(loader: Any, node: Any) -> Document:
+        lines: dict[Place, int] = {}
+        _mark(node, (), lines)
+        return Document(loader.construct_document(node), file, lines)
+
+    return _each(data, file, document)
+
+
+class Unquoted(NamedTuple):
+    """A value that stands without quotes and that YAML reads as something else than text."""
+
+    place: Place
+    text: str
+    """As it stands there."""
+    value: Any
+    line: int
+    """From 1, like the column."""
+    column: int
+
+
+def unquoted(data: bytes | str, file: str = "<text>") -> list[Unquoted]:
+    """Values of all documents that YAML 1.1 takes for a number, a flag, a time or null.
+
+    References:
+        YAML 1.1, "Language-Independent Types": bool, float, int, null, timestamp.
+
+    Raises:
+        RuleError: as of `read`.
+    """
+    found = _each(data, file, lambda loader, node: [*_unquoted(loader, node, ())])
+    return [*chain.from_iterable(found)]
+
+
+def _each(data: bytes | str, file: str, take: Callable[[Any, Any], T]) -> list[T]:
+    """What is taken of the root of each document, with the loader that has read it."""
     import yaml
 
     raw = data.encode() if isinstance(data, str) else data
@@ -75,10 +114,7 @@ def parse(data: bytes | str, file: str = "<text>") -> list[Document]:
         try:
             found = []
             while loader.check_node():
-                node = loader.get_node()
-                lines: dict[Place, int] = {}
-                _mark(node, (), lines)
-                found.append(Document(loader.construct_document(node), file, lines))
+                found.append(take(loader, loader.get_node()))
             return found
         finally:
             loader.dispose()
@@ -141,3 +177,25 @@ def _mark(node: Any, place: Place, lines: dict[Place, int]) -> None:
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
             _mark(value, (*place, index), lines)
+
+
+def _unquoted(loader: Any, node: Any, place: Place) -> Iterator[Unquoted]:
+    import yaml
+
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                yield from _unquoted(loader, value, (*place, key.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield from _unquoted(loader, value, (*place, index))
+    elif node.tag != "tag:yaml.org,2002:str" and _stands_there(node):
+        line, column = node.start_mark.line + 1, node.start_mark.column + 1
+        yield Unquoted(place, node.value, loader.construct_object(node), line, column)
+
+
+def _stands_there(scalar: Any) -> bool:
+    """Whether a value is all that stands there: no quotes, and no tag that says what it is."""
+    start, end = scalar.start_mark, scalar.end_mark
+    length: int = end.column - start.column
+    return start.line == end.line and length == len(scalar.value) > 0

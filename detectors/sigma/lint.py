@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date
 from itertools import islice
 from pathlib import Path
@@ -12,23 +13,27 @@ from typing import Literal
 
 import msgspec
 
+from cityward.documents import Document
 from cityward.errors import RuleError
 from cityward.fields import FIELDS
-from detectors.sigma import attack, condition, validators
+from detectors.sigma import attack, condition, never, validators
 from detectors.sigma.load import load_folder
 from detectors.sigma.rule import Absence, Correlation, Filter, Rule, RuleSet, Speaking
 from detectors.sigma.samples import Samples, lacks, read_samples, samples_file
 from detectors.sigma.sentence import fields_of
+from detectors.sigma.written import misread
 
 TITLE_MAX = 45
 UNSEEN_MAX = 50
-"""So many characters of a text that nobody sees are told."""
+"""Of a text so many characters that nobody sees are told, and values that are misread."""
 NODE_SAYS = frozenset(("inventory_change", "shared"))
 """Categories of events that the node or the hub itself makes: no record is behind them."""
 HUB_SAYS = "shared"
 """Category of what the hub makes of shared findings, which bring their techniques with them."""
 OURS = "cityward"
 """The taxonomy whose field names are those of the field table."""
+_NUMBERS = re.compile(r":(\d+)(?::(\d+))?\Z")
+"""Line and column of a place."""
 _WORDS = frozenset({"count", "value", "timespan"})
 """What the sentence of a correlation has beside fields."""
 
@@ -37,7 +42,7 @@ class Problem(msgspec.Struct, frozen=True, order=True):
     """One line of what `rule check` says."""
 
     where: str
-    """`file:line`."""
+    """`file:line`, or `file:line:column`."""
     what: str
     severity: Literal["error", "warning"] = "error"
 
@@ -66,15 +71,23 @@ def problems_of(rules: RuleSet, path: Path, *, samples: bool = True) -> list[Pro
     return sorted(set(_problems(rules, path, samples=samples)), key=_place)
 
 
-def _place(one: Problem) -> tuple[str, int, Problem]:
-    """By file, then by line as a number: line 4 stands before line 39."""
-    file, _, line = one.where.rpartition(":")
-    return (file, int(line), one) if line.isdecimal() else (one.where, 0, one)
+def _place(one: Problem) -> tuple[str, list[int], Problem]:
+    """By file, then by line and column as numbers: line 4 stands before line 39."""
+    file, *numbers = _NUMBERS.split(one.where)
+    return file, [int(number) for number in numbers if number], one
 
 
 def unseen(text: str, file: str) -> list[Problem]:
-    """Characters that nobody sees, or that turn the line they stand in (Unicode, TR 36)."""
-    return list(islice(_unseen(text.removeprefix("\ufeff"), file), UNSEEN_MAX))
+    """What one does not see in a text.
+
+    Characters that are invisible, or that turn the line they stand in (Unicode, TR 36), and values
+    that are read as something else than what stands there.
+    """
+    bare = text.removeprefix("\ufeff")
+    read = (
+        Problem(f"{file}:{one.line}:{one.column}", one.what, "warning") for one in misread(bare)
+    )
+    return [*islice(_unseen(bare, file), UNSEEN_MAX), *islice(read, UNSEEN_MAX)]
 
 
 def _unseen(text: str, file: str) -> Iterator[Problem]:
@@ -110,6 +123,10 @@ def _problems(rules: RuleSet, path: Path, *, samples: bool) -> Iterator[Problem]
         if is_meant(one.document.file):
             yield from _unused(one)
             yield from _metadata(one)
+            yield from _never(one.document, never.of_detection(one.document.value, "detection"))
+    for correlation in rules.correlations:
+        if is_meant(correlation.document.file):
+            yield from _never(correlation.document, never.of_correlation(correlation))
     mine = [one.document for one in rules.speaking() if is_meant(one.document.file)]
     if samples:
         hiding = [one.document for one in rules.filters if is_meant(one.document.file)]
@@ -120,6 +137,7 @@ def _problems(rules: RuleSet, path: Path, *, samples: bool) -> Iterator[Problem]
     for tuning in rules.filters:
         if is_meant(tuning.document.file):
             yield from _filter(tuning)
+            yield from _never(tuning.document, never.of_detection(tuning.document.value, "filter"))
 
 
 def _below(path: Path) -> Callable[[str], bool]:
@@ -238,6 +256,11 @@ def _unused(rule: Rule) -> Iterator[Problem]:
         if name not in used:
             where = rule.document.where("detection", name)
             yield Problem(where, f"no condition uses the selection {name}", "warning")
+
+
+def _never(document: Document, claims: Iterable[never.Claim]) -> Iterator[Problem]:
+    for one in claims:
+        yield Problem(document.where(*one.place), one.what, "warning")
 
 
 STATUS = frozenset({"stable", "test", "experimental", "deprecated", "unsupported"})

@@ -13,7 +13,7 @@ from cityward.errors import RuleError
 from cityward.event import LogSource
 from detectors.sigma import attack
 from detectors.sigma.engine import Engine
-from detectors.sigma.lint import check, problems_of
+from detectors.sigma.lint import UNSEEN_MAX, check, problems_of, unseen
 from detectors.sigma.load import load_folder, load_text, rule_files
 from tests.detectors.sigma.city import HEAD, START, engine, event, reasons, rule_of
 
@@ -441,6 +441,17 @@ def test_a_character_that_nobody_sees_is_told_with_its_line(tmp_path: Path) -> N
             "being modified with contains modifier (detection item ot.operation)",
         ),
         (
+            "ot.operation: write",
+            "ot.operation: [read, 010]",
+            "write.yml:12:26: warning: `010` is read as the number 8; write '010' if the text is "
+            "meant",
+        ),
+        (
+            "ot.operation: write",
+            "'@timestamp|hour': [23, 24]",
+            "write.yml:12: warning: no hour is 24: there are 0 to 23",
+        ),
+        (
             "condition: s",
             "condition: all of them",
             "write.yml:13: warning: Rule refers to 'them' but has only one condition",
@@ -449,6 +460,42 @@ def test_a_character_that_nobody_sees_is_told_with_its_line(tmp_path: Path) -> N
 )
 def test_a_problem_is_named_with_its_line(tmp_path: Path, old: str, new: str, problem: str) -> None:
     assert problem in problems(tmp_path, GOOD.replace(old, new))
+
+
+def test_what_can_never_hold_is_told_of_filters_and_correlations_too(tmp_path: Path) -> None:
+    many = (
+        "title: Many\nname: many\n"
+        "correlation:\n  type: event_count\n  rules: write\n  timespan: 1m\n"
+        "  condition: {gte: 0x10, lt: 010}\n"
+    )
+    tuned = FILTER.replace("s: {source.ip: 10.0.0.5}", "s: {source.ip: 010, source.ip|neq: 8}")
+    text = f"{RULE}---\n{many}---\n{tuned}"
+
+    said = [one for one in problems(tmp_path, text) if "never hold" in one or "is read" in one]
+
+    assert said == [
+        "write.yml:14: warning: this can never hold: the limits exclude each other",
+        "write.yml:14:30: warning: `010` is read as the number 8; write 10 if that is meant",
+        "write.yml:19: warning: this can never hold: `source.ip` beside it excludes the same",
+        "write.yml:19:41: warning: `010` is read as the number 8; write '010' if the text is meant",
+    ]
+
+
+def test_problems_stand_in_the_order_of_the_lines_and_columns(tmp_path: Path) -> None:
+    values = ", ".join(["010"] * 9)
+    places = [
+        one.split(": ")[0] for one in problems(tmp_path, GOOD.replace("write\n", f"[{values}]\n"))
+    ]
+
+    assert [one for one in places if one.count(":") == 2] == [
+        f"write.yml:12:{20 + 5 * number}" for number in range(9)
+    ]
+
+
+def test_of_one_text_only_so_many_values_are_told() -> None:
+    values = ", ".join(["010"] * 2 * UNSEEN_MAX)
+
+    assert len(unseen(f"detection: {{s: {{f: [{values}]}}}}\n", "f.yml")) == UNSEEN_MAX
 
 
 def test_validators_of_pysigma_ask_nothing_of_the_network(
