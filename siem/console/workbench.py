@@ -34,7 +34,7 @@ from siem.console.tuning import PREVIEW_DAYS, Examined, FilterRow, Job, Source, 
 from siem.console.view import Chart, View, chart, path_of, query_of, time_of
 from siem.store.protocol import Conflict, Document, Range
 from siem.store.query import quoted
-from siem.store.rulebook import Draft, Version, id_in, overtaken
+from siem.store.rulebook import Draft, Version, id_in, note_in, overtaken
 
 DAYS_FIRST = 30
 VERSIONS_SHOWN = NOTES_SHOWN = 20
@@ -58,6 +58,8 @@ DONE = {
     "saved": "The draft is kept; it changes nothing yet.",
     "discarded": "The draft is forgotten.",
     "noted": "The note is kept.",
+    "checked": "It is checked; nothing has changed.",
+    "ready": "It is checked; nothing has changed before you press Let it count.",
     "deployed": "It counts; the node takes it up within a second.",
     "reverted": "The older version counts again.",
     "taken-back": "What was deployed is taken back; its file counts again.",
@@ -161,6 +163,8 @@ class Shown:
     job: Job | None = None
     status: int = 200
     done: str = ""
+    is_asked: bool = False
+    """Whether it may count is the next question."""
     said: Mapping[str, Any] = field(default_factory=dict)
     """The answer for programs."""
 
@@ -174,6 +178,7 @@ class Workbench:
         self.tuning = site.node.tuning
         self._acts: Mapping[str, Callable[[str, Sheet, str], Shown]] = {
             "check": self._check,
+            "enter": self._enter,
             "note": self._note,
             "prove": self._prove,
             "try": self._try,
@@ -187,6 +192,7 @@ class Workbench:
             "discard": self._discard,
             "deploy": self._deploy,
         }
+        """What leaves the page: a note that was typed is kept along."""
 
     def new(self, request: Request) -> Response:
         """A rule to begin with: a blank one, or what a query on events asks for."""
@@ -254,10 +260,12 @@ class Workbench:
         if act in READING:
             self.site.access.enter(request, KEPT)
         try:
+            if sheet.note and (act == "revert" or act in self._changes):
+                note_in(sheet.note)  # what cannot be kept along is told before anything counts
             if act == "revert":
-                return self._done(request, *self._revert(rule_id, form, by))
+                return self._done(request, sheet, by, *self._revert(rule_id, form, by))
             if act in self._changes:
-                return self._done(request, *self._changes[act](rule_id, sheet, by))
+                return self._done(request, sheet, by, *self._changes[act](rule_id, sheet, by))
             if act not in self._acts:
                 raise InputError(f"no act is called {act[:40]!r}", "act", "See /api.")
             shown = self._acts[act](rule_id, sheet, by)
@@ -281,8 +289,12 @@ class Workbench:
             sheet = replace(sheet, note="")
         return self._page(request, session, source, sheet, shown)
 
-    @staticmethod
-    def _done(request: Request, done: str, said: dict[str, Any]) -> Response:
+    def _done(
+        self, request: Request, sheet: Sheet, by: str, done: str, said: dict[str, Any]
+    ) -> Response:
+        """It has changed; a note that was typed is kept along, for the next page has none."""
+        if sheet.note and said["is_there"]:
+            self.tuning.note(said["document"], sheet.note, by)
         if formats.form_of(request):
             return formats.json({"done": done, **said})
         to = path_of("rules", said["document"], "edit") if said["is_there"] else "/rules"
@@ -357,6 +369,20 @@ class Workbench:
         }
         return Shown(examined=one, marks=marks, said=said)
 
+    def _enter(self, rule_id: str, sheet: Sheet, by: str) -> Shown:
+        """Enter in a field, without a script: the browser presses the form's first button.
+
+        It does not say in which field, and a form has one such button. So what is done only says
+        something, whatever field it was: with a reason the next Enter deploys, with a line it is
+        tried.
+        """
+        checked = self._check(rule_id, sheet, by)
+        if sheet.reason:
+            return replace(checked, done=DONE["ready"], is_asked=True)
+        if sheet.line.strip():
+            return self._try(rule_id, sheet, by)
+        return replace(checked, done=DONE["checked"])
+
     def _note(self, rule_id: str, sheet: Sheet, by: str) -> Shown:
         self.tuning.note(rule_id, sheet.note, by)
         return replace(self._check(rule_id, sheet, by), done=DONE["noted"], said={"done": "noted"})
@@ -420,6 +446,7 @@ class Workbench:
             fault=shown.fault,
             theirs=shown.theirs,
             done=shown.done,
+            is_asked=shown.is_asked,
             source=source,
             desk=sheet,
             action=path_of("rules", id, "edit"),

@@ -331,10 +331,7 @@ class RulebookStore:
         Raises:
             InputError: it is empty, or too long.
         """
-        text, by = harmless(one.text.strip()), harmless(one.by)
-        if not text or len(text) > REASON_MAX:
-            what = f"a note has 1 to {REASON_MAX:,} characters, this one {len(text):,}"
-            raise InputError(what, "note", "Write what the next one should know.")
+        text, by = note_in(one.text), harmless(one.by)
         last = next(iter(self.notes(document)), None)
         if last is not None and (last.text, last.by) == (text, by):
             return
@@ -441,6 +438,19 @@ def _changed_since(newest: Version, title: str) -> Conflict:
     done = "deployed" if newest.text else "took back"
     what = f"{newest.by} {done} {newest.title} meanwhile"
     return Conflict(what, title, "Look at what it hides now, then add it.")
+
+
+def note_in(text: str) -> str:
+    """A note as it is kept.
+
+    Raises:
+        InputError: it is empty, or too long.
+    """
+    text = harmless(text.strip())
+    if not text or len(text) > REASON_MAX:
+        what = f"a note has 1 to {REASON_MAX:,} characters, this one {len(text):,}"
+        raise InputError(what, "note", "Write what the next one should know.")
+    return text
 
 
 def id_in(text: str) -> str:

@@ -36,6 +36,7 @@ async function read(address, sent = {}) {
 async function post(act) {
   const body = new URLSearchParams(new FormData(form));
   body.set("act", act);
+  if (act !== "note") body.delete("note"); // Somebody may still be writing it.
   const first = await read(form.action, { method: "POST", body });
   if (first.answer?.status !== 403 || isBench(first.page) || !(await renewed(body.get("csrf")))) return first;
   body.set("csrf", form.elements.csrf.value);
@@ -208,7 +209,7 @@ form.addEventListener("keydown", (event) => {
 });
 
 addEventListener("beforeunload", (event) => {
-  if (unkept.note() || (!leaves && unkept.save())) event.preventDefault();
+  if (!leaves && (unkept.note() || unkept.save())) event.preventDefault();
   leaves = false; // Whoever is asked may stay.
 });
 

@@ -730,6 +730,69 @@ def test_a_note_is_kept_and_nothing_that_is_written_is_lost_by_it(
     assert in_textarea(unsaved.text, "note") == "too soon"
 
 
+@pytest.mark.parametrize("act", ["save", "deploy", "discard", "revert"])
+def test_a_note_that_was_typed_is_kept_along_with_what_leaves_the_page(
+    node: FakeNode, signed_in: Enter, act: str
+) -> None:
+    client = signed_in(ENGINEER)
+    said = {"text": LOUDER, "reason": "it is right", "note": "Loud at night.", "act": act}
+    path = EDIT
+    if act == "revert":
+        node.tuning.deploy(LOUDER, SAMPLES, ENGINEER, "louder", 0)
+        path, said["number"] = f"/rules/{RULE_ID}/revert", "0"
+        said["seen"] = str(deployed(node)[0].number)
+
+    assert post(client, path, **said).status_code == 303
+
+    assert [(one.text, one.by) for one in node.tuning.notes(RULE_ID)] == [
+        ("Loud at night.", ENGINEER)
+    ]
+
+
+@pytest.mark.parametrize("act", ["save", "deploy"])
+def test_nothing_counts_beside_a_note_that_cannot_be_kept(
+    node: FakeNode, signed_in: Enter, act: str
+) -> None:
+    long = "x" * 2_001
+
+    refused = post(signed_in(ENGINEER), act=act, reason="it is right", text=LOUDER, note=long)
+
+    assert refused.status_code == 400
+    assert "A note has 1 to 2,000 characters, this one 2,001" in refused.text
+    assert in_textarea(refused.text, "note") == long
+    assert (deployed(node), list(node.tuning.drafts())) == ([], [])
+
+
+def test_a_note_stays_in_its_field_if_what_it_came_with_is_refused(
+    node: FakeNode, signed_in: Enter
+) -> None:
+    refused = post(signed_in(ENGINEER), act="deploy", note="Loud at night.")
+
+    assert "The reason is empty" in refused.text
+    assert in_textarea(refused.text, "note") == "Loud at night."
+    assert node.tuning.notes(RULE_ID) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({}, "It is checked; nothing has changed."),
+        ({"line": LINE}, "The rule speaks."),
+        ({"reason": "it is right"}, "nothing has changed before you press Let it count."),
+        ({"reason": "it is right", "line": LINE}, "nothing has changed before you press"),
+    ],
+)
+def test_enter_in_a_field_changes_nothing_whatever_field_it_is(
+    node: FakeNode, signed_in: Enter, said: dict[str, str], words: str
+) -> None:
+    page = post(signed_in(ENGINEER), act="enter", text=LOUDER, note="Loud at night.", **said).text
+
+    assert words in page
+    assert ('value="deploy" autofocus' in page) is ("reason" in said)
+    assert (in_textarea(page, "text"), in_textarea(page, "note")) == (LOUDER, "Loud at night.")
+    assert (deployed(node), node.tuning.notes(RULE_ID)) == ([], [])
+
+
 def test_the_newest_notes_stand_on_the_page_and_it_says_how_many_are_older(
     node: FakeNode, signed_in: Enter
 ) -> None:

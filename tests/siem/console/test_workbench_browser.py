@@ -299,12 +299,9 @@ def test_whoever_wrote_a_note_is_asked_before_it_is_left_behind(page: Page, serv
     note = page.locator("#note")
     note.click()
     page.keyboard.type("Loud at night.")
-    page.locator("#deploy > summary").click()
-    page.get_by_label("Reason", exact=True).fill("it is right")
     with page.expect_event("dialog"):
-        page.get_by_label("Reason", exact=True).press("Enter")
+        page.evaluate("location.assign('/rules')")
     expect(note).to_have_value("Loud at night.")
-    assert served.node.tuning.history(RULE_ID) == []
 
     page.locator('[value="note"]').click()
     expect(note).to_have_value("", timeout=SLOW_MS)
@@ -313,6 +310,78 @@ def test_whoever_wrote_a_note_is_asked_before_it_is_left_behind(page: Page, serv
     with page.expect_event("dialog"):
         page.evaluate("location.assign('/rules')")
     assert asked == ["beforeunload", "beforeunload"]
+
+
+@pytest.mark.parametrize("scripted", [True, False])
+def test_a_note_that_was_typed_is_kept_by_deploy(
+    browser: Browser, serve: Serve, scripted: bool
+) -> None:
+    served = serve(tuned())
+    context = browser.new_context(java_script_enabled=scripted)
+    context.set_default_timeout(SLOW_MS)
+    page = context.new_page()
+    enter(page, served, ENGINEER)
+    page.goto(f"{served.base}{EDIT}#t-notes")
+    page.locator("#note").fill("Loud at night.")
+    page.locator("#deploy > summary").click()
+    reason, count = page.get_by_label("Reason", exact=True), page.locator('[value="deploy"]')
+    reason.fill("it is right")
+
+    if not scripted:
+        with page.expect_navigation():
+            reason.press("Enter")
+        expect(count).to_be_focused()
+        expect(page.get_by_role("status").filter(has_text="It is checked")).to_be_visible()
+        assert served.node.tuning.history(RULE_ID) == []
+        page.keyboard.press("Shift+Tab")
+        expect(reason).to_have_value("it is right")
+        page.keyboard.press("Tab")
+    with page.expect_navigation():
+        (reason if scripted else count).press("Enter")
+
+    expect(page.get_by_role("status").filter(has_text="It counts")).to_be_visible()
+    (version,) = served.node.tuning.history(RULE_ID)
+    assert version.reason == "it is right"
+    assert [one.text for one in served.node.tuning.notes(RULE_ID)] == ["Loud at night."]
+
+
+def test_a_draft_is_kept_without_the_note_that_is_still_being_written(
+    page: Page, serve: Serve
+) -> None:
+    served = serve(tuned())
+    enter(page, served, ENGINEER)
+    page.goto(f"{served.base}{EDIT}#t-notes")
+    page.locator("#note").fill("Loud at")
+
+    page.locator("#note").press("Control+s")
+
+    expect(page.locator("#b-notes")).to_contain_text("The draft is kept", timeout=SLOW_MS)
+    expect(page.locator("#note")).to_have_value("Loud at")
+    assert served.node.tuning.notes(RULE_ID) == []
+
+
+def test_enter_beside_a_line_tries_it_without_scripts_and_a_note_has_several_lines(
+    browser: Browser, serve: Serve
+) -> None:
+    served = serve(tuned())
+    context = browser.new_context(java_script_enabled=False)
+    context.set_default_timeout(SLOW_MS)
+    page = context.new_page()
+    enter(page, served, ENGINEER)
+    page.goto(f"{served.base}{EDIT}#t-notes")
+    note = page.locator("#note")
+
+    note.fill("Loud at night:")
+    note.press("Enter")
+    page.keyboard.type("ask the installer.")
+    page.get_by_role("link", name="Try a line").click()
+    page.get_by_label("A line, as its source sends it").fill(LINE)
+    with page.expect_navigation():
+        page.get_by_label("Collector").press("Enter")
+
+    expect(page.locator("[data-told]")).to_contain_text("The rule speaks.")
+    expect(note).to_have_value("Loud at night:\nask the installer.")
+    assert served.node.tuning.notes(RULE_ID) == []
 
 
 def test_a_new_rule_is_saved_where_it_is_found_again(page: Page, serve: Serve) -> None:
