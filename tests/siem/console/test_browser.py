@@ -151,8 +151,7 @@ def test_keys_triage_a_finding_in_three_and_can_be_turned_off(page: Page, serve:
     page.keyboard.press("a")
     expect(page.get_by_text("14 findings taken by you.")).to_be_visible()
     page.wait_for_load_state("load")
-    page.keyboard.press("g")
-    page.keyboard.press("h")
+    page.keyboard.type("gh")
     expect(page).to_have_url(f"{served.base}/hunt")
     page.wait_for_load_state("load")
     page.keyboard.press("?")
@@ -160,8 +159,7 @@ def test_keys_triage_a_finding_in_three_and_can_be_turned_off(page: Page, serve:
     page.get_by_role("button", name="Turn single keys off").first.click()
     expect(page.get_by_text("Single keys are off in this browser.")).to_be_visible()
     page.wait_for_load_state("load")
-    page.keyboard.press("g")
-    page.keyboard.press("f")
+    page.keyboard.type("gf")
 
     expect(page).to_have_url(f"{served.base}/keys")
 

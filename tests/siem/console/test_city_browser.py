@@ -88,8 +88,7 @@ def test_keys_lead_through_the_hub(page: Page, serve_city: Serve, hub: FakeHub) 
     page.wait_for_load_state("load")
 
     for key, path in (("m", "/campaigns"), ("f", "/shared"), ("o", "/operators"), ("c", "/city")):
-        page.keyboard.press("g")
-        page.keyboard.press(key)
+        page.keyboard.type(f"g{key}")
         expect(page).to_have_url(served.base + path)
         page.wait_for_load_state("load")
 

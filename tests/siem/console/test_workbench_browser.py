@@ -9,6 +9,7 @@ from playwright.sync_api import Browser, BrowserContext, Dialog, Page, Request, 
 
 from siem import assembly
 from siem.node import document
+from tests.programs import PATIENCE_S
 from tests.siem.console import fake
 from tests.siem.console.test_browser import Serve, _axe, enter, wider
 from tests.siem.test_tuning import NOW, RULE, RULE_ID, SAMPLES, attempts, seen
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.browser
 EDIT = f"/rules/{RULE_ID}/edit"
 LINE = "2026-01-05T10:00:00Z gw sshd[7]: Failed password for root from 192.0.2.7 port 4000 ssh2"
 ENGINEER = "b.oth"
-SLOW_MS = 15_000
+SLOW_MS = PATIENCE_S * 1000
 LOOKS: tuple[tuple[int, Literal["dark", "light"]], ...] = ((390, "dark"), (1440, "light"))
 
 
