@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from cityward.errors import CitywardError
 from siem.console.tuning import HideCount, HideCounts
 from siem.store.protocol import Range
 
@@ -67,6 +68,7 @@ def counted(
     sums = {id: _Sum(tuned.get(id, {})) for id in ids}
     yield from ((id, one.told(now)) for id, one in sums.items() if not one.waits)
     late = threading.Timer(COUNT_S, stop.set)
+    late.daemon = True  # no process waits for it to end
     late.start()
     try:
         with closing(Looking(folder, MEMORY_LIMIT)) as looking:
@@ -102,12 +104,15 @@ def _asked(
     stop: threading.Event,
 ) -> list[str]:
     """Ask of one rule what its filters hide; the filters that are counted with it."""
-    from siem.backtest import tuned_out
+    from siem.backtest import TunedOut, tuned_out
 
     mine = tuple(one for one in rule.filters if one.id in sums)
     asked = msgspec.structs.replace(rule, filters=mine)
     span = Range(now - timedelta(days=DAYS), now)
-    found = tuned_out(looking, asked, span=span, placeholders=placeholders, stop=stop)
+    try:
+        found = tuned_out(looking, asked, span=span, placeholders=placeholders, stop=stop)
+    except CitywardError as error:  # the other rules are asked all the same
+        found = TunedOut((0,) * len(mine), True, None, [error.what], "")
     if not found.is_whole:
         return []
     return [one.id for place, one in enumerate(mine) if sums[one.id].add(rule, found, place)]
@@ -214,17 +219,19 @@ class Counter:
         known = {
             id: (mark, one) for id, (mark, one) in self._known.items() if marks.get(id) == mark
         }
+        left = set(ids)
         try:
             with self._turn:
                 for id, one in counted(self._folder, rules, placeholders, ids, now, stop):
                     known[id] = marks[id], one
+                    left.discard(id)
                     with self._own:
                         self._known = dict(known)
         except Exception:  # the list goes on without
             log.exception("What filters hide could not be counted.")
             failed = HideCount(None, DAYS, now, FAILED)
             with self._own:
-                self._known = {id: (marks[id], failed) for id in ids} | known
+                self._known = known | {id: (marks[id], failed) for id in left}
 
 
 def _marks(rules: RuleSet, placeholders: Placeholders) -> dict[str, str]:

@@ -213,17 +213,34 @@ def _exclude(one: Item, other: Item) -> bool:
     if len({part.part for part in numbers}) > 1:
         return False
     span = _PARTS.get(numbers[0].part, _NUMBERS)
-    points = span.points(part.limit for part in numbers)
-    mine = [point for point in points if _is_so(one, point)]
-    theirs = [point for point in points if _is_so(other, point)]
-    return bool(mine) and bool(theirs) and set(mine).isdisjoint(theirs)
+    mine, theirs = _wish_of(one), _wish_of(other)
+    points = span.points((*mine.limits, *theirs.limits))
+    ours = [point for point in points if mine.has(point)]
+    return bool(ours) and any(map(theirs.has, points)) and not any(map(theirs.has, ours))
 
 
-def _is_so(item: Item, number: float) -> bool:
-    found = (
-        OPERATORS[one.how](number, one.limit) for one in item.comparisons if isinstance(one, Number)
-    )
-    return all(found) if item.every else any(found)
+class _Wish(NamedTuple):
+    """What one number must be for a line of numbers."""
+
+    how: str
+    limits: frozenset[float]
+    """One that decides for all that stand there, or for `eq` any of them: lists are long."""
+
+    def has(self, number: float) -> bool:
+        if self.how == "eq":
+            return number in self.limits
+        return any(OPERATORS[self.how](number, limit) for limit in self.limits)
+
+
+def _wish_of(item: Item) -> _Wish:
+    numbers = [one for one in item.comparisons if isinstance(one, Number)]
+    how, limits = numbers[0].how, frozenset(one.limit for one in numbers)
+    if how != "eq":
+        least = (how in ("lt", "lte")) is item.every
+        limits = frozenset([min(limits) if least else max(limits)])
+    elif item.every and len(limits) > 1:
+        limits = frozenset()  # no number is two
+    return _Wish(how, limits)
 
 
 def _is_finite(one: float) -> bool:

@@ -10,16 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from cityward import Event
+from cityward import Event, TransientError
 from detectors.sigma.load import load_text
-from detectors.sigma.rule import RuleSet
+from detectors.sigma.rule import Rule, RuleSet
 from siem import assembly, backtest, hide_counts
 from siem.config import Settings
 from siem.console.tuning import HideCount, HideCounts
-from siem.hide_counts import AGE, DAYS, NO_EVENT, NO_RULE, TOO_LONG, Counter, counted
+from siem.hide_counts import AGE, DAYS, FAILED, NO_EVENT, NO_RULE, TOO_LONG, Counter, counted
 from siem.node import document
+from siem.store.archive import Looking
 from tests.programs import PATIENCE_S
-from tests.siem.test_tuning import FILTER, FILTER_ID, MANY, NOW, RULE, attempts
+from tests.siem.test_tuning import FILTER, FILTER_ID, MANY, NOW, RULE, RULE_ID, attempts
 from tests.siem.test_tuning import settings as settings  # noqa: PLC0414
 
 OTHER_ID = FILTER_ID[:-1] + "4"
@@ -143,6 +144,37 @@ def test_who_asks_too_much_is_told_and_waits_no_longer(
     assert counts(folder, tuned("192.0.2.7"))[FILTER_ID].why == TOO_LONG
 
 
+def test_a_rule_that_cannot_be_asked_takes_no_number_of_another(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = RULE.replace(RULE_ID, RULE_ID[:-1] + "2").replace("failure", "success")
+    more = FILTER.replace(RULE_ID, RULE_ID[:-1] + "2").replace(FILTER_ID, OTHER_ID)
+    rules = tuned("192.0.2.7", more=f"{right}---{more.replace('SOURCE', '192.0.2.7')}")
+    asked = backtest.tuned_out
+
+    def tidied(looking: Looking, rule: Rule, **named: object) -> backtest.TunedOut:
+        if rule.id != RULE_ID:
+            raise TransientError("events were tidied while they were read", "", "Ask again.")
+        return asked(looking, rule, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(backtest, "tuned_out", tidied)
+
+    assert [one.words for one in counts(folder, rules).values()] == [
+        "3 in 1 day",
+        "not known: events were tidied while they were read",
+    ]
+
+
+def test_no_process_stays_because_of_a_count(folder: Path) -> None:
+    counting = counted(folder, tuned("192.0.2.7"), {}, [FILTER_ID], NOW, threading.Event())
+    before = {*threading.enumerate()}
+
+    next(counting)
+
+    assert all(one.daemon for one in {*threading.enumerate()} - before)
+    counting.close()  # type: ignore[attr-defined]
+
+
 # ---- Remembered
 
 
@@ -220,4 +252,16 @@ def test_a_count_that_fails_is_told_and_not_begun_again_at_every_look(
     until_over(counter, tuned("192.0.2.7"))
 
     assert found.of[FILTER_ID].why == "it could not be counted; the log says why"
+    assert caplog.text.count("What filters hide could not be counted.") == 1
+
+
+def test_numbers_that_are_old_are_not_asked_for_for_ever_if_they_cannot_be_counted_again(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rules = tuned("192.0.2.7")
+    until_over(counter, rules)
+    counter._clock.now = NOW + AGE + timedelta(seconds=1)  # type: ignore[attr-defined]
+    monkeypatch.setattr(backtest, "tuned_out", lambda *given, **named: 1 / 0)
+
+    assert until_over(counter, rules).of[FILTER_ID].why == FAILED
     assert caplog.text.count("What filters hide could not be counted.") == 1
