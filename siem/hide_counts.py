@@ -244,7 +244,8 @@ def _mark(one: Filter, tuned: Mapping[str, Rule], placeholders: Placeholders) ->
     needs = one.needs.union(*(rule.needs for rule in tuned.values()))
     lists = {name: [str(value) for value in placeholders.get(name, ())] for name in sorted(needs)}
     written = [one.document.value, *(rule.document.value for rule in tuned.values()), lists]
-    return hashlib.sha256(msgspec.json.encode(written)).hexdigest()
+    # Not as JSON: in YAML a key may be a flag, `on:`, or null.
+    return hashlib.sha256(repr(written).encode()).hexdigest()
 
 
 def _tuned(rules: RuleSet) -> dict[str, dict[str, Rule]]:

@@ -232,6 +232,13 @@ def test_what_is_counted_is_remembered_until_it_changes_or_is_old(
     assert seen[2:] == [[FILTER_ID, OTHER_ID]]
 
 
+def test_a_rule_says_of_itself_what_yaml_can_say(counter: Counter) -> None:
+    text = f"{RULE}custom: {{on: 1, null: .nan, 2026-01-01: !!set {{a}}}}\n"
+    rules = load_text(f"{text}---{FILTER.replace('SOURCE', '192.0.2.7')}")
+
+    assert until_over(counter, rules).of[FILTER_ID].matches == 3
+
+
 def test_nobody_waits_for_what_takes_long(
     counter: Counter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
