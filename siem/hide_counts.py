@@ -10,9 +10,10 @@ import hashlib
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from datetime import datetime, timedelta
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -37,6 +38,8 @@ AGE = timedelta(hours=1)
 WAIT_S = 0.4
 """So long a page waits for the numbers; it then comes without those that are missing."""
 STOP_S = 5.0
+PAUSE_S = 0.01
+"""Between two rules, so that whoever waits for their turn has it."""
 
 TOO_LONG = f"not counted in {COUNT_S:.0f} s"
 FAILED = "it could not be counted; the log says why"
@@ -51,6 +54,7 @@ def counted(
     ids: Collection[str],
     now: datetime,
     stop: threading.Event,
+    turn: AbstractContextManager[object] | None = None,
 ) -> Iterator[tuple[str, HideCount]]:
     """What filters hide of the events of the last `DAYS` days, each as soon as it is known.
 
@@ -61,27 +65,39 @@ def counted(
         ids: Of the filters that are asked for.
         now: Up to when.
         stop: Set by somebody who does not want to wait longer; it is set after `COUNT_S`.
+        turn: Held while a rule is asked; whoever waits for it comes before the next rule.
     """
     from siem.store.archive import MEMORY_LIMIT, Looking
 
     tuned = _tuned(rules)
     sums = {id: _Sum(tuned.get(id, {})) for id in ids}
     yield from ((id, one.told(now)) for id, one in sums.items() if not one.waits)
-    late = threading.Timer(COUNT_S, stop.set)
-    late.daemon = True  # no process waits for it to end
-    late.start()
-    try:
-        with closing(Looking(folder, MEMORY_LIMIT)) as looking:
-            for rule in _in_order(sums):
-                if stop.is_set():
-                    break
-                for id in _asked(looking, rule, sums, placeholders, now, stop):
-                    yield id, sums[id].told(now)
-    finally:
-        late.cancel()
+    left_s = COUNT_S
+    with closing(Looking(folder, MEMORY_LIMIT)) as looking:
+        for rule in _in_order(sums):
+            if stop.wait(PAUSE_S):
+                break
+            with turn or nullcontext(), _stopped_after(left_s, stop):
+                start_s = monotonic()
+                known = _asked(looking, rule, sums, placeholders, now, stop)
+                left_s -= monotonic() - start_s
+            for id in known:
+                yield id, sums[id].told(now)
     for id, one in sums.items():
         if one.waits:
             yield id, HideCount(None, DAYS, now, TOO_LONG)
+
+
+@contextmanager
+def _stopped_after(seconds: float, stop: threading.Event) -> Iterator[None]:
+    """Set the stop if what is done takes longer."""
+    late = threading.Timer(max(seconds, 0.0), stop.set)
+    late.daemon = True  # no process waits for it to end
+    late.start()
+    try:
+        yield
+    finally:
+        late.cancel()
 
 
 def _in_order(sums: Mapping[str, _Sum]) -> list[Rule]:
@@ -152,7 +168,7 @@ class Counter:
     Args:
         folder: The events.
         clock: The node's time.
-        turn: Held while it counts: whatever else walks through the events waits.
+        turn: Held while it asks a rule: whatever else walks through the events waits for that.
     """
 
     def __init__(self, folder: Path, clock: Callable[[], datetime], turn: threading.Lock) -> None:
@@ -221,12 +237,11 @@ class Counter:
         }
         left = set(ids)
         try:
-            with self._turn:
-                for id, one in counted(self._folder, rules, placeholders, ids, now, stop):
-                    known[id] = marks[id], one
-                    left.discard(id)
-                    with self._own:
-                        self._known = dict(known)
+            for id, one in counted(self._folder, rules, placeholders, ids, now, stop, self._turn):
+                known[id] = marks[id], one
+                left.discard(id)
+                with self._own:
+                    self._known = dict(known)
         except Exception:  # the list goes on without
             log.exception("What filters hide could not be counted.")
             failed = HideCount(None, DAYS, now, FAILED)

@@ -165,14 +165,46 @@ def test_a_rule_that_cannot_be_asked_takes_no_number_of_another(
     ]
 
 
-def test_no_process_stays_because_of_a_count(folder: Path) -> None:
-    counting = counted(folder, tuned("192.0.2.7"), {}, [FILTER_ID], NOW, threading.Event())
+def test_no_process_stays_because_of_a_count(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {*threading.enumerate()}
+    begun: list[threading.Thread] = []
+    asked = backtest.tuned_out
 
-    next(counting)
+    def noted(*given: object, **named: object) -> backtest.TunedOut:
+        begun.extend({*threading.enumerate()} - before)
+        return asked(*given, **named)  # type: ignore[arg-type]
 
-    assert all(one.daemon for one in {*threading.enumerate()} - before)
-    counting.close()  # type: ignore[attr-defined]
+    monkeypatch.setattr(backtest, "tuned_out", noted)
+    counts(folder, tuned("192.0.2.7"))
+
+    assert begun
+    assert all(one.daemon for one in begun)
+
+
+def test_who_waits_for_a_turn_has_it_before_the_next_rule(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn = threading.Lock()
+    held: list[tuple[str, bool]] = []
+    asked = backtest.tuned_out
+
+    class Stop(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            held.append(("pause", turn.locked()))
+            return super().wait(timeout)
+
+    def noted(*given: object, **named: object) -> backtest.TunedOut:
+        held.append(("rule", turn.locked()))
+        return asked(*given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(backtest, "tuned_out", noted)
+    other = RULE_ID[:-1] + "2"
+    more = FILTER.replace(RULE_ID, other).replace(FILTER_ID, OTHER_ID).replace("SOURCE", "a")
+    rules = tuned("192.0.2.7", more=f"{RULE.replace(RULE_ID, other)}---{more}")
+    found = dict(counted(folder, rules, {}, [FILTER_ID, OTHER_ID], NOW, Stop(), turn))
+
+    assert [one.matches for one in found.values()] == [3, 0]
+    assert held == [("pause", False), ("rule", True)] * 2
 
 
 # ---- Remembered
