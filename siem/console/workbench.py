@@ -323,7 +323,8 @@ class Workbench:
         if draft and draft.time != sheet.draft_seen and not draft.says(sheet.text, sheet.samples):
             what = f"another draft has been saved since, by {draft.by}"
             raise Conflict(what, "draft", "Look at it before another text counts.")
-        number = self.tuning.deploy(sheet.text, sheet.samples, by, sheet.reason, sheet.seen)
+        seen = sheet.seen if self._newest(document) else 0  # a copy that has got an id of its own
+        number = self.tuning.deploy(sheet.text, sheet.samples, by, sheet.reason, seen)
         with suppress(Conflict):  # a draft that was saved this moment stays
             self.tuning.discard(document, sheet.draft_seen)
         return "deployed", {"document": document, "is_there": True, "number": number}
