@@ -9,8 +9,8 @@ from playwright.sync_api import Browser, BrowserContext, Dialog, Page, Request, 
 
 from siem import assembly
 from siem.node import document
-from tests.programs import PATIENCE_S
 from tests.siem.console import fake
+from tests.siem.console.conftest import Served
 from tests.siem.console.test_browser import Serve, _axe, enter, wider
 from tests.siem.test_tuning import NOW, RULE, RULE_ID, SAMPLES, attempts, seen
 
@@ -19,7 +19,6 @@ pytestmark = pytest.mark.browser
 EDIT = f"/rules/{RULE_ID}/edit"
 LINE = "2026-01-05T10:00:00Z gw sshd[7]: Failed password for root from 192.0.2.7 port 4000 ssh2"
 ENGINEER = "b.oth"
-SLOW_MS = PATIENCE_S * 1000
 LOOKS: tuple[tuple[int, Literal["dark", "light"]], ...] = ((390, "dark"), (1440, "light"))
 
 
@@ -59,7 +58,6 @@ def test_from_the_list_of_findings_to_a_filter_that_counts_by_keyboard_alone(
     node = tuned()
     served = serve(node)
     enter(page, served, ENGINEER)
-    page.set_default_timeout(SLOW_MS)
     page.goto(f"{served.base}/findings?from=all")
     keys = page.keyboard
 
@@ -86,7 +84,6 @@ def test_a_rule_is_changed_and_deployed_by_keyboard_alone(page: Page, serve: Ser
     served = serve(tuned())
     enter(page, served, ENGINEER)
     page.goto(served.base + EDIT)
-    page.set_default_timeout(SLOW_MS)
     text = page.get_by_role("textbox", name="Text of the rule")
     keys = page.keyboard
 
@@ -105,18 +102,18 @@ def test_a_rule_is_changed_and_deployed_by_keyboard_alone(page: Page, serve: Ser
     expect(text).to_have_value(f"{RULE}status: experimental")
     keys.press("Enter")
     keys.type("colour: blue: red")
-    expect(page.locator("#b-count")).to_contain_text("1 error", timeout=SLOW_MS)
+    expect(page.locator("#b-count")).to_contain_text("1 error")
     expect(page.locator(".layer .err .msg").first).to_be_visible()
     for _ in "colour: blue: red":
         keys.press("Backspace")
-    expect(page.locator("#b-count")).not_to_contain_text("error", timeout=SLOW_MS)
+    expect(page.locator("#b-count")).not_to_contain_text("error")
     page.locator("#deploy > summary").focus()
     keys.press("Enter")
     keys.press("Tab")
     keys.type("it is new")
     keys.press("Tab")
     keys.press("Enter")
-    expect(page.get_by_role("status").filter(has_text="It counts")).to_be_visible(timeout=SLOW_MS)
+    expect(page.get_by_role("status").filter(has_text="It counts")).to_be_visible()
 
     (version,) = served.node.tuning.history(RULE_ID)
     assert (version.text, version.reason) == (f"{RULE}status: experimental\n", "it is new")
@@ -131,7 +128,6 @@ def test_enter_in_a_field_does_what_the_button_beside_it_does(page: Page, serve:
     served = serve(tuned())
     served.node.tuning.deploy(RULE, SAMPLES, ENGINEER, "as it was", 0)
     enter(page, served, ENGINEER)
-    page.set_default_timeout(SLOW_MS)
     page.goto(f"{served.base}{EDIT}#t-try")
     page.get_by_label("A line, as its source sends it").fill(LINE)
     page.get_by_label("Collector").press("Enter")
@@ -184,13 +180,13 @@ def test_whoever_signed_in_again_on_another_page_saves_here(
     context.clear_cookies()
     page.locator("#text").press("Control+s")
     notes = page.locator("#b-notes")
-    expect(notes).to_contain_text("The draft is not kept: the session is over", timeout=SLOW_MS)
+    expect(notes).to_contain_text("The draft is not kept: the session is over")
 
     other = context.new_page()
     enter(other, served, ENGINEER)
     page.keyboard.press("Control+s")
 
-    expect(notes).to_contain_text("The draft is kept", timeout=SLOW_MS)
+    expect(notes).to_contain_text("The draft is kept")
     assert [one.by for one in served.node.tuning.drafts()] == [ENGINEER]
 
 
@@ -212,7 +208,7 @@ def test_a_save_that_is_refused_says_why(page: Page, serve: Serve, status: int, 
     page.locator("#text").press("Control+s")
 
     expect(page.locator("#b-notes [role=alert]")).to_have_text(
-        f"The draft is not kept: {why}. The text is still here.", timeout=SLOW_MS
+        f"The draft is not kept: {why}. The text is still here."
     )
     assert served.node.tuning.drafts() == []
 
@@ -225,18 +221,18 @@ def test_a_save_that_fails_is_told_in_the_place_of_the_one_that_went_well(
     page.goto(served.base + EDIT)
     text, notes = page.get_by_role("textbox", name="Text of the rule"), page.locator("#b-notes")
     text.press("Control+s")
-    expect(notes).to_contain_text("The draft is kept", timeout=SLOW_MS)
+    expect(notes).to_contain_text("The draft is kept")
 
     context.set_offline(True)
     text.press("Control+End")
     page.keyboard.type("# newer")
     page.keyboard.press("Control+s")
     gone = "The draft is not kept: the node is away. The text is still here."
-    expect(notes).to_have_text(gone, timeout=SLOW_MS)
+    expect(notes).to_have_text(gone)
     context.set_offline(False)
     page.keyboard.press("Control+s")
 
-    expect(notes).to_contain_text("The draft is kept", timeout=SLOW_MS)
+    expect(notes).to_contain_text("The draft is kept")
     assert [one.text for one in served.node.tuning.drafts()] == [f"{RULE}# newer"]
 
 
@@ -256,7 +252,7 @@ def test_what_is_saved_while_a_save_is_under_way_goes_after_it(page: Page, serve
             save.click();
         }""")
 
-    expect(page.locator("#b-notes")).to_contain_text("The draft is kept", timeout=SLOW_MS)
+    expect(page.locator("#b-notes")).to_contain_text("The draft is kept")
     assert [one.text for one in served.node.tuning.drafts()] == [f"{RULE}# newer"]
     assert len(sent) == 2
 
@@ -275,11 +271,11 @@ def test_what_is_typed_while_a_note_is_kept_stays(page: Page, serve: Serve) -> N
 
     note.fill("Loud at night.")
     page.evaluate(keep, " Ask the installer.")
-    expect(kept).to_contain_text("Loud at night.", timeout=SLOW_MS)
+    expect(kept).to_contain_text("Loud at night.")
     expect(note).to_have_value("Loud at night. Ask the installer.")
     note.fill("Ask the installer.")
     page.evaluate(keep, "")
-    expect(kept).to_contain_text("Ask the installer.", timeout=SLOW_MS)
+    expect(kept).to_contain_text("Ask the installer.")
     expect(note).to_have_value("")
 
     notes = [one.text for one in served.node.tuning.notes(RULE_ID)]
@@ -305,7 +301,7 @@ def test_whoever_wrote_a_note_is_asked_before_it_is_left_behind(page: Page, serv
     expect(note).to_have_value("Loud at night.")
 
     page.locator('[value="note"]').click()
-    expect(note).to_have_value("", timeout=SLOW_MS)
+    expect(note).to_have_value("")
     page.locator("#text").press("Control+End")
     page.keyboard.type("# newer")
     with page.expect_event("dialog"):
@@ -313,16 +309,20 @@ def test_whoever_wrote_a_note_is_asked_before_it_is_left_behind(page: Page, serv
     assert asked == ["beforeunload", "beforeunload"]
 
 
+def edited(browser: Browser, served: Served, *, scripted: bool, tab: str = "") -> Page:
+    """The workbench in a browser with or without scripts."""
+    page = browser.new_context(java_script_enabled=scripted).new_page()
+    enter(page, served, ENGINEER)
+    page.goto(f"{served.base}{EDIT}{tab}")
+    return page
+
+
 @pytest.mark.parametrize("scripted", [True, False])
 def test_a_note_that_was_typed_is_kept_by_deploy(
     browser: Browser, serve: Serve, scripted: bool
 ) -> None:
     served = serve(tuned())
-    context = browser.new_context(java_script_enabled=scripted)
-    context.set_default_timeout(SLOW_MS)
-    page = context.new_page()
-    enter(page, served, ENGINEER)
-    page.goto(f"{served.base}{EDIT}#t-notes")
+    page = edited(browser, served, scripted=scripted, tab="#t-notes")
     page.locator("#note").fill("Loud at night.")
     page.locator("#deploy > summary").click()
     reason, count = page.get_by_label("Reason", exact=True), page.locator('[value="deploy"]')
@@ -356,7 +356,7 @@ def test_a_draft_is_kept_without_the_note_that_is_still_being_written(
 
     page.locator("#note").press("Control+s")
 
-    expect(page.locator("#b-notes")).to_contain_text("The draft is kept", timeout=SLOW_MS)
+    expect(page.locator("#b-notes")).to_contain_text("The draft is kept")
     expect(page.locator("#note")).to_have_value("Loud at")
     assert served.node.tuning.notes(RULE_ID) == []
 
@@ -365,11 +365,7 @@ def test_enter_beside_a_line_tries_it_without_scripts_and_a_note_has_several_lin
     browser: Browser, serve: Serve
 ) -> None:
     served = serve(tuned())
-    context = browser.new_context(java_script_enabled=False)
-    context.set_default_timeout(SLOW_MS)
-    page = context.new_page()
-    enter(page, served, ENGINEER)
-    page.goto(f"{served.base}{EDIT}#t-notes")
+    page = edited(browser, served, scripted=False, tab="#t-notes")
     note = page.locator("#note")
 
     note.fill("Loud at night:")
@@ -402,28 +398,24 @@ def test_a_line_is_tried_and_a_preview_asked_for(
     browser: Browser, serve: Serve, scripted: bool
 ) -> None:
     served = serve(tuned())
-    context = browser.new_context(java_script_enabled=scripted)
-    context.set_default_timeout(SLOW_MS)
-    page = context.new_page()
-    enter(page, served, ENGINEER)
-    page.goto(served.base + EDIT)
+    page = edited(browser, served, scripted=scripted)
     proofs = page.get_by_role("navigation", name="Proofs of the rule")
 
     proofs.get_by_role("link", name="Try a line").click()
     page.get_by_label("A line, as its source sends it").fill(LINE)
     page.get_by_role("button", name="Try", exact=True).click()
     told = page.get_by_role("region", name="Explanation of the selected event")
-    expect(told).to_contain_text("The rule speaks.", timeout=SLOW_MS)
+    expect(told).to_contain_text("The rule speaks.")
     proofs.get_by_role("link", name="Preview").click()
     page.get_by_role("button", name="Preview", exact=True).click()
     preview = page.locator("#b-preview")
     if not scripted:
         again = preview.locator("[data-look]")
-        expect(again.or_(preview.locator(".facts")).first).to_be_visible(timeout=SLOW_MS)
+        expect(again.or_(preview.locator(".facts")).first).to_be_visible()
         while again.count():
-            with page.expect_navigation(timeout=SLOW_MS):  # between pages there is nothing to count
+            with page.expect_navigation():  # between pages there is nothing to count
                 again.click()
-    expect(preview).to_contain_text("3in 30 days", timeout=SLOW_MS)
+    expect(preview).to_contain_text("3in 30 days")
     if scripted:
         page.get_by_role("textbox", name="Text of the rule").press("Control+End")
         page.keyboard.type("# newer")
@@ -438,7 +430,7 @@ def test_a_line_is_tried_and_a_preview_asked_for(
         page.on("dialog", leave)
         page.goto(f"{served.base}/rules")
         assert asked == ["beforeunload"]
-    context.close()
+    page.context.close()
 
 
 def test_two_filters_of_one_title_are_told_apart(page: Page, serve: Serve) -> None:
@@ -458,7 +450,7 @@ def test_two_filters_of_one_title_are_told_apart(page: Page, serve: Serve) -> No
     page.get_by_role("button", name="Try", exact=True).click()
 
     told = page.locator("[data-told]")
-    expect(told).to_contain_text("A filter hides the event.", timeout=SLOW_MS)
+    expect(told).to_contain_text("A filter hides the event.")
     for id, state in zip(ids, ("Lets it pass", "Hides the event"), strict=True):
         heading = told.locator("h3").filter(has=page.locator(f'a[href="/filters/{id}"]'))
         expect(heading).to_have_text("Filter Not wrong password")
@@ -496,15 +488,14 @@ def test_axe_finds_nothing(page: Page, context: BrowserContext, serve: Serve) ->
     assert source is not None
     tuning.deploy(RULE.replace("medium", "high"), source.samples, ENGINEER, "louder", 0)
     tuning.save(RULE.replace("medium", "low"), source.samples, ENGINEER)
-    context.set_default_timeout(SLOW_MS)
     enter(page, served, ENGINEER)
     page.goto(f"{served.base}{EDIT}#t-try")
     page.get_by_label("A line, as its source sends it").fill(LINE)
     page.get_by_role("button", name="Try", exact=True).click()
-    expect(page.locator("[data-told]")).to_be_attached(timeout=SLOW_MS)
+    expect(page.locator("[data-told]")).to_be_attached()
     page.goto(f"{served.base}{EDIT}#t-preview")
     page.get_by_role("button", name="Preview", exact=True).click()
-    expect(page.locator("#b-preview .facts")).to_be_visible(timeout=SLOW_MS)
+    expect(page.locator("#b-preview .facts")).to_be_visible()
     found: dict[str, list[str]] = {}
     for part in ("samples", "try", "preview", "notes", "history", "deploy"):
         if part == "deploy":
