@@ -28,12 +28,6 @@ def is_crowded(per_core: float = 4) -> bool:
     return os.getloadavg()[0] > per_core * (os.cpu_count() or 1)
 
 
-def in_time(took_s: float, most_s: float, per_core: float = 4) -> bool:
-    """Whether it took no longer than it may, and than those who share the cores explain."""
-    others = os.getloadavg()[0] / (os.cpu_count() or 1)
-    return took_s <= most_s * max(1.0, others) or is_crowded(per_core)
-
-
 def program(name: str) -> str:
     """Path of a program; the test is skipped where it is missing, never in CI."""
     found = shutil.which(name, path=PLACES)

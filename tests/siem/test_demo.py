@@ -22,7 +22,7 @@ from siem.exercise.processes import below
 from siem.exercise.saltmere import City
 from siem.exercise.steps import scenes
 from siem.node import now_utc
-from tests.programs import PATIENCE_S, in_time
+from tests.programs import PATIENCE_S, is_crowded
 
 pytestmark = pytest.mark.slow
 
@@ -100,7 +100,7 @@ def test_the_evening_keeps_its_promises(whole: tuple[int, dict[str, Any], str]) 
         assert f"city: {operator} answered" in said, said
     assert "op-port: duty undoes it" in said
     assert verdict["first_finding_s"] > 0
-    assert in_time(verdict["first_finding_s"], 60, per_core=2)
+    assert verdict["first_finding_s"] <= 60 or is_crowded(2)
     assert 0 < verdict["peak_rss_mb"] < 4000
     assert code == 0
 

@@ -18,7 +18,7 @@ import pytest
 
 from siem.store.spool import segments
 from tests.collectors.packets.wire import ether, four, udp
-from tests.programs import PATIENCE_S, in_time
+from tests.programs import PATIENCE_S, is_crowded
 
 STOP_MAX_S = 10.0
 PACKETS = 300_000
@@ -93,7 +93,7 @@ def test_a_node_under_load_ends_within_ten_seconds_and_loses_nothing_it_kept(
         node.kill()
 
     assert node.returncode == 0, complaint
-    assert in_time(took_s, STOP_MAX_S), f"it took {took_s:.1f} s"
+    assert took_s <= STOP_MAX_S or is_crowded(), f"it took {took_s:.1f} s"
     after = _committed(tmp_path / "state")
     assert before <= after
     assert set(after.values()) == {1}

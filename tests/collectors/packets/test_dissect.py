@@ -36,7 +36,7 @@ def rows(done: Dissection) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.path.read_text().splitlines()]
 
 
-def still_running(folder: Path, patience_s: float = PATIENCE_S) -> list[str]:
+def still_running(folder: Path, patience_s: float = 5.0) -> list[str]:
     """Programs that still look at a capture of this test; a killed child may take a moment."""
     until = time.monotonic() + patience_s
     while (found := _looking_at(folder)) and time.monotonic() < until:

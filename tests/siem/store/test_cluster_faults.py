@@ -24,7 +24,7 @@ from siem.store.opensearch import OpenSearchCluster
 from siem.store.protocol_cluster import Result, Write
 from tests import opensearch as server_of_tests
 from tests.opensearch import Server, own_server
-from tests.programs import PATIENCE_S, in_time
+from tests.programs import PATIENCE_S, is_crowded
 
 pytestmark = pytest.mark.slow
 
@@ -254,7 +254,7 @@ def test_a_cluster_that_hangs(faults: Server, load: Load) -> None:
 
     load.check(60)
     assert load.cluster.statuses.get("TransientError", 0) > 0
-    assert in_time(took_s, 60)
+    assert took_s < 60 or is_crowded()
 
 
 def test_a_cluster_that_is_killed_and_started_again(faults: Server, load: Load) -> None:
